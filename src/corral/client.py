@@ -1,0 +1,173 @@
+"""The client: opening and closing, and what it makes. What it does to znodes is in `corral.nodes`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal
+
+from . import errors, verify
+from .nodes import Nodes
+from .recipes.lock import Holders, Lock
+from .session import hosts as connect_string
+from .session.auth import Credentials
+from .session.supervisor import Options, Session, StateStream
+from .types import State
+from .watch.node import Feeds, NodeWatch
+from .wire import framing
+
+__all__ = ["Client", "connect"]
+
+HOSTS_VARIABLE = "CORRAL_HOSTS"
+DEFAULT_HOSTS = "localhost:2181"
+
+
+def connect(
+    hosts: str | Sequence[str] | None = None,
+    *,
+    session_timeout: float = 10.0,
+    connect_timeout: float | None = 15.0,
+    auth: Sequence[tuple[str, bytes]] = (),
+    lease: Literal["quorum", "ping"] = "quorum",
+    tick_time: float | None = None,
+    max_request: int = framing.DEFAULT_MAX_REQUEST,
+    max_reply: int = framing.DEFAULT_MAX_REPLY,
+) -> Client:
+    """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
+
+    Entering waits for a session, at most `connect_timeout` seconds (None: for ever); leaving closes it, so
+    that its ephemerals go at once. Nothing is sent, and no error of the network raised, before that.
+
+    - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; else ``CORRAL_HOSTS`` from the
+      environment, else ``localhost:2181``. The port is 2181 if left out. The servers are tried in random
+      order. A chroot must exist before anything is done below it (``create("/", make_parents=True)`` makes it).
+    - `session_timeout` (seconds): how long the servers keep the session, and what it holds, without hearing
+      of us. They may grant another; see `Client.session_timeout`. It is also how soon others can take over
+      after a crash. Twice to twenty times the servers' tick (2 s by default) is what they grant.
+    - `auth`: credentials, such as ``[("digest", b"user:password")]``, given again on each connection.
+    - `lease`: what proves that something is still held. "quorum" is safe and costs a logged transaction for
+      each client that holds something, six times per session timeout. "ping" costs nothing and is wrong
+      when our server follows a leader that was deposed: two may hold then, for up to `syncLimit` ticks.
+    - `tick_time` (seconds): the servers' tick, if you know it. Leases are a little longer then than with the
+      most it can be, half the session timeout. Behind an observer that serves observers: twice the tick.
+    - `max_request` (bytes): the servers' ``jute.maxbuffer``. Larger requests are refused before sending.
+    - `max_reply` (bytes): answers over that fail their own request.
+
+    Raises `UsageValueError` or `UsageTypeError` at once for what cannot be right. Entering raises
+    `ConnectTimeout` or `AuthFailed`, and leaves nothing behind, as it does when it is cancelled.
+    """
+    if hosts is None:
+        hosts = os.environ.get(HOSTS_VARIABLE) or DEFAULT_HOSTS
+    parsed = connect_string.parse(hosts)
+    if lease not in ("quorum", "ping"):
+        raise errors.UsageValueError(f"lease must be 'quorum' or 'ping', not {lease!r}")
+    options = Options(
+        servers=parsed.servers,
+        timeout=verify.session_timeout(session_timeout),
+        connect_timeout=None if connect_timeout is None else verify.seconds(connect_timeout, "connect_timeout"),
+        credentials=[Credentials(scheme, secret) for scheme, secret in auth],
+        lease_by_ping=lease == "ping",
+        tick_time=None if tick_time is None else verify.seconds(tick_time, "tick_time"),
+        max_request=verify.size(max_request, "max_request"),
+        max_reply=verify.size(max_reply, "max_reply"),
+    )
+    return Client(Session(options), parsed.chroot, str(parsed))
+
+
+class Client(Nodes):
+    """A session with an ensemble. Made by `corral.connect`; used by any number of tasks of one event loop.
+
+    Entering and leaving may be in different tasks. The client keeps itself connected; `state` tells how
+    that goes. Recipes are made by the methods below, and making one does no I/O.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        chroot: str,
+        hosts: str,
+        *,
+        feeds: Feeds | None = None,
+        holders: Holders | None = None,
+    ) -> None:
+        super().__init__(session, chroot)
+        self._hosts = hosts
+        self._feeds = Feeds(session) if feeds is None else feeds
+        self._holders = Holders() if holders is None else holders
+
+    async def __aenter__(self) -> Client:
+        await self._session.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def close(self) -> None:
+        """Close the session and all that depends on it, as leaving ``async with`` does; twice does no harm.
+
+        Takes at most a third of the session timeout, and at most 5 seconds: if no server can be told, the
+        ephemerals stay until the session expires. Whoever still waits gets `ClientClosed`; whoever still
+        holds is told as on a loss. Cancelling the wait does not stop the closing.
+        """
+        await self._session.close()
+
+    def chroot(self, path: str) -> Client:
+        """A client for the subtree at `path` that shares this one's session, and ends with it."""
+        return Client(
+            self._session,
+            self._full(path).rstrip("/"),
+            self._hosts,
+            feeds=self._feeds,
+            holders=self._holders,
+        )
+
+    # The session
+
+    @property
+    def state(self) -> State:
+        """Where the session stands now."""
+        return self._session.state
+
+    def states(self) -> StateStream:
+        """The state now, then each change: ``async for state in zk.states():``. Ends when the client does."""
+        return self._session.states()
+
+    @property
+    def session_id(self) -> int:
+        """The session's id on the server, as in `Stat.ephemeral_owner`; 0 while there is none."""
+        return self._session.session_id
+
+    @property
+    def session_timeout(self) -> float:
+        """The session timeout in seconds that the server has granted; as asked for until then."""
+        return self._session.timeout
+
+    @property
+    def server(self) -> str | None:
+        """The ``host:port`` that is connected, or None."""
+        address = self._session.server
+        return None if address is None else str(address)
+
+    def add_auth(self, scheme: str, secret: bytes) -> None:
+        """Authenticate with these credentials too, such as ``("digest", b"user:password")``, from the next
+        operation on. If a server refuses them the client ends with `AuthFailed`."""
+        self._session.add_credentials(Credentials(scheme, secret))
+
+    # What it makes
+
+    def lock(self, path: str, *, data: bytes = b"") -> Lock:
+        """An exclusive lock; see `Lock`. `data` is what others see of us in its line."""
+        return Lock(self, self._session, self._full(path), path, verify.data(data), self._holders)
+
+    def watch(self, path: str) -> NodeWatch:
+        """The states of one znode as an async iterator; see `NodeWatch`."""
+        return NodeWatch(self._feeds, self._full(path), path)
+
+    def __repr__(self) -> str:
+        below = f" below {self._chroot!r}" if self._chroot else ""
+        session = f", session 0x{self.session_id:x}" if self.session_id else ""
+        return f"<Client of {self._hosts}{below}, {self.state.value}{session}>"
+

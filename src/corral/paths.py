@@ -1,0 +1,73 @@
+"""The rules of znode paths, and chroots. Checked here, before anything is sent.
+
+The rules are the server's own (ZooKeeper's programmer's guide, "ZooKeeper Data Model"); a path that
+passes here is refused by the server only for what it finds at it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from .errors import UsageTypeError, UsageValueError
+
+__all__ = ["join", "parent_of", "resolve", "validate"]
+
+# Control characters, surrogates with the private use area behind them, and the specials block. Characters
+# beyond U+FFFF reach the server as surrogates, so it refuses them as well.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff]")
+
+
+def validate(path: str, what: str = "path") -> None:
+    """Raise `UsageValueError` or `UsageTypeError` unless `path` is an absolute znode path."""
+    if not isinstance(path, str):
+        raise UsageTypeError(f"{what} must be a str such as '/app/config', not {type(path).__name__}: {path!r}")
+    if not path.startswith("/"):
+        raise UsageValueError(f"{what} {path!r} must start with '/', such as '/app/config'")
+    if path == "/":
+        return
+    if path.endswith("/"):
+        raise UsageValueError(f"{what} {path!r} must not end with '/'; write {path.rstrip('/') or '/'!r}")
+    if found := _FORBIDDEN.search(path):
+        raise UsageValueError(
+            f"{what} {path!r} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids in paths"
+        )
+    for name in path[1:].split("/"):
+        if name in ("", ".", ".."):
+            raise UsageValueError(
+                f"{what} {path!r} holds an empty name, '.' or '..'; ZooKeeper knows no relative paths"
+            )
+
+
+def validate_prefix(path: str) -> None:
+    """Like `validate`, for a sequential znode, whose last name may still be empty (``/queue/``)."""
+    validate(path + "0" if isinstance(path, str) and path.endswith("/") else path)
+
+
+def join(parent: str, name: str) -> str:
+    """The path of a child."""
+    return f"/{name}" if parent == "/" else f"{parent}/{name}"
+
+
+def parent_of(path: str) -> str:
+    """The path of the parent; the root is its own."""
+    return path.rpartition("/")[0] or "/"
+
+
+@functools.lru_cache(maxsize=8192)
+def resolve(chroot: str, path: str) -> str:
+    """The full path on the server of a valid `path` below `chroot` ("" for none).
+
+    Cached: services name the same paths again and again, and this stands before every operation.
+    """
+    validate(path)
+    if not chroot:
+        return path
+    return chroot if path == "/" else chroot + path
+
+
+def strip(chroot: str, full: str) -> str:
+    """The path as the caller of a chrooted client names it."""
+    if not chroot:
+        return full
+    return full[len(chroot) :] or "/"

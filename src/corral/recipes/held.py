@@ -1,0 +1,227 @@
+"""Something held: what the body of ``async with`` is told when it is lost, and how it is given up (L4 to L6)."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Callable
+from types import TracebackType
+
+from .. import errors
+from ..nodes import Nodes
+from ..session.supervisor import Session
+from ..transaction import Transaction
+from .line import Line, Place
+
+__all__ = ["Held"]
+
+logger = logging.getLogger("corral.recipes")
+
+# A body that is still running this part of T after its lease ended is logged while it runs.
+OUTLIVED_AFTER = 1 / 10
+
+
+class Phase(enum.Enum):
+    """Where a `Held` stands."""
+
+    HELD = "held"
+    RELEASING = "releasing"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Held:
+    """A lock that is held. Made by ``acquire()``; as an async context manager it is released on exit.
+
+    **When it is lost** (the lease lapses, the session expires, its node is deleted, the client is closed)
+    the task that entered ``async with`` is cancelled once, before anybody else can hold it. On exit a
+    cancellation of our making, a normal return, or a `SessionError` or `ConnectionLoss` of the body becomes
+    `LockLost`; the caller's own cancellation stays a `CancelledError`; any other exception stays, with a
+    note. Where there is no such task (held by ``acquire()`` alone, or entered in a task that has ended)
+    nobody is cancelled: ask `is_valid`, or `wait_lost()`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Nodes,
+        session: Session,
+        line: Line,
+        place: Place,
+        on_over: Callable[[Held], None],
+    ) -> None:
+        self.name = name
+        """What is held, as its owner calls it."""
+        self.owner = asyncio.current_task()
+        """The task that acquired it."""
+        self._nodes = nodes
+        self._session = session
+        self._line = line
+        self._place = place
+        self._on_over = on_over
+        self._phase = Phase.HELD
+        self._loop = asyncio.get_running_loop()
+        self._changed: asyncio.Future[None] | None = None
+        self._error: errors.SessionError | None = None
+        self._ended = 0.0
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._cancelled = False
+        self._alarm: asyncio.TimerHandle | None = None
+        session.hold(self)
+
+    @property
+    def fencing_token(self) -> int:
+        """A number that grows with each acquisition of this path, over all clients: the zxid of the node's
+        creation. Pass it with each write to what the lock protects, and let that refuse an older one."""
+        return self._place.czxid
+
+    @property
+    def node(self) -> str:
+        """The full path of the node that stands for it on the server."""
+        return self._place.path
+
+    @property
+    def session_id(self) -> int:
+        """The session that holds it."""
+        return self._place.session_id
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is held now: computed from the clock, so it is right even when nothing was noticed yet."""
+        return self._phase is Phase.HELD and self._session.is_held(self)
+
+    def transaction(self) -> Transaction:
+        """A transaction that applies only if this is still held: checked by the server, atomically.
+
+        Raises `LockLost` on commit if it is not; if its session expired, `SessionExpired`.
+        """
+        return Transaction(self._session, self._nodes.chroot_path, self)
+
+    def gone(self) -> errors.SessionError:
+        """The error for a guarded transaction that found the node gone."""
+        return errors.LockLost(f"{self.name}: its node is gone, so nothing was applied")
+
+    async def wait_lost(self) -> errors.LockLost | None:
+        """Wait until it is lost, and return the error; None once it is released. Cancelling loses nothing."""
+        while self._phase in (Phase.HELD, Phase.RELEASING):
+            if self._changed is None:
+                self._changed = self._loop.create_future()
+            await asyncio.shield(self._changed)
+        return self._lost_error() if self._phase is Phase.LOST else None
+
+    async def release(self) -> None:
+        """Give it up: the next in line may hold it. Never raises for being late, nor for being twice.
+
+        Returns when the server has confirmed, or when the lease has ended: with the connection down it is
+        done as soon as there is one again. Cancelling the wait does not stop it.
+        """
+        if self._phase is Phase.HELD:
+            self._phase = Phase.RELEASING
+            self._line.leave(self._place, self._released)
+        self._over()
+        while self._phase is Phase.RELEASING:
+            if self._changed is None:
+                self._changed = self._loop.create_future()
+            await asyncio.shield(self._changed)
+
+    def _released(self) -> None:
+        if self._phase is Phase.RELEASING:
+            self._session.unhold(self)
+            self._enter(Phase.RELEASED)
+
+    def lost(self, error: errors.SessionError, ended: float) -> None:
+        """The session's word that it is held no longer."""
+        if self._phase is Phase.RELEASING:
+            self._enter(Phase.RELEASED)  # the deletion goes on, but nobody has to wait for it any more
+            return
+        self._error = error
+        self._ended = ended
+        self._line.leave(self._place)
+        self._enter(Phase.LOST)
+        task = self._task
+        if task is not None and not task.done():
+            self._cancelled = True
+            task.cancel(f"{self.name} was lost")
+            self._alarm = self._loop.call_later(self._session.timeout * OUTLIVED_AFTER, self._log_outlived)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+        self._changed = None
+
+    def _over(self) -> None:
+        """Its owner is done with it."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._on_over(self)
+
+    def _log_outlived(self) -> None:
+        late = self._session.clock() - self._ended
+        logger.warning("the body of %s still runs %.2f s after it was lost", self.name, late)
+
+    def _lost_error(self) -> errors.LockLost:
+        return errors.LockLost(f"{self.name} was lost: {self._error}")
+
+    async def __aenter__(self) -> Held:
+        if self._phase is not Phase.HELD:
+            raise self._lost_error() if self._phase is Phase.LOST else errors.UsageStateError(
+                f"{self.name} was released; acquire it again"
+            )
+        if self._task is not None:
+            raise errors.UsageStateError(f"{self.name} was entered before; use one 'async with' for each acquire()")
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None  # from here on a loss cancels nobody
+        self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
+        if self._phase is not Phase.LOST:
+            await self.release()
+            return
+        self._over()
+        late = self._session.clock() - self._ended
+        logger.info("the body of %s ended %.3f s after it was lost", self.name, late)
+        cancelled_by_us = False
+        if self._cancelled and asyncio.current_task() is task and task is not None:
+            cancelled_by_us = task.uncancel() <= self._cancelling
+            if not isinstance(exc, asyncio.CancelledError):
+                await _absorb_pending_cancel(keep=not cancelled_by_us)
+        if (
+            exc is None
+            or (isinstance(exc, asyncio.CancelledError) and cancelled_by_us)
+            or _is_caused_by_loss(exc)
+        ):
+            raise self._lost_error() from exc
+        if isinstance(exc, Exception):
+            exc.add_note(f"corral: meanwhile {self._lost_error()}")
+
+    def __repr__(self) -> str:
+        return f"<Held {self.name}, {self._phase.value}, fencing_token={self.fencing_token}>"
+
+
+async def _absorb_pending_cancel(*, keep: bool) -> None:
+    """Take delivery of a `cancel()` that the body did not live to see, so that it does not hit what follows.
+
+    A task that is cancelled while it runs is told at its next await; if the body returned before that, the
+    next await is ours. Python 3.13's `uncancel` clears it by itself. With `keep` the caller has cancelled
+    as well, and a task is told once for both.
+    """
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if keep:
+            raise
+
+
+def _is_caused_by_loss(error: BaseException) -> bool:
+    """Whether a body's exception says no more than that its lock, session or connection is gone."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_caused_by_loss, error.exceptions))
+    return isinstance(error, errors.SessionError | errors.ConnectionLoss)

@@ -1,0 +1,368 @@
+"""The line: a queue of sequential ephemeral nodes, on which everything that takes turns is built.
+
+The recipe is ZooKeeper's ("ZooKeeper Recipes and Solutions", Locks), with what it takes to be right:
+
+*join*  creates a node whose name has a GUID and whose end is a number given by the server, and lists the line
+        in the same write. *wait_turn*  watches the nearest node that blocks ours, and only that (no herd).
+*leave* deletes our node.
+
+What can go wrong, and what is done about it here:
+
+- The create's answer is lost: whether there is a node, and its number, is unknown; only the GUID finds it.
+  After the reconnect a quorum write goes out before the list, in one pipeline. The create cannot come after
+  that write: what the old server had passed on was ordered before it, and what it passes on later is refused
+  as SessionMoved. A `sync` would not do: a server that follows a deposed leader answers it (S2).
+- The waiter is cancelled while the create is under way: its outcome is followed to the end, and the node
+  removed, behind its back (L3). A create that was not sent yet is not sent.
+- The node found belongs to the session before this one, and is about to vanish: it does not count (L10).
+- The parent vanishes, being a container: it is made again.
+- The numbers are a signed 32-bit counter that wraps: they are compared by their difference (L10).
+
+The knowledge of our place is restored here; the session restores only the watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .. import errors, paths, verify
+from ..nodes import Nodes
+from ..session.requests import Request
+from ..session.supervisor import Session
+from ..session.watches import Change
+from ..types import OPEN_ACL, Acl, Stat
+from ..wire import messages
+from .outcome import Outcome, Removal
+
+logger = logging.getLogger("corral.recipes")
+
+_EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
+# After these a create may have been carried out.
+_UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
+_DIGITS = r"(\d{10}|-\d{9,10})"  # "%010d" of a signed 32-bit number
+
+
+class Layout(NamedTuple):
+    """What the nodes of a line are called, so that others stand in it too (INTEROP)."""
+
+    name: str
+    """What stands between the GUID and the number of our own nodes."""
+    contender: re.Pattern[str]
+    """Finds the number, as its first group, of every node that stands in the line; others are ignored."""
+
+    @classmethod
+    def of(cls, name: str, *others: str) -> Layout:
+        """Our own `name`, and what other clients put before their numbers."""
+        names = "|".join(re.escape(each) for each in (name, *others))
+        return cls(name, re.compile(f"(?:{names}){_DIGITS}$"))
+
+
+class Place(NamedTuple):
+    """A node of ours in a line."""
+
+    path: str
+    """Its full path."""
+    name: str
+    sequence: int
+    czxid: int
+    session_id: int
+
+
+class Contender(NamedTuple):
+    """Somebody who stands in a line, in the order of the line."""
+
+    name: str
+    sequence: int
+    data: bytes
+    stat: Stat
+
+
+class PlaceLost(Exception):
+    """Our node is not in the line any more; internal, the recipe joins again."""
+
+
+class Line:
+    """One line, at the full path `full`. It has no state: a place is in whoever holds it."""
+
+    def __init__(self, nodes: Nodes, session: Session, full: str, layout: Layout) -> None:
+        self.full = full
+        self._nodes = nodes
+        self._session = session
+        self._layout = layout
+
+    async def join(self, data: bytes, acl: Sequence[Acl] = OPEN_ACL) -> tuple[Place, list[str]]:
+        """Stand at the end of the line; returns our place and the names in the line, ours among them.
+
+        On cancel, and on any error, no node of ours is left, or it is removed as soon as a server can be
+        reached.
+        """
+        guid = str(uuid.uuid4())
+        prefix = paths.join(self.full, f"_c_{guid}-{self._layout.name}")
+        create = messages.encode_create(prefix, data, tuple(acl), _EPHEMERAL_SEQUENTIAL)
+        while True:
+            loop = asyncio.get_running_loop()
+            outcome, listing = Outcome(loop), Outcome(loop)
+            request = Request(messages.CREATE2, create, prefix, outcome, bound_to=self._session.session_id)
+            self._session.submit(request)
+            self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
+            try:
+                created, stat = await outcome.wait()
+            except asyncio.CancelledError:
+                self._follow_up(request, outcome, guid)
+                raise
+            except errors.NoNode:
+                await self._nodes.make(self.full, container=True)
+                continue
+            except errors.SessionExpired:
+                continue  # not sent, or gone with its session: there is another session to join in
+            except _UNKNOWN:
+                found = await self._find_or_sweep(guid)
+                if found is None:
+                    continue
+                return found
+            place = self._place(created, stat)
+            try:
+                return place, await self._names(listing)
+            except BaseException:
+                self.leave(place)
+                raise
+
+    async def wait_turn(
+        self, place: Place, names: Sequence[str], blocks: Callable[[str], bool] = lambda name: True
+    ) -> None:
+        """Wait until no node ahead of ours blocks it. `names` is the line as it was when we joined.
+
+        Raises `PlaceLost` if our node or our session is gone. On cancel our node stays: `leave` it.
+        """
+        while True:
+            ahead = self._ahead(place, names, blocks)
+            if not ahead:
+                return
+            await self._watch_until_gone(place, ahead[-1])
+            # If nobody else was ahead, it is our turn: whoever joins stands behind us. Otherwise those
+            # ahead may have left in any order, so look again.
+            if len(ahead) == 1:
+                return
+            names = await self.names()
+
+    def is_blocked(self, place: Place, names: Sequence[str]) -> bool:
+        """Whether anybody stands before us. Raises `PlaceLost` if our node or our session is gone."""
+        return bool(self._ahead(place, names, lambda name: True))
+
+    def leave(self, place: Place, on_done: Callable[[], None] | None = None) -> None:
+        """Delete our node, and see to it that it is deleted; returns at once, `on_done` tells when it is."""
+        Removal(self._session, place.path, place.session_id, on_done)
+
+    async def confirm(self, place: Place, least: float) -> None:
+        """See to it that the lease has at least `least` seconds left, by a quorum write if need be.
+
+        Raises `PlaceLost` if our node or our session is gone.
+        """
+        while True:
+            if place.session_id != self._session.session_id:
+                raise PlaceLost
+            if self._session.lease_left >= least:
+                return
+            sent = self._session.clock()
+            try:
+                [result] = await self._session.request(
+                    messages.MULTI,
+                    messages.encode_multi([(messages.CHECK, messages.encode_check(place.path, -1))]),
+                    place.path,
+                    bound_to=place.session_id,
+                )
+            except errors.ConnectionLoss:
+                continue
+            except errors.SessionExpired:
+                raise PlaceLost from None
+            if result.error == errors.NoNode.code:
+                raise PlaceLost
+            if self._session.lease_left < least:
+                # Proven, but by touches too old: the ones after this connection's start need time to count.
+                await asyncio.sleep(max(0.0, sent + self._session.timeout / 16 - self._session.clock()))
+
+    async def contenders(self) -> list[Contender]:
+        """Who stands in the line, in order, with their data. Those who leave meanwhile are left out."""
+        names = [name for name in await self.names() if self._layout.contender.search(name)]
+        answers = await asyncio.gather(
+            *(
+                self._session.request(messages.GET, messages.encode_get(paths.join(self.full, name), False), name)
+                for name in names
+            ),
+            return_exceptions=True,
+        )
+        found = []
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, errors.NoNode):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            found.append(Contender(name, self._number(name), *answer))
+        if found:
+            newest = max(found, key=lambda contender: contender.stat.czxid).sequence
+            found.sort(key=lambda contender: _wrapped(contender.sequence - newest))
+        return found
+
+    async def names(self) -> list[str]:
+        """The names of the line's children, contenders or not; none if there is no line."""
+        listing = Outcome(asyncio.get_running_loop())
+        self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
+        return await self._names(listing)
+
+    async def _names(self, listing: Outcome) -> list[str]:
+        while True:
+            try:
+                names: list[str] = await listing.wait()
+            except errors.NoNode:
+                return []
+            except errors.ConnectionLoss:  # twice on one read; it changes nothing, so go on
+                listing = Outcome(asyncio.get_running_loop())
+                self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
+            else:
+                return names
+
+    def _submit(self, op: messages.Operation, body: bytes, outcome: Outcome) -> None:
+        self._session.submit(Request(op, body, self.full, outcome))
+
+    def _place(self, path: str, stat: Stat) -> Place:
+        name = path.rpartition("/")[2]
+        return Place(path, name, self._number(name), stat.czxid, stat.ephemeral_owner)
+
+    def _number(self, name: str) -> int:
+        match = self._layout.contender.search(name)
+        assert match is not None
+        return int(match[1])
+
+    def _ahead(self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]) -> list[str]:
+        """The names that block ours, the nearest last."""
+        if place.name not in names or place.session_id != self._session.session_id:
+            raise PlaceLost
+        ahead = []
+        for name in names:
+            match = self._layout.contender.search(name)
+            if match is not None and blocks(name):
+                distance = _wrapped(int(match[1]) - place.sequence)
+                if distance < 0:
+                    ahead.append((distance, name))
+        ahead.sort()
+        return [name for _, name in ahead]
+
+    async def _watch_until_gone(self, place: Place, name: str) -> None:
+        path = paths.join(self.full, name)
+        body = messages.encode_get(path, True)
+        signal = _Signal(asyncio.get_running_loop())
+        self._session.watch(path, signal)
+        try:
+            while True:
+                # Reading the data, not existence: no watch is left where there is no node.
+                read = asyncio.get_running_loop().create_future()
+                self._session.watch_read(messages.GET, body, path, path, read)
+                try:
+                    await read
+                except errors.NoNode:
+                    return
+                except errors.ConnectionLoss:
+                    continue
+                if await signal.wait() is Change.DELETED:
+                    return
+                if place.session_id != self._session.session_id:
+                    raise PlaceLost
+        finally:
+            self._session.unwatch(path, signal)
+
+    def _follow_up(self, request: Request, outcome: Outcome, guid: str) -> None:
+        """Nobody waits for a create any more: whatever becomes of it, its node must go."""
+        if not request.sent:
+            outcome.withdraw()
+            return
+
+        def settled(value: Any, error: BaseException | None) -> None:
+            if error is None:
+                self.leave(self._place(*value))
+            elif isinstance(error, _UNKNOWN):
+                self._sweep_later(guid)
+
+        outcome.when_settled(settled)
+
+    async def _find_or_sweep(self, guid: str) -> tuple[Place, list[str]] | None:
+        try:
+            return await self._find(guid)
+        except BaseException:
+            self._sweep_later(guid)
+            raise
+
+    def _sweep_later(self, guid: str) -> None:
+        async def sweep() -> None:
+            try:
+                found = await self._find(guid)
+            except errors.SessionError:
+                return  # its session is over, and so is the node
+            except errors.CorralError as error:
+                logger.warning("a node with %s in %s may stay until its session ends: %s", guid, self.full, error)
+                return
+            if found is not None:
+                self.leave(found[0])
+
+        self._session.spawn(sweep, f"corral sweep of {self.full}")
+
+    async def _find(self, guid: str) -> tuple[Place, list[str]] | None:
+        """After a create of unknown outcome: our place and the line, or None if the create did not happen."""
+        while True:
+            listing = Outcome(asyncio.get_running_loop())
+            check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
+            write = self._session.request(messages.MULTI, check, self.full)
+            self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
+            try:
+                await write  # whatever its result: it has been ordered after the create
+            except errors.ConnectionLoss:
+                continue
+            names = await self._names(listing)
+            for name in names:
+                if guid in name and (place := await self._owned(name)) is not None:
+                    return place, names
+            return None
+
+    async def _owned(self, name: str) -> Place | None:
+        path = paths.join(self.full, name)
+        while True:
+            try:
+                stat = await self._session.request(messages.EXISTS, messages.encode_exists(path, False), path)
+            except errors.NoNode:
+                return None
+            except errors.ConnectionLoss:
+                continue
+            return self._place(path, stat) if stat.ephemeral_owner == self._session.session_id else None
+
+
+class _Signal:
+    """Waits for a node's change."""
+
+    __slots__ = ("_change", "_loop", "_wake")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._change: Change | None = None
+        self._wake: asyncio.Future[None] | None = None
+
+    def fire(self, change: Change) -> None:
+        self._change = change
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def wait(self) -> Change:
+        """The newest change since the last `wait`."""
+        while self._change is None:
+            self._wake = self._loop.create_future()
+            await self._wake
+        change, self._change = self._change, None
+        return change
+
+
+def _wrapped(difference: int) -> int:
+    """The difference of two numbers of a signed 32-bit counter that wraps: negative if the first is earlier."""
+    return (difference + 0x80000000) % 0x100000000 - 0x80000000

@@ -1,0 +1,171 @@
+"""An exclusive lock: whoever is first in the line holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from .. import errors
+from ..nodes import Nodes
+from ..session.supervisor import Session
+from .held import Held
+from .line import Contender, Layout, Line, Place, PlaceLost
+
+__all__ = ["Lock"]
+
+# Curator's InterProcessMutex; kazoo's nodes in the same directory are waited for as well.
+CURATOR = Layout.of("lock-", "__lock__", "__lock__-")
+
+# A holder starts with at least this part of T on its lease: enough for the first heartbeat and its answer.
+LEAST_LEASE = 1 / 4
+
+
+class Holders:
+    """Who holds which path through one client, so that a task does not wait for itself (L7)."""
+
+    def __init__(self) -> None:
+        self._by_path: dict[str, set[Held]] = {}
+
+    def check(self, full: str, path: str) -> None:
+        """Raise `AlreadyHeld` if the current task holds the path."""
+        held = self._by_path.get(full)
+        if held:
+            task = asyncio.current_task()
+            if any(each.owner is task and each.is_valid for each in held):
+                raise errors.AlreadyHeld(
+                    f"lock {path!r} is held by this task already, so it would wait for itself; locks are not "
+                    "re-entrant: release it first, or pass the Held on"
+                )
+
+    def add(self, full: str, held: Held) -> None:
+        """It is held now."""
+        self._by_path.setdefault(full, set()).add(held)
+
+    def discard(self, full: str, held: Held) -> None:
+        """It is held no longer."""
+        of_path = self._by_path.get(full)
+        if of_path is not None:
+            of_path.discard(held)
+            if not of_path:
+                del self._by_path[full]
+
+
+class Lock:
+    """An exclusive lock on a path, fair, for tasks, processes and machines. Made by ``zk.lock(path)``.
+
+    ``async with lock as held:`` waits in line, runs the body and releases; what the body is told on a loss
+    is in `Held`. One object may be shared by many tasks, as `asyncio.Lock` is. It is not re-entrant.
+
+    **On cancel** (a timeout is one) `acquire` ends at once, and the node that it made, or may have made, is
+    removed as soon as a server can be reached. **On loss** of the connection it goes on waiting, and after
+    an expired session it stands in line again, at the end.
+
+    The algorithm is ZooKeeper's lock recipe, with Curator's node names: ``InterProcessMutex`` on the same
+    path stands in the same line. kazoo's ``Lock`` is waited for, but waits for us only with
+    ``extra_lock_patterns=["-lock-"]``.
+    """
+
+    def __init__(
+        self, nodes: Nodes, session: Session, full: str, path: str, data: bytes, holders: Holders
+    ) -> None:
+        self.path = path
+        self._nodes = nodes
+        self._session = session
+        self._full = full
+        self._data = data
+        self._holders = holders
+        self._line = Line(nodes, session, full, CURATOR)
+        self._acquired: dict[Held, None] = {}
+        self._entered: dict[asyncio.Task[object] | None, Held] = {}
+
+    async def acquire(self) -> Held:
+        """Wait in line until it is ours. Raises `AlreadyHeld` if this task holds it already.
+
+        Uncontended it takes one round trip. See the class for what happens on cancel and on loss.
+        """
+        while True:
+            place, names = await self._join()
+            try:
+                await self._line.wait_turn(place, names)
+                await self._line.confirm(place, self._session.timeout * LEAST_LEASE)
+            except PlaceLost:
+                self._line.leave(place)
+                continue
+            except BaseException:
+                self._line.leave(place)
+                raise
+            held = self._hold(place)
+            if held.is_valid:
+                return held
+            self._over(held)  # lost in the same breath: its node is being removed
+
+    async def try_acquire(self) -> Held | None:
+        """Take it if nobody has it and nobody waits, else return None, without waiting in line.
+
+        On cancel and on loss as `acquire`: nothing of ours stays in the line.
+        """
+        while True:
+            place, names = await self._join()
+            try:
+                if self._line.is_blocked(place, names):
+                    self._line.leave(place)
+                    return None
+                await self._line.confirm(place, self._session.timeout * LEAST_LEASE)
+            except PlaceLost:
+                self._line.leave(place)
+                continue
+            except BaseException:
+                self._line.leave(place)
+                raise
+            held = self._hold(place)
+            if held.is_valid:
+                return held
+            self._over(held)  # lost in the same breath: its node is being removed
+
+    async def _join(self) -> tuple[Place, list[str]]:
+        self._session.check_place()
+        self._holders.check(self._full, self.path)
+        return await self._line.join(self._data)
+
+    def _hold(self, place: Place) -> Held:
+        held = Held(f"lock {self.path!r}", self._nodes, self._session, self._line, place, self._over)
+        self._acquired[held] = None
+        self._holders.add(self._full, held)
+        return held
+
+    def _over(self, held: Held) -> None:
+        self._acquired.pop(held, None)
+        self._holders.discard(self._full, held)
+
+    async def release(self) -> None:
+        """Release what was acquired through this object, by whichever task. See `Held.release`.
+
+        Raises `UsageStateError` if nothing is.
+        """
+        if not self._acquired:
+            raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
+        await next(iter(self._acquired)).release()
+
+    async def locked(self) -> bool:
+        """Whether anybody holds it, us included, as of the connected server."""
+        return bool(await self._line.contenders())
+
+    async def contenders(self) -> list[Contender]:
+        """Who holds it (the first) and who waits, in order, with their data."""
+        return await self._line.contenders()
+
+    async def __aenter__(self) -> Held:
+        held = await self.acquire()
+        self._entered[held.owner] = held
+        return await held.__aenter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        # A task can have entered only once; a task that has not entered leaves for the one that did first.
+        task = asyncio.current_task()
+        held = self._entered.pop(task, None) or self._entered.pop(next(iter(self._entered)))
+        await held.__aexit__(exc_type, exc, tb)
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.path!r}, {'acquired' if self._acquired else 'not acquired'}>"

@@ -1,0 +1,116 @@
+"""One socket: what comes in goes to the machine, what the machine wants said goes out once a loop turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from .hosts import Address
+from .machine import Machine, Phase
+
+logger = logging.getLogger("corral.connection")
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The adapter between a transport and the machine. `on_entry` is called after each entry into the
+    machine, since its deadline may have moved."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        clock: Callable[[], float],
+        address: Address,
+        on_entry: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.address = address
+        self.established: asyncio.Future[None] = loop.create_future()
+        """Resolved when the handshake is over, one way or the other."""
+        self.lost: asyncio.Future[BaseException | None] = loop.create_future()
+        """The single truth of "it is over": resolved in `connection_lost`, with what ended it. Wait for it
+        shielded: a cancelled wait must not make the next one believe that it has been resolved."""
+        self._machine = machine
+        self._clock = clock
+        self._on_entry = on_entry
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._flush_due = False
+        self._paused = False
+        self._broken: Exception | None = None
+        self.made = False
+        """Whether there ever was a transport, so that `lost` will be resolved."""
+
+    # asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made = True
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._machine.opened(self._clock()))
+        self._on_entry()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._machine.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        machine = self._machine
+        machine.received(self._clock(), nbytes)
+        if machine.condemned is not None:
+            self.drop(machine.condemned)
+        elif machine.has_output():
+            self.flush_soon()
+        if not self.established.done() and machine.phase is Phase.UP:
+            self.established.set_result(None)
+            self._on_entry()
+
+    def eof_received(self) -> bool:
+        return False  # a server that has stopped talking to us has closed: FIN, RST and silence are one event
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.flush_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        why = self._machine.condemned or (f"{exc}" if exc else "the server closed it")
+        self._machine.lost(self._clock(), f"{self.address}: {why}")
+        if not self.established.done():
+            self.established.set_result(None)
+        if not self.lost.done():
+            self.lost.set_result(self._broken or exc)
+        self._on_entry()
+
+    # For the session
+
+    def flush_soon(self) -> None:
+        """Write what the machine has to say at the end of this loop turn: one write for all of it."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._transport is None:
+            return
+        try:
+            # A full socket buffer holds back the users' requests, not the heartbeat behind which they wait.
+            pieces = self._machine.pump(self._clock(), urgent_only=self._paused)
+        except Exception as error:  # a bug: it must reach the supervisor, not the loop's exception handler
+            self._broken = error
+            self._transport.abort()
+            return
+        if pieces:
+            self._transport.write(b"".join(pieces))
+
+    def drop(self, why: str) -> None:
+        """Close at once, whatever is still unsent; `lost` is resolved soon after."""
+        if self._transport is not None:
+            logger.info("dropping the connection to %s: %s", self.address, why)
+            self._transport.abort()
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.address}, {'open' if self._transport else 'closed'}>"

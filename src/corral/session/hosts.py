@@ -1,0 +1,159 @@
+"""Where the servers are: the connect string, the order in which they are tried, and how long to wait between."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import re
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .. import paths
+from ..errors import UsageTypeError, UsageValueError
+
+DEFAULT_PORT = 2181
+
+
+class Address(NamedTuple):
+    """One server, by name or by number."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Hosts(NamedTuple):
+    """A parsed connect string. `chroot` is "" for none, else a path."""
+
+    servers: tuple[Address, ...]
+    chroot: str
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.servers)) + self.chroot
+
+
+# The same shape as ZooKeeper's own: name:port, name, 10.0.0.1:port, [::1]:port.
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>\d{1,5}))?")
+
+
+def parse(hosts: str | Sequence[str]) -> Hosts:
+    """Parse ``"host:port,host:port/chroot"``, or a list of ``"host:port"``.
+
+    Raises `UsageValueError` that names the part which is wrong, or `UsageTypeError`.
+    """
+    if not isinstance(hosts, str):
+        if not isinstance(hosts, Sequence) or not all(isinstance(host, str) for host in hosts):
+            raise UsageTypeError(f"hosts must be a str or a list of str such as 'zk1:2181', not {hosts!r}")
+        if any("/" in host for host in hosts):
+            raise UsageValueError(f"hosts {list(hosts)!r}: a list has no chroot; use zk.chroot('/app') instead")
+        hosts = ",".join(hosts)
+    names, slash, chroot = hosts.partition("/")
+    chroot = slash + chroot
+    if chroot == "/":
+        chroot = ""
+    if chroot:
+        paths.validate(chroot, "chroot")
+    servers = tuple(_parse_one(part.strip(), hosts) for part in names.split(","))
+    return Hosts(tuple(dict.fromkeys(servers)), chroot)
+
+
+def _parse_one(part: str, hosts: str) -> Address:
+    match = _HOST.fullmatch(part)
+    if match is None:
+        raise UsageValueError(
+            f"hosts {hosts!r}: {part!r} is no server; write host:port, separated by commas, "
+            "such as 'zk1:2181,zk2:2181/chroot'"
+        )
+    if match["v6"]:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError as error:
+            raise UsageValueError(f"hosts {hosts!r}: {part!r} is no IPv6 address: {error}") from error
+    port = int(match["port"] or DEFAULT_PORT)
+    if not 0 < port < 65536:
+        raise UsageValueError(f"hosts {hosts!r}: port {port} is not between 1 and 65535")
+    return Address(match["v6"] or match["name"], port)
+
+
+class Resolver:
+    """Gives, round by round, every address of every server, in random order.
+
+    Names are resolved afresh each round: in Kubernetes a server comes back under another address
+    (ZOOKEEPER-2184 is what happens otherwise). The order is random so that clients spread over the
+    ensemble, and so that they do not all run to the same server when one fails.
+    """
+
+    def __init__(self, servers: Sequence[Address], rng: random.Random) -> None:
+        self._servers = servers
+        self._rng = rng
+        self.failures: dict[str, str] = {}
+        """What each server last answered, for the error that ends a vain search."""
+
+    async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
+        """The addresses to try now; `last`, which has just failed us, comes at the end.
+
+        `bound` (seconds) limits each look-up; a name that does not resolve is left out and noted.
+        """
+        found = await asyncio.gather(*(self._look_up(server, bound) for server in self._servers))
+        addresses = list(dict.fromkeys(address for some in found for address in some))
+        self._rng.shuffle(addresses)
+        if last in addresses:
+            addresses.remove(last)
+            addresses.append(last)
+        return addresses
+
+    async def _look_up(self, server: Address, bound: float) -> list[Address]:
+        if _is_literal(server.host):
+            return [server]
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(bound):
+                infos = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
+            self.failed(server, f"name not resolved: {error or 'no answer in time'}")
+            return []
+        return [Address(str(info[4][0]), server.port) for info in infos]
+
+    def failed(self, server: Address, why: str) -> None:
+        """Note what became of an attempt."""
+        self.failures[str(server)] = why
+
+    def describe(self) -> str:
+        """What each server last answered, in one line."""
+        return "; ".join(f"{server}: {why}" for server, why in self.failures.items()) or "no attempt was made"
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class Backoff:
+    """How long to wait before the next round: nothing at first, then doubling, with jitter.
+
+    Equal jitter (half fixed, half random): clients that lost the same server come back apart, and
+    none comes back at once.
+    """
+
+    FIRST = 0.05
+    LONGEST = 2.0
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._ceiling = 0.0
+
+    def next(self) -> float:
+        """Seconds to wait now."""
+        ceiling, self._ceiling = self._ceiling, min(max(self._ceiling * 2, self.FIRST), self.LONGEST)
+        return ceiling / 2 + self._rng.uniform(0, ceiling / 2)
+
+    def reset(self) -> None:
+        """A connection has held: the next retry is at once again."""
+        self._ceiling = 0.0

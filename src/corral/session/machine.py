@@ -1,0 +1,665 @@
+"""The law of a session: bytes and `now` in, bytes and answers out. No I/O, no clock, no tasks.
+
+Theory of operation
+-------------------
+One session lives over many connections, one after another. For each, in this order: `opened` gives the
+connect request to send; `received` takes what the server sends; `pump` gives what is to be sent; `lost` says
+that the connection is gone. `tick` is to be called when `deadline()` is reached. Whoever drives the machine
+looks at `condemned` after each entry: if it is set, the connection is to be closed, for that reason.
+
+Two rules:
+
+1. Every entry that is given `now` first moves the clock (`_advance`), so a lease that has lapsed is declared
+   before any answer is resolved. asyncio runs ready I/O before due timers: after a blocked loop an answer
+   would otherwise wake a body that holds no longer (S9).
+2. `_change` alone sets `state`, and only as `TRANSITIONS` has it.
+
+Answers go straight to whoever waits (`requests.Waiter`): there is no event object in between.
+
+Who recovers what: the session restores *subscriptions* (credentials, watches) on a new connection. What was
+*known* (is that node mine? what is the newest state?) is restored by the recipes and watches that knew it.
+
+The numbers
+-----------
+T is the negotiated session timeout. A server that hears nothing for T ends the session; we make it hear
+us every T/3, and take a connection for dead when something is unanswered for T/2. That leaves T/6 to find
+another server; it is what ZooKeeper's own clients do, with 1/3 and 2/3. While something is held there is a
+heartbeat every T/6, and T/3 for its answer: half of T is left to go elsewhere before the lease ends.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from .. import errors
+from ..types import State
+from ..wire import framing, messages
+from ..wire.compile import DecodeError
+from .auth import Credentials
+from .lease import LeaseClock
+from .requests import Request, Requests, Waiter
+from .watches import WatchRegistry
+
+logger = logging.getLogger("corral.session")
+
+INFINITY = float("inf")
+
+PING_AFTER = 1 / 3
+SILENCE_LIMIT = 1 / 2
+HEARTBEAT_EVERY = 1 / 6
+HEARTBEAT_LIMIT = 1 / 3
+# The leader rounds expiry up by at most a tick, which is at most T/2 by a server's defaults.
+EXPIRY_MARGIN = 1 / 2
+# Of the loop's observed lateness: how much of T it may take from the lease, and the least that it takes.
+MOST_LATENESS = 1 / 8
+LEAST_LATENESS = 1 / 100
+# Holds whose nodes one heartbeat checks; with more, heartbeats take turns.
+CHECKS_PER_HEARTBEAT = 100
+
+_NO_PASSWORD = bytes(16)
+
+
+class Change(enum.Enum):
+    """What can happen to a session, as far as its state is concerned."""
+
+    ESTABLISHED = "a server takes our requests"
+    DISCONNECTED = "the connection is gone"
+    LEASE_ENDED = "holding can no longer be proven"
+    SESSION_ENDED = "the session is over"
+    CREDENTIALS_REFUSED = "a server refused our credentials"
+    CLOSED = "the client is closed"
+
+
+TRANSITIONS: Mapping[State, Mapping[Change, State]] = MappingProxyType(
+    {
+        State.SUSPENDED: {
+            Change.ESTABLISHED: State.CONNECTED,
+            Change.DISCONNECTED: State.SUSPENDED,
+            Change.LEASE_ENDED: State.LAPSED,
+            Change.SESSION_ENDED: State.EXPIRED,
+            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Change.CLOSED: State.CLOSED,
+        },
+        State.CONNECTED: {
+            Change.DISCONNECTED: State.SUSPENDED,
+            Change.LEASE_ENDED: State.LAPSED,
+            Change.SESSION_ENDED: State.EXPIRED,
+            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Change.CLOSED: State.CLOSED,
+        },
+        State.LAPSED: {
+            Change.ESTABLISHED: State.CONNECTED,
+            Change.DISCONNECTED: State.LAPSED,
+            Change.SESSION_ENDED: State.EXPIRED,
+            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Change.CLOSED: State.CLOSED,
+        },
+        State.EXPIRED: {
+            Change.ESTABLISHED: State.CONNECTED,
+            Change.DISCONNECTED: State.EXPIRED,
+            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Change.CLOSED: State.CLOSED,
+        },
+        State.AUTH_FAILED: {
+            Change.DISCONNECTED: State.AUTH_FAILED,
+            Change.CLOSED: State.CLOSED,
+        },
+        State.CLOSED: {},
+    }
+)
+
+
+class Phase(enum.Enum):
+    """Where the connection stands. Not part of the state: a session survives its connections."""
+
+    DOWN = "down"
+    HANDSHAKE = "handshake"
+    UP = "up"
+
+
+class Hold(Protocol):
+    """Something held by virtue of the session: a node of ours that others wait to see go."""
+
+    @property
+    def node(self) -> str:
+        """The node's full path."""
+
+    def lost(self, error: errors.SessionError, ended: float) -> None:
+        """It is held no longer; `ended` is until when it was, by the machine's clock. Must not block or raise."""
+
+
+class Machine:
+    """One session. `timeout` in seconds is what is asked for until a server has said what it grants."""
+
+    def __init__(
+        self,
+        timeout: float,
+        *,
+        credentials: Sequence[Credentials] = (),
+        half_tick: float | None = None,
+        lease_by_ping: bool = False,
+        max_reply: int = framing.DEFAULT_MAX_REPLY,
+        on_state: Callable[[State], None] = lambda state: None,
+    ) -> None:
+        self.state = State.SUSPENDED
+        self.phase = Phase.DOWN
+        self.condemned: str | None = None
+        """Why the connection is to be closed, or None."""
+        self.session_id = 0
+        self.timeout = timeout
+        self.last_zxid = 0
+        """The newest transaction seen. It outlives the session: time does not run backwards for a client."""
+        self.watches = WatchRegistry()
+        self.requests = Requests()
+        self.closing = False
+        self.contact = -INFINITY
+        """When a server was last heard of."""
+
+        self._requested_timeout = timeout
+        self._password = _NO_PASSWORD
+        self._credentials = list(credentials)
+        self._half_tick = half_tick
+        self._by_ping = lease_by_ping
+        self._max_reply = max_reply
+        self._on_state = on_state
+        self._frames = framing.Frames(max_reply)
+
+        self._lease = LeaseClock(timeout, half_tick, by_ping=lease_by_ping)
+        self._holds: dict[Hold, None] = {}
+        self._lease_end = INFINITY  # of what is held; infinite while nothing is
+        self._lateness = 0.0
+        self._armed = INFINITY  # the deadline last given out
+
+        self._connect_sent = 0.0
+        self._last_sent = 0.0
+        self._quiet_since = 0.0
+        self._ping_sent: float | None = None
+        self._heartbeat: _Heartbeat | None = None
+        self._heartbeat_due = 0.0
+        self._zxid_when_lost = 0
+
+    # Entries of the connection
+
+    def opened(self, now: float) -> bytes:
+        """A connection is open: what to send first."""
+        self.advance(now)
+        self.phase = Phase.HANDSHAKE
+        self.condemned = None
+        self._frames = framing.Frames(self._max_reply)
+        self._connect_sent = now
+        body = messages.encode_connect(
+            self.last_zxid, self._requested_timeout, self.session_id, self._password, False
+        )
+        return len(body).to_bytes(4, "big") + body
+
+    def buffer(self) -> memoryview:
+        """Where the connection is to put what it receives."""
+        return self._frames.writable()
+
+    def received(self, now: float, count: int) -> None:
+        """`count` bytes were put into `buffer()`."""
+        frames = self._frames
+        frames.wrote(count)
+        self.advance(now)
+        self._quiet_since = now
+        try:
+            while self.condemned is None and self.phase is not Phase.DOWN:
+                end = frames.next()
+                if end == framing.NEED_DATA:
+                    break
+                if end == framing.OVERSIZED:
+                    self._oversized(now)
+                elif self.phase is Phase.HANDSHAKE:
+                    self._handshake(now, frames.view, frames.start, end)
+                else:
+                    self._frame(now, frames.view, frames.start, end)
+        except (framing.StreamError, DecodeError) as error:
+            self._condemn(f"the server's bytes make no sense: {error}")
+
+    def pump(self, now: float, *, urgent_only: bool = False) -> list[bytes]:
+        """What to send now, as pieces to be joined; with `urgent_only` what cannot wait for the socket."""
+        out: list[bytes] = []
+        if self.phase is not Phase.UP or self.condemned is not None:
+            return out
+        self.advance(now)
+        idle = not self.requests.in_flight and self._ping_sent is None
+        if urgent_only:
+            out.extend(self.requests.urgent)
+            self.requests.urgent.clear()
+        else:
+            self.requests.take(now, out)
+        if out:
+            if idle:
+                self._quiet_since = now
+            self._last_sent = now
+            self._lease.sent(now)
+        return out
+
+    def has_output(self) -> bool:
+        """Whether `pump` would have something to send."""
+        requests = self.requests
+        return self.phase is Phase.UP and bool(requests.urgent or requests.waiting)
+
+    def lost(self, now: float, why: str) -> None:
+        """The connection is gone, or never came to be."""
+        self.advance(now)
+        if self.phase is Phase.DOWN:
+            return
+        if self.phase is Phase.UP:
+            self._zxid_when_lost = self.last_zxid
+        self.phase = Phase.DOWN
+        self._ping_sent = None
+        self._heartbeat = None
+        self._lease.disconnected()
+        for request in self.requests.reclaim():
+            request.reject(
+                errors.ConnectionLoss(
+                    request.op.name,
+                    request.path,
+                    f"the connection was lost before the answer came, so the outcome is unknown ({why})",
+                )
+            )
+        if Change.DISCONNECTED in TRANSITIONS[self.state]:
+            self._change(Change.DISCONNECTED)
+
+    def tick(self, now: float) -> None:
+        """The time given by `deadline` has come."""
+        late = now - self._armed
+        if 0 < late < INFINITY:
+            # Decays, so that one stall does not shorten leases for ever.
+            self._lateness = max(min(late, self.timeout * MOST_LATENESS), self._lateness * 0.9)
+            if self._holds:
+                self._update_lease()
+        self.advance(now)
+        if self.phase is not Phase.UP or self.condemned is not None:
+            return
+        if self._heartbeat is not None and now >= self._heartbeat.sent + self.timeout * HEARTBEAT_LIMIT:
+            self._condemn(f"no answer to a heartbeat for {now - self._heartbeat.sent:.2f} s")
+        elif now >= self._silence_due():
+            self._condemn(f"no answer for {now - self._quiet_since:.2f} s")
+        elif self._holds and self._heartbeat is None and now >= self._heartbeat_due:
+            self._send_heartbeat(now)
+        elif self._ping_sent is None and now >= self._last_sent + self.timeout * PING_AFTER:
+            self._send_ping(now)
+
+    def deadline(self) -> float:
+        """When `tick` is to be called next, at the latest; infinite for never.
+
+        It moves nearer only by `hold`, `opened`, an answer to a connect request, and `lost`.
+        """
+        due = self._lease_end
+        if self.phase is Phase.UP and self.condemned is None:
+            due = min(due, self._silence_due())
+            if self._ping_sent is None:
+                due = min(due, self._last_sent + self.timeout * PING_AFTER)
+            if self._heartbeat is not None:
+                due = min(due, self._heartbeat.sent + self.timeout * HEARTBEAT_LIMIT)
+            elif self._holds:
+                due = min(due, self._heartbeat_due)
+        elif self.phase is Phase.DOWN and self.session_id:
+            due = min(due, self._expiry_due())
+        self._armed = due
+        return due
+
+    # Entries of the session's users
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it is answered sooner or later, or rejected at once if it never can be."""
+        if self.closing or self.state in (State.AUTH_FAILED, State.CLOSED):
+            request.reject(self._final_error())
+        elif request.bound_to and request.bound_to != self.session_id:
+            request.reject(self._expired_error())
+        else:
+            self.requests.waiting.append(request)
+
+    def hold(self, hold: Hold, now: float) -> None:
+        """Tell `hold` when the lease ends, and keep it from ending: heartbeats from now on."""
+        if not self._holds:
+            self._heartbeat_due = now + self.timeout * HEARTBEAT_EVERY
+        self._holds[hold] = None
+        self._update_lease()
+        self.advance(now)
+
+    def unhold(self, hold: Hold) -> None:
+        """It is given up; no more is said to it."""
+        self._holds.pop(hold, None)
+        if not self._holds:
+            self._lease_end = INFINITY
+
+    def is_held(self, hold: Hold, now: float) -> bool:
+        """Whether it is held at `now`: by the clock, not by what has been noticed so far."""
+        return hold in self._holds and now < self._lease_end
+
+    def lease_end(self) -> float:
+        """Until when something held would be safe, by the proofs there are."""
+        return self._lease.end - max(self._lateness, self.timeout * LEAST_LATENESS)
+
+    def add_credentials(self, credentials: Credentials) -> None:
+        """Authenticate with these too, now and on each connection to come."""
+        self._credentials.append(credentials)
+        if self.phase is Phase.UP:
+            self.requests.urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
+
+    def close(self, now: float, waiter: Waiter) -> bool:
+        """End the session: what waits is rejected, what is held is lost, the server is told last.
+
+        `waiter` hears of the server's answer, or of why there will be none. False if there is no session
+        to end.
+        """
+        self.advance(now)
+        self.closing = True
+        self._lose_holds(self._final_error(), now)
+        for request in list(self.requests.waiting):
+            request.reject(self._final_error())
+        self.requests.waiting.clear()
+        if not self.session_id:
+            return False
+        self.requests.waiting.append(Request(messages.CLOSE, b"", None, waiter, bound_to=self.session_id))
+        return True
+
+    def end(self, now: float, error: BaseException | None = None) -> None:
+        """Nothing more will come: reject everything. `error` if that is because something broke."""
+        self.advance(now)
+        self.closing = True
+        self.phase = Phase.DOWN
+        reason = self._final_error(error)
+        self._lose_holds(reason, now)
+        for request in self.requests.drop_all():
+            request.reject(reason)
+        if self.state is not State.CLOSED:
+            self._change(Change.CLOSED)
+        self.watches.reset()  # whoever watches asks again, and is told that it is over
+
+    def fail_waiting(self, error: errors.SessionError) -> None:
+        """Reject what waits to be sent: there is reason to believe that it would wait for ever."""
+        waiting, self.requests.waiting = self.requests.waiting, type(self.requests.waiting)()
+        for request in waiting:
+            request.reject(error)
+
+    # The clock
+
+    def advance(self, now: float) -> None:
+        """Declare what `now` has made true: a lease that has lapsed, a session that is over."""
+        if now >= self._lease_end:
+            self._lapse(now)
+        if self.phase is Phase.DOWN and self.session_id and now >= self._expiry_due():
+            self._expire(f"no server was heard of for {now - self.contact:.2f} s")
+
+    def _lapse(self, now: float) -> None:
+        ended = self._lease_end
+        logger.warning("lease of session 0x%x lapsed: what it held is lost", self.session_id)
+        self._lose_holds(
+            errors.LockLost("the lease lapsed: that the session is alive could no longer be proven"), ended
+        )
+        if Change.LEASE_ENDED in TRANSITIONS[self.state]:
+            self._change(Change.LEASE_ENDED)
+
+    def _lose_holds(self, error: errors.SessionError, ended: float) -> None:
+        holds, self._holds = self._holds, {}
+        self._lease_end = INFINITY
+        for hold in holds:
+            hold.lost(error, ended)
+
+    def _update_lease(self) -> None:
+        self._lease_end = self.lease_end()
+
+    def _silence_due(self) -> float:
+        if self.requests.in_flight or self._ping_sent is not None:
+            return self._quiet_since + self.timeout * SILENCE_LIMIT
+        return INFINITY
+
+    def _expiry_due(self) -> float:
+        return self.contact + self.timeout * (1 + EXPIRY_MARGIN)
+
+    # What is said without being asked
+
+    def _send_ping(self, now: float) -> None:
+        self._ping_sent = now
+        self._quiet_since = now if not self.requests.in_flight else self._quiet_since
+        self.requests.urgent.append(_frame(messages.PING_XID, messages.PING.opcode, b""))
+
+    def _send_heartbeat(self, now: float) -> None:
+        if self._by_ping:
+            if self._ping_sent is None:
+                self._send_ping(now)
+            self._heartbeat = _Heartbeat(self, [], now)
+            return
+        # Take turns: those that are checked now go to the end.
+        checked = list(self._holds)[:CHECKS_PER_HEARTBEAT]
+        if len(checked) < len(self._holds):
+            for hold in checked:
+                self._holds[hold] = self._holds.pop(hold)
+        self._heartbeat = _Heartbeat(self, checked, now)
+        body = messages.encode_multi([(messages.CHECK, messages.encode_check(hold.node, -1)) for hold in checked])
+        if not self.requests.in_flight:
+            self._quiet_since = now
+        self.requests.send_first(Request(messages.MULTI, body, None, self._heartbeat), now)
+
+    def _heartbeat_answered(self, heartbeat: _Heartbeat, results: Sequence[messages.MultiResult]) -> None:
+        if heartbeat is not self._heartbeat:
+            return
+        self._heartbeat = None
+        self._heartbeat_due = heartbeat.sent + self.timeout * HEARTBEAT_EVERY
+        for hold, result in zip(heartbeat.checked, results, strict=False):
+            if result.error == errors.NoNode.code and hold in self._holds:
+                del self._holds[hold]
+                logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
+                hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), heartbeat.sent)
+                self._heartbeat_due = heartbeat.sent  # the server checks no further than the first refusal
+        if not self._holds:
+            self._lease_end = INFINITY
+
+    # What the server says
+
+    def _handshake(self, now: float, view: memoryview, start: int, end: int) -> None:
+        reply = messages.decode_connect_reply(view, start, end)
+        self.contact = now
+        if reply.timeout <= 0 or reply.session_id == 0:
+            if self.session_id:
+                self._expire("the server said so")
+            self._condemn("the server has no such session")
+            return
+        created = reply.session_id != self.session_id
+        if created or reply.timeout != self.timeout:
+            self.timeout = reply.timeout
+            self._lease = LeaseClock(reply.timeout, self._half_tick, by_ping=self._by_ping)
+        self.session_id = reply.session_id
+        self._password = reply.password
+        self.phase = Phase.UP
+        self._last_sent = self._connect_sent
+        self._quiet_since = now
+        self._lease.connected(self._connect_sent, created=created)
+        self._heartbeat_due = now  # the first write on a connection makes it a proof
+        if self._holds:
+            self._update_lease()
+        urgent = self.requests.urgent
+        for credentials in self._credentials:
+            urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
+        for op, body in self.watches.rearm(self._zxid_when_lost):
+            urgent.append(_frame(messages.SET_WATCHES_XID, op.opcode, body))
+        self._change(Change.ESTABLISHED)
+
+    def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
+        if end - start < messages.REPLY_HEADER.size:
+            raise framing.StreamError(f"a reply of {end - start} bytes")
+        xid, zxid, code = messages.REPLY_HEADER.unpack_from(view, start)
+        start += messages.REPLY_HEADER.size
+        self.contact = now
+        if self.state is State.LAPSED:
+            self._change(Change.ESTABLISHED)  # lapsed with the connection open, and it is alive after all
+        if xid >= 0:
+            self._answer(now, xid, zxid, code, view, start, end)
+        elif xid == messages.NOTIFICATION_XID:
+            event = messages.WATCH_EVENT.decode(view, start, end)
+            self.watches.notify(event[0], event[2])
+        elif xid == messages.PING_XID:
+            self._ping_answered()
+        elif xid == messages.AUTH_XID:
+            if code:
+                self._refuse_credentials(code)
+        elif xid == messages.SET_WATCHES_XID:
+            if code:
+                self._condemn(f"the server did not set our watches again (error code {code})")
+        else:
+            raise framing.StreamError(f"a reply with the unknown xid {xid}")
+
+    def _answer(
+        self, now: float, xid: int, zxid: int, code: int, view: memoryview, start: int, end: int
+    ) -> None:
+        request = self.requests.answered(xid)
+        if request is None:
+            raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
+        if zxid > self.last_zxid:
+            self.last_zxid = zxid
+        result: Any = None
+        failure: errors.CorralError | None = None
+        if code == 0:
+            try:
+                result = request.op.decode_reply(view, start, end)
+            except DecodeError as error:
+                failure = errors.ReplyError(
+                    request.op.name, request.path, f"the answer does not decode: {error}"
+                )
+            else:
+                if request.op is messages.MULTI:
+                    code = _session_error_in(result)
+        if code == errors.SessionMoved.code or code == _SESSION_EXPIRED:
+            self._out_of_session(request, code)
+            return
+        if request.on_answer is not None:
+            request.on_answer(code)
+        if code:
+            request.reject(errors.server_error(code, request.op.name, request.path))
+            return
+        if request.op.is_write:
+            self._lease.proven(request.sent_at, now)
+        else:
+            self._lease.answered(request.sent_at)
+        if self._holds:
+            self._update_lease()
+        if failure is not None:
+            request.reject(failure)
+        else:
+            request.resolve(result)
+
+    def _oversized(self, now: float) -> None:
+        xid, zxid, _ = messages.REPLY_HEADER.unpack_from(self._frames.view, self._frames.start)
+        request = self.requests.answered(xid) if self.phase is Phase.UP else None
+        size = self._frames.skip()
+        if request is None:
+            raise framing.StreamError(f"a frame of {size} bytes, over the limit of {self._max_reply}")
+        self.contact = now
+        self.last_zxid = max(self.last_zxid, zxid)
+        request.reject(
+            errors.ReplyError(
+                request.op.name,
+                request.path,
+                f"the answer is {size - 4:,} bytes, over the limit of {self._max_reply:,}; raise max_reply",
+            )
+        )
+
+    def _ping_answered(self) -> None:
+        if self._ping_sent is None:
+            return
+        sent, self._ping_sent = self._ping_sent, None
+        self._lease.answered(sent)
+        if self._holds:
+            self._update_lease()
+        if self._by_ping and self._heartbeat is not None:
+            self._heartbeat_answered(self._heartbeat, ())
+
+    def _out_of_session(self, request: Request, code: int) -> None:
+        """The server refused for the session's sake: certainly not applied, so it may be sent again."""
+        if code == _SESSION_EXPIRED:
+            bound = request.bound_to
+            self._expire("the server said so")
+            if bound:
+                request.reject(self._expired_error())
+                return
+        if request.attempts < 2 and not isinstance(request.waiter, _Heartbeat):
+            self.requests.again(request)
+        else:
+            request.reject(errors.server_error(code, request.op.name, request.path))
+        self._condemn("the session is not on this connection any more")
+
+    def _expire(self, why: str) -> None:
+        logger.warning("session 0x%x expired: %s", self.session_id, why)
+        over, self.session_id = self.session_id, 0
+        self._password = _NO_PASSWORD
+        error = errors.SessionExpired(f"session 0x{over:x} expired: {why}")
+        self._lose_holds(error, self.contact)
+        for request in self.requests.drop_bound(over):
+            request.reject(error)
+        if Change.SESSION_ENDED in TRANSITIONS[self.state]:
+            self._change(Change.SESSION_ENDED)
+        self.watches.reset()
+
+    def _refuse_credentials(self, code: int) -> None:
+        logger.error("the server refused our credentials (error code %d)", code)
+        self._change(Change.CREDENTIALS_REFUSED)
+        error = self._final_error()
+        self._lose_holds(error, self.contact)
+        for request in self.requests.drop_all():
+            request.reject(error)
+        self.watches.reset()
+        self._condemn("the server refused our credentials")
+
+    def _condemn(self, why: str) -> None:
+        if self.condemned is None:
+            self.condemned = why
+
+    def _change(self, change: Change) -> None:
+        self.state, before = TRANSITIONS[self.state][change], self.state
+        if self.state is not before:
+            logger.debug("session 0x%x: %s, as %s", self.session_id, self.state.value, change.value)
+            self._on_state(self.state)
+
+    def _final_error(self, broken: BaseException | None = None) -> errors.SessionError:
+        if self.state is State.AUTH_FAILED:
+            return errors.AuthFailed("a server refused our credentials; open a client with the right ones")
+        error = errors.ClientClosed("the client was closed" if broken is None else f"the client broke: {broken!r}")
+        error.__cause__ = broken
+        return error
+
+    def _expired_error(self) -> errors.SessionExpired:
+        return errors.SessionExpired("the session that this depended on has expired")
+
+
+_SESSION_EXPIRED = -112
+
+
+def _session_error_in(results: Sequence[messages.MultiResult]) -> int:
+    """A transaction that the session's end has refused says so in one of its results, not in its header."""
+    for result in results:
+        if result.error in (_SESSION_EXPIRED, errors.SessionMoved.code):
+            return result.error
+    return 0
+
+
+def _frame(xid: int, opcode: int, body: bytes) -> bytes:
+    return messages.REQUEST_HEADER.pack(len(body) + 8, xid, opcode) + body
+
+
+class _Heartbeat:
+    """Waits for the answer to one heartbeat."""
+
+    __slots__ = ("_machine", "checked", "sent")
+
+    def __init__(self, machine: Machine, checked: Sequence[Hold], sent: float) -> None:
+        self._machine = machine
+        self.checked = checked
+        self.sent = sent
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        self._machine._heartbeat_answered(self, result)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Whatever broke it, the connection's end or another heartbeat follows."""
+        self._machine._heartbeat_answered(self, ())

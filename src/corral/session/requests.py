@@ -1,0 +1,186 @@
+"""Requests that wait for their answers: the only owner of what is queued and what is in flight.
+
+Three places: *urgent* (what the session itself must say first: credentials, watches, heartbeats), *waiting*
+(users' requests, in their order) and *in flight* (sent, unanswered, in the order of sending, which is the
+order in which a session is answered). When the connection breaks, `reclaim` decides what becomes of each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from .. import errors
+from ..wire import messages
+from ..wire.messages import Operation
+
+# A server stops reading from its connections while it has globalOutstandingLimit (1,000) requests unanswered,
+# so a longer flight gains nothing; and it is what a heartbeat may find before itself.
+MAX_IN_FLIGHT = 1000
+# So that large writes do not pile up in front of a heartbeat either.
+MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
+
+_FIRST_XID = 1
+_LAST_XID = 0x7FFFFFFF
+
+
+class Waiter(Protocol):
+    """Whoever waits for an answer: an `asyncio.Future`, or anything that behaves so."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+class Nobody:
+    """A waiter for answers that nobody waits for."""
+
+    def done(self) -> bool:
+        """Never: what was asked for is to be sent all the same."""
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        """Ignore it."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Ignore it."""
+
+
+NOBODY = Nobody()
+
+
+class Request:
+    """One request: what to send, who waits, and what is known of its fate."""
+
+    __slots__ = ("attempts", "body", "bound_to", "on_answer", "op", "path", "sent_at", "waiter", "xid")
+
+    def __init__(
+        self,
+        op: Operation,
+        body: bytes,
+        path: str | None,
+        waiter: Waiter,
+        *,
+        bound_to: int = 0,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> None:
+        self.op = op
+        self.body = body
+        self.path = path
+        """As the caller named it: for error messages only."""
+        self.waiter = waiter
+        self.bound_to = bound_to
+        """The session without which the request means nothing, or 0."""
+        self.on_answer = on_answer
+        """Called with the error code, before the waiter and before anything that follows is read."""
+        self.xid = 0
+        """What the server will answer under; 0 until it is sent."""
+        self.sent_at = 0.0
+        self.attempts = 0
+
+    @property
+    def sent(self) -> bool:
+        """Whether it has been on the wire, so that its outcome may be unknown."""
+        return self.attempts > 0
+
+    def resolve(self, result: Any) -> None:
+        """Give the waiter its answer, unless it waits no more."""
+        if not self.waiter.done():
+            self.waiter.set_result(result)
+
+    def reject(self, error: BaseException) -> None:
+        """Give the waiter an error, unless it waits no more."""
+        if not self.waiter.done():
+            self.waiter.set_exception(error)
+
+    def __repr__(self) -> str:
+        return f"<{errors.describe(self.op.name, self.path)} xid={self.xid} attempts={self.attempts}>"
+
+
+class Requests:
+    """The three places, and the numbering of what goes from one to the next."""
+
+    def __init__(self) -> None:
+        self.urgent: deque[bytes] = deque()
+        self.waiting: deque[Request] = deque()
+        self.in_flight: deque[Request] = deque()
+        self._bytes_in_flight = 0
+        self._xid = _FIRST_XID - 1
+
+    def take(self, now: float, out: list[bytes]) -> None:
+        """Append to `out` what may be sent now, and note it as in flight since `now`."""
+        if self.urgent:
+            out.extend(self.urgent)
+            self.urgent.clear()
+        waiting, in_flight = self.waiting, self.in_flight
+        while waiting and len(in_flight) < MAX_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+            request = waiting.popleft()
+            if request.waiter.done():
+                continue  # cancelled before it was sent: certainly not applied
+            self._send(request, now, out)
+
+    def send_first(self, request: Request, now: float) -> None:
+        """Send a request of the session's own before all that waits, whatever is in flight."""
+        self._send(request, now, self.urgent)
+
+    def _send(self, request: Request, now: float, out: list[bytes] | deque[bytes]) -> None:
+        self._xid = xid = self._xid + 1 if self._xid < _LAST_XID else _FIRST_XID
+        request.xid = xid
+        request.sent_at = now
+        request.attempts += 1
+        body = request.body
+        size = len(body)
+        self._bytes_in_flight += size
+        self.in_flight.append(request)
+        out.append(messages.REQUEST_HEADER.pack(size + 8, xid, request.op.opcode))
+        out.append(body)
+
+    def answered(self, xid: int) -> Request | None:
+        """The request that an answer with `xid` belongs to: the oldest in flight, or the stream is broken."""
+        if not self.in_flight or self.in_flight[0].xid != xid:
+            return None
+        request = self.in_flight.popleft()
+        self._bytes_in_flight -= len(request.body)
+        return request
+
+    def again(self, request: Request) -> None:
+        """Put a request that was certainly not applied back in front of those that wait."""
+        self.waiting.appendleft(request)
+
+    def reclaim(self) -> Iterator[Request]:
+        """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown.
+
+        A read on which the connection has died twice is yielded too: it may be what kills it.
+        """
+        unanswered = list(self.in_flight)
+        self.in_flight.clear()
+        self._bytes_in_flight = 0
+        self.urgent.clear()
+        lost = []
+        for request in reversed(unanswered):
+            if request.waiter.done():
+                continue
+            if request.op.is_write or request.attempts >= 2:
+                lost.append(request)
+            else:
+                self.waiting.appendleft(request)
+        yield from reversed(lost)
+
+    def drop_bound(self, session_id: int) -> list[Request]:
+        """Take out what was to be sent in a session that is over and means nothing in another."""
+        dropped = [request for request in self.waiting if request.bound_to == session_id]
+        if dropped:
+            self.waiting = deque(request for request in self.waiting if request.bound_to != session_id)
+        return dropped
+
+    def drop_all(self) -> list[Request]:
+        """Take out everything, sent or not."""
+        dropped = [*self.in_flight, *self.waiting]
+        self.in_flight.clear()
+        self.waiting.clear()
+        self.urgent.clear()
+        self._bytes_in_flight = 0
+        return dropped

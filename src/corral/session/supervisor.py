@@ -1,0 +1,477 @@
+"""The one task of a client: it connects, keeps time for the machine, and takes everything down at the end.
+
+Opening and closing a session only signal this task and wait for it, so they may happen in different tasks
+(S8). Every other task of the client is a child of the task group in here. If the supervisor breaks, every
+waiter is told, and so is whoever closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from .. import errors
+from ..types import State
+from ..wire import framing, messages
+from ..wire.messages import Operation
+from .auth import Credentials
+from .connection import Connection
+from .hosts import Address, Backoff, Resolver
+from .machine import Hold, Machine, Phase
+from .requests import NOBODY, Request, Waiter
+from .watches import Armed, Watcher
+
+logger = logging.getLogger("corral.session")
+
+# Closing waits no longer than this part of T, and no longer than this many seconds, for the server's answer.
+CLOSE_PART = 1 / 3
+CLOSE_SECONDS = 5.0
+# A connection that held this long, in seconds, was a good one: the next retry is at once.
+GOOD_CONNECTION = 1.0
+# The least that one attempt is given, in seconds, however many servers share T.
+LEAST_ATTEMPT = 0.2
+
+if hasattr(time, "CLOCK_BOOTTIME"):  # Linux: counts while the machine is suspended, as the server's does
+
+    def default_clock() -> float:
+        """Seconds that only grow, and go on while the machine sleeps."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+else:
+    default_clock = time.monotonic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a session is to be kept. Times in seconds, sizes in bytes."""
+
+    servers: tuple[Address, ...]
+    timeout: float
+    connect_timeout: float | None
+    credentials: Sequence[Credentials] = ()
+    lease_by_ping: bool = False
+    tick_time: float | None = None
+    max_request: int = framing.DEFAULT_MAX_REQUEST
+    max_reply: int = framing.DEFAULT_MAX_REPLY
+    clock: Callable[[], float] = default_clock
+    rng: random.Random = field(default_factory=random.Random)
+
+
+class Session:
+    """One session and the task that keeps it. All methods belong to the event loop that opened it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.clock = options.clock
+        self._max_body = options.max_request - 8  # the request header is part of the frame
+        self._machine = Machine(
+            options.timeout,
+            credentials=options.credentials,
+            half_tick=None if options.tick_time is None else options.tick_time / 2,
+            lease_by_ping=options.lease_by_ping,
+            max_reply=options.max_reply,
+            on_state=self._state_changed,
+        )
+        self._resolver = Resolver(options.servers, options.rng)
+        self._backoff = Backoff(options.rng)
+        self._listeners: weakref.WeakSet[StateStream] = weakref.WeakSet()
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = float("inf")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+        self._failure: BaseException | None = None
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Start the supervisor and wait until there is a session; on any error nothing is left."""
+        if self._loop is not None:
+            raise errors.UsageStateError(
+                "this client was opened before; make another with corral.connect(), or share this one"
+            )
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._supervisor = self._loop.create_task(self._supervise(), name="corral supervisor")
+        limit = self._options.connect_timeout
+        try:
+            async with asyncio.timeout(limit) as scope:
+                await self._ready
+        except BaseException as error:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+            if isinstance(error, TimeoutError) and scope.expired():
+                raise errors.ConnectTimeout(
+                    f"no session within connect_timeout={limit} s; {self._resolver.describe()}"
+                ) from None
+            raise
+
+    async def close(self) -> None:
+        """End the session on the server and wait until everything is down: bounded, see `CLOSE_PART`.
+
+        Cancelling the wait does not stop the closing. Raises what broke the supervisor, if anything did.
+        """
+        if self._supervisor is None:
+            return
+        self.check_place()
+        self._stopping.set()
+        await asyncio.wait([self._supervisor])
+        if self._failure is not None:
+            raise self._failure
+
+    def check_place(self) -> None:
+        """Raise `UsageStateError` unless this is the event loop, thread and process that opened the session."""
+        try:
+            if asyncio.get_running_loop() is self._loop:
+                return
+        except RuntimeError:
+            raise errors.UsageStateError(
+                "a corral client is used from within its event loop; there is none running here "
+                "(another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
+            ) from None
+        if self._loop is None:
+            raise errors.UsageStateError("this client is not open; use it inside 'async with corral.connect(...) as zk:'")
+        raise errors.UsageStateError(
+            "this client belongs to another event loop (another thread, or a forked process?); open one here"
+        )
+
+    # For the client and the recipes
+
+    def request(self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0) -> asyncio.Future[Any]:
+        """Send a request; the future has its answer. Cancelling the future stops nothing that is on its way."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None or loop is not self._loop:
+            self.check_place()
+            raise AssertionError("unreachable")
+        future: asyncio.Future[Any] = loop.create_future()
+        self.submit(Request(op, body, path, future, bound_to=bound_to))
+        return future
+
+    def submit(self, request: Request) -> None:
+        """Send a request whose waiter is not a future. Raises `FrameTooLarge` before anything is sent."""
+        if len(request.body) > self._max_body:
+            raise errors.FrameTooLarge(
+                request.op.name, request.path, len(request.body) + 8, self._options.max_request
+            )
+        self._machine.submit(request)
+        connection = self._connection
+        if connection is not None:
+            connection.flush_soon()
+
+    def watch(self, path: str, watcher: Watcher) -> None:
+        """Fire `watcher` whenever the node at the full path may have changed, once `watch_read` has armed it."""
+        self._machine.watches.add(path, watcher)
+
+    def unwatch(self, path: str, watcher: Watcher) -> None:
+        """Fire it no more; the server's watch goes with the last of them."""
+        if self._machine.watches.remove(path, watcher):
+            self._remove_server_watch(path)
+
+    def is_armed(self, path: str) -> bool:
+        """Whether the server will tell of the next change of the node."""
+        return self._machine.watches.is_armed(path)
+
+    def watch_read(self, op: Operation, body: bytes, full: str, path: str, waiter: Waiter) -> None:
+        """Send a read that sets a watch (`op` is GET or EXISTS), and note the watch when it is set."""
+
+        def answered(code: int) -> None:
+            if code == 0:
+                armed = Armed.DATA
+            elif code == errors.NoNode.code and op is messages.EXISTS:
+                armed = Armed.EXIST
+            else:
+                return
+            if not self._machine.watches.armed(full, armed):
+                self._remove_server_watch(full)  # whoever wanted it has left while the read was on its way
+
+        self.submit(Request(op, body, path, waiter, on_answer=answered))
+
+    def _remove_server_watch(self, path: str) -> None:
+        if self._machine.state is State.CONNECTED:  # else it goes with the connection
+            body = messages.encode_remove_watches(path, messages.WATCHER_DATA)
+            self.submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
+
+    def hold(self, hold: Hold) -> None:
+        """Keep the lease, and tell `hold` when it ends; may tell at once."""
+        self._machine.hold(hold, self.clock())
+        self._rearm_timer()
+
+    def unhold(self, hold: Hold) -> None:
+        """It is given up."""
+        self._machine.unhold(hold)
+
+    def is_held(self, hold: Hold) -> bool:
+        """Whether it is held now, by the clock."""
+        return self._machine.is_held(hold, self.clock())
+
+    def check_lease(self) -> None:
+        """Declare a lapsed lease now, if the clock says so and nothing has come in to notice it."""
+        self._machine.advance(self.clock())
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds until something held now would be lost, by the proofs there are; may be negative."""
+        return self._machine.lease_end() - self.clock()
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        return self._machine.state
+
+    @property
+    def session_id(self) -> int:
+        """The session's id on the server; 0 while there is none."""
+        return self._machine.session_id
+
+    @property
+    def timeout(self) -> float:
+        """The session timeout in seconds: as negotiated, or as asked for until then."""
+        return self._machine.timeout
+
+    @property
+    def server(self) -> Address | None:
+        """The server that is connected, if one is."""
+        connected = self._connection is not None and self._machine.phase is Phase.UP
+        return self._connection.address if connected and self._connection else None
+
+    def states(self) -> StateStream:
+        """The state now, then each change, for one reader."""
+        stream = StateStream(self._machine.state)
+        self._listeners.add(stream)
+        return stream
+
+    def add_credentials(self, credentials: Credentials) -> None:
+        """Authenticate with these too, now and on each connection to come."""
+        self.check_place()
+        self._machine.add_credentials(credentials)
+        if self._connection is not None:
+            self._connection.flush_soon()
+
+    def spawn(self, job: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a job of the session's own beside it; it ends with the session at the latest."""
+        if self._group is not None and not self._machine.closing:
+            self._group.start_soon(job, name=name)
+
+    # The supervisor
+
+    async def _supervise(self) -> None:
+        broken: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                group.start_soon(self._keep_connected, name="corral connection")
+                await self._stopping.wait()
+                await self._say_farewell()
+                group.cancel_scope.cancel()
+        except Exception as error:
+            broken = error
+            while isinstance(broken, ExceptionGroup) and len(broken.exceptions) == 1:
+                broken = broken.exceptions[0]
+            self._failure = broken
+            logger.critical("the client broke: please report this", exc_info=broken)
+        finally:
+            self._group = None
+            if self._timer is not None:
+                self._timer.cancel()
+            self._machine.end(self.clock(), broken or self._failure)
+            if self._connection is not None:
+                self._connection.drop("the client is closed")
+            if not self._ready.done():
+                self._ready.set_exception(self._failure or errors.ClientClosed("the client was closed"))
+                self._ready.exception()  # whoever waits is told; that nobody waits is no news
+
+    async def _say_farewell(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        assert self._loop is not None
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if self._machine.state is State.AUTH_FAILED or not self._machine.close(self.clock(), answer):
+            return
+        if self._connection is not None:
+            self._connection.flush_soon()
+        await asyncio.wait([answer], timeout=min(self.timeout * CLOSE_PART, CLOSE_SECONDS))
+        if answer.done():
+            answer.exception()  # however it ended, there is no more to be done
+        else:
+            logger.warning(
+                "session 0x%x could not be closed on a server; its ephemerals stay until it expires there",
+                self.session_id,
+            )
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._stopping.set()
+
+    async def _keep_connected(self) -> None:
+        last: Address | None = None
+        rounds = 0
+        while True:
+            await anyio.sleep(self._backoff.next())
+            bound = self._attempt_bound(rounds)
+            addresses = await self._resolver.round(bound, last=last)
+            turned_away = 0
+            for address in addresses:
+                began = self.clock()
+                connection = await self._attempt(address, bound)
+                if self._machine.state is State.AUTH_FAILED:
+                    self._stop_trying()
+                    return
+                if connection is None:
+                    turned_away += self._resolver.failures.get(str(address)) == _TURNED_AWAY
+                    continue
+                error = await asyncio.shield(connection.lost)
+                if error is not None and not isinstance(error, OSError):
+                    raise error
+                if self._machine.state is State.AUTH_FAILED:
+                    self._stop_trying()
+                    return
+                last, rounds = address, 0
+                if self.clock() - began >= GOOD_CONNECTION:
+                    self._backoff.reset()
+                break
+            else:
+                rounds += 1
+                self._vain_round(rounds, everyone_turned_us_away=turned_away == len(addresses) > 0)
+
+    def _attempt_bound(self, rounds: int) -> float:
+        """Seconds for one attempt: all servers within T/3 at first, then twice as long with each vain round,
+        for servers that are slow rather than silent."""
+        share = self.timeout / (3 * max(1, len(self._options.servers)))
+        return min(max(share, LEAST_ATTEMPT) * 2.0 ** min(rounds, 10), self.timeout / 2)
+
+    async def _attempt(self, address: Address, bound: float) -> Connection | None:
+        """Connect and shake hands, within `bound` seconds; None if that failed, and then nothing is left."""
+        assert self._loop is not None
+        connection = Connection(self._machine, self.clock, address, self._rearm_timer, self._loop)
+        self._connection = connection
+        contact = self._machine.contact
+        try:
+            async with asyncio.timeout(bound):
+                await self._loop.create_connection(lambda: connection, address.host, address.port)
+                await asyncio.shield(connection.established)
+        except OSError as error:  # a TimeoutError is one
+            connection.drop(f"no session within {bound:.2f} s")
+            self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
+        except BaseException:
+            connection.drop("the client is closed")
+            raise
+        else:
+            if self._machine.phase is Phase.UP:
+                logger.info("session 0x%x is on %s", self.session_id, address)
+                return connection
+            if self._machine.contact == contact:
+                self._resolver.failed(address, _TURNED_AWAY)
+            else:
+                self._resolver.failed(address, self._machine.condemned or "the server closed the connection")
+        if connection.made:
+            await asyncio.shield(connection.lost)
+        return None
+
+    def _vain_round(self, rounds: int, *, everyone_turned_us_away: bool) -> None:
+        level = logging.WARNING if rounds == 1 else logging.INFO
+        logger.log(level, "no server has taken the session; trying on: %s", self._resolver.describe())
+        silent_for = self.clock() - self._machine.contact
+        if everyone_turned_us_away and self._machine.last_zxid and silent_for > self.timeout:
+            self._machine.fail_waiting(
+                errors.EnsembleBehind(
+                    f"every server turned us away for {silent_for:.1f} s without a word, as they do when they "
+                    f"have not seen transaction 0x{self._machine.last_zxid:x}, which we have: the ensemble was "
+                    "restored from a backup or wiped, or has no leader. If it was restored, open a new client"
+                )
+            )
+
+    def _stop_trying(self) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(errors.AuthFailed("a server refused our credentials"))
+
+    # The machine's time, and its news
+
+    def _rearm_timer(self) -> None:
+        due = self._machine.deadline()
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return  # it will find out by itself that there is nothing to do yet
+            self._timer.cancel()
+            self._timer = None
+        if due != float("inf") and self._loop is not None and self._machine.state is not State.CLOSED:
+            self._timer_due = due
+            self._timer = self._loop.call_later(max(0.0, due - self.clock()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self._machine.tick(self.clock())
+            connection = self._connection
+            if connection is not None:
+                if self._machine.condemned is not None:
+                    connection.drop(self._machine.condemned)
+                elif self._machine.has_output():
+                    connection.flush_soon()
+            self._rearm_timer()
+        except Exception as error:
+            self._fail(error)
+
+    def _state_changed(self, state: State) -> None:
+        if state is State.CONNECTED and not self._ready.done():
+            self._ready.set_result(None)
+        for listener in tuple(self._listeners):
+            listener.tell(state)
+
+
+_TURNED_AWAY = "the server took the connection and closed it without a word"
+
+_FINAL = (State.AUTH_FAILED, State.CLOSED)
+
+
+class StateStream:
+    """An async iterator over the session's states: the state now, then each change, until a final one.
+
+    A reader that falls far behind misses the oldest changes, never the newest. Cancelling ``anext`` loses
+    nothing. It is for one reader; each call of ``states()`` makes another.
+    """
+
+    LIMIT = 64
+
+    def __init__(self, state: State) -> None:
+        self._pending: deque[State] = deque([state], maxlen=self.LIMIT)
+        self._wake: asyncio.Future[None] | None = None
+        self._over = False
+
+    def tell(self, state: State) -> None:
+        """A change, from the session."""
+        self._pending.append(state)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def __aiter__(self) -> StateStream:
+        return self
+
+    async def __anext__(self) -> State:
+        if self._over:
+            raise StopAsyncIteration
+        while not self._pending:
+            if self._wake is not None:
+                raise errors.UsageStateError("two tasks read one stream of states; call zk.states() in each")
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        state = self._pending.popleft()
+        self._over = state in _FINAL and not self._pending
+        return state

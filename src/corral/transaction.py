@@ -1,0 +1,131 @@
+"""Several writes that apply together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+from . import errors, paths, verify
+from .session.supervisor import Session
+from .types import OPEN_ACL, Acl, Stat
+from .wire import messages
+from .wire.messages import Operation
+
+__all__ = ["Transaction"]
+
+
+class Guard(Protocol):
+    """What a transaction depends on: a node of ours that must still be there."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def session_id(self) -> int: ...
+
+    def gone(self) -> errors.SessionError:
+        """The error to raise when the server finds it gone."""
+
+
+class _Op(NamedTuple):
+    op: Operation
+    body: bytes
+    path: str
+
+
+class Transaction:
+    """Collects writes; ``async with`` commits them on a clean exit and drops them on an exception.
+
+    The server applies all of them, in order and at one zxid, or none. After the commit `results` has, for
+    each: the path for `create`, the `Stat` for `set`, None for `check` and `delete`.
+
+    On cancel: a commit that is cancelled may still be applied. On loss: `ConnectionLoss`, outcome unknown.
+    """
+
+    def __init__(self, session: Session, chroot: str, guard: Guard | None = None) -> None:
+        self._session = session
+        self._chroot = chroot
+        self._guard = guard
+        self._ops: list[_Op] = []
+        self._committed = False
+        self.results: list[str | Stat | None] = []
+
+    def check(self, path: str, version: int | None = None) -> None:
+        """Apply the rest only if the znode exists, and has this data version if one is given."""
+        body = messages.encode_check(paths.resolve(self._chroot, path), verify.version(version))
+        self._add(messages.CHECK, body, path)
+
+    def set(self, path: str, data: bytes, version: int | None = None) -> None:
+        """Set the znode's data, if it has this data version, should one be given."""
+        body = messages.encode_set(
+            paths.resolve(self._chroot, path), verify.data(data), verify.version(version)
+        )
+        self._add(messages.SET, body, path)
+
+    def delete(self, path: str, version: int | None = None) -> None:
+        """Delete the znode, if it has this data version, should one be given."""
+        body = messages.encode_delete(paths.resolve(self._chroot, path), verify.version(version))
+        self._add(messages.DELETE, body, path)
+
+    def create(
+        self,
+        path: str,
+        data: bytes = b"",
+        *,
+        ephemeral: bool = False,
+        sequential: bool = False,
+        acl: Sequence[Acl] = OPEN_ACL,
+    ) -> None:
+        """Create a znode."""
+        full = verify.new_path(self._chroot, path, sequential=sequential)
+        flags = verify.create_flags(ephemeral=ephemeral, sequential=sequential)
+        body = messages.encode_create(full, verify.data(data), verify.acl(acl), flags)
+        self._add(messages.CREATE, body, path)
+
+    def _add(self, op: Operation, body: bytes, path: str) -> None:
+        if self._committed:
+            raise errors.UsageStateError("this transaction was committed; make another with transaction()")
+        self._ops.append(_Op(op, body, path))
+
+    async def commit(self) -> list[str | Stat | None]:
+        """Send it; returns `results`. Raises `TransactionFailed` if the server refused one of the writes."""
+        if self._committed:
+            raise errors.UsageStateError("this transaction was committed already")
+        self._committed = True
+        if not self._ops:
+            return self.results  # the server would not even check the session for an empty one
+        guard = self._guard
+        ops = [(op.op, op.body) for op in self._ops]
+        if guard is not None:
+            ops.insert(0, (messages.CHECK, messages.encode_check(guard.node, -1)))
+        answers: list[messages.MultiResult] = await self._session.request(
+            messages.MULTI, messages.encode_multi(ops), None, bound_to=guard.session_id if guard else 0
+        )
+        codes = [answer.error for answer in answers]
+        if guard is not None:
+            if codes[0]:
+                if codes[0] == errors.NoNode.code:
+                    raise guard.gone()
+                raise errors.server_error(codes[0], "check", guard.node)
+            codes, answers = codes[1:], answers[1:]
+        if any(codes):
+            raise errors.transaction_error(codes, [(op.op.name, op.path) for op in self._ops])
+        self.results = [self._result(answer.value) for answer in answers]
+        return self.results
+
+    def _result(self, value: Any) -> str | Stat | None:
+        return paths.strip(self._chroot, value) if isinstance(value, str) else value
+
+    async def __aenter__(self) -> Transaction:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            await self.commit()
+
+    def __repr__(self) -> str:
+        ops = ", ".join(errors.describe(op.op.name, op.path) for op in self._ops)
+        return f"<Transaction of {len(self._ops)}: {ops}>"

@@ -1,0 +1,101 @@
+"""What callers pass, checked before anything is sent. Each error names the value, the rule and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from . import paths
+from .errors import UsageTypeError, UsageValueError
+from .types import Acl
+
+_INT32 = 0x80000000
+
+# The server's create modes (`CreateMode`), by what is asked for.
+_EPHEMERAL = 1
+_SEQUENTIAL = 2
+CONTAINER = 4
+WITH_TTL = 5
+SEQUENTIAL_WITH_TTL = 6
+MAX_TTL = 0xFFFFFFFFFF / 1000
+"""The longest time to live of a znode, in seconds (about 35 years): the server has 40 bits for milliseconds."""
+
+
+def data(value: bytes) -> bytes:
+    """Data of a znode: bytes, never None (other clients choke on null data)."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    remedy = "; encode it, such as with .encode()" if isinstance(value, str) else ""
+    raise UsageTypeError(f"data must be bytes, not {type(value).__name__}: {value!r}{remedy}")
+
+
+def version(value: int | None) -> int:
+    """A version that is expected, or None for any."""
+    if value is None:
+        return -1
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"version must be an int such as stat.version, or None for any, not {value!r}")
+    if not -_INT32 <= value < _INT32:
+        raise UsageValueError(f"version {value} is no 32-bit number; take it from a Stat")
+    return value
+
+
+def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
+    """An access control list: at least one entry."""
+    if isinstance(value, Acl) or not all(isinstance(entry, Acl) for entry in value):
+        raise UsageTypeError(f"acl must be a sequence of corral.Acl such as corral.OPEN_ACL, not {value!r}")
+    if not value:
+        raise UsageValueError("acl is empty: nobody could do anything with the znode; try corral.OPEN_ACL")
+    return tuple(value)
+
+
+def new_path(chroot: str, path: str, *, sequential: bool) -> str:
+    """The full path of a znode to be created; a sequential one may end with '/', as its name is a number."""
+    if sequential and isinstance(path, str) and path.endswith("/"):
+        return paths.resolve(chroot, path + "0")[:-1]
+    return paths.resolve(chroot, path)
+
+
+def create_flags(
+    *, ephemeral: bool = False, sequential: bool = False, container: bool = False, ttl: float | None = None
+) -> int:
+    """The server's number for a kind of znode."""
+    if container and (ephemeral or sequential or ttl is not None):
+        raise UsageValueError("a container is neither ephemeral nor sequential and has no ttl; leave those out")
+    if ttl is not None and ephemeral:
+        raise UsageValueError("an ephemeral znode lives as long as its session and has no ttl; leave one out")
+    if container:
+        return CONTAINER
+    if ttl is not None:
+        if not 0.001 <= seconds(ttl, "ttl") <= MAX_TTL:
+            raise UsageValueError(f"ttl {ttl} s is not between 0.001 and {MAX_TTL:.0f} seconds")
+        return SEQUENTIAL_WITH_TTL if sequential else WITH_TTL
+    return _EPHEMERAL * ephemeral | _SEQUENTIAL * sequential
+
+
+def seconds(value: float, what: str) -> float:
+    """A time in seconds: positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageTypeError(f"{what} must be a number of seconds, not {type(value).__name__}: {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise UsageValueError(f"{what} must be a positive, finite number of seconds, not {value!r}")
+    return float(value)
+
+
+def session_timeout(value: float) -> float:
+    """A session timeout in seconds, as far as the protocol can say it in milliseconds."""
+    timeout = seconds(value, "session_timeout")
+    if not 0.001 <= timeout <= _INT32 / 1000 - 1:
+        raise UsageValueError(f"session_timeout {value!r} is not between 0.001 and {_INT32 // 1000 - 1} seconds")
+    return timeout
+
+
+def size(value: int, what: str) -> int:
+    """A frame limit in bytes."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageTypeError(f"{what} must be an int, a number of bytes, not {value!r}")
+    if not 1024 <= value < _INT32:
+        raise UsageValueError(f"{what} {value} is not between 1024 and {_INT32 - 1} bytes")
+    return value

@@ -1,0 +1,263 @@
+"""One node as an async iterator: the state now, then each change, never older after newer (W1 to W5).
+
+Two objects. A `NodeFeed` is shared by all who watch a path through one client: it alone has the server's
+watch and reads the node, when somebody waits and the state it has is stale. A `NodeWatch` is one reader's
+place in that: which state it has seen last.
+
+The server's watch is one-shot: it tells that the node changed, not how. So each change is *fire* (the feed is
+stale), *read again with a watch in the same request*, *publish*. A reader that is slow misses the states in
+between and gets the newest. Nothing is read while nobody waits.
+
+Why states never go backwards: a client shows each server the newest transaction it has seen, and a server
+that is behind it refuses (`lastZxid` in the connect request); that outlives the session here. Reads of one
+feed follow one another, so the feed's states are in the order of their zxids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from .. import errors
+from ..session.supervisor import Session
+from ..session.watches import Change
+from ..types import Event, EventKind, Stat
+from ..wire import messages
+
+__all__ = ["NodeWatch"]
+
+
+class Snapshot(NamedTuple):
+    """A state of a node; both None if it does not exist."""
+
+    data: bytes | None
+    stat: Stat | None
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """What tells two states apart: not the version, which starts again when a node is re-created."""
+        return (self.stat.czxid, self.stat.mzxid) if self.stat is not None else (0, 0)
+
+
+ABSENT = Snapshot(None, None)
+
+
+class Feeds:
+    """The feeds of one session, by full path."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._feeds: dict[str, NodeFeed] = {}
+
+    def join(self, full: str, path: str) -> NodeFeed:
+        """The feed of a path, with one more reader in it; the reader must `leave`."""
+        feed = self._feeds.get(full)
+        if feed is None:
+            feed = self._feeds[full] = NodeFeed(self, full, path)
+        feed.readers += 1
+        return feed
+
+    def drop(self, full: str) -> None:
+        """The last reader has left."""
+        del self._feeds[full]
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+
+class NodeFeed:
+    """The newest known state of one node, kept for all its readers in one client."""
+
+    def __init__(self, feeds: Feeds, full: str, path: str) -> None:
+        self.readers = 0
+        self.state: Snapshot | None = None
+        """The newest state read; None before the first."""
+        self.stale = True
+        """Whether the node may have changed since `state` was read."""
+        self._feeds = feeds
+        self._session = feeds.session
+        self._loop = asyncio.get_running_loop()
+        self._full = full
+        self._path = path
+        self._reading: messages.Operation | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._session.watch(full, self)
+
+    # The session's side
+
+    def fire(self, change: Change) -> None:
+        """The node may have changed."""
+        self.stale = True
+        if self._waiting:
+            self._read(messages.GET)
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        """The answer to a read."""
+        op, self._reading = self._reading, None
+        if op is messages.EXISTS:
+            self._read(messages.GET)  # created since we were told that it is not there
+            return
+        self._publish(Snapshot(*result))
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """A read failed."""
+        op, self._reading = self._reading, None
+        if isinstance(error, errors.NoNode):
+            if op is messages.GET:
+                self._read(messages.EXISTS)  # which sets a watch although the node is not there
+            else:
+                self._publish(ABSENT)
+        elif isinstance(error, errors.ConnectionLoss) and self._waiting:
+            self._read(messages.GET)
+        else:
+            self.stale = True
+            self._wake(error)
+
+    def _read(self, op: messages.Operation) -> None:
+        if self._reading is not None:
+            return  # what made it stale again will be seen when this read is published
+        self._reading = op
+        if op is messages.GET:
+            self.stale = False
+        encode = messages.encode_get if op is messages.GET else messages.encode_exists
+        self._session.watch_read(op, encode(self._full, True), self._full, self._path, self)
+
+    def _publish(self, state: Snapshot) -> None:
+        self.state = state
+        self._wake(None)
+
+    def _wake(self, error: BaseException | None) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+    # The readers' side
+
+    async def news(self) -> None:
+        """Wait for the next state to be published; reads if what is known is stale."""
+        future = self._loop.create_future()
+        self._waiting.add(future)
+        try:
+            if self.stale:
+                self._read(messages.GET)
+            await future
+        finally:
+            self._waiting.discard(future)
+
+    def leave(self) -> None:
+        """One reader less. Safe from any thread, since garbage is collected in any."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._leave()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        self.readers -= 1
+        if self.readers == 0:
+            self._feeds.drop(self._full)
+            self._session.unwatch(self._full, self)
+
+
+class NodeWatch:
+    """The states of one node, as events: the state now, then each change.
+
+    Use it as ``async for event in zk.watch(path)``, or as ``async with zk.watch(path) as events`` for a
+    definite end. Leaving the loop, an exception, or dropping the object ends the watch; the server's watch
+    goes with the last reader of the path in this client.
+
+    **Promised**: the first event is the state now, present or absent; what follows is never older, and never
+    the same state twice; the last state is always delivered, over reconnects, other servers and new
+    sessions. A reader that is slow gets the newest state. **Not promised**: every state in between.
+
+    **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
+    of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
+    `SessionError` when the client is closed.
+    """
+
+    def __init__(self, feeds: Feeds, full: str, path: str) -> None:
+        self._feeds = feeds
+        self._full = full
+        self._path = path
+        self._feed: NodeFeed | None = None
+        self._end: weakref.finalize[[], NodeWatch] | None = None
+        self._seen: Snapshot | None = None
+        self._closed = False
+        self._busy = False
+
+    def __aiter__(self) -> NodeWatch:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._closed:
+            raise StopAsyncIteration
+        self._feeds.session.check_place()
+        if self._busy:
+            raise errors.UsageStateError(
+                f"two tasks read one watch of {self._path!r}; call zk.watch() in each, it costs the server nothing"
+            )
+        if self._feed is None:
+            self._feed = feed = self._feeds.join(self._full, self._path)
+            self._end = weakref.finalize(self, feed.leave)
+            self._end.atexit = False
+        else:
+            feed = self._feed
+        self._busy = True
+        try:
+            if feed.stale or feed.state is None:
+                await feed.news()
+            # Whatever has been published by now is delivered, even if it is stale again: else a node that
+            # is written faster than we read would never be seen.
+            while (event := self._event(feed.state)) is None:
+                await feed.news()
+            return event
+        finally:
+            self._busy = False
+
+    def _event(self, state: Snapshot | None) -> Event | None:
+        if state is None or self._closed:
+            return None
+        seen, stat = self._seen, state.stat
+        if seen is None:
+            kind = EventKind.ABSENT if stat is None else EventKind.PRESENT
+        elif seen.mark == state.mark:
+            return None
+        elif stat is None:
+            kind = EventKind.DELETED
+        elif seen.stat is None or seen.stat.czxid != stat.czxid:
+            kind = EventKind.CREATED
+        else:
+            kind = EventKind.CHANGED
+        self._seen = state
+        return Event(kind, self._path, state.data, stat)
+
+    async def __aenter__(self) -> NodeWatch:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the watch; iterating it ends. Nothing is sent if nothing was read yet."""
+        self._closed = True
+        if self._end is not None:
+            self._end()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "not started" if self._feed is None else "watching"
+        return f"<NodeWatch of {self._path!r}, {state}>"

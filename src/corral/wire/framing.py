@@ -1,0 +1,120 @@
+"""Frames from a stream: four bytes of length, then that many bytes.
+
+`Frames` is a buffer that a socket writes into (`asyncio.BufferedProtocol`) and that frames are read out of
+in place: no copy is made before a value is decoded. It does no I/O.
+
+Two limits, and what is behind them. A request over the server's `jute.maxbuffer` (1,048,575 bytes unless
+configured) makes the server close the connection, so `DEFAULT_MAX_REQUEST` is exactly that. A reply may
+be larger than any request: the list of a node's children grows with their number, and the server does not
+limit what it sends. `DEFAULT_MAX_REPLY` only keeps a broken stream from eating the memory.
+"""
+
+from __future__ import annotations
+
+import struct
+
+DEFAULT_MAX_REQUEST = 0xFFFFF
+DEFAULT_MAX_REPLY = 64 * 1024 * 1024
+
+_LENGTH = struct.Struct(">i")
+_INITIAL = 64 * 1024
+# What of an oversized frame is looked at: the reply header, which says whose answer it is.
+_PEEK = 16
+
+NEED_DATA = -1
+OVERSIZED = -2
+
+
+class StreamError(Exception):
+    """The bytes make no sense as a stream of frames: the connection cannot be used any more."""
+
+
+class Frames:
+    """The bytes received and not yet read. One frame is current at a time: `view[start:end]`."""
+
+    def __init__(self, limit: int = DEFAULT_MAX_REPLY) -> None:
+        self._limit = limit
+        self._buffer = bytearray(_INITIAL)
+        self.view = memoryview(self._buffer)
+        self.start = 0
+        self._read = 0  # the first byte that is not yet part of a frame given out
+        self._written = 0  # the first free byte
+        self._skip = 0  # bytes of an oversized frame still to come, and to be thrown away
+
+    def writable(self) -> memoryview:
+        """The free end of the buffer, never empty. What was given out before is void after this."""
+        if self._read == self._written:
+            self._read = self._written = 0
+            if len(self._buffer) > _INITIAL:
+                self._replace(_INITIAL)
+        needed = max(self._needed(), self._written - self._read + 1)
+        if needed > len(self._buffer):
+            self._replace(max(needed, 2 * len(self._buffer)))
+        elif self._read + needed > len(self._buffer):
+            self._compact()
+        return self.view[self._written :]
+
+    def wrote(self, count: int) -> None:
+        """`count` bytes were written into what `writable` gave out."""
+        self._written += count
+        if self._skip:
+            skipped = min(self._skip, self._written - self._read)
+            self._skip -= skipped
+            self._read += skipped
+
+    def feed(self, data: bytes) -> None:
+        """Append bytes, copying them; for whoever has them already."""
+        rest = memoryview(data)
+        while rest:
+            free = self.writable()
+            count = min(len(free), len(rest))
+            free[:count] = rest[:count]
+            self.wrote(count)
+            rest = rest[count:]
+
+    def next(self) -> int:
+        """Make the next frame current and return its `end`; `NEED_DATA` if it is not yet complete.
+
+        `OVERSIZED` for a frame over the limit, once its first bytes (up to 16) are there: `start` is where
+        they are, and `skip` throws the rest away as it comes. Raises `StreamError` for a negative length.
+        """
+        available = self._written - self._read
+        if available < 4:
+            return NEED_DATA
+        (length,) = _LENGTH.unpack_from(self._buffer, self._read)
+        if length < 0:
+            raise StreamError(f"a frame of {length} bytes")
+        self.start = self._read + 4
+        if length > self._limit:
+            return OVERSIZED if available >= 4 + min(length, _PEEK) else NEED_DATA
+        if available < 4 + length:
+            return NEED_DATA
+        self._read = end = self.start + int(length)
+        return end
+
+    def skip(self) -> int:
+        """Throw the oversized frame away, now and as it comes; returns its length in bytes."""
+        (length,) = _LENGTH.unpack_from(self._buffer, self._read)
+        self._skip = 4 + length
+        self.wrote(0)
+        return int(length)
+
+    def _needed(self) -> int:
+        """How many bytes the frame that begins at `_read` takes, as far as that is known; at least 4."""
+        available = self._written - self._read
+        if available < 4:
+            return 4
+        (length,) = _LENGTH.unpack_from(self._buffer, self._read)
+        return 4 + (_PEEK if not 0 <= length <= self._limit else length)
+
+    def _compact(self) -> None:
+        count = self._written - self._read
+        self.view[:count] = self.view[self._read : self._written]
+        self._read, self._written = 0, count
+
+    def _replace(self, size: int) -> None:
+        kept = bytes(self.view[self._read : self._written])
+        self._buffer = bytearray(size)
+        self.view = memoryview(self._buffer)
+        self.view[: len(kept)] = kept
+        self._read, self._written = 0, len(kept)

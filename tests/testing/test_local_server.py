@@ -1,0 +1,418 @@
+"""LocalServer: what it promises of one real ZooKeeper process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_session import NO_NODE, RawSession
+
+from corral.errors import UsageStateError
+from corral.testing import LocalServer, ServerUnavailable, _server, local
+
+SRC = Path(local.__file__).parents[2]
+
+
+def is_there(pid: int) -> bool:
+    """Whether a child of ours exists; one that is dead and unreaped would count."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def run_until_launched(work: Coroutine[Any, Any, None], server: LocalServer) -> asyncio.Task[None]:
+    """Start a task and stop at its first wait: the JVM has been started, and cannot serve yet."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    assert server.running
+    return task
+
+
+async def test_it_serves_when_start_returns() -> None:
+    """After entering, the server answers at its address as a standalone one; on leaving it is gone."""
+    async with LocalServer() as server:
+        pid = server.pid
+        assert pid is not None
+        assert server.running
+        assert await server.role() == "standalone"
+        assert (await server.four_letter_word("ruok")) == "imok"
+        async with RawSession(server.address) as session:
+            assert await session.create("/a") == 0
+    assert not server.running
+    assert server.pid is None
+    assert not is_there(pid)
+
+
+async def test_a_killed_server_refuses_connections() -> None:
+    """When kill returns, the process is dead and its port refuses; killing it again does nothing."""
+    async with LocalServer() as server:
+        await server.kill()
+        assert not server.running
+        with pytest.raises(ConnectionRefusedError):
+            await server.four_letter_word("ruok")
+        assert await server.role() is None
+        await server.kill()
+        await server.stop()
+
+
+@pytest.mark.parametrize("end", [LocalServer.stop, LocalServer.kill], ids=["stop", "kill"])
+async def test_a_restart_keeps_data_and_port(end: Callable[[LocalServer], Coroutine[Any, Any, None]]) -> None:
+    """What was written before the server was stopped, or killed, is there after it was started again."""
+    async with LocalServer() as server:
+        address = server.address
+        async with RawSession(address) as session:
+            assert await session.create("/kept") == 0
+        await end(server)
+        await server.start()
+        assert server.address == address
+        async with RawSession(address) as session:
+            assert await session.exists("/kept") == 0
+
+
+async def test_stop_ends_connections() -> None:
+    """A client of a server that is stopped reads the end of its connection."""
+    async with LocalServer() as server:
+        async with RawSession(server.address) as session:
+            await server.stop()
+            assert await session.read_end() == b""
+
+
+async def test_wipe_empties_a_stopped_server() -> None:
+    """After wipe the server starts with an empty tree; a running one cannot be wiped."""
+    async with LocalServer() as server:
+        async with RawSession(server.address) as session:
+            assert await session.create("/lost") == 0
+        with pytest.raises(UsageStateError, match="stop\\(\\) it"):
+            server.wipe()
+        await server.stop()
+        server.wipe()
+        await server.start()
+        async with RawSession(server.address) as session:
+            assert await session.exists("/lost") == NO_NODE
+
+
+async def test_a_paused_server_answers_after_resume() -> None:
+    """While paused no thread of it runs, and a connection is accepted without an answer; it comes later."""
+    async with LocalServer() as server:
+        host, _, port = server.address.rpartition(":")
+        for _ in range(2):  # a second pause is as good as the first
+            server.pause()
+            assert server.paused
+            assert server.running
+            if sys.platform == "linux":
+                threads = Path(f"/proc/{server.pid}/task").glob("*/stat")
+                assert {stat.read_text().rpartition(") ")[2][0] for stat in threads} == {"T"}
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"ruok")
+            server.resume()
+            async with asyncio.timeout(10):
+                assert await reader.read() == b"imok"
+            writer.close()
+
+
+async def test_a_paused_server_has_no_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer says nothing of itself; asking is bounded."""
+    monkeypatch.setattr(_server, "ANSWER_TIMEOUT", 0.1)
+    async with LocalServer() as server:
+        server.pause()
+        assert await server.role() is None
+        with pytest.raises(TimeoutError):
+            await server.four_letter_word("ruok")
+
+
+@pytest.mark.parametrize(
+    "end", [LocalServer.stop, LocalServer.kill, LocalServer.close], ids=["stop", "kill", "close"]
+)
+async def test_a_paused_server_can_be_ended(end: Callable[[LocalServer], Coroutine[Any, Any, None]]) -> None:
+    """Every way to end a server ends a paused one, too."""
+    async with LocalServer() as server:
+        pid = server.pid
+        assert pid is not None
+        server.pause()
+        await end(server)
+        assert not server.running
+        assert not server.paused
+        assert not is_there(pid)
+
+
+async def test_a_cancelled_start_leaves_no_process() -> None:
+    """Cancelling start while the JVM comes up kills the JVM; the server can be started later."""
+    server = LocalServer()
+    try:
+        starting = await run_until_launched(server.start(), server)
+        pid = server.pid
+        assert pid is not None
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not server.running
+        assert not is_there(pid)
+        await server.start()
+        assert await server.role() == "standalone"
+    finally:
+        await server.close()
+
+
+async def test_a_cancelled_enter_leaves_no_process_and_no_files() -> None:
+    """Cancelling `async with` on its way in removes the data directory as well."""
+    server = LocalServer()
+
+    async def use() -> None:
+        async with server:
+            raise AssertionError("it cannot have come up so soon")
+
+    using = await run_until_launched(use(), server)
+    pid, directory = server.pid, server._directory
+    assert pid is not None
+    assert directory is not None
+    using.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    assert not is_there(pid)
+    assert not directory.exists()
+
+
+async def test_a_cancelled_stop_kills() -> None:
+    """Cancelling stop while the server shuts down leaves it dead, not half alive."""
+    async with LocalServer() as server:
+        pid = server.pid
+        assert pid is not None
+        server.pause()
+        server._paused = False  # so that stop waits for a process that does not act on SIGTERM
+        stopping = asyncio.create_task(server.stop())
+        await asyncio.sleep(0)
+        assert server.running
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        assert not is_there(pid)
+
+
+async def test_stop_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not act on SIGTERM is killed."""
+    monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.0)
+    async with LocalServer() as server:
+        server.pause()
+        server._paused = False
+        await server.stop()
+        assert not server.running
+
+
+async def test_a_server_that_ends_while_starting_tells_why() -> None:
+    """If the JVM gives up, start raises with the exit status and the end of its log."""
+    server = LocalServer(extra_config={"tickTime": "often"})
+    with pytest.raises(ServerUnavailable, match=r'ended with status \d+ while starting(?s:.)*"often"'):
+        await server.start()
+    assert not server.running
+    assert "often" in server.log  # which stays for whoever wants more of it
+    await server.close()
+    assert server.log == ""
+
+
+async def test_start_is_bounded() -> None:
+    """A server that does not serve within `start_timeout` is killed, and the error has its log."""
+    server = LocalServer(start_timeout=0)
+    with pytest.raises(ServerUnavailable, match="did not serve within 0 s; the end of its log"):
+        await server.start()
+    assert not server.running
+    await server.close()
+
+
+@pytest.mark.parametrize("java", ["/nonexistent", "no-such-java"])
+async def test_no_java_is_a_clear_error(java: str) -> None:
+    """Without Java, one line says what to install."""
+    server = LocalServer(java=java)
+    with pytest.raises(ServerUnavailable) as caught:
+        await server.start()
+    await server.close()
+    assert java in str(caught.value)
+    assert "apt-get install -y --no-install-recommends zookeeper" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_no_jars_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ZooKeeper's jars, one line says where they were looked for and what to install."""
+    monkeypatch.delenv("CORRAL_ZOOKEEPER_CLASSPATH", raising=False)
+    monkeypatch.delenv("ZOOKEEPER_HOME", raising=False)
+    monkeypatch.setattr(local, "_DEBIAN_JARS", tmp_path)
+    server = LocalServer()
+    with pytest.raises(ServerUnavailable) as caught:
+        await server.start()
+    await server.close()
+    assert str(tmp_path) in str(caught.value)
+    assert "apt-get install -y --no-install-recommends zookeeper" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_class_path_is_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's class path goes first, then Debian's jars, then an unpacked Apache release."""
+    home, debian = tmp_path / "apache-zookeeper", tmp_path / "debian"
+    for jar in (home / "lib/zookeeper-3.9.3.jar", debian / "zookeeper.jar", debian / "slf4j-simple.jar"):
+        jar.parent.mkdir(parents=True, exist_ok=True)
+        jar.touch()
+    monkeypatch.setattr(local, "_DEBIAN_JARS", debian)
+    monkeypatch.setenv("ZOOKEEPER_HOME", str(home))
+    monkeypatch.setenv("CORRAL_ZOOKEEPER_CLASSPATH", "/mine/*")
+    assert local._find_classpath() == "/mine/*"
+    monkeypatch.delenv("CORRAL_ZOOKEEPER_CLASSPATH")
+    assert local._find_classpath() == f"{debian}/zookeeper.jar:{debian}/slf4j-simple.jar"
+    (debian / "zookeeper.jar").unlink()
+    assert local._find_classpath() == f"{home}/conf:{home}/lib/*"
+
+
+async def test_options_reach_the_server() -> None:
+    """Times are given in seconds; extra_config wins; system properties reach the JVM."""
+    server = LocalServer(
+        tick_time=0.25,
+        min_session_timeout=0.75,
+        max_session_timeout=40,
+        jute_maxbuffer=54321,
+        extra_config={"maxClientCnxns": "7"},
+        java_properties={"corral.test": "here"},
+    )
+    async with server:
+        conf = await server.four_letter_word("conf")
+        assert "tickTime=250\n" in conf
+        assert "minSessionTimeout=750\n" in conf
+        assert "maxSessionTimeout=40000\n" in conf
+        assert "maxClientCnxns=7\n" in conf
+        command = Path(f"/proc/{server.pid}/cmdline")
+        if command.exists():
+            arguments = command.read_text().split("\0")
+            assert {"-Djute.maxbuffer=54321", "-Dcorral.test=here", "-Xmx256m"} <= set(arguments)
+
+
+@pytest.mark.parametrize("loops", ["asyncio", "uvloop"])
+def test_a_server_outlives_its_event_loop(loops: str) -> None:
+    """A server started in one event loop is used, stopped, restarted and closed from others."""
+    factory = pytest.importorskip("uvloop").new_event_loop if loops == "uvloop" else asyncio.new_event_loop
+    server = LocalServer()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(work)
+
+    try:
+        run(server.start())
+        assert run(server.role()) == "standalone"
+        run(server.stop())
+        run(server.start())
+        server.pause()
+        run(server.kill())
+        assert not server.running
+    finally:
+        run(server.close())
+
+
+@pytest.mark.parametrize("taken_by", ["a listener", "a ZooKeeper"])
+async def test_a_port_that_was_taken_meanwhile(taken_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If somebody takes the port before the server binds it, another is tried; and a ZooKeeper that answers
+    there is not mistaken for ours."""
+    async with contextlib.AsyncExitStack() as stack:
+        if taken_by == "a ZooKeeper":
+            taken = int((await stack.enter_async_context(LocalServer())).address.rpartition(":")[2])
+        else:
+            listener = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+            await stack.enter_async_context(listener)
+            taken = listener.sockets[0].getsockname()[1]
+        choices = iter([[taken], _server.free_ports(1)])
+        monkeypatch.setattr(local, "free_ports", lambda count: next(choices))
+        server = await stack.enter_async_context(LocalServer())
+        assert not server.address.endswith(f":{taken}")
+        assert await server.role() == "standalone"
+
+
+async def test_a_restart_never_changes_the_port() -> None:
+    """Clients know the port: if it is taken when the server is started again, that is an error."""
+    async with LocalServer() as server:
+        await server.stop()
+        host, _, port = server.address.rpartition(":")
+        async with await asyncio.start_server(lambda reader, writer: writer.close(), host, int(port)):
+            with pytest.raises(ServerUnavailable, match="found a port in use"):
+                await server.start()
+            assert not server.running
+        await server.start()
+
+
+async def test_calls_at_the_wrong_time_are_errors() -> None:
+    """What makes no sense in the server's state raises UsageStateError and says what to do."""
+    server = LocalServer()
+    with pytest.raises(UsageStateError, match="call start"):
+        _ = server.address
+    for call in (server.pause, server.resume):
+        with pytest.raises(UsageStateError, match="does not run"):
+            call()
+    async with server:
+        with pytest.raises(UsageStateError, match="runs already"):
+            await server.start()
+        assert server.running
+
+
+async def test_close_removes_everything_and_may_be_repeated() -> None:
+    """After close there are no files; a closed server can be started again, as a new one."""
+    server = LocalServer()
+    await server.close()
+    await server.start()
+    directory = server._directory
+    assert directory is not None
+    assert directory.exists()
+    await server.close()
+    await server.close()
+    assert not directory.exists()
+    async with server:
+        assert await server.role() == "standalone"
+
+
+@pytest.mark.parametrize("ending", ["exit", "killed"])
+async def test_a_forgotten_server_dies_with_its_process(ending: str) -> None:
+    """A server that nobody closed ends when the interpreter exits, and when it is killed."""
+    if ending == "killed" and not local._setpriv():
+        pytest.skip("only util-linux's setpriv has the kernel kill a server whose parent was killed")
+    script = (
+        "import asyncio, sys; from corral.testing import LocalServer\n"
+        "server = LocalServer(); asyncio.run(server.start())\n"
+        "print(server.address, flush=True); sys.stdin.read()\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            host, _, port = (await process.stdout.readline()).decode().strip().rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            if ending == "killed":
+                process.send_signal(signal.SIGKILL)
+            process.stdin.close()
+            with contextlib.suppress(ConnectionResetError):  # if it had not accepted us yet
+                assert await reader.read() == b""  # the server's end, seen by a client
+            writer.close()
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def test_free_ports_lie_outside_the_ephemeral_range() -> None:
+    """Ports are distinct, and none that the kernel gives to outgoing connections."""
+    ports = _server.free_ports(9)
+    assert len(set(ports)) == 9
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if ephemeral.exists():
+        lowest = int(ephemeral.read_text().split()[0])
+        assert max(ports) < lowest or lowest < 12_000
