@@ -377,13 +377,14 @@ class LocalEnsemble:
         return await self._wait_for(newest_leader, timeout)
 
     async def followers(self, timeout: float = 30.0) -> list[LocalServer]:
-        """Wait until every server that runs and is not paused serves, and return those that follow.
+        """Wait until every server that runs and is not paused serves under one leader, and return the others.
 
         `ServerUnavailable` after `timeout` seconds.
         """
 
         def settled_followers(roles: _Roles) -> list[LocalServer] | None:
-            if len(roles) < len(self._awake()):
+            said = [role for _, role in roles.values()]
+            if len(said) < len(self._awake()) or said.count("leader") != 1:
                 return None
             return [server for server, (_, role) in roles.items() if role == "follower"]
 
