@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import uuid
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,9 @@ def zookeeper(request: pytest.FixtureRequest) -> Iterator[str]:
             asyncio.run(server.start())
         except ServerUnavailable as error:
             missing.append(f"{name}: {error}")
+            with warnings.catch_warnings():  # docker's client leaves its socket open when nobody answers
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
             continue
         try:
             request.config.stash[_chosen] = "; ".join([*missing, f"{name}: {server!r}"])
@@ -135,6 +139,10 @@ async def nothing_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     yield
     gc.collect()  # for "exception was never retrieved", which is said when a future goes
     await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() - before if not task.done() and task is not asyncio.current_task()]
+    left = [
+        task
+        for task in asyncio.all_tasks() - before
+        if not task.done() and task is not asyncio.current_task()
+    ]
     assert not left, f"tasks left behind: {left}"
     assert not complaints, f"errors that only the event loop saw: {complaints}"

@@ -65,7 +65,9 @@ def connect(
     options = Options(
         servers=parsed.servers,
         timeout=verify.session_timeout(session_timeout),
-        connect_timeout=None if connect_timeout is None else verify.seconds(connect_timeout, "connect_timeout"),
+        connect_timeout=None
+        if connect_timeout is None
+        else verify.seconds(connect_timeout, "connect_timeout"),
         credentials=[Credentials(scheme, secret) for scheme, secret in auth],
         lease_by_ping=lease == "ping",
         tick_time=None if tick_time is None else verify.seconds(tick_time, "tick_time"),
@@ -170,4 +172,3 @@ class Client(Nodes):
         below = f" below {self._chroot!r}" if self._chroot else ""
         session = f", session 0x{self.session_id:x}" if self.session_id else ""
         return f"<Client of {self._hosts}{below}, {self.state.value}{session}>"
-

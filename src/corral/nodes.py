@@ -158,7 +158,9 @@ class Nodes:
         if ttl is not None:
             op, body = messages.CREATE_TTL, messages.encode_create_ttl(full, data, entries, flags, ttl)
         else:
-            op = messages.CREATE_CONTAINER if container else messages.CREATE2 if with_stat else messages.CREATE
+            op = (
+                messages.CREATE_CONTAINER if container else messages.CREATE2 if with_stat else messages.CREATE
+            )
             body = messages.encode_create(full, data, entries, flags)
         for _ in range(TRIES if make_parents else 1):
             try:
@@ -213,7 +215,9 @@ class Nodes:
             await self._session.request(messages.DELETE, body, path)
             return
         if full == "/" or path == "/":
-            raise errors.UsageValueError("delete '/', recursive: the root cannot be deleted; name what is below it")
+            raise errors.UsageValueError(
+                "delete '/', recursive: the root cannot be deleted; name what is below it"
+            )
         if version is not None:
             stat = await self.exists(path)
             if stat is not None and stat.version != version:

@@ -21,7 +21,9 @@ _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000
 def validate(path: str, what: str = "path") -> None:
     """Raise `UsageValueError` or `UsageTypeError` unless `path` is an absolute znode path."""
     if not isinstance(path, str):
-        raise UsageTypeError(f"{what} must be a str such as '/app/config', not {type(path).__name__}: {path!r}")
+        raise UsageTypeError(
+            f"{what} must be a str such as '/app/config', not {type(path).__name__}: {path!r}"
+        )
     if not path.startswith("/"):
         raise UsageValueError(f"{what} {path!r} must start with '/', such as '/app/config'")
     if path == "/":

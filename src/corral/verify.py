@@ -63,7 +63,9 @@ def create_flags(
 ) -> int:
     """The server's number for a kind of znode."""
     if container and (ephemeral or sequential or ttl is not None):
-        raise UsageValueError("a container is neither ephemeral nor sequential and has no ttl; leave those out")
+        raise UsageValueError(
+            "a container is neither ephemeral nor sequential and has no ttl; leave those out"
+        )
     if ttl is not None and ephemeral:
         raise UsageValueError("an ephemeral znode lives as long as its session and has no ttl; leave one out")
     if container:
@@ -88,7 +90,9 @@ def session_timeout(value: float) -> float:
     """A session timeout in seconds, as far as the protocol can say it in milliseconds."""
     timeout = seconds(value, "session_timeout")
     if not 0.001 <= timeout <= _INT32 / 1000 - 1:
-        raise UsageValueError(f"session_timeout {value!r} is not between 0.001 and {_INT32 // 1000 - 1} seconds")
+        raise UsageValueError(
+            f"session_timeout {value!r} is not between 0.001 and {_INT32 // 1000 - 1} seconds"
+        )
     return timeout
 
 

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
-from .. import errors
-from ..nodes import Nodes
-from ..session.supervisor import Session
-from ..transaction import Transaction
+from corral import errors
+from corral.nodes import Nodes
+from corral.session.supervisor import Session
+from corral.transaction import Transaction
 from .line import Line, Place
 
 __all__ = ["Held"]
@@ -168,11 +168,15 @@ class Held:
 
     async def __aenter__(self) -> Held:
         if self._phase is not Phase.HELD:
-            raise self._lost_error() if self._phase is Phase.LOST else errors.UsageStateError(
-                f"{self.name} was released; acquire it again"
+            raise (
+                self._lost_error()
+                if self._phase is Phase.LOST
+                else errors.UsageStateError(f"{self.name} was released; acquire it again")
             )
         if self._task is not None:
-            raise errors.UsageStateError(f"{self.name} was entered before; use one 'async with' for each acquire()")
+            raise errors.UsageStateError(
+                f"{self.name} was entered before; use one 'async with' for each acquire()"
+            )
         self._task = asyncio.current_task()
         self._cancelling = self._task.cancelling() if self._task is not None else 0
         return self

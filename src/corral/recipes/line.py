@@ -30,13 +30,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .. import errors, paths, verify
-from ..nodes import Nodes
-from ..session.requests import Request
-from ..session.supervisor import Session
-from ..session.watches import Change
-from ..types import OPEN_ACL, Acl, Stat
-from ..wire import messages
+from corral import errors, paths, verify
+from corral.nodes import Nodes
+from corral.session.requests import Request
+from corral.session.supervisor import Session
+from corral.session.watches import Change
+from corral.types import OPEN_ACL, Acl, Stat
+from corral.wire import messages
 from .outcome import Outcome, Removal
 
 logger = logging.getLogger("corral.recipes")
@@ -191,7 +191,9 @@ class Line:
         names = [name for name in await self.names() if self._layout.contender.search(name)]
         answers = await asyncio.gather(
             *(
-                self._session.request(messages.GET, messages.encode_get(paths.join(self.full, name), False), name)
+                self._session.request(
+                    messages.GET, messages.encode_get(paths.join(self.full, name), False), name
+                )
                 for name in names
             ),
             return_exceptions=True,
@@ -303,7 +305,9 @@ class Line:
             except errors.SessionError:
                 return  # its session is over, and so is the node
             except errors.CorralError as error:
-                logger.warning("a node with %s in %s may stay until its session ends: %s", guid, self.full, error)
+                logger.warning(
+                    "a node with %s in %s may stay until its session ends: %s", guid, self.full, error
+                )
                 return
             if found is not None:
                 self.leave(found[0])

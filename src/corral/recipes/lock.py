@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from .. import errors
-from ..nodes import Nodes
-from ..session.supervisor import Session
+from corral import errors
+from corral.nodes import Nodes
+from corral.session.supervisor import Session
 from .held import Held
 from .line import Contender, Layout, Line, Place, PlaceLost
 

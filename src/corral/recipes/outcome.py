@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .. import errors
-from ..session.requests import Request
-from ..session.supervisor import Session
-from ..wire import messages
+from corral import errors
+from corral.session.requests import Request
+from corral.session.supervisor import Session
+from corral.wire import messages
 
 logger = logging.getLogger("corral.recipes")
 

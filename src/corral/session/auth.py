@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..errors import UsageTypeError, UsageValueError
-from ..wire import messages
+from corral.errors import UsageTypeError, UsageValueError
+from corral.wire import messages
 
 
 @dataclass(frozen=True, slots=True)

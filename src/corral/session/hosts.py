@@ -10,8 +10,8 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .. import paths
-from ..errors import UsageTypeError, UsageValueError
+from corral import paths
+from corral.errors import UsageTypeError, UsageValueError
 
 DEFAULT_PORT = 2181
 
@@ -49,7 +49,9 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
         if not isinstance(hosts, Sequence) or not all(isinstance(host, str) for host in hosts):
             raise UsageTypeError(f"hosts must be a str or a list of str such as 'zk1:2181', not {hosts!r}")
         if any("/" in host for host in hosts):
-            raise UsageValueError(f"hosts {list(hosts)!r}: a list has no chroot; use zk.chroot('/app') instead")
+            raise UsageValueError(
+                f"hosts {list(hosts)!r}: a list has no chroot; use zk.chroot('/app') instead"
+            )
         hosts = ",".join(hosts)
     names, slash, chroot = hosts.partition("/")
     chroot = slash + chroot
@@ -114,7 +116,7 @@ class Resolver:
             async with asyncio.timeout(bound):
                 infos = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
-            self.failed(server, f"name not resolved: {error or 'no answer in time'}")
+            self.failed(server, f"name not resolved: {str(error) or 'no answer in time'}")
             return []
         return [Address(str(info[4][0]), server.port) for info in infos]
 

@@ -35,10 +35,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from .. import errors
-from ..types import State
-from ..wire import framing, messages
-from ..wire.compile import DecodeError
+from corral import errors
+from corral.types import State
+from corral.wire import framing, messages
+from corral.wire.compile import DecodeError
 from .auth import Credentials
 from .lease import LeaseClock
 from .requests import Request, Requests, Waiter
@@ -434,7 +434,9 @@ class Machine:
             for hold in checked:
                 self._holds[hold] = self._holds.pop(hold)
         self._heartbeat = _Heartbeat(self, checked, now)
-        body = messages.encode_multi([(messages.CHECK, messages.encode_check(hold.node, -1)) for hold in checked])
+        body = messages.encode_multi(
+            [(messages.CHECK, messages.encode_check(hold.node, -1)) for hold in checked]
+        )
         if not self.requests.in_flight:
             self._quiet_since = now
         self.requests.send_first(Request(messages.MULTI, body, None, self._heartbeat), now)
@@ -448,7 +450,9 @@ class Machine:
             if result.error == errors.NoNode.code and hold in self._holds:
                 del self._holds[hold]
                 logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
-                hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), heartbeat.sent)
+                hold.lost(
+                    errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), heartbeat.sent
+                )
                 self._heartbeat_due = heartbeat.sent  # the server checks no further than the first refusal
         if not self._holds:
             self._lease_end = INFINITY
@@ -621,7 +625,9 @@ class Machine:
     def _final_error(self, broken: BaseException | None = None) -> errors.SessionError:
         if self.state is State.AUTH_FAILED:
             return errors.AuthFailed("a server refused our credentials; open a client with the right ones")
-        error = errors.ClientClosed("the client was closed" if broken is None else f"the client broke: {broken!r}")
+        error = errors.ClientClosed(
+            "the client was closed" if broken is None else f"the client broke: {broken!r}"
+        )
         error.__cause__ = broken
         return error
 

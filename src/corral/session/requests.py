@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from .. import errors
-from ..wire import messages
-from ..wire.messages import Operation
+from corral import errors
+from corral.wire import messages
+from corral.wire.messages import Operation
 
 # A server stops reading from its connections while it has globalOutstandingLimit (1,000) requests unanswered,
 # so a longer flight gains nothing; and it is what a heartbeat may find before itself.

@@ -13,17 +13,17 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import anyio.abc
 
-from .. import errors
-from ..types import State
-from ..wire import framing, messages
-from ..wire.messages import Operation
+from corral import errors
+from corral.types import State
+from corral.wire import framing, messages
+from corral.wire.messages import Operation
 from .auth import Credentials
 from .connection import Connection
 from .hosts import Address, Backoff, Resolver
@@ -142,14 +142,18 @@ class Session:
                 "(another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
             ) from None
         if self._loop is None:
-            raise errors.UsageStateError("this client is not open; use it inside 'async with corral.connect(...) as zk:'")
+            raise errors.UsageStateError(
+                "this client is not open; use it inside 'async with corral.connect(...) as zk:'"
+            )
         raise errors.UsageStateError(
             "this client belongs to another event loop (another thread, or a forked process?); open one here"
         )
 
     # For the client and the recipes
 
-    def request(self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0) -> asyncio.Future[Any]:
+    def request(
+        self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0
+    ) -> asyncio.Future[Any]:
         """Send a request; the future has its answer. Cancelling the future stops nothing that is on its way."""
         try:
             loop = asyncio.get_running_loop()
@@ -262,7 +266,7 @@ class Session:
         if self._connection is not None:
             self._connection.flush_soon()
 
-    def spawn(self, job: Callable[[], Awaitable[None]], name: str) -> None:
+    def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Run a job of the session's own beside it; it ends with the session at the latest."""
         if self._group is not None and not self._machine.closing:
             self._group.start_soon(job, name=name)
@@ -328,8 +332,7 @@ class Session:
             for address in addresses:
                 began = self.clock()
                 connection = await self._attempt(address, bound)
-                if self._machine.state is State.AUTH_FAILED:
-                    self._stop_trying()
+                if self._gave_up():
                     return
                 if connection is None:
                     turned_away += self._resolver.failures.get(str(address)) == _TURNED_AWAY
@@ -337,8 +340,7 @@ class Session:
                 error = await asyncio.shield(connection.lost)
                 if error is not None and not isinstance(error, OSError):
                     raise error
-                if self._machine.state is State.AUTH_FAILED:
-                    self._stop_trying()
+                if self._gave_up():
                     return
                 last, rounds = address, 0
                 if self.clock() - began >= GOOD_CONNECTION:
@@ -395,9 +397,13 @@ class Session:
                 )
             )
 
-    def _stop_trying(self) -> None:
+    def _gave_up(self) -> bool:
+        """Whether no server will take us, ever."""
+        if self._machine.state is not State.AUTH_FAILED:
+            return False
         if not self._ready.done():
             self._ready.set_exception(errors.AuthFailed("a server refused our credentials"))
+        return True
 
     # The machine's time, and its news
 

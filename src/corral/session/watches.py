@@ -15,8 +15,8 @@ import enum
 from collections.abc import Iterator
 from typing import Protocol
 
-from ..wire import messages
-from ..wire.messages import Operation
+from corral.wire import messages
+from corral.wire.messages import Operation
 
 # What one message that sets watches again may hold in paths, in bytes. Well below any server's frame limit.
 CHUNK = 128 * 1024

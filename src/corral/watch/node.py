@@ -20,11 +20,11 @@ import weakref
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from .. import errors
-from ..session.supervisor import Session
-from ..session.watches import Change
-from ..types import Event, EventKind, Stat
-from ..wire import messages
+from corral import errors
+from corral.session.supervisor import Session
+from corral.session.watches import Change
+from corral.types import Event, EventKind, Stat
+from corral.wire import messages
 
 __all__ = ["NodeWatch"]
 

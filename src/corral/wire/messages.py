@@ -16,9 +16,9 @@ from aiozk import protocol
 from aiozk.protocol import acl as aiozk_acl
 from aiozk.protocol import connect as aiozk_connect
 from aiozk.protocol import stat as aiozk_stat
-from aiozk.protocol.primitives import Bool, Buffer, Int, Long, UString, Vector
+from aiozk.protocol.primitives import Buffer, Int, Long, UString, Vector
 
-from ..types import Acl, Perm, Stat
+from corral.types import Acl, Perm, Stat
 from . import compile as compiler
 from .compile import Codec, DecodeError, Item, compile_item, compile_parts, compile_record
 
@@ -109,7 +109,10 @@ MISSING: dict[str, tuple[str, Parts]] = {
     "ephemerals": ("nor is its reply", (("ephemerals", Vector.of(UString)),)),
     "count_all": ("getAllChildrenNumber (opcode 104) is not there", (("path", UString),)),
     "total": ("nor is its reply", (("total_number", Int),)),
-    "identities": ("whoAmI (opcode 107) is not there; nor is its reply", (("clients", Vector.of(aiozk_acl.ID)),)),
+    "identities": (
+        "whoAmI (opcode 107) is not there; nor is its reply",
+        (("clients", Vector.of(aiozk_acl.ID)),),
+    ),
     "error": ("multi is written by hand there; this is the body of a refused operation", (("error", Int),)),
 }
 
@@ -184,9 +187,7 @@ DELETE = _operation(
     "delete", 2, _codec(protocol.DeleteRequest), _codec(protocol.DeleteResponse), is_write=True
 )
 EXISTS = _operation("exists", 3, _codec(protocol.ExistsRequest), _codec(protocol.ExistsResponse))
-GET = _operation(
-    "get", 4, _codec(protocol.GetDataRequest), _GET_REPLY, decode_reply=_decode_get_reply
-)
+GET = _operation("get", 4, _codec(protocol.GetDataRequest), _GET_REPLY, decode_reply=_decode_get_reply)
 SET = _operation("set", 5, _codec(protocol.SetDataRequest), _codec(protocol.SetDataResponse), is_write=True)
 GET_ACL = _operation("get_acl", 6, _codec(protocol.GetACLRequest), _codec(protocol.GetACLResponse))
 SET_ACL = _operation(
@@ -378,9 +379,7 @@ def _in_multi(opcode: int) -> Operation:
         raise DecodeError(f"opcode {opcode} in a transaction") from None
 
 
-MULTI = _operation(
-    "transaction", 14, _EMPTY, _EMPTY, is_write=True, decode_reply=decode_multi_reply
-)
+MULTI = _operation("transaction", 14, _EMPTY, _EMPTY, is_write=True, decode_reply=decode_multi_reply)
 MULTI_READ = _operation("multi_read", 22, _EMPTY, _EMPTY, decode_reply=decode_multi_reply)
 
 # Requests, typed. Paths are full and valid, data is bytes, versions are 32-bit: callers have seen to that.
