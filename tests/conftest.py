@@ -12,7 +12,7 @@ import contextlib
 import gc
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -33,6 +33,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="auto|docker|local|HOSTS",
         help="the ZooKeeper to test on (default: auto, the first of docker and local that works)",
     )
+    parser.addoption(
+        "--loop",
+        default="asyncio",
+        choices=["asyncio", "eager", "uvloop"],
+        help="the event loop: asyncio's, that with eager tasks (Python 3.12), or uvloop (default: asyncio)",
+    )
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    name: str = config.getoption("--loop")
+    return {name: {"asyncio": asyncio.new_event_loop, "eager": _eager_loop, "uvloop": _uvloop}[name]}
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # since 3.12
+    return loop
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"event loop: {config.getoption('--loop')}"
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -139,6 +141,7 @@ class ContainerServer(Server):
         try:
             container = DockerContainer(self._image)
         except Exception as error:  # docker-py's; its constructor talks to the daemon
+            _close_sockets(error)
             raise ServerUnavailable(
                 "no Docker daemon answers; start one, or set DOCKER_HOST to where it listens "
                 f"({type(error).__name__}: {error})"
@@ -171,6 +174,16 @@ class ContainerServer(Server):
         return ServerUnavailable(
             f"the container of {self._image} at {self._address} {what}; the end of its log:\n{log}"
         )
+
+
+def _close_sockets(error: BaseException | None) -> None:
+    """Close what docker-py leaves open when nobody answers: its own error's frames alone still know it."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            for value in frame.f_locals.values():
+                if isinstance(value, socket.socket):
+                    value.close()
+        error = error.__cause__ or error.__context__
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:

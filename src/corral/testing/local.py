@@ -377,7 +377,7 @@ class LocalEnsemble:
         return await self._wait_for(newest_leader, timeout)
 
     async def followers(self, timeout: float = 30.0) -> list[LocalServer]:
-        """Wait until every server that runs and is not paused serves under one leader, and return the others.
+        """Wait until every server that runs and is not paused serves under one leader; return its followers.
 
         `ServerUnavailable` after `timeout` seconds.
         """

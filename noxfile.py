@@ -1,0 +1,72 @@
+"""What is checked, and how: plain `nox` is everything that a change must pass.
+
+Python 3.11 on asyncio's own loop runs every test. The other Pythons, uvloop and eager tasks run `CORE`: what
+depends on the interpreter or the loop. They leave out what does not, and say so when they run.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "tests", "examples", "loops", "pythons"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+# The contract on a running server: every await, every cancel, every reconnect.
+CORE = ["tests/test_client.py", "tests/test_nodes.py", "tests/test_loss.py", "tests/recipes", "tests/session"]
+LEFT_OUT = "leaves out: wire, paths, watches, server faults, launchers (python 3.11 on asyncio's loop runs them)"
+
+
+def dependencies(group: str) -> list[str]:
+    """The requirements of a dependency group."""
+    return nox.project.dependency_groups(PROJECT, group)  # type: ignore[return-value]
+
+
+@nox.session(python="3.11")
+def tests(session: nox.Session) -> None:
+    """Every test; arguments after -- go to pytest."""
+    session.install(".", *dependencies("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes."""
+    session.install(*dependencies("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(python="3.11")
+def types(session: nox.Session) -> None:
+    """Strict types in the package, and the public API as its users write it."""
+    session.install(".", *dependencies("types"))
+    session.run("mypy")
+    session.run("mypy", "tests/typing", "examples")
+
+
+@nox.session(python="3.11")
+def examples(session: nox.Session) -> None:
+    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors."""
+    session.install(".")
+    for name in ("workers", "lock_with_timeout", "reload_config", "service_lifespan"):
+        session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
+
+
+@nox.session(python=["3.11", "3.12"])
+def loops(session: nox.Session) -> None:
+    """The core tests on uvloop (3.11) and with eager tasks (3.12)."""
+    loop = "uvloop" if session.python == "3.11" else "eager"
+    session.install(".", *dependencies("test"), *(["uvloop"] if loop == "uvloop" else []))
+    session.log(LEFT_OUT)
+    session.run("pytest", f"--loop={loop}", *CORE)
+
+
+@nox.session(python=["3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """The core tests on the other Pythons."""
+    session.install(".", *dependencies("test"))
+    session.log(LEFT_OUT)
+    session.run("pytest", *CORE)
