@@ -232,9 +232,8 @@ class Nodes:
             try:
                 await self._delete_all(found)
             except errors.TransactionFailed as error:
-                refused = error.cause
-                if not isinstance(refused, errors.NoNode | errors.NotEmpty):
-                    raise type(refused)("delete", path, str(refused)) from error
+                if not isinstance(error.cause, errors.NoNode | errors.NotEmpty):
+                    raise error.cause from error
                 continue  # somebody deletes or creates below it at the same time: look again
             return
         raise errors.NotEmpty("delete", path, "others keep creating znodes below it")
@@ -265,9 +264,9 @@ class Nodes:
         while found:
             batch = found[-DELETES_PER_TRANSACTION:]
             del found[-DELETES_PER_TRANSACTION:]
-            transaction = Transaction(self._session, "")
+            transaction = self.transaction()
             for path in reversed(batch):
-                transaction.delete(path)
+                transaction.delete(paths.strip(self._chroot, path))
             await transaction.commit()
 
     async def get_acl(self, path: str) -> tuple[list[Acl], Stat]:

@@ -162,9 +162,11 @@ class Lock:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if not self._entered:
+            raise errors.UsageStateError(f"lock {self.path!r} was not entered; use 'async with'")
         # A task can have entered only once; a task that has not entered leaves for the one that did first.
         task = asyncio.current_task()
-        held = self._entered.pop(task, None) or self._entered.pop(next(iter(self._entered)))
+        held = self._entered.pop(task if task in self._entered else next(iter(self._entered)))
         await held.__aexit__(exc_type, exc, tb)
 
     def __repr__(self) -> str:

@@ -62,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
             self.flush_soon()
         if not self.established.done() and machine.phase is Phase.UP:
             self.established.set_result(None)
+        if machine.restless:
             self._on_entry()
 
     def eof_received(self) -> bool:

@@ -52,8 +52,9 @@ class LeaseClock:
     """
 
     def __init__(self, timeout: float, half_tick: float | None, *, by_ping: bool) -> None:
-        self._timeout = timeout
-        self._half_tick = timeout / 4 if half_tick is None else half_tick
+        self.timeout = timeout
+        """T in seconds; a server that takes the session over may grant another."""
+        self._half_tick = half_tick
         self._by_ping = by_ping
         self._touches: deque[float] = deque()
         self._connect_sent = float("-inf")
@@ -64,7 +65,7 @@ class LeaseClock:
     @property
     def end(self) -> float:
         """When the lease ends, by the client's clock; minus infinity before the first proof."""
-        return self.anchor + self._timeout
+        return self.anchor + self.timeout
 
     def connected(self, sent: float, *, created: bool) -> None:
         """A connection is established by a connect request sent at `sent`; `created` for a new session."""
@@ -81,7 +82,7 @@ class LeaseClock:
 
     def sent(self, now: float) -> None:
         """Something was sent: a touch, if it arrives."""
-        if not self._touches or now - self._touches[-1] >= self._timeout * _GRAIN:
+        if not self._touches or now - self._touches[-1] >= self.timeout * _GRAIN:
             self._touches.append(now)
 
     def answered(self, sent: float) -> None:
@@ -94,11 +95,12 @@ class LeaseClock:
         if self._by_ping:
             self._advance(sent)
             return
-        if sent - self._last_write < self._timeout * _GRAIN and sent >= self._last_write:
+        if sent - self._last_write < self.timeout * _GRAIN and sent >= self._last_write:
             return  # of a burst of writes the first says enough
         self._last_write = sent
         self._advance(self._connect_sent)
-        horizon = sent - self._half_tick - (now - sent)
+        half_tick = self.timeout / 4 if self._half_tick is None else self._half_tick
+        horizon = sent - half_tick - (now - sent)
         touches = self._touches
         while touches and touches[0] <= horizon:
             self._advance(touches.popleft())

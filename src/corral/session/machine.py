@@ -158,6 +158,8 @@ class Machine:
         self.closing = False
         self.contact = -INFINITY
         """When a server was last heard of."""
+        self.restless = False
+        """Whether `deadline` may be nearer than it was when it was last asked for."""
 
         self._requested_timeout = timeout
         self._password = _NO_PASSWORD
@@ -172,7 +174,6 @@ class Machine:
         self._holds: dict[Hold, None] = {}
         self._lease_end = INFINITY  # of what is held; infinite while nothing is
         self._lateness = 0.0
-        self._armed = INFINITY  # the deadline last given out
 
         self._connect_sent = 0.0
         self._last_sent = 0.0
@@ -249,6 +250,7 @@ class Machine:
         self.advance(now)
         if self.phase is Phase.DOWN:
             return
+        self.restless = True
         if self.phase is Phase.UP:
             self._zxid_when_lost = self.last_zxid
         self.phase = Phase.DOWN
@@ -266,12 +268,11 @@ class Machine:
         if Change.DISCONNECTED in TRANSITIONS[self.state]:
             self._change(Change.DISCONNECTED)
 
-    def tick(self, now: float) -> None:
-        """The time given by `deadline` has come."""
-        late = now - self._armed
-        if 0 < late < INFINITY:
+    def tick(self, now: float, due: float | None = None) -> None:
+        """The time given by `deadline` has come. `due` is when this was to be called, if that is known."""
+        if due is not None:
             # Decays, so that one stall does not shorten leases for ever.
-            self._lateness = max(min(late, self.timeout * MOST_LATENESS), self._lateness * 0.9)
+            self._lateness = max(min(now - due, self.timeout * MOST_LATENESS), self._lateness * 0.9)
             if self._holds:
                 self._update_lease()
         self.advance(now)
@@ -287,10 +288,8 @@ class Machine:
             self._send_ping(now)
 
     def deadline(self) -> float:
-        """When `tick` is to be called next, at the latest; infinite for never.
-
-        It moves nearer only by `hold`, `opened`, an answer to a connect request, and `lost`.
-        """
+        """When `tick` is to be called next, at the latest; infinite for never. Clears `restless`."""
+        self.restless = False
         due = self._lease_end
         if self.phase is Phase.UP and self.condemned is None:
             due = min(due, self._silence_due())
@@ -302,7 +301,6 @@ class Machine:
                 due = min(due, self._heartbeat_due)
         elif self.phase is Phase.DOWN and self.session_id:
             due = min(due, self._expiry_due())
-        self._armed = due
         return due
 
     # Entries of the session's users
@@ -321,6 +319,7 @@ class Machine:
         if not self._holds:
             self._heartbeat_due = now + self.timeout * HEARTBEAT_EVERY
         self._holds[hold] = None
+        self.restless = True
         self._update_lease()
         self.advance(now)
 
@@ -366,6 +365,7 @@ class Machine:
         self.advance(now)
         self.closing = True
         self.phase = Phase.DOWN
+        self.session_id = 0
         reason = self._final_error(error)
         self._lose_holds(reason, now)
         for request in self.requests.drop_all():
@@ -446,6 +446,7 @@ class Machine:
             return
         self._heartbeat = None
         self._heartbeat_due = heartbeat.sent + self.timeout * HEARTBEAT_EVERY
+        self.restless = True
         for hold, result in zip(heartbeat.checked, results, strict=False):
             if result.error == errors.NoNode.code and hold in self._holds:
                 del self._holds[hold]
@@ -468,9 +469,12 @@ class Machine:
             self._condemn("the server has no such session")
             return
         created = reply.session_id != self.session_id
-        if created or reply.timeout != self.timeout:
-            self.timeout = reply.timeout
+        self.timeout = reply.timeout
+        self.restless = True
+        if created:
             self._lease = LeaseClock(reply.timeout, self._half_tick, by_ping=self._by_ping)
+        else:
+            self._lease.timeout = reply.timeout
         self.session_id = reply.session_id
         self._password = reply.password
         self.phase = Phase.UP
@@ -539,7 +543,7 @@ class Machine:
         if code:
             request.reject(errors.server_error(code, request.op.name, request.path))
             return
-        if request.op.is_write:
+        if request.op.is_write and failure is None:
             self._lease.proven(request.sent_at, now)
         else:
             self._lease.answered(request.sent_at)
@@ -585,7 +589,7 @@ class Machine:
                 request.reject(self._expired_error())
                 return
         if request.attempts < 2 and not isinstance(request.waiter, _Heartbeat):
-            self.requests.again(request)
+            self.requests.refused(request)
         else:
             request.reject(errors.server_error(code, request.op.name, request.path))
         self._condemn("the session is not on this connection any more")

@@ -55,7 +55,9 @@ NOBODY = Nobody()
 class Request:
     """One request: what to send, who waits, and what is known of its fate."""
 
-    __slots__ = ("attempts", "body", "bound_to", "on_answer", "op", "path", "sent_at", "waiter", "xid")
+    __slots__ = (
+        "attempts", "body", "bound_to", "on_answer", "op", "path", "refused", "sent_at", "waiter", "xid",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -80,6 +82,8 @@ class Request:
         """What the server will answer under; 0 until it is sent."""
         self.sent_at = 0.0
         self.attempts = 0
+        self.refused = False
+        """Whether the server has said that it was not applied, so that even a write may be sent again."""
 
     @property
     def sent(self) -> bool:
@@ -131,6 +135,7 @@ class Requests:
         request.xid = xid
         request.sent_at = now
         request.attempts += 1
+        request.refused = False
         body = request.body
         size = len(body)
         self._bytes_in_flight += size
@@ -146,9 +151,11 @@ class Requests:
         self._bytes_in_flight -= len(request.body)
         return request
 
-    def again(self, request: Request) -> None:
-        """Put a request that was certainly not applied back in front of those that wait."""
-        self.waiting.appendleft(request)
+    def refused(self, request: Request) -> None:
+        """Take back a request that was certainly not applied: `reclaim` will have it sent again, in its turn."""
+        request.refused = True
+        self.in_flight.appendleft(request)
+        self._bytes_in_flight += len(request.body)
 
     def reclaim(self) -> Iterator[Request]:
         """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown.
@@ -163,10 +170,10 @@ class Requests:
         for request in reversed(unanswered):
             if request.waiter.done():
                 continue
-            if request.op.is_write or request.attempts >= 2:
-                lost.append(request)
-            else:
+            if request.refused or not (request.op.is_write or request.attempts >= 2):
                 self.waiting.appendleft(request)
+            else:
+                lost.append(request)
         yield from reversed(lost)
 
     def drop_bound(self, session_id: int) -> list[Request]:

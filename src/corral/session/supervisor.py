@@ -92,6 +92,7 @@ class Session:
         self._supervisor: asyncio.Task[None] | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._failure: BaseException | None = None
+        self._left = False  # whether the server has been told, as far as it could be
 
     # Opening and closing
 
@@ -110,7 +111,10 @@ class Session:
             async with asyncio.timeout(limit) as scope:
                 await self._ready
         except BaseException as error:
-            self._supervisor.cancel()
+            if self._machine.session_id:
+                self._stopping.set()  # cancelled in the tick in which the session came: end it on the server
+            else:
+                self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
             if isinstance(error, TimeoutError) and scope.expired():
                 raise errors.ConnectTimeout(
@@ -304,11 +308,17 @@ class Session:
             raise self._failure
         assert self._loop is not None
         answer: asyncio.Future[Any] = self._loop.create_future()
-        if self._machine.state is State.AUTH_FAILED or not self._machine.close(self.clock(), answer):
-            return
-        if self._connection is not None:
-            self._connection.flush_soon()
-        await asyncio.wait([answer], timeout=min(self.timeout * CLOSE_PART, CLOSE_SECONDS))
+        if self._machine.state is not State.AUTH_FAILED and self._machine.close(self.clock(), answer):
+            if self._connection is not None:
+                self._connection.flush_soon()
+            await asyncio.wait([answer], timeout=min(self.timeout * CLOSE_PART, CLOSE_SECONDS))
+            self._note_farewell(answer)
+        self._left = True
+        if self._connection is not None and self._connection.made:
+            self._connection.drop("the client is closed")
+            await asyncio.wait([self._connection.lost])
+
+    def _note_farewell(self, answer: asyncio.Future[Any]) -> None:
         if answer.done():
             answer.exception()  # however it ended, there is no more to be done
         else:
@@ -340,7 +350,7 @@ class Session:
                 error = await asyncio.shield(connection.lost)
                 if error is not None and not isinstance(error, OSError):
                     raise error
-                if self._gave_up():
+                if self._left or self._gave_up():
                     return
                 last, rounds = address, 0
                 if self.clock() - began >= GOOD_CONNECTION:
@@ -421,7 +431,7 @@ class Session:
     def _on_timer(self) -> None:
         self._timer = None
         try:
-            self._machine.tick(self.clock())
+            self._machine.tick(self.clock(), self._timer_due)
             connection = self._connection
             if connection is not None:
                 if self._machine.condemned is not None:

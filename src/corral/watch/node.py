@@ -125,7 +125,11 @@ class NodeFeed:
         if op is messages.GET:
             self.stale = False
         encode = messages.encode_get if op is messages.GET else messages.encode_exists
-        self._session.watch_read(op, encode(self._full, True), self._full, self._path, self)
+        try:
+            self._session.watch_read(op, encode(self._full, True), self._full, self._path, self)
+        except errors.UsageError:  # too large a path: nothing was sent
+            self._reading = None
+            raise
 
     def _publish(self, state: Snapshot) -> None:
         self.state = state
@@ -143,9 +147,8 @@ class NodeFeed:
 
     # The readers' side
 
-    async def news(self) -> None:
-        """Wait for the next state to be published; reads if what is known is stale."""
-        future = self._loop.create_future()
+    async def news(self, future: asyncio.Future[None]) -> None:
+        """Wait on `future` for the next state to be published; reads if what is known is stale."""
         self._waiting.add(future)
         try:
             if self.stale:
@@ -196,7 +199,7 @@ class NodeWatch:
         self._end: weakref.finalize[[], NodeWatch] | None = None
         self._seen: Snapshot | None = None
         self._closed = False
-        self._busy = False
+        self._waiting: asyncio.Future[None] | None = None
 
     def __aiter__(self) -> NodeWatch:
         return self
@@ -205,7 +208,7 @@ class NodeWatch:
         if self._closed:
             raise StopAsyncIteration
         self._feeds.session.check_place()
-        if self._busy:
+        if self._waiting is not None:
             raise errors.UsageStateError(
                 f"two tasks read one watch of {self._path!r}; call zk.watch() in each, it costs the server nothing"
             )
@@ -215,20 +218,25 @@ class NodeWatch:
             self._end.atexit = False
         else:
             feed = self._feed
-        self._busy = True
+        if feed.stale or feed.state is None:
+            await self._news(feed)
+        # Whatever has been published by now is delivered, even if it is stale again: else a node that is
+        # written faster than we read would never be seen.
+        while (event := self._event(feed.state)) is None:
+            await self._news(feed)
+        return event
+
+    async def _news(self, feed: NodeFeed) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
         try:
-            if feed.stale or feed.state is None:
-                await feed.news()
-            # Whatever has been published by now is delivered, even if it is stale again: else a node that
-            # is written faster than we read would never be seen.
-            while (event := self._event(feed.state)) is None:
-                await feed.news()
-            return event
+            await feed.news(self._waiting)
         finally:
-            self._busy = False
+            self._waiting = None
+        if self._closed:
+            raise StopAsyncIteration
 
     def _event(self, state: Snapshot | None) -> Event | None:
-        if state is None or self._closed:
+        if state is None:
             return None
         seen, stat = self._seen, state.stat
         if seen is None:
@@ -255,6 +263,8 @@ class NodeWatch:
     def close(self) -> None:
         """End the watch; iterating it ends. Nothing is sent if nothing was read yet."""
         self._closed = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
         if self._end is not None:
             self._end()
 
