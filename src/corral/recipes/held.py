@@ -62,7 +62,7 @@ class Held:
         self._on_over = on_over
         self._phase = Phase.HELD
         self._loop = asyncio.get_running_loop()
-        self._changed: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._error: errors.SessionError | None = None
         self._ended = 0.0
         self._task: asyncio.Task[object] | None = None
@@ -106,9 +106,7 @@ class Held:
     async def wait_lost(self) -> errors.LockLost | None:
         """Wait until it is lost, and return the error; None once it is released. Cancelling loses nothing."""
         while self._phase in (Phase.HELD, Phase.RELEASING):
-            if self._changed is None:
-                self._changed = self._loop.create_future()
-            await asyncio.shield(self._changed)
+            await self._next_phase()
         return self._lost_error() if self._phase is Phase.LOST else None
 
     async def release(self) -> None:
@@ -122,9 +120,12 @@ class Held:
             self._line.leave(self._place, self._released)
         self._over()
         while self._phase is Phase.RELEASING:
-            if self._changed is None:
-                self._changed = self._loop.create_future()
-            await asyncio.shield(self._changed)
+            await self._next_phase()
+
+    def _next_phase(self) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(future)
+        return future
 
     def _released(self) -> None:
         if self._phase is Phase.RELEASING:
@@ -148,9 +149,10 @@ class Held:
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
-        self._changed = None
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
 
     def _over(self) -> None:
         """Its owner is done with it."""

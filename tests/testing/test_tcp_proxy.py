@@ -1,0 +1,531 @@
+"""TcpProxy: what passes, what is withheld, what is lost; on an echo server, and once on a real ZooKeeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Awaitable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import pytest
+from raw_session import NO_NODE, RawSession
+
+from corral.errors import UsageStateError
+from corral.testing import LocalServer, TcpProxy
+from corral.testing._server import LOOPBACK, free_ports
+
+T = TypeVar("T")
+
+
+async def within(awaitable: Awaitable[T]) -> T:
+    """Wait for what must come, but not for ever."""
+    return await asyncio.wait_for(awaitable, 10)
+
+
+class Echo:
+    """A server that sends back what it gets, and keeps it."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.accepted = 0
+        self.ended = asyncio.Event()  # the first time that a client went
+        self._grew = asyncio.Event()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.address = f"{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        self.hang_up()
+        await self._server.wait_closed()
+
+    async def got(self, n: int) -> bytes:
+        """Wait until `n` bytes came, and return all that did."""
+        while len(self.received) < n:
+            self._grew.clear()
+            await within(self._grew.wait())
+        return bytes(self.received)
+
+    def hang_up(self) -> None:
+        """Close every connection."""
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                self.received += data
+                self._grew.set()
+                writer.write(data)
+                await writer.drain()
+        self.ended.set()
+        writer.close()
+
+
+class Client:
+    """A connection through a proxy."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def get(self, n: int) -> bytes:
+        return await within(self.reader.readexactly(n))
+
+    async def rest(self) -> bytes:
+        """What comes until the end; ConnectionResetError if that is a reset."""
+        return await within(self.reader.read())
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    async with Echo() as server:
+        yield server
+
+
+@pytest.fixture
+async def proxy(echo: Echo) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(echo.address) as between:
+        yield between
+
+
+@contextlib.asynccontextmanager
+async def connection(proxy: TcpProxy) -> AsyncIterator[Client]:
+    host, _, port = proxy.address.rpartition(":")
+    reader, writer = await within(asyncio.open_connection(host, int(port)))
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await within(writer.wait_closed())
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack(">i", len(body)) + body
+
+
+def request(xid: int, payload: bytes = b"") -> bytes:
+    return frame(struct.pack(">i", xid) + payload)
+
+
+GREETING = frame(b"hello, I am a connect request")
+
+
+def has(payload: bytes):  # type: ignore[no-untyped-def]
+    return lambda body: body[4:] == payload
+
+
+async def greet(client: Client) -> None:
+    """Exchange the first messages, which faults on messages let pass."""
+    client.writer.write(GREETING)
+    assert await client.get(len(GREETING)) == GREETING
+
+
+async def test_bytes_pass_both_ways(proxy: TcpProxy, echo: Echo) -> None:
+    """Without a fault, the proxy is a wire; it counts its connections."""
+    async with connection(proxy) as client:
+        client.writer.write(b"hello")
+        assert await client.get(5) == b"hello"
+        async with connection(proxy) as second:
+            second.writer.write(b"!")
+            assert await second.get(1) == b"!"
+            assert (proxy.connections, proxy.accepted) == (2, 2)
+    await proxy.cut()
+    assert (proxy.connections, proxy.accepted) == (0, 2)
+    assert echo.accepted == 2
+
+
+async def test_much_data_passes_whole(proxy: TcpProxy) -> None:
+    """More than all buffers hold arrives whole and in order, though the client reads late."""
+    data = b"".join(request(n, bytes(1000)) for n in range(8000))
+    async with connection(proxy) as client:
+        writing = asyncio.create_task(write_all(client, data))
+        assert await client.get(len(data)) == data
+        await within(writing)
+
+
+async def write_all(client: Client, data: bytes) -> None:
+    client.writer.write(data)
+    await client.writer.drain()
+
+
+async def test_an_end_passes_in_both_directions(proxy: TcpProxy, echo: Echo) -> None:
+    """When one peer closes, the other sees the end, after what was sent before it."""
+    async with connection(proxy) as client:
+        client.writer.write(b"bye")
+        client.writer.close()
+        await within(echo.ended.wait())
+        assert bytes(echo.received) == b"bye"
+    async with connection(proxy) as client:
+        client.writer.write(b"stay")
+        assert await client.get(4) == b"stay"
+        echo.hang_up()
+        assert await client.rest() == b""
+
+
+async def test_a_reset_passes(proxy: TcpProxy, echo: Echo) -> None:
+    """When the server resets a connection, so does the proxy."""
+    async with connection(proxy) as client:
+        client.writer.write(b"a")
+        await client.get(1)
+        upstream = echo._writers[0]
+        linger = struct.pack("ii", 1, 0)
+        import socket
+
+        upstream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        upstream.transport.abort()
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
+async def test_nothing_passes_a_black_hole(proxy: TcpProxy, echo: Echo) -> None:
+    """In a black hole nothing arrives and nothing is closed; when it ends, what was sent is delivered."""
+    async with connection(proxy) as client:
+        client.writer.write(b"before")
+        await client.get(6)
+        async with proxy.black_hole() as held:
+            client.writer.write(b"within")
+            await within(held.arrived(6))
+            assert held.bytes == 6
+            assert bytes(echo.received) == b"before"
+            assert proxy.connections == 1
+        assert await client.get(6) == b"within"
+        assert bytes(echo.received) == b"beforewithin"
+
+
+async def test_a_black_hole_swallows_replies_too(proxy: TcpProxy, echo: Echo) -> None:
+    """What the server sends into a black hole waits as well."""
+    async with connection(proxy) as client:
+        client.writer.write(b"a")
+        await client.get(1)
+        async with proxy.black_hole() as held:
+            echo._writers[0].write(b"unasked")
+            await within(held.arrived(7))
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        assert await client.get(7) == b"unasked"
+
+
+async def test_a_black_hole_accepts_and_stays_silent(proxy: TcpProxy, echo: Echo) -> None:
+    """A new connection is accepted, and the server sees nothing of it before the fault ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with proxy.black_hole() as held:
+            client = await stack.enter_async_context(connection(proxy))
+            client.writer.write(b"anybody?")
+            await within(held.arrived(8))
+            assert echo.accepted == 0
+        assert await client.get(8) == b"anybody?"
+        assert echo.accepted == 1
+
+
+async def test_black_holes_overlap(proxy: TcpProxy, echo: Echo) -> None:
+    """Of two overlapping black holes, the end of one opens nothing."""
+    async with contextlib.AsyncExitStack() as stack:
+        outer = await stack.enter_async_context(proxy.black_hole())
+        async with proxy.black_hole():
+            pass
+        client = await stack.enter_async_context(connection(proxy))
+        client.writer.write(b"?")
+        await within(outer.arrived())
+        assert echo.accepted == 0
+
+
+async def test_what_a_closed_sender_sent_comes_out_of_a_black_hole(proxy: TcpProxy, echo: Echo) -> None:
+    """A request sent into a black hole reaches the server when it ends, though the client has gone: late,
+    and followed by the end of the connection."""
+    async with connection(proxy) as client:
+        client.writer.write(b"a")
+        await client.get(1)
+        async with proxy.black_hole() as held:
+            client.writer.write(b"late")
+            client.writer.close()
+            await within(held.arrived(4))
+            while proxy.connections:  # the client's end has come as far as the proxy
+                await asyncio.sleep(0)
+            assert not echo.ended.is_set()
+        await within(echo.ended.wait())
+        assert bytes(echo.received) == b"alate"
+
+
+async def test_a_full_black_hole_pushes_back(proxy: TcpProxy, echo: Echo) -> None:
+    """Withholding is bounded: a sender that goes on and on is held up, as by a full window."""
+    data = bytes(32 << 20)
+    async with connection(proxy) as client:
+        async with proxy.black_hole() as held:
+            writing = asyncio.create_task(write_all(client, data))
+            await within(held.arrived(1 << 20))
+            assert held.bytes < len(data)
+            assert not writing.done()
+            assert not echo.received
+        assert await client.get(len(data)) == data
+        await within(writing)
+
+
+async def test_held_replies_come_late(proxy: TcpProxy, echo: Echo) -> None:
+    """While replies are held requests reach the server; the replies are delivered when the fault ends."""
+    async with connection(proxy) as client:
+        async with proxy.hold_replies() as held:
+            client.writer.write(b"write")
+            await within(held.arrived(5))
+            assert await echo.got(5) == b"write"
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        assert await client.get(5) == b"write"
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_held_replies_are_lost_by_a_cut(proxy: TcpProxy, echo: Echo, reset: bool) -> None:
+    """A cut while replies are held: the server carried the request out and the client never knows."""
+    async with connection(proxy) as client:
+        async with proxy.hold_replies() as held:
+            client.writer.write(b"write")
+            await within(held.arrived())
+            await within(proxy.cut(reset=reset))
+        assert bytes(echo.received) == b"write"
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        else:
+            assert await client.rest() == b""
+
+
+async def test_refused_connections_are_reset(proxy: TcpProxy, echo: Echo) -> None:
+    """New connections are reset while refused; open ones go on; afterwards all is as before."""
+    async with connection(proxy) as old:
+        old.writer.write(b"1")
+        await old.get(1)
+        async with proxy.refuse():
+            with pytest.raises(ConnectionError):
+                async with connection(proxy) as client:
+                    await client.rest()
+                    raise ConnectionError("a reset that came with the answer to connect reads as an end")
+            old.writer.write(b"2")
+            assert await old.get(1) == b"2"
+        assert proxy.accepted == 1
+        async with connection(proxy) as client:
+            client.writer.write(b"3")
+            assert await client.get(1) == b"3"
+    assert echo.accepted == 2
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_cut_ends_every_connection(proxy: TcpProxy, echo: Echo, reset: bool) -> None:
+    """A cut ends the connections there are, with FIN or RST, on both sides; new ones are accepted."""
+    async with connection(proxy) as first, connection(proxy) as second:
+        for client in (first, second):
+            client.writer.write(b"x")
+            await client.get(1)
+        await within(proxy.cut(reset=reset))
+        assert proxy.connections == 0
+        for client in (first, second):
+            if reset:
+                with pytest.raises(ConnectionResetError):
+                    await client.rest()
+            else:
+                assert await client.rest() == b""
+        await within(echo.ended.wait())
+        async with connection(proxy) as third:
+            third.writer.write(b"y")
+            assert await third.get(1) == b"y"
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000], ids=["byte by byte", "in pieces", "whole"])
+async def test_a_lost_reply(proxy: TcpProxy, echo: Echo, step: int) -> None:
+    """The server has the request that matches, the client gets the reply before it, and of its own nothing
+    but a reset; however the bytes are cut up."""
+    sent = request(1, b"first") + request(2, b"second") + request(3, b"third")
+    async with connection(proxy) as client:
+        async with proxy.lose_reply(has(b"second")) as loss:
+            await greet(client)
+            for start in range(0, len(sent), step):
+                client.writer.write(sent[start : start + step])
+                await asyncio.sleep(0)
+            assert await client.get(len(request(1, b"first"))) == request(1, b"first")
+            await within(loss.fired.wait())
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        await within(echo.ended.wait())
+        assert bytes(echo.received).startswith(GREETING + request(1, b"first") + request(2, b"second"))
+
+
+async def test_a_reply_is_lost_once(proxy: TcpProxy) -> None:
+    """When the fault has fired, the same request on a new connection is answered."""
+    async with proxy.lose_reply(has(b"x")) as loss:
+        async with connection(proxy) as client:
+            await greet(client)
+            client.writer.write(request(1, b"x"))
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        assert loss.fired.is_set()
+        async with connection(proxy) as client:
+            await greet(client)
+            client.writer.write(request(1, b"x"))
+            assert await client.get(len(request(1, b"x"))) == request(1, b"x")
+
+
+async def test_a_reply_that_cannot_come_is_not_waited_for(proxy: TcpProxy) -> None:
+    """If the connection ends before the reply, the next request that matches is the one."""
+    async with proxy.lose_reply(has(b"x")) as loss:
+        async with connection(proxy) as client, proxy.hold_replies():
+            async with contextlib.AsyncExitStack() as stack:
+                hole = await stack.enter_async_context(proxy.black_hole())
+                client.writer.write(GREETING + request(1, b"x"))
+                await within(hole.arrived(len(GREETING + request(1, b"x"))))
+                await within(proxy.cut())
+        assert not loss.fired.is_set()
+        async with connection(proxy) as client:
+            await greet(client)
+            client.writer.write(request(9, b"x"))
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        assert loss.fired.is_set()
+
+
+async def test_a_reply_that_was_waited_for_passes_when_the_fault_ends(proxy: TcpProxy, echo: Echo) -> None:
+    """Leaving the fault with the reply half arrived delivers it."""
+    reply = request(1, b"x")
+    async with connection(proxy) as client:
+        async with proxy.hold_replies() as held, proxy.lose_reply(has(b"x")):
+            client.writer.write(GREETING)
+            await within(held.arrived(len(GREETING)))
+            echo.hold = True  # type: ignore[attr-defined]
+            link = next(iter(proxy._links))
+            link.requests.receive(reply)  # as if the client had sent it; the echo is still under way
+            link.replies.receive(reply[:6])
+            assert held.bytes == len(GREETING)
+        assert await client.get(len(GREETING) + 6) == GREETING + reply[:6]
+
+
+async def test_a_lost_request(proxy: TcpProxy, echo: Echo) -> None:
+    """The request that matches never reaches the server, what was sent before it does; the client is reset."""
+    async with connection(proxy) as client:
+        async with proxy.lose_request(has(b"second")) as loss:
+            await greet(client)
+            client.writer.write(request(1, b"first") + request(2, b"second") + request(3, b"third"))
+            await within(loss.fired.wait())
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        await within(echo.ended.wait())
+        assert bytes(echo.received) == GREETING + request(1, b"first")
+
+
+async def test_faults_are_not_asked_about_the_greeting(proxy: TcpProxy) -> None:
+    """`match` sees the body of each request, in order, and never the first message of a connection."""
+    seen: list[bytes] = []
+    async with proxy.lose_request(lambda body: bool(seen.append(body))), connection(proxy) as client:
+        await greet(client)
+        client.writer.write(request(1, b"a") + request(2, b"b"))
+        await client.get(2 * len(request(1, b"a")))
+    assert seen == [request(1, b"a")[4:], request(2, b"b")[4:]]
+
+
+async def test_faults_let_pass_what_is_not_zookeepers(proxy: TcpProxy) -> None:
+    """Bytes that make no sense as messages just pass, while a fault waits for one."""
+    async with proxy.lose_request(lambda body: True), connection(proxy) as client:
+        client.writer.write(b"srvr")
+        assert await client.get(4) == b"srvr"
+        client.writer.write(request(1))
+        assert await client.get(8) == request(1)
+
+
+async def test_a_dead_target_resets_the_client() -> None:
+    """A client of a proxy whose server is down is told at once; when it is back, it is served."""
+    port = free_ports(1)[0]
+    async with TcpProxy(f"{LOOPBACK}:{port}") as proxy:
+        with pytest.raises(ConnectionResetError):
+            async with connection(proxy) as client:
+                await client.rest()
+        async with await asyncio.start_server(lambda _, writer: writer.close(), LOOPBACK, port):
+            async with connection(proxy) as client:
+                assert await client.rest() == b""
+
+
+async def test_leaving_closes_everything(echo: Echo) -> None:
+    """Leaving, with connections open, silent and stuck, ends them all, and leaves no task."""
+    before = asyncio.all_tasks()
+    async with contextlib.AsyncExitStack() as stack:
+        async with TcpProxy(echo.address) as proxy:
+            address = proxy.address
+            used = await stack.enter_async_context(connection(proxy))
+            used.writer.write(b"x")
+            await used.get(1)
+            hole = await stack.enter_async_context(proxy.black_hole())
+            silent = await stack.enter_async_context(connection(proxy))
+            silent.writer.write(b"y")
+            await within(hole.arrived())
+        assert proxy.connections == 0
+        for client in (used, silent):
+            assert await client.rest() == b""
+        host, _, port = address.rpartition(":")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, int(port))
+        await within(echo.ended.wait())
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before | {asyncio.current_task()}
+
+
+async def test_leaving_just_after_a_connection_was_accepted(echo: Echo) -> None:
+    """Connections whose way to the server is not even begun are ended, too."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with TcpProxy(echo.address) as proxy:
+            client = await stack.enter_async_context(connection(proxy))
+            while not proxy.accepted:
+                await asyncio.sleep(0)
+            await within(proxy.cut())
+        assert await client.rest() == b""
+
+
+async def test_an_address_needs_an_open_proxy() -> None:
+    """A proxy that is not entered has no address, and says so."""
+    with pytest.raises(UsageStateError, match="inside its async with"):
+        _ = TcpProxy("127.0.0.1:2181").address
+
+
+def test_it_works_on_uvloop() -> None:
+    """The faults are the same on uvloop: an end, a reset, a black hole, a lost reply."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with Echo() as echo, TcpProxy(echo.address) as proxy:
+            await test_nothing_passes_a_black_hole(proxy, echo)
+            async with connection(proxy) as client:
+                await greet(client)
+                await within(proxy.cut(reset=True))
+                with pytest.raises(ConnectionResetError):
+                    await client.rest()
+        for test in (test_a_lost_request, test_held_replies_come_late):
+            async with Echo() as echo, TcpProxy(echo.address) as proxy:
+                await test(proxy, echo)
+        async with Echo() as echo, TcpProxy(echo.address) as proxy:
+            await test_a_lost_reply(proxy, echo, 1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+async def test_a_real_server_and_a_lost_message() -> None:
+    """On ZooKeeper: the node whose create's reply was lost exists; the one whose create was lost does not."""
+    async with LocalServer() as server, TcpProxy(server.address) as proxy:
+        async with proxy.lose_reply(lambda body: b"/committed" in body) as loss:
+            async with RawSession(proxy.address) as session:
+                assert await session.create("/before") == 0
+                with pytest.raises(ConnectionError):
+                    await session.create("/committed")
+        assert loss.fired.is_set()
+        async with proxy.lose_request(lambda body: b"/never" in body) as loss:
+            async with RawSession(proxy.address) as session:
+                with pytest.raises(ConnectionError):
+                    await session.create("/never")
+        assert loss.fired.is_set()
+        async with RawSession(server.address) as session:
+            assert await session.exists("/before") == 0
+            assert await session.exists("/committed") == 0
+            assert await session.exists("/never") == NO_NODE
