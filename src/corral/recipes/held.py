@@ -124,6 +124,7 @@ class Held:
 
     def _next_phase(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting = [each for each in self._waiting if not each.done()]  # the cancelled ones go
         self._waiting.append(future)
         return future
 

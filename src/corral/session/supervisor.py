@@ -92,6 +92,7 @@ class Session:
         self._supervisor: asyncio.Task[None] | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._failure: BaseException | None = None
+        self._turned_away_since: float | None = None  # by every server, round after round
         self._left = False  # whether the server has been told, as far as it could be
 
     # Opening and closing
@@ -340,10 +341,13 @@ class Session:
             addresses = await self._resolver.round(bound, last=last)
             turned_away = 0
             for address in addresses:
-                began = self.clock()
+                began, session_id = self.clock(), self._machine.session_id
                 connection = await self._attempt(address, bound)
                 if self._gave_up():
                     return
+                if session_id and not self._machine.session_id:
+                    self._backoff.reset()  # it expired: the new one can be had at once
+                    break
                 if connection is None:
                     turned_away += self._resolver.failures.get(str(address)) == _TURNED_AWAY
                     continue
@@ -352,7 +356,7 @@ class Session:
                     raise error
                 if self._left or self._gave_up():
                     return
-                last, rounds = address, 0
+                last, rounds, self._turned_away_since = address, 0, None
                 if self.clock() - began >= GOOD_CONNECTION:
                     self._backoff.reset()
                 break
@@ -397,11 +401,17 @@ class Session:
     def _vain_round(self, rounds: int, *, everyone_turned_us_away: bool) -> None:
         level = logging.WARNING if rounds == 1 else logging.INFO
         logger.log(level, "no server has taken the session; trying on: %s", self._resolver.describe())
-        silent_for = self.clock() - self._machine.contact
-        if everyone_turned_us_away and self._machine.last_zxid and silent_for > self.timeout:
+        if not everyone_turned_us_away or not self._machine.last_zxid:
+            self._turned_away_since = None
+            return
+        now = self.clock()
+        if self._turned_away_since is None:
+            self._turned_away_since = now
+        away = now - self._turned_away_since
+        if away > self.timeout:
             self._machine.fail_waiting(
                 errors.EnsembleBehind(
-                    f"every server turned us away for {silent_for:.1f} s without a word, as they do when they "
+                    f"every server turned us away for {away:.1f} s without a word, as they do when they "
                     f"have not seen transaction 0x{self._machine.last_zxid:x}, which we have: the ensemble was "
                     "restored from a backup or wiped, or has no leader. If it was restored, open a new client"
                 )

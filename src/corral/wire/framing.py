@@ -47,6 +47,7 @@ class Frames:
             self._read = self._written = 0
             if len(self._buffer) > _INITIAL:
                 self._replace(_INITIAL)
+            return self.view
         needed = max(self._needed(), self._written - self._read + 1)
         if needed > len(self._buffer):
             self._replace(max(needed, 2 * len(self._buffer)))
