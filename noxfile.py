@@ -16,7 +16,9 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "loops", "pythons"
 PROJECT = nox.project.load_toml("pyproject.toml")
 # The contract on a running server: every await, every cancel, every reconnect.
 CORE = ["tests/test_client.py", "tests/test_nodes.py", "tests/test_loss.py", "tests/recipes", "tests/session"]
-LEFT_OUT = "leaves out: wire, paths, watches, server faults, launchers (python 3.11 on asyncio's loop runs them)"
+LEFT_OUT = (
+    "leaves out: wire, paths, watches, server faults, launchers (python 3.11 on asyncio's loop runs them)"
+)
 
 
 def dependencies(group: str) -> list[str]:

@@ -1,10 +1,10 @@
-"""What a client sees when the server that it is connected to fails: one of three is killed, closed or made silent.
+"""What a client sees when its server fails: one of three is killed, closed or made silent.
 
     pip install . && python benchmarks/failover.py
 
-For each it prints the longest time between two answered reads, whether the session was kept, and whether a lock
-that was held meanwhile was kept. Session timeout 6 s, tick 0.5 s. A silent server is one that is stopped by
-SIGSTOP: its connections stay open and say nothing.
+For each it prints the longest time between two answered reads, whether the session was kept, and whether a
+lock that was held meanwhile was kept. Session timeout 6 s, tick 0.5 s. A silent server is one that is stopped
+by SIGSTOP: its connections stay open and say nothing.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ async def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=1)
     asyncio.run(main(parser.parse_args().rounds))

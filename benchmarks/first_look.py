@@ -1,10 +1,10 @@
-"""A first look at the cost: client CPU of a pipelined get and of a lock cycle, beside a bare floor and the peers.
+"""A first look at the cost: client CPU of a pipelined get and of a lock cycle, beside a floor and the peers.
 
     pip install . kazoo && python benchmarks/first_look.py
 
 All clients run in one process, in turn, round by round, against one local server that has been warmed up, so
-that a noisy machine is noisy for all of them. The figure is CPU time of this process per operation: the median
-over the rounds and, in brackets, the least and the most. Ratios are to the floor of the same run.
+that a noisy machine is noisy for all of them. The figure is CPU time of this process per operation: the
+median over the rounds and, in brackets, the least and the most. Ratios are to the floor of the same run.
 
 The floor is an `asyncio.BufferedProtocol` with hand-packed requests and one write a loop turn, behind an
 `async def` that raises errors and decodes the Stat: a user's API needs no less. Its lock cycle is what an
@@ -238,7 +238,9 @@ async def main(hosts: str | None, rounds: int, cycles: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hosts", help="an ensemble to run against (default: start one server here)")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--cycles", type=int, default=100)

@@ -1,4 +1,4 @@
-"""Configuration that is reloaded when it changes: the first event is the state now, the last is always delivered."""
+"""Configuration that reloads when it changes: the first event is the state now, the last always comes."""
 
 from __future__ import annotations
 

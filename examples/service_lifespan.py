@@ -34,7 +34,9 @@ async def lifespan(service: Service, hosts: str, address: str) -> AsyncIterator[
     """Registered while the service runs: the ephemeral node goes with the session, however that ends."""
     async with corral.connect(hosts) as zk:
         service.zk = zk
-        await zk.create("/examples/web/", address.encode(), ephemeral=True, sequential=True, make_parents=True)
+        await zk.create(
+            "/examples/web/", address.encode(), ephemeral=True, sequential=True, make_parents=True
+        )
         yield
         service.zk = None
 

@@ -101,7 +101,9 @@ async def main(hosts: str, arguments: argparse.Namespace) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, default=4, help="how many workers (default: 4)")
     parser.add_argument("--turns", type=int, default=5, help="how often each takes the lock (default: 5)")
     zookeeper.run(main, parser)

@@ -1,4 +1,4 @@
-"""A ZooKeeper for the examples: the one that --hosts names, or one started here for as long as it is needed."""
+"""A ZooKeeper for the examples: the one that --hosts names, or one started here while it is needed."""
 
 from __future__ import annotations
 

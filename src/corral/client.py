@@ -39,9 +39,9 @@ def connect(
     Entering waits for a session, at most `connect_timeout` seconds (None: for ever); leaving closes it, so
     that its ephemerals go at once. Nothing is sent, and no error of the network raised, before that.
 
-    - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; else ``CORRAL_HOSTS`` from the
-      environment, else ``localhost:2181``. The port is 2181 if left out. The servers are tried in random
-      order. A chroot must exist before anything is done below it (``create("/", make_parents=True)`` makes it).
+    - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; else ``CORRAL_HOSTS`` from
+      the environment, else ``localhost:2181``. The port is 2181 if left out. The servers are tried in random
+      order. A chroot must exist before anything is done below it; ``create("/", make_parents=True)`` makes it.
     - `session_timeout` (seconds): how long the servers keep the session, and what it holds, without hearing
       of us. They may grant another; see `Client.session_timeout`. It is also how soon others can take over
       after a crash. Twice to twenty times the servers' tick (2 s by default) is what they grant.

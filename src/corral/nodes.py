@@ -89,7 +89,7 @@ class Nodes:
     async def children(self, path: str, *, with_stat: bool) -> list[str] | tuple[list[str], Stat]: ...
 
     async def children(self, path: str, *, with_stat: bool = False) -> list[str] | tuple[list[str], Stat]:
-        """The names of a znode's children, in no order; with its own `Stat` if `with_stat`. Raises `NoNode`."""
+        """The names of a znode's children, unordered; with its own `Stat` if `with_stat`. Raises `NoNode`."""
         op, encode = (
             (messages.CHILDREN2, messages.encode_children2)
             if with_stat
@@ -197,10 +197,16 @@ class Nodes:
         )
         if any(isinstance(answer, errors.ConnectionLoss) for answer in answers):
             await self.make(full, acl, container=container)
-        # Only the last refusal counts: an ancestor that we may not create can be there all the same.
-        elif answers and isinstance(answers[-1], BaseException):
-            if not isinstance(answers[-1], errors.NodeExists | errors.NoNode):
-                raise answers[-1]
+            return
+        # An ancestor that we may not create can be there all the same: a refusal counts only if the last
+        # one failed, for itself or for want of that ancestor. NoNode alone: one vanished again meanwhile.
+        last = answers[-1] if answers else None
+        if isinstance(last, BaseException) and not isinstance(last, errors.NodeExists):
+            for answer in answers:
+                if isinstance(answer, BaseException) and not isinstance(
+                    answer, errors.NodeExists | errors.NoNode
+                ):
+                    raise answer
 
     async def delete(self, path: str, *, version: int | None = None, recursive: bool = False) -> None:
         """Delete a znode. Raises `NoNode`, `NotEmpty`, or `BadVersion` if its data version is not `version`.

@@ -32,7 +32,7 @@ def validate(path: str, what: str = "path") -> None:
         raise UsageValueError(f"{what} {path!r} must not end with '/'; write {path.rstrip('/') or '/'!r}")
     if found := _FORBIDDEN.search(path):
         raise UsageValueError(
-            f"{what} {path!r} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids in paths"
+            f"{what} {path!r} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids"
         )
     for name in path[1:].split("/"):
         if name in ("", ".", ".."):

@@ -18,7 +18,7 @@ CONTAINER = 4
 WITH_TTL = 5
 SEQUENTIAL_WITH_TTL = 6
 MAX_TTL = 0xFFFFFFFFFF / 1000
-"""The longest time to live of a znode, in seconds (about 35 years): the server has 40 bits for milliseconds."""
+"""The longest time to live, in seconds (about 35 years): the server has 40 bits for milliseconds."""
 
 
 def data(value: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Something held: what the body of ``async with`` is told when it is lost, and how it is given up (L4 to L6)."""
+"""Something held: what the body of ``async with`` is told on a loss, and how it is given up (L4 to L6)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from corral import errors
 from corral.nodes import Nodes
 from corral.session.supervisor import Session
 from corral.transaction import Transaction
+
 from .line import Line, Place
 
 __all__ = ["Held"]
@@ -89,7 +90,7 @@ class Held:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is held now: computed from the clock, so it is right even when nothing was noticed yet."""
+        """Whether it is held now: computed from the clock, so right even when nothing was noticed yet."""
         return self._phase is Phase.HELD and self._session.is_held(self)
 
     def transaction(self) -> Transaction:

@@ -37,6 +37,7 @@ from corral.session.supervisor import Session
 from corral.session.watches import Change
 from corral.types import OPEN_ACL, Acl, Stat
 from corral.wire import messages
+
 from .outcome import Outcome, Removal
 
 logger = logging.getLogger("corral.recipes")
@@ -44,7 +45,8 @@ logger = logging.getLogger("corral.recipes")
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 # After these a create may have been carried out.
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
-_DIGITS = r"(\d{10}|-\d{9,10})"  # "%010d" of a signed 32-bit number
+# "%010d" of a signed 32-bit number. A minus before ten digits that begin with 0 is not part of the number.
+_DIGITS = r"(\d{10}|-\d{9}|-[1-9]\d{9})"
 
 
 class Layout(NamedTuple):
@@ -368,5 +370,5 @@ class _Signal:
 
 
 def _wrapped(difference: int) -> int:
-    """The difference of two numbers of a signed 32-bit counter that wraps: negative if the first is earlier."""
+    """How far apart two numbers of a wrapping 32-bit counter are: negative if the first is earlier."""
     return (difference + 0x80000000) % 0x100000000 - 0x80000000

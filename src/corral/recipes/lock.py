@@ -8,6 +8,7 @@ from types import TracebackType
 from corral import errors
 from corral.nodes import Nodes
 from corral.session.supervisor import Session
+
 from .held import Held
 from .line import Contender, Layout, Line, Place, PlaceLost
 
@@ -138,13 +139,17 @@ class Lock:
         self._holders.discard(self._full, held)
 
     async def release(self) -> None:
-        """Release what was acquired through this object, by whichever task. See `Held.release`.
+        """Release what this task acquired through this object, else what another task holds through it.
 
-        Raises `UsageStateError` if nothing is.
+        See `Held.release`. Raises `UsageStateError` if nothing is acquired.
         """
-        if not self._acquired:
-            raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
-        await next(iter(self._acquired)).release()
+        task = asyncio.current_task()
+        # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
+        ours = [held for held in self._acquired if held.owner is task]
+        for held in ours or [held for held in self._acquired if held.is_valid] or self._acquired:
+            await held.release()
+            return
+        raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
 
     async def locked(self) -> bool:
         """Whether anybody holds it, us included, as of the connected server."""

@@ -1,4 +1,4 @@
-"""Where the servers are: the connect string, the order in which they are tried, and how long to wait between."""
+"""Where the servers are: the connect string, the order to try them in, and how long to wait between."""
 
 from __future__ import annotations
 

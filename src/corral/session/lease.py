@@ -86,7 +86,7 @@ class LeaseClock:
             self._touches.append(now)
 
     def answered(self, sent: float) -> None:
-        """A request that is no quorum write, sent at `sent`, was answered: proves nothing, but for `by_ping`."""
+        """A request that is no quorum write was answered: that proves nothing, but for `by_ping`."""
         if self._by_ping:
             self._advance(sent)
 

@@ -39,6 +39,7 @@ from corral import errors
 from corral.types import State
 from corral.wire import framing, messages
 from corral.wire.compile import DecodeError
+
 from .auth import Credentials
 from .lease import LeaseClock
 from .requests import Request, Requests, Waiter
@@ -129,7 +130,7 @@ class Hold(Protocol):
         """The node's full path."""
 
     def lost(self, error: errors.SessionError, ended: float) -> None:
-        """It is held no longer; `ended` is until when it was, by the machine's clock. Must not block or raise."""
+        """It is held no longer; `ended` is until when it was, by the machine's clock. Must not raise."""
 
 
 class Machine:

@@ -152,7 +152,7 @@ class Requests:
         return request
 
     def refused(self, request: Request) -> None:
-        """Take back a request that was certainly not applied: `reclaim` will have it sent again, in its turn."""
+        """Take back a request that was certainly not applied: `reclaim` has it sent again, in its turn."""
         request.refused = True
         self.in_flight.appendleft(request)
         self._bytes_in_flight += len(request.body)

@@ -24,6 +24,7 @@ from corral import errors
 from corral.types import State
 from corral.wire import framing, messages
 from corral.wire.messages import Operation
+
 from .auth import Credentials
 from .connection import Connection
 from .hosts import Address, Backoff, Resolver
@@ -137,7 +138,7 @@ class Session:
             raise self._failure
 
     def check_place(self) -> None:
-        """Raise `UsageStateError` unless this is the event loop, thread and process that opened the session."""
+        """Raise `UsageStateError` unless this is the event loop that opened the session."""
         try:
             if asyncio.get_running_loop() is self._loop:
                 return
@@ -159,7 +160,7 @@ class Session:
     def request(
         self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0
     ) -> asyncio.Future[Any]:
-        """Send a request; the future has its answer. Cancelling the future stops nothing that is on its way."""
+        """Send a request; the future has its answer. Cancelling it stops nothing that is on its way."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -183,7 +184,7 @@ class Session:
             connection.flush_soon()
 
     def watch(self, path: str, watcher: Watcher) -> None:
-        """Fire `watcher` whenever the node at the full path may have changed, once `watch_read` has armed it."""
+        """Fire `watcher` when the node at the full path may have changed, once `watch_read` has armed it."""
         self._machine.watches.add(path, watcher)
 
     def unwatch(self, path: str, watcher: Watcher) -> None:
@@ -412,8 +413,8 @@ class Session:
             self._machine.fail_waiting(
                 errors.EnsembleBehind(
                     f"every server turned us away for {away:.1f} s without a word, as they do when they "
-                    f"have not seen transaction 0x{self._machine.last_zxid:x}, which we have: the ensemble was "
-                    "restored from a backup or wiped, or has no leader. If it was restored, open a new client"
+                    f"have not seen transaction 0x{self._machine.last_zxid:x}, which we have: the ensemble "
+                    "was restored from a backup or wiped, or has no leader. If restored, open a new client"
                 )
             )
 

@@ -36,7 +36,7 @@ class Watcher(Protocol):
     """Whoever wants to know that a node changed."""
 
     def fire(self, change: Change) -> None:
-        """It has changed, and may have again: look. Called from within the session; must not block or raise."""
+        """It has changed, and may have again: look. Called from within the session; must not raise."""
 
 
 class Armed(enum.Enum):

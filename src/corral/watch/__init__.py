@@ -1,1 +1,1 @@
-"""Iterators over the state of what is watched. What the server's watches are is in `corral.session.watches`."""
+"""Iterators over the state of what is watched. The server's watches are in `corral.session.watches`."""

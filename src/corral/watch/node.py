@@ -210,7 +210,7 @@ class NodeWatch:
         self._feeds.session.check_place()
         if self._waiting is not None:
             raise errors.UsageStateError(
-                f"two tasks read one watch of {self._path!r}; call zk.watch() in each, it costs the server nothing"
+                f"two tasks read one watch of {self._path!r}; call zk.watch() in each, they share it"
             )
         if self._feed is None:
             self._feed = feed = self._feeds.join(self._full, self._path)

@@ -19,6 +19,7 @@ from aiozk.protocol import stat as aiozk_stat
 from aiozk.protocol.primitives import Buffer, Int, Long, UString, Vector
 
 from corral.types import Acl, Perm, Stat
+
 from . import compile as compiler
 from .compile import Codec, DecodeError, Item, compile_item, compile_parts, compile_record
 
