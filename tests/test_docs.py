@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.session.machine import TRANSITIONS
+from corral.session.states import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent
 

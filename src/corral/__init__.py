@@ -7,7 +7,7 @@ from .errors import __all__ as _errors
 from .recipes.held import Held as Held
 from .recipes.line import Contender as Contender
 from .recipes.lock import Lock as Lock
-from .session.supervisor import StateStream as StateStream
+from .session.state_stream import StateStream as StateStream
 from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
 from .types import __all__ as _types

@@ -12,7 +12,8 @@ from .nodes import Nodes
 from .recipes.lock import Holders, Lock
 from .session import hosts as connect_string
 from .session.auth import Credentials
-from .session.supervisor import Options, Session, StateStream
+from .session.state_stream import StateStream
+from .session.supervisor import Options, Session
 from .types import State
 from .watch.node import Feeds, NodeWatch
 from .wire import framing
@@ -41,7 +42,7 @@ def connect(
 
     - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; else ``CORRAL_HOSTS`` from
       the environment, else ``localhost:2181``. The port is 2181 if left out. The servers are tried in random
-      order. A chroot must exist before anything is done below it; ``create("/", make_parents=True)`` makes it.
+      order. A chroot must exist before anything is done below it: ``create("/", make_parents=True)``.
     - `session_timeout` (seconds): how long the servers keep the session, and what it holds, without hearing
       of us. They may grant another; see `Client.session_timeout`. It is also how soon others can take over
       after a crash. Twice to twenty times the servers' tick (2 s by default) is what they grant.

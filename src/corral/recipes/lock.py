@@ -84,33 +84,25 @@ class Lock:
 
         Uncontended it takes one round trip. See the class for what happens on cancel and on loss.
         """
-        while True:
-            place, names = await self._join()
-            try:
-                await self._line.wait_turn(place, names)
-                await self._line.confirm(place, self._session.timeout * LEAST_LEASE)
-            except PlaceLost:
-                self._line.leave(place)
-                continue
-            except BaseException:
-                self._line.leave(place)
-                raise
-            held = self._hold(place)
-            if held.is_valid:
-                return held
-            self._over(held)  # lost in the same breath: its node is being removed
+        held = await self._take(wait=True)
+        assert held is not None
+        return held
 
     async def try_acquire(self) -> Held | None:
         """Take it if nobody has it and nobody waits, else return None, without waiting in line.
 
         On cancel and on loss as `acquire`: nothing of ours stays in the line.
         """
+        return await self._take(wait=False)
+
+    async def _take(self, *, wait: bool) -> Held | None:
         while True:
             place, names = await self._join()
             try:
-                if self._line.is_blocked(place, names):
+                if not wait and self._line.is_blocked(place, names):
                     self._line.leave(place)
                     return None
+                await self._line.wait_turn(place, names)
                 await self._line.confirm(place, self._session.timeout * LEAST_LEASE)
             except PlaceLost:
                 self._line.leave(place)

@@ -69,6 +69,8 @@ class LeaseClock:
 
     def connected(self, sent: float, *, created: bool) -> None:
         """A connection is established by a connect request sent at `sent`; `created` for a new session."""
+        if created:
+            self.anchor = float("-inf")  # what was proven was proven of another session
         self._touches.clear()  # what was sent on another connection need not have arrived
         self._connect_sent = sent
         self._last_write = float("-inf")

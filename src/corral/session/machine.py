@@ -12,7 +12,7 @@ Two rules:
 1. Every entry that is given `now` first moves the clock (`_advance`), so a lease that has lapsed is declared
    before any answer is resolved. asyncio runs ready I/O before due timers: after a blocked loop an answer
    would otherwise wake a body that holds no longer (S9).
-2. `_change` alone sets `state`, and only as `TRANSITIONS` has it.
+2. `_change` alone sets `state`, and only as `states.TRANSITIONS` has it.
 
 Answers go straight to whoever waits (`requests.Waiter`): there is no event object in between.
 
@@ -31,9 +31,8 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from corral import errors
 from corral.types import State
@@ -41,77 +40,19 @@ from corral.wire import framing, messages
 from corral.wire.compile import DecodeError
 
 from .auth import Credentials
-from .lease import LeaseClock
+from .holdings import INFINITY, Heartbeat, Hold, Holdings
 from .requests import Request, Requests, Waiter
+from .states import TRANSITIONS, Change
 from .watches import WatchRegistry
 
 logger = logging.getLogger("corral.session")
 
-INFINITY = float("inf")
-
 PING_AFTER = 1 / 3
 SILENCE_LIMIT = 1 / 2
-HEARTBEAT_EVERY = 1 / 6
-HEARTBEAT_LIMIT = 1 / 3
 # The leader rounds expiry up by at most a tick, which is at most T/2 by a server's defaults.
 EXPIRY_MARGIN = 1 / 2
-# Of the loop's observed lateness: how much of T it may take from the lease, and the least that it takes.
-MOST_LATENESS = 1 / 8
-LEAST_LATENESS = 1 / 100
-# Holds whose nodes one heartbeat checks; with more, heartbeats take turns.
-CHECKS_PER_HEARTBEAT = 100
 
 _NO_PASSWORD = bytes(16)
-
-
-class Change(enum.Enum):
-    """What can happen to a session, as far as its state is concerned."""
-
-    ESTABLISHED = "a server takes our requests"
-    DISCONNECTED = "the connection is gone"
-    LEASE_ENDED = "holding can no longer be proven"
-    SESSION_ENDED = "the session is over"
-    CREDENTIALS_REFUSED = "a server refused our credentials"
-    CLOSED = "the client is closed"
-
-
-TRANSITIONS: Mapping[State, Mapping[Change, State]] = MappingProxyType(
-    {
-        State.SUSPENDED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.SUSPENDED,
-            Change.LEASE_ENDED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
-        },
-        State.CONNECTED: {
-            Change.DISCONNECTED: State.SUSPENDED,
-            Change.LEASE_ENDED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
-        },
-        State.LAPSED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
-        },
-        State.EXPIRED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
-        },
-        State.AUTH_FAILED: {
-            Change.DISCONNECTED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
-        },
-        State.CLOSED: {},
-    }
-)
 
 
 class Phase(enum.Enum):
@@ -120,17 +61,6 @@ class Phase(enum.Enum):
     DOWN = "down"
     HANDSHAKE = "handshake"
     UP = "up"
-
-
-class Hold(Protocol):
-    """Something held by virtue of the session: a node of ours that others wait to see go."""
-
-    @property
-    def node(self) -> str:
-        """The node's full path."""
-
-    def lost(self, error: errors.SessionError, ended: float) -> None:
-        """It is held no longer; `ended` is until when it was, by the machine's clock. Must not raise."""
 
 
 class Machine:
@@ -165,23 +95,18 @@ class Machine:
         self._requested_timeout = timeout
         self._password = _NO_PASSWORD
         self._credentials = list(credentials)
-        self._half_tick = half_tick
         self._by_ping = lease_by_ping
         self._max_reply = max_reply
         self._on_state = on_state
         self._frames = framing.Frames(max_reply)
 
-        self._lease = LeaseClock(timeout, half_tick, by_ping=lease_by_ping)
-        self._holds: dict[Hold, None] = {}
-        self._lease_end = INFINITY  # of what is held; infinite while nothing is
-        self._lateness = 0.0
+        self._holdings = Holdings(timeout, half_tick, by_ping=lease_by_ping)
+        self._lease = self._holdings.lease
 
         self._connect_sent = 0.0
         self._last_sent = 0.0
         self._quiet_since = 0.0
         self._ping_sent: float | None = None
-        self._heartbeat: _Heartbeat | None = None
-        self._heartbeat_due = 0.0
         self._zxid_when_lost = 0
 
     # Entries of the connection
@@ -256,8 +181,7 @@ class Machine:
             self._zxid_when_lost = self.last_zxid
         self.phase = Phase.DOWN
         self._ping_sent = None
-        self._heartbeat = None
-        self._lease.disconnected()
+        self._holdings.disconnected()
         for request in self.requests.reclaim():
             request.reject(
                 errors.ConnectionLoss(
@@ -272,18 +196,16 @@ class Machine:
     def tick(self, now: float, due: float | None = None) -> None:
         """The time given by `deadline` has come. `due` is when this was to be called, if that is known."""
         if due is not None:
-            # Decays, so that one stall does not shorten leases for ever.
-            self._lateness = max(min(now - due, self.timeout * MOST_LATENESS), self._lateness * 0.9)
-            if self._holds:
-                self._update_lease()
+            self._holdings.note_lateness(now - due)
         self.advance(now)
         if self.phase is not Phase.UP or self.condemned is not None:
             return
-        if self._heartbeat is not None and now >= self._heartbeat.sent + self.timeout * HEARTBEAT_LIMIT:
-            self._condemn(f"no answer to a heartbeat for {now - self._heartbeat.sent:.2f} s")
+        heartbeat = self._holdings.heartbeat
+        if heartbeat is not None and now >= self._holdings.due():
+            self._condemn(f"no answer to a heartbeat for {now - heartbeat.sent:.2f} s")
         elif now >= self._silence_due():
             self._condemn(f"no answer for {now - self._quiet_since:.2f} s")
-        elif self._holds and self._heartbeat is None and now >= self._heartbeat_due:
+        elif now >= self._holdings.due():
             self._send_heartbeat(now)
         elif self._ping_sent is None and now >= self._last_sent + self.timeout * PING_AFTER:
             self._send_ping(now)
@@ -291,15 +213,12 @@ class Machine:
     def deadline(self) -> float:
         """When `tick` is to be called next, at the latest; infinite for never. Clears `restless`."""
         self.restless = False
-        due = self._lease_end
+        due = self._holdings.end
         if self.phase is Phase.UP and self.condemned is None:
             due = min(due, self._silence_due())
             if self._ping_sent is None:
                 due = min(due, self._last_sent + self.timeout * PING_AFTER)
-            if self._heartbeat is not None:
-                due = min(due, self._heartbeat.sent + self.timeout * HEARTBEAT_LIMIT)
-            elif self._holds:
-                due = min(due, self._heartbeat_due)
+            due = min(due, self._holdings.due())
         elif self.phase is Phase.DOWN and self.session_id:
             due = min(due, self._expiry_due())
         return due
@@ -317,26 +236,21 @@ class Machine:
 
     def hold(self, hold: Hold, now: float) -> None:
         """Tell `hold` when the lease ends, and keep it from ending: heartbeats from now on."""
-        if not self._holds:
-            self._heartbeat_due = now + self.timeout * HEARTBEAT_EVERY
-        self._holds[hold] = None
+        self._holdings.add(hold, now)
         self.restless = True
-        self._update_lease()
         self.advance(now)
 
     def unhold(self, hold: Hold) -> None:
         """It is given up; no more is said to it."""
-        self._holds.pop(hold, None)
-        if not self._holds:
-            self._lease_end = INFINITY
+        self._holdings.discard(hold)
 
     def is_held(self, hold: Hold, now: float) -> bool:
         """Whether it is held at `now`: by the clock, not by what has been noticed so far."""
-        return hold in self._holds and now < self._lease_end
+        return hold in self._holdings and now < self._holdings.end
 
     def lease_end(self) -> float:
         """Until when something held would be safe, by the proofs there are."""
-        return self._lease.end - max(self._lateness, self.timeout * LEAST_LATENESS)
+        return self._holdings.possible_end()
 
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these too, now and on each connection to come."""
@@ -352,7 +266,7 @@ class Machine:
         """
         self.advance(now)
         self.closing = True
-        self._lose_holds(self._final_error(), now)
+        self._holdings.lose_all(self._final_error(), now)
         for request in list(self.requests.waiting):
             request.reject(self._final_error())
         self.requests.waiting.clear()
@@ -368,7 +282,7 @@ class Machine:
         self.phase = Phase.DOWN
         self.session_id = 0
         reason = self._final_error(error)
-        self._lose_holds(reason, now)
+        self._holdings.lose_all(reason, now)
         for request in self.requests.drop_all():
             request.reject(reason)
         if self.state is not State.CLOSED:
@@ -385,28 +299,19 @@ class Machine:
 
     def advance(self, now: float) -> None:
         """Declare what `now` has made true: a lease that has lapsed, a session that is over."""
-        if now >= self._lease_end:
+        if now >= self._holdings.end:
             self._lapse(now)
         if self.phase is Phase.DOWN and self.session_id and now >= self._expiry_due():
             self._expire(f"no server was heard of for {now - self.contact:.2f} s")
 
     def _lapse(self, now: float) -> None:
-        ended = self._lease_end
+        ended = self._holdings.end
         logger.warning("lease of session 0x%x lapsed: what it held is lost", self.session_id)
-        self._lose_holds(
+        self._holdings.lose_all(
             errors.LockLost("the lease lapsed: that the session is alive could no longer be proven"), ended
         )
         if Change.LEASE_ENDED in TRANSITIONS[self.state]:
             self._change(Change.LEASE_ENDED)
-
-    def _lose_holds(self, error: errors.SessionError, ended: float) -> None:
-        holds, self._holds = self._holds, {}
-        self._lease_end = INFINITY
-        for hold in holds:
-            hold.lost(error, ended)
-
-    def _update_lease(self) -> None:
-        self._lease_end = self.lease_end()
 
     def _silence_due(self) -> float:
         if self.requests.in_flight or self._ping_sent is not None:
@@ -424,40 +329,17 @@ class Machine:
         self.requests.urgent.append(_frame(messages.PING_XID, messages.PING.opcode, b""))
 
     def _send_heartbeat(self, now: float) -> None:
+        heartbeat = self._holdings.begin_heartbeat(now, self._heartbeat_answered)
         if self._by_ping:
             if self._ping_sent is None:
                 self._send_ping(now)
-            self._heartbeat = _Heartbeat(self, [], now)
             return
-        # Take turns: those that are checked now go to the end.
-        checked = list(self._holds)[:CHECKS_PER_HEARTBEAT]
-        if len(checked) < len(self._holds):
-            for hold in checked:
-                self._holds[hold] = self._holds.pop(hold)
-        self._heartbeat = _Heartbeat(self, checked, now)
-        body = messages.encode_multi(
-            [(messages.CHECK, messages.encode_check(hold.node, -1)) for hold in checked]
-        )
         if not self.requests.in_flight:
             self._quiet_since = now
-        self.requests.send_first(Request(messages.MULTI, body, None, self._heartbeat), now)
+        self.requests.send_first(Request(messages.MULTI, heartbeat.encode(), None, heartbeat), now)
 
-    def _heartbeat_answered(self, heartbeat: _Heartbeat, results: Sequence[messages.MultiResult]) -> None:
-        if heartbeat is not self._heartbeat:
-            return
-        self._heartbeat = None
-        self._heartbeat_due = heartbeat.sent + self.timeout * HEARTBEAT_EVERY
-        self.restless = True
-        for hold, result in zip(heartbeat.checked, results, strict=False):
-            if result.error == errors.NoNode.code and hold in self._holds:
-                del self._holds[hold]
-                logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
-                hold.lost(
-                    errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), heartbeat.sent
-                )
-                self._heartbeat_due = heartbeat.sent  # the server checks no further than the first refusal
-        if not self._holds:
-            self._lease_end = INFINITY
+    def _heartbeat_answered(self) -> None:
+        self.restless = True  # the next one is due before this one would have been late
 
     # What the server says
 
@@ -470,21 +352,15 @@ class Machine:
             self._condemn("the server has no such session")
             return
         created = reply.session_id != self.session_id
-        self.timeout = reply.timeout
+        self.timeout = self._lease.timeout = reply.timeout
         self.restless = True
-        if created:
-            self._lease = LeaseClock(reply.timeout, self._half_tick, by_ping=self._by_ping)
-        else:
-            self._lease.timeout = reply.timeout
         self.session_id = reply.session_id
         self._password = reply.password
         self.phase = Phase.UP
         self._last_sent = self._connect_sent
         self._quiet_since = now
         self._lease.connected(self._connect_sent, created=created)
-        self._heartbeat_due = now  # the first write on a connection makes it a proof
-        if self._holds:
-            self._update_lease()
+        self._holdings.connected(now)
         urgent = self.requests.urgent
         for credentials in self._credentials:
             urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
@@ -548,8 +424,7 @@ class Machine:
             self._lease.proven(request.sent_at, now)
         else:
             self._lease.answered(request.sent_at)
-        if self._holds:
-            self._update_lease()
+        self._holdings.renew()
         if failure is not None:
             request.reject(failure)
         else:
@@ -576,10 +451,9 @@ class Machine:
             return
         sent, self._ping_sent = self._ping_sent, None
         self._lease.answered(sent)
-        if self._holds:
-            self._update_lease()
-        if self._by_ping and self._heartbeat is not None:
-            self._heartbeat_answered(self._heartbeat, ())
+        self._holdings.renew()
+        if self._by_ping and self._holdings.heartbeat is not None:
+            self._holdings.heartbeat.set_result(())
 
     def _out_of_session(self, request: Request, code: int) -> None:
         """The server refused for the session's sake: certainly not applied, so it may be sent again."""
@@ -589,7 +463,7 @@ class Machine:
             if bound:
                 request.reject(self._expired_error())
                 return
-        if request.attempts < 2 and not isinstance(request.waiter, _Heartbeat):
+        if request.attempts < 2 and not isinstance(request.waiter, Heartbeat):
             self.requests.refused(request)
         else:
             request.reject(errors.server_error(code, request.op.name, request.path))
@@ -600,7 +474,7 @@ class Machine:
         over, self.session_id = self.session_id, 0
         self._password = _NO_PASSWORD
         error = errors.SessionExpired(f"session 0x{over:x} expired: {why}")
-        self._lose_holds(error, self.contact)
+        self._holdings.lose_all(error, self.contact)
         for request in self.requests.drop_bound(over):
             request.reject(error)
         if Change.SESSION_ENDED in TRANSITIONS[self.state]:
@@ -611,7 +485,7 @@ class Machine:
         logger.error("the server refused our credentials (error code %d)", code)
         self._change(Change.CREDENTIALS_REFUSED)
         error = self._final_error()
-        self._lose_holds(error, self.contact)
+        self._holdings.lose_all(error, self.contact)
         for request in self.requests.drop_all():
             request.reject(error)
         self.watches.reset()
@@ -653,24 +527,3 @@ def _session_error_in(results: Sequence[messages.MultiResult]) -> int:
 
 def _frame(xid: int, opcode: int, body: bytes) -> bytes:
     return messages.REQUEST_HEADER.pack(len(body) + 8, xid, opcode) + body
-
-
-class _Heartbeat:
-    """Waits for the answer to one heartbeat."""
-
-    __slots__ = ("_machine", "checked", "sent")
-
-    def __init__(self, machine: Machine, checked: Sequence[Hold], sent: float) -> None:
-        self._machine = machine
-        self.checked = checked
-        self.sent = sent
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, result: Any, /) -> None:
-        self._machine._heartbeat_answered(self, result)
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """Whatever broke it, the connection's end or another heartbeat follows."""
-        self._machine._heartbeat_answered(self, ())

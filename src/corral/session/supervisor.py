@@ -12,7 +12,6 @@ import logging
 import random
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,9 +26,11 @@ from corral.wire.messages import Operation
 
 from .auth import Credentials
 from .connection import Connection
+from .holdings import Hold
 from .hosts import Address, Backoff, Resolver
-from .machine import Hold, Machine, Phase
+from .machine import Machine, Phase
 from .requests import NOBODY, Request, Waiter
+from .state_stream import StateStream
 from .watches import Armed, Watcher
 
 logger = logging.getLogger("corral.session")
@@ -461,44 +462,3 @@ class Session:
 
 
 _TURNED_AWAY = "the server took the connection and closed it without a word"
-
-_FINAL = (State.AUTH_FAILED, State.CLOSED)
-
-
-class StateStream:
-    """An async iterator over the session's states: the state now, then each change, until a final one.
-
-    A reader that falls far behind misses the oldest changes, never the newest. Cancelling ``anext`` loses
-    nothing. It is for one reader; each call of ``states()`` makes another.
-    """
-
-    LIMIT = 64
-
-    def __init__(self, state: State) -> None:
-        self._pending: deque[State] = deque([state], maxlen=self.LIMIT)
-        self._wake: asyncio.Future[None] | None = None
-        self._over = False
-
-    def tell(self, state: State) -> None:
-        """A change, from the session."""
-        self._pending.append(state)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    def __aiter__(self) -> StateStream:
-        return self
-
-    async def __anext__(self) -> State:
-        if self._over:
-            raise StopAsyncIteration
-        while not self._pending:
-            if self._wake is not None:
-                raise errors.UsageStateError("two tasks read one stream of states; call zk.states() in each")
-            self._wake = asyncio.get_running_loop().create_future()
-            try:
-                await self._wake
-            finally:
-                self._wake = None
-        state = self._pending.popleft()
-        self._over = state in _FINAL and not self._pending
-        return state
