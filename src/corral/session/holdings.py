@@ -85,7 +85,7 @@ class Holdings:
         return self.lease.end - max(self._lateness, self.lease.timeout * LEAST_LATENESS)
 
     def note_lateness(self, late: float) -> None:
-        """The event loop was so late, in seconds; it decays, so one stall does not shorten leases for ever."""
+        """The event loop was so late (seconds); it decays, so one stall does not shorten leases for ever."""
         self._lateness = max(min(late, self.lease.timeout * MOST_LATENESS), self._lateness * 0.9)
         self.renew()
 
