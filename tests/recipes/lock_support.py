@@ -1,14 +1,14 @@
-"""What the tests of locks share: a tap on the wire, coroutines cancelled at a chosen step, ways to lose a lock."""
+"""What the tests of locks share: a tap on the wire, coroutines struck at a step, the ways to lose a lock."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import re
-import struct
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import corral
 from corral.testing import TcpProxy
@@ -16,15 +16,358 @@ from corral.testing._server import four_letter_word
 from corral.wire import messages
 from support import PATIENCE, until
 
-PING, CLOSE = -2, -11
-NOTIFICATION = -1
+T = TypeVar("T")
+
+CREATE2, CHILDREN, DELETE, GET, MULTI, EXISTS, CREATE_CONTAINER = 15, 8, 2, 4, 14, 3, 19
 
 LOCK_NAME = re.compile(
-    r"_c_[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}-lock-(\d{10}|-\d{9}|-[1-9]\d{9})$"
+    r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-lock-(?P<number>\d{10}|-\d{9}|-[1-9]\d{9})"
 )
+"""Curator's name of a lock's node."""
 
 
-async def within[T](awaitable: Awaitable[T]) -> T:
+async def within(awaitable: Awaitable[T]) -> T:
     """Its result, unless it hangs."""
     async with asyncio.timeout(PATIENCE):
         return await awaitable
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Wait until a task is done, however it ends."""
+    done, _ = await asyncio.wait([task], timeout=PATIENCE)
+    assert done, f"hangs: {task}"
+
+
+async def children(client: corral.Client, path: str) -> list[str]:
+    """The names of a node's children in their numbers' order; none if there is no such node."""
+    try:
+        return sorted(await client.children(path), key=lambda name: name[-10:])
+    except corral.NoNode:
+        return []
+
+
+async def until_line(client: corral.Client, path: str, length: int) -> list[str]:
+    """Wait until so many nodes stand in a line, as `client` sees it; returns them."""
+    names: list[str] = []
+
+    async def there() -> bool:
+        names[:] = await children(client, path)
+        return len(names) == length
+
+    try:
+        await until(there, f"{length} nodes in {path}")
+    except AssertionError:
+        raise AssertionError(f"never were {length} nodes in {path}: {names}") from None
+    return names
+
+
+async def settle(client: corral.Client) -> None:
+    """Let all that `client` has sent so far be carried out, or be certain never to be: a write of the same
+    session, on whatever connection it has by now, is ordered behind it."""
+    while True:
+        try:
+            await within(client.set("/", b""))
+        except corral.ConnectionLoss:
+            continue
+        return
+
+
+async def watched_paths(address: str) -> dict[str, list[str]]:
+    """The server's watches: who (session ids) watches which path."""
+    found: dict[str, list[str]] = {}
+    sessions: list[str] = []
+    for line in (await four_letter_word(address, "wchp")).splitlines():
+        if line.startswith("/"):
+            sessions = found[line] = []
+        elif line.strip():
+            sessions.append(line.strip())
+    return found
+
+
+def opcode(code: int) -> Callable[[bytes], bool]:
+    """Matches requests of one operation, for `TcpProxy.lose_request` and `lose_reply`."""
+    return lambda body: int.from_bytes(body[4:8], signed=True) == code
+
+
+# The wire
+
+
+class Frame(NamedTuple):
+    """A message seen on the wire."""
+
+    link: int
+    """On which connection, counted from 0."""
+    chunk: int
+    """In which piece that was received at once, counted over the connection and direction."""
+    to_server: bool
+    xid: int
+    code: int
+    """The operation of a request, the error code of a reply."""
+    body: bytes
+
+
+class Tap:
+    """A proxy that records every message but each connection's first. Clients connect to `address`."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self.target = host, int(port)
+        self.frames: list[Frame] = []
+        self.sessions: dict[int, messages.ConnectReply] = {}
+        """What the server granted, by connection."""
+        self.links = 0
+        self._open: set[_End] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        return "{}:{}".format(*self._listener.sockets[0].getsockname()[:2])
+
+    def requests(self, start: int = 0, *, ours: bool = True) -> list[int]:
+        """The operations asked for since frame `start`, without pings and heartbeats if only `ours`."""
+        codes = [frame.code for frame in self.frames[start:] if frame.to_server]
+        return [code for code in codes if not ours or code not in (messages.PING.opcode, MULTI)]
+
+    def events(self, start: int = 0) -> list[Frame]:
+        """The notifications of watches since frame `start`."""
+        return [
+            frame
+            for frame in self.frames[start:]
+            if not frame.to_server and frame.xid == messages.NOTIFICATION_XID
+        ]
+
+    async def seen(self, condition: Callable[[], object]) -> None:
+        """Wait until what was recorded fulfils a condition."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    def record(self, frame: Frame) -> None:
+        if frame.chunk >= 0:
+            self.frames.append(frame)
+        elif not frame.to_server:
+            self.sessions[frame.link] = messages.decode_connect_reply(frame.body, 0, len(frame.body))
+        self._news.set()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: _End(self, to_server=True), "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        for task in self._connecting:
+            task.cancel()
+        for end in list(self._open):
+            end.transport.abort()
+        while self._open or self._connecting:
+            self._news.clear()
+            await self._news.wait()
+
+
+class _End(asyncio.Protocol):
+    """One end of a tapped connection: what it receives goes out at its peer."""
+
+    transport: asyncio.Transport
+    peer: _End | None = None
+
+    def __init__(self, tap: Tap, *, to_server: bool) -> None:
+        self.tap = tap
+        self.to_server = to_server
+        self.link = tap.links
+        self.chunk = -1
+        self.waiting = b""  # for the peer
+        self.partial = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.tap._open.add(self)
+        if self.to_server:
+            self.link = self.tap.links
+            self.tap.links += 1
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self.tap._connecting.add(task)
+            task.add_done_callback(self._connected)
+
+    async def _connect(self) -> None:
+        peer = _End(self.tap, to_server=False)
+        peer.link, peer.peer = self.link, self
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: peer, *self.tap.target)
+        except OSError:
+            self.transport.abort()
+            return
+        if self.transport.is_closing():
+            peer.transport.abort()
+            return
+        self.peer = peer
+        peer.transport.write(self.waiting)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self.tap._connecting.discard(task)
+        self.tap._news.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.partial += data
+        while len(self.partial) >= 4:
+            end = 4 + int.from_bytes(self.partial[:4])
+            if len(self.partial) < end:
+                break
+            self._record(bytes(self.partial[4:end]))
+            del self.partial[:end]
+        self.chunk += 1
+        if self.peer is not None:
+            self.peer.transport.write(data)
+        else:
+            self.waiting += data
+
+    def _record(self, body: bytes) -> None:
+        xid = int.from_bytes(body[:4], signed=True)
+        at = 4 if self.to_server else 12
+        code = int.from_bytes(body[at : at + 4], signed=True)
+        self.tap.record(Frame(self.link, self.chunk, self.to_server, xid, code, body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.tap._open.discard(self)
+        self.tap._news.set()
+        if self.peer is not None:
+            self.peer.transport.close()
+
+
+async def end_session(tap: Tap, address: str, session_id: int) -> None:
+    """Have the server end a session as if it had expired: take it over, with the password that was seen on
+    the wire, and close it."""
+    [password] = {reply.password for reply in tap.sessions.values() if reply.session_id == session_id}
+    host, _, port = address.rpartition(":")
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            connect = messages.encode_connect(0, 10.0, session_id, password)
+            close = messages.REQUEST_HEADER.pack(8, 1, messages.CLOSE.opcode)
+            writer.write(len(connect).to_bytes(4) + connect + close)
+            await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+# Coroutines, step by step
+
+
+@types.coroutine
+def observed(
+    coroutine: Coroutine[Any, Any, T], on_wait: Callable[[int, asyncio.Future[Any] | None], None]
+) -> Generator[Any, Any, T]:
+    """Run a coroutine, and call `on_wait` whenever it is about to wait: for the how-many-th time (from 0),
+    and for what (None for one turn of the loop)."""
+    step = 0
+    error: BaseException | None = None
+    while True:
+        try:
+            awaited = coroutine.send(None) if error is None else coroutine.throw(error)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+        on_wait(step, awaited)
+        step += 1
+        error = None
+        try:
+            yield awaited
+        except BaseException as thrown:
+            error = thrown
+
+
+class Strike:
+    """Cancels a task when its coroutine waits for the `step`-th time; with `when_done` in the tick in which
+    what it waits for is there. `also` is called in the same tick."""
+
+    def __init__(self, step: int, *, when_done: bool, also: Callable[[], object] = lambda: None) -> None:
+        self.reached = False
+        self.steps = 0
+        """How often it has waited so far, counting the wait that it is in."""
+        self._step = step
+        self._when_done = when_done
+        self._also = also
+        self._task: asyncio.Task[Any] | None = None
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run it in a task that is to be struck."""
+
+        async def run() -> T:
+            return await observed(coroutine, self._on_wait)
+
+        self._task = asyncio.get_running_loop().create_task(run())
+        return self._task
+
+    def aim_at_next(self) -> None:
+        """Strike at the next wait that begins."""
+        self._step = self.steps
+
+    def _on_wait(self, step: int, awaited: asyncio.Future[Any] | None) -> None:
+        self.steps = step + 1
+        if step != self._step:
+            return
+        if self._when_done and awaited is not None:
+            awaited.add_done_callback(self._hit)  # before the task's own, which comes when this has returned
+        else:
+            asyncio.get_running_loop().call_soon(self._hit)
+
+    def _hit(self, _: object = None) -> None:
+        assert self._task is not None
+        self.reached = True
+        self._task.cancel()
+        self._also()
+
+
+# Losing what is held
+
+
+class Rig(NamedTuple):
+    """A client whose connection can be broken, an observer whose cannot, and what is between."""
+
+    zk: corral.Client
+    other: corral.Client
+    proxy: TcpProxy
+    tap: Tap
+    server: str
+
+    @contextlib.asynccontextmanager
+    async def losing(self, how: str, node: str = "") -> AsyncIterator[None]:
+        """What `zk` holds is being lost inside the block. `node`, without our chroot, for "deleted"."""
+        if how == "lapsed":
+            async with self.proxy.black_hole():
+                yield
+        elif how == "expired":
+            async with self.proxy.refuse():
+                await end_session(self.tap, self.server, self.zk.session_id)
+                yield
+        elif how == "deleted":
+            await self.other.delete(node)
+            yield
+        else:
+            assert how == "closed"
+            await self.zk.close()
+            yield
+
+
+WAYS_TO_LOSE = ["lapsed", "expired", "deleted", "closed"]
+
+
+def below(client_root: str, full: str) -> str:
+    """A full path as a client below `client_root` names it."""
+    assert full.startswith(client_root + "/")
+    return full[len(client_root) :]
+
+
+@contextlib.contextmanager
+def noted(record: list[str], word: str) -> Iterator[None]:
+    """Append a word when the body is told to stop."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        record.append(word)
+        raise

@@ -1,0 +1,219 @@
+"""A server made of words: it reads what the machine sends, and says what a test wants it to say.
+
+Answers reach the machine whole, byte by byte, or with the next frame's first bytes behind them (`Feed`): the
+machine must not see a difference.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from corral.session.auth import Credentials
+from corral.session.machine import Machine
+from corral.session.requests import Request
+from corral.types import Stat, State
+from corral.wire import messages
+
+T = 12.0
+"""The session timeout, in seconds: its parts are whole numbers."""
+
+Feed = Callable[[bytes], list[bytes]]
+
+STAT = Stat(1, 2, 3.0, 4.0, 5, 6, 7, 8, 9, 10, 11)
+
+
+class Answer:
+    """A waiter that keeps what it is told; more than one answer is an error."""
+
+    def __init__(self, log: list[Any] | None = None, name: str = "answer") -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.answered = False
+        self._log = log
+        self._name = name
+
+    def done(self) -> bool:
+        return self.cancelled or self.answered
+
+    def set_result(self, result: Any) -> None:
+        self._settle()
+        self.result = result
+
+    def set_exception(self, error: BaseException) -> None:
+        self._settle()
+        self.error = error
+
+    def _settle(self) -> None:
+        assert not self.answered, "answered twice"
+        self.answered = True
+        if self._log is not None:
+            self._log.append(self._name)
+
+
+class Holder:
+    """Something held; keeps why and until when it was lost."""
+
+    def __init__(self, node: str = "/held", log: list[Any] | None = None) -> None:
+        self.node = node
+        self.error: BaseException | None = None
+        self.ended = 0.0
+        self._log = log
+
+    def lost(self, error: BaseException, ended: float) -> None:
+        assert self.error is None, "lost twice"
+        self.error, self.ended = error, ended
+        if self._log is not None:
+            self._log.append("lost")
+
+
+class Sent(NamedTuple):
+    """A frame from the machine."""
+
+    xid: int
+    opcode: int
+    body: bytes
+
+
+class Server:
+    """The machine, its connection, and what it has said."""
+
+    def __init__(self, feed: Feed, **options: Any) -> None:
+        self.now = 100.0
+        self.states: list[State] = []
+        self.machine = Machine(T, on_state=self.states.append, **options)
+        self.connects: list[messages.ConnectRequest] = []
+        self._feed = feed
+        self._rest = b""  # what is said with the next frame
+
+    # The connection
+
+    def open(self) -> None:
+        """A connection is open, and the machine has said what it says first."""
+        self._rest = b""
+        frame = self.machine.opened(self.now)
+        self.connects.append(messages.decode_connect(frame, 4, len(frame)))
+
+    def accept(self, session_id: int = 7, timeout: float = T) -> None:
+        """Shake hands."""
+        self.say_raw(messages.encode_connect_reply(timeout, session_id, b"p" * 16))
+
+    def connect(self, session_id: int = 7) -> None:
+        """A connection with its handshake."""
+        self.open()
+        self.accept(session_id)
+
+    def lose(self) -> None:
+        """The connection breaks."""
+        self.machine.lost(self.now, "a test broke it")
+
+    def heard(self, **options: Any) -> list[Sent]:
+        """What the machine has to say now."""
+        data = b"".join(self.machine.pump(self.now, **options))
+        found = []
+        while data:
+            length, xid, opcode = struct.unpack_from(">iii", data)
+            found.append(Sent(xid, opcode, data[12 : 4 + length]))
+            data = data[4 + length :]
+        return found
+
+    def opcodes(self) -> list[int]:
+        """The opcodes of what the machine has to say now."""
+        return [sent.opcode for sent in self.heard()]
+
+    # What the server says
+
+    def say_raw(self, body: bytes) -> None:
+        """One frame."""
+        *pieces, self._rest = self._feed(self._rest + struct.pack(">i", len(body)) + body)
+        for piece in pieces:
+            self._say(piece)
+
+    def say_bytes(self, data: bytes) -> None:
+        """Bytes, frames or not, behind what is still to be said."""
+        rest, self._rest = self._rest, b""
+        self._say(rest + data)
+
+    def _say(self, data: bytes) -> None:
+        while data:
+            free = self.machine.buffer()
+            count = min(len(free), len(data))
+            free[:count] = data[:count]
+            self.machine.received(self.now, count)
+            data = data[count:]
+
+    def answer(self, sent: Sent, body: bytes = b"", *, code: int = 0, zxid: int = 50) -> None:
+        """Answer one request."""
+        self.say_raw(messages.REPLY_HEADER.pack(sent.xid, zxid, code) + body)
+
+    def notify(self, kind: int, path: str) -> None:
+        """Tell of an event."""
+        header = messages.REPLY_HEADER.pack(messages.NOTIFICATION_XID, -1, 0)
+        self.say_raw(header + messages.WATCH_EVENT.encode(kind, 3, path))
+
+    # Time
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, with the machine called whenever it asks to be, until something comes of it."""
+        until = self.now + seconds
+        for _ in range(1000):
+            due = self.machine.deadline()
+            if due > until:
+                break
+            before = (due, self.machine.condemned, self.machine.has_output(), self.machine.state)
+            self.now = max(self.now, due)
+            self.machine.tick(self.now, due)
+            if (self.machine.deadline(), *before[1:]) == before and self.machine.condemned is None:
+                raise AssertionError(f"the machine asks to be called at {due}, and does nothing")
+            if self.machine.has_output() or self.machine.condemned is not None:
+                return  # a driver would write, or close, now
+            if self.machine.state is not before[3]:
+                return
+        else:
+            raise AssertionError("the machine never rests")
+        self.now = until
+
+    # What users ask
+
+    def ask(
+        self, op: messages.Operation, body: bytes, *, bound_to: int = 0, log: list[Any] | None = None
+    ) -> Answer:
+        """Submit a request."""
+        answer = Answer(log)
+        self.machine.submit(Request(op, body, "/a", answer, bound_to=bound_to))
+        return answer
+
+    def get(self, path: str = "/a", **options: Any) -> Answer:
+        """Submit a read."""
+        return self.ask(messages.GET, messages.encode_get(path, False), **options)
+
+    def set(self, **options: Any) -> Answer:
+        """Submit a write."""
+        return self.ask(messages.SET, messages.encode_set("/a", b"x", -1), **options)
+
+
+GET_REPLY = messages.GET.reply.encode(b"data", STAT)
+SET_REPLY = messages.SET.reply.encode(STAT)
+CHECKED = messages.encode_multi_reply([(13, 0, b"")])
+DIGEST = Credentials("digest", b"user:secret")
+
+
+# The ways in which bytes arrive: pieces to be received now, and what comes with the next frame.
+
+
+def whole(frame: bytes) -> list[bytes]:
+    """All at once."""
+    return [frame, b""]
+
+
+def byte_by_byte(frame: bytes) -> list[bytes]:
+    """One byte at a time."""
+    return [*(frame[index : index + 1] for index in range(len(frame))), b""]
+
+
+def with_a_tail(frame: bytes) -> list[bytes]:
+    """With the first bytes of the next frame, the answer to a ping that nobody sent, behind it."""
+    tail = struct.pack(">i", 16) + messages.REPLY_HEADER.pack(messages.PING_XID, 1, 0)
+    return [frame + tail[:7], tail[7:]]

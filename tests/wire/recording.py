@@ -1,0 +1,234 @@
+"""A conversation with a real server: what is said, what the answers mean, and the bytes of both.
+
+A `Step` is one request with the meaning of its answer, written by hand. `play` holds a list of them with a
+server and returns a `Recording` of the bytes, which can be kept in a file.
+
+Some of what a server answers is known only once it has answered: which zxid a write got, which id a session.
+A meaning names those by the step that they come from (`Znode`, `Zxid`, `SESSION_ID`, `PASSWORD`), and they are
+looked up in the recorded bytes with `struct` alone, not with what is under test. A string that begins with
+``~`` is a path below the recording's root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from support import PATIENCE
+
+from corral.types import Stat
+from corral.wire import messages
+from corral.wire.messages import Operation
+
+# Meanings
+
+
+class Zxid(NamedTuple):
+    """The zxid in the header of a step's answer: for a write, that of its transaction."""
+
+    of: str
+
+
+class Znode(NamedTuple):
+    """A `Stat` but for its times, as far as it differs from that of a new, empty node without children."""
+
+    created: str
+    """The step that created it; the next two are that one too unless given."""
+    changed: str | None = None
+    children_changed: str | None = None
+    version: int = 0
+    cversion: int = 0
+    aversion: int = 0
+    owner: Any = 0
+    length: int = 0
+    children: int = 0
+
+
+class _Learned(enum.Enum):
+    SESSION_ID = enum.auto()
+    PASSWORD = enum.auto()
+
+
+SESSION_ID, PASSWORD = _Learned
+"""Of the session that the step "connect" opened."""
+
+
+class Step(NamedTuple):
+    """One request and what it must lead to."""
+
+    name: str
+    op: Operation | None
+    """None for a connect request."""
+    fields: Any = ()
+    """Of a transaction: a list of operations with their fields."""
+    value: Any = None
+    error: int = 0
+    events: tuple[tuple[int, int, str], ...] = ()
+    """What the server tells before it answers: type, state, path."""
+    on: str = "main"
+    """Which connection; a connect request opens one."""
+    cut: int = 0
+    """How many bytes to leave off the end of the request."""
+
+
+def body_of(step: Step, fields: Any) -> bytes:
+    """The request as corral encodes it."""
+    if step.op is None:
+        encoded = messages.encode_connect(*fields)
+    elif step.op in (messages.MULTI, messages.MULTI_READ):
+        encoded = messages.encode_multi([(op, op.request.encode(*values)) for op, values in fields])
+    else:
+        encoded = step.op.request.encode(*fields)
+    return encoded[: len(encoded) - step.cut]
+
+
+_OWN_XIDS = {
+    messages.PING: messages.PING_XID,
+    messages.AUTH: messages.AUTH_XID,
+    messages.SET_WATCHES: messages.SET_WATCHES_XID,
+    messages.SET_WATCHES2: messages.SET_WATCHES_XID,
+}
+
+# What was recorded
+
+
+@dataclass
+class Exchange:
+    """The bytes that belong to one step: frames without their length."""
+
+    request: bytes
+    events: list[bytes]
+    reply: bytes
+
+
+@dataclass
+class Recording:
+    """A whole conversation."""
+
+    server: str
+    root: str
+    started: float
+    """Seconds since the epoch, before the first request; `ended` is after the last answer."""
+    ended: float = 0.0
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+
+    def resolve(self, meaning: Any) -> Any:
+        """A meaning with what it names looked up."""
+        match meaning:
+            case Zxid(of):
+                return self._unpack(">4xq", of)[0]
+            case Znode(created, changed, children_changed, version, cversion, aversion, owner, length, count):
+                czxid, mzxid, pzxid = (
+                    self.resolve(Zxid(of or created)) for of in (created, changed, children_changed)
+                )
+                owner = self.resolve(owner)
+                return Stat(czxid, mzxid, 0, 0, version, cversion, aversion, owner, length, count, pzxid)
+            case _Learned.SESSION_ID:
+                return self._unpack(">8xq", "connect")[0]
+            case _Learned.PASSWORD:
+                return self._unpack(">20x16s", "connect")[0]
+            case str() if meaning.startswith("~"):
+                return self.root + meaning[1:]
+            case tuple() if hasattr(meaning, "_fields"):
+                return type(meaning)(*map(self.resolve, meaning))
+            case tuple() | list():
+                return type(meaning)(map(self.resolve, meaning))
+        return meaning
+
+    def _unpack(self, layout: str, name: str) -> tuple[Any, ...]:
+        return struct.unpack_from(layout, self.exchanges[name].reply)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, with the headers of frames set apart from what they head."""
+        exchanges = {
+            name: {
+                "request": _hex(exchange.request, *((4, 4) if connected else ())),
+                "events": [_hex(event, 4, 8, 4) for event in exchange.events],
+                "reply": _hex(exchange.reply, *((4, 8, 4) if connected else ())),
+            }
+            for name, exchange in self.exchanges.items()
+            for connected in [not name.startswith("connect")]
+        }
+        content = {**vars(self), "exchanges": exchanges}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        content = json.loads(path.read_text())
+        exchanges = {
+            name: Exchange(
+                bytes.fromhex(exchange["request"]),
+                [bytes.fromhex(event) for event in exchange["events"]],
+                bytes.fromhex(exchange["reply"]),
+            )
+            for name, exchange in content["exchanges"].items()
+        }
+        return cls(**{**content, "exchanges": exchanges})
+
+
+def _hex(frame: bytes, *heads: int) -> str:
+    pieces = []
+    for size in heads:
+        pieces.append(frame[:size].hex())
+        frame = frame[size:]
+    return " ".join([*pieces, frame.hex()]).rstrip()
+
+
+# Recording
+
+
+class _Wire:
+    """One connection, frame by frame."""
+
+    @classmethod
+    async def open(cls, address: str) -> Self:
+        host, _, port = address.rpartition(":")
+        self = cls()
+        self._reader, self._writer = await asyncio.open_connection(host, int(port))
+        return self
+
+    def send(self, frame: bytes) -> None:
+        self._writer.write(struct.pack(">i", len(frame)) + frame)
+
+    async def receive(self) -> bytes:
+        return await self._reader.readexactly(int.from_bytes(await self._reader.readexactly(4)))
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+async def play(server: str, address: str, root: str, steps: Sequence[Step]) -> Recording:
+    """Say all of it to the server at `address`, whose version is `server`; `root` must exist or be made by it."""
+    recording = Recording(server, root, time.time())
+    wires: dict[str, _Wire] = {}
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for xid, step in enumerate(steps):
+                request = body_of(step, recording.resolve(step.fields))
+                if step.op is None:
+                    wires[step.on] = await _Wire.open(address)
+                else:
+                    xid = _OWN_XIDS.get(step.op, xid)
+                    request = struct.pack(">ii", xid, step.op.opcode) + request
+                wire = wires[step.on]
+                wire.send(request)
+                reply = await wire.receive()
+                events = []
+                while step.op is not None and reply.startswith(b"\xff\xff\xff\xff"):
+                    events.append(reply)
+                    reply = await wire.receive()
+                recording.exchanges[step.name] = Exchange(request, events, reply)
+    finally:
+        for wire in wires.values():
+            await wire.close()
+    recording.ended = time.time()
+    return recording
