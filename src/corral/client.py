@@ -69,9 +69,9 @@ def connect(
         connect_timeout=None
         if connect_timeout is None
         else verify.seconds(connect_timeout, "connect_timeout"),
-        credentials=[Credentials(scheme, secret) for scheme, secret in auth],
+        credentials=[Credentials(scheme, secret) for scheme, secret in verify.credentials(auth)],
         lease_by_ping=lease == "ping",
-        tick_time=None if tick_time is None else verify.seconds(tick_time, "tick_time"),
+        tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),
         max_reply=verify.size(max_reply, "max_reply"),
     )

@@ -43,13 +43,7 @@ class Nodes:
         return self._chroot
 
     def _full(self, path: str) -> str:
-        try:
-            return paths.resolve(self._chroot, path)
-        except TypeError as error:
-            if isinstance(error, errors.UsageError):
-                raise
-            paths.validate(path)  # not even hashable, so it never reached the check
-            raise
+        return paths.resolve(self._chroot, path)
 
     async def get(self, path: str) -> tuple[bytes, Stat]:
         """Read a znode's data. Raises `NoNode`.

@@ -56,12 +56,18 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0] or "/"
 
 
-@functools.lru_cache(maxsize=8192)
 def resolve(chroot: str, path: str) -> str:
-    """The full path on the server of a valid `path` below `chroot` ("" for none).
+    """The full path on the server of a valid `path` below `chroot` ("" for none)."""
+    try:
+        return _resolve(chroot, path)
+    except TypeError:
+        validate(path)  # says what is wrong with what is not even hashable
+        raise
 
-    Cached: services name the same paths again and again, and this stands before every operation.
-    """
+
+@functools.lru_cache(maxsize=8192)
+def _resolve(chroot: str, path: str) -> str:
+    # Cached: services name the same paths again and again, and this stands before every operation.
     validate(path)
     if not chroot:
         return path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 from . import paths
 from .errors import UsageTypeError, UsageValueError
-from .types import Acl
+from .types import Acl, Perm
 
 _INT32 = 0x80000000
 
@@ -44,11 +45,43 @@ def version(value: int | None) -> int:
 
 def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
     """An access control list: at least one entry."""
-    if isinstance(value, Acl) or not all(isinstance(entry, Acl) for entry in value):
+    if (
+        isinstance(value, Acl)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(entry, Acl) for entry in value)
+    ):
         raise UsageTypeError(f"acl must be a sequence of corral.Acl such as corral.OPEN_ACL, not {value!r}")
     if not value:
         raise UsageValueError("acl is empty: nobody could do anything with the znode; try corral.OPEN_ACL")
+    for entry in value:
+        if not isinstance(entry.perms, int) or not 0 <= entry.perms <= Perm.ALL:
+            raise UsageValueError(f"acl entry {entry!r}: perms must be of corral.Perm, such as Perm.READ")
+        text(entry.scheme, f"acl entry {entry!r}: its scheme")
+        text(entry.id, f"acl entry {entry!r}: its id")
     return tuple(value)
+
+
+def text(value: str, what: str) -> str:
+    """A string that can be sent."""
+    if not isinstance(value, str):
+        raise UsageTypeError(f"{what} must be a str, not {type(value).__name__}: {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageValueError(f"{what} {value!r} is not valid Unicode: {error.reason}") from None
+    return value
+
+
+def credentials(value: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Pairs of a scheme and its secret; what they hold is checked where they are made."""
+    if not isinstance(value, Sequence) or not all(
+        isinstance(each, tuple) and len(each) == 2 for each in value
+    ):
+        raise UsageTypeError(
+            'auth must be a list of pairs such as [("digest", b"user:password")]; '
+            "what was given is not shown, as it may be secret"
+        )
+    return list(value)
 
 
 def new_path(chroot: str, path: str, *, sequential: bool) -> str:
@@ -81,7 +114,7 @@ def seconds(value: float, what: str) -> float:
     """A time in seconds: positive and finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageTypeError(f"{what} must be a number of seconds, not {type(value).__name__}: {value!r}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf or value > sys.float_info.max:
         raise UsageValueError(f"{what} must be a positive, finite number of seconds, not {value!r}")
     return float(value)
 
@@ -103,3 +136,14 @@ def size(value: int, what: str) -> int:
     if not 1024 <= value < _INT32:
         raise UsageValueError(f"{what} {value} is not between 1024 and {_INT32 - 1} bytes")
     return value
+
+
+def tick_time(value: float, session_timeout: float) -> float:
+    """The servers' tick in seconds: no session is shorter."""
+    tick = seconds(value, "tick_time")
+    if tick > session_timeout:
+        raise UsageValueError(
+            f"tick_time {value!r} is longer than session_timeout {session_timeout!r}: no server grants that; "
+            "it is in seconds, 2 unless configured"
+        )
+    return tick

@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import pytest
-from scripted import (
+from spoken import (
     CHECKED,
     DIGEST,
     GET_REPLY,

@@ -77,7 +77,7 @@ class Lock:
         self._holders = holders
         self._line = Line(nodes, session, full, CURATOR)
         self._acquired: dict[Held, None] = {}
-        self._entered: dict[asyncio.Task[object] | None, Held] = {}
+        self._entered: list[Held] = []
 
     async def acquire(self) -> Held:
         """Wait in line until it is ours. Raises `AlreadyHeld` if this task holds it already.
@@ -138,32 +138,36 @@ class Lock:
         task = asyncio.current_task()
         # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
         ours = [held for held in self._acquired if held.owner is task]
-        for held in ours or [held for held in self._acquired if held.is_valid] or self._acquired:
-            await held.release()
-            return
-        raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
+        candidates = ours or [held for held in self._acquired if held.is_valid] or list(self._acquired)
+        if not candidates:
+            raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
+        await candidates[-1].release()  # of several only the newest can still be held
 
     async def locked(self) -> bool:
         """Whether anybody holds it, us included, as of the connected server."""
-        return bool(await self._line.contenders())
+        return bool(await self.contenders())
 
     async def contenders(self) -> list[Contender]:
         """Who holds it (the first) and who waits, in order, with their data."""
+        self._session.check_place()
         return await self._line.contenders()
 
     async def __aenter__(self) -> Held:
         held = await self.acquire()
-        self._entered[held.owner] = held
-        return await held.__aenter__()
+        await held.__aenter__()
+        self._entered.append(held)
+        return held
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if not self._entered:
             raise errors.UsageStateError(f"lock {self.path!r} was not entered; use 'async with'")
-        # A task can have entered only once; a task that has not entered leaves for the one that did first.
+        # What this task entered last (twice, if it entered again after a loss); a task that has not entered
+        # leaves for the one that did first.
         task = asyncio.current_task()
-        held = self._entered.pop(task if task in self._entered else next(iter(self._entered)))
+        held = next((each for each in reversed(self._entered) if each.owner is task), self._entered[0])
+        self._entered.remove(held)
         await held.__aexit__(exc_type, exc, tb)
 
     def __repr__(self) -> str:

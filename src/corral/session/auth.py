@@ -21,7 +21,7 @@ class Credentials:
     secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scheme, str) or not self.scheme:
+        if not isinstance(self.scheme, str) or not self.scheme.isascii() or not self.scheme:
             raise UsageValueError(f"auth scheme must be a name such as 'digest', not {self.scheme!r}")
         if not isinstance(self.secret, bytes):
             raise UsageTypeError(

@@ -47,8 +47,11 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.made = True
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._machine.opened(self._clock()))
-        self._on_entry()
+        try:
+            self._transport.write(self._machine.opened(self._clock()))
+            self._on_entry()
+        except Exception as error:
+            self._break(error)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._machine.buffer()
@@ -78,12 +81,15 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         why = self._machine.condemned or (f"{exc}" if exc else "the server closed it")
-        self._machine.lost(self._clock(), f"{self.address}: {why}")
+        try:
+            self._machine.lost(self._clock(), f"{self.address}: {why}")
+            self._on_entry()
+        except Exception as error:
+            self._broken = error
         if not self.established.done():
             self.established.set_result(None)
         if not self.lost.done():
             self.lost.set_result(self._broken or exc)
-        self._on_entry()
 
     # For the session
 
@@ -100,12 +106,17 @@ class Connection(asyncio.BufferedProtocol):
         try:
             # A full socket buffer holds back the users' requests, not the heartbeat behind which they wait.
             pieces = self._machine.pump(self._clock(), urgent_only=self._paused)
-        except Exception as error:  # a bug: it must reach the supervisor, not the loop's exception handler
-            self._broken = error
-            self._transport.abort()
+        except Exception as error:
+            self._break(error)
             return
         if pieces:
             self._transport.write(b"".join(pieces))
+
+    def _break(self, error: Exception) -> None:
+        """A bug of ours: it must reach the supervisor, not only the loop's exception handler."""
+        self._broken = error
+        if self._transport is not None:
+            self._transport.abort()
 
     def drop(self, why: str) -> None:
         """Close at once, whatever is still unsent; `lost` is resolved soon after."""

@@ -92,7 +92,7 @@ class Resolver:
     def __init__(self, servers: Sequence[Address], rng: random.Random) -> None:
         self._servers = servers
         self._rng = rng
-        self.failures: dict[str, str] = {}
+        self.failures = {str(server): "not tried yet" for server in servers}
         """What each server last answered, for the error that ends a vain search."""
 
     async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
@@ -102,6 +102,11 @@ class Resolver:
         """
         found = await asyncio.gather(*(self._look_up(server, bound) for server in self._servers))
         addresses = list(dict.fromkeys(address for some in found for address in some))
+        # An address that a name no longer has is of no more interest, nor is a name that has addresses.
+        unresolved = [str(server) for server, some in zip(self._servers, found, strict=True) if not some]
+        self.failures = {
+            name: self.failures.get(name, "not tried yet") for name in (*unresolved, *map(str, addresses))
+        }
         self._rng.shuffle(addresses)
         if last in addresses:
             addresses.remove(last)

@@ -25,12 +25,18 @@ answered at *w + r*. The answer proves that a quorum followed this server's lead
   before it answered, so the condition is a <= w, without g. A session that is new is created by a quorum
   write, so there the connect answer is a proof already.
 
-Hence the lease: the newest such *a*, plus T, less the lateness of our own event loop (which the machine
+Hence the lease: the newest such *a*, plus T, less the lateness of our own event loop (which `Holdings`
 subtracts, as it is about us and not about the server).
 
-What is assumed: clocks that run at the same speed to within g/T, a leader whose ping timer is not late by
-more than r, and pings not slower than r on a stream where the write was not. A paused leader is late with
-its expiry too. Behind an observer master g is a whole tick: say `tick_time` twice as long.
+One thing is done more strictly than that. A request may be long on its way (a packet sent again, a full
+buffer, a server that has stopped reading) and arrive together with the write, with no ping in between. So a
+request counts only once it is *answered*, and that answer, instead of its sending, must be g before the
+write: then it had arrived by then, however long it took.
+
+What is assumed: clocks that run at the same speed to within g/T; a leader whose pings are not more than the
+slack apart beyond half a tick, and not slower than r on a stream where the write was not. The slack is r, but
+at least T/50, for timers and virtual machines. A paused leader is late with its expiry too. Behind an
+observer master g is a whole tick: say `tick_time` twice as long.
 
 The client cannot see the tick. A server's defaults allow no session shorter than two ticks, so half a tick
 is at most T/4, which is what is assumed unless `tick_time` is given.
@@ -40,8 +46,10 @@ from __future__ import annotations
 
 from collections import deque
 
-# How finely send times are remembered, as a part of T: a few dozen entries, whatever the traffic.
+# How finely touches are remembered, as a part of T: a few dozen entries, whatever the traffic.
 _GRAIN = 1 / 64
+# By how much a leader's pings may be late at the least, as a part of T.
+_SLACK = 1 / 50
 
 
 class LeaseClock:
@@ -53,10 +61,10 @@ class LeaseClock:
 
     def __init__(self, timeout: float, half_tick: float | None, *, by_ping: bool) -> None:
         self.timeout = timeout
-        """T in seconds; a server that takes the session over may grant another."""
+        """T in seconds."""
         self._half_tick = half_tick
         self._by_ping = by_ping
-        self._touches: deque[float] = deque()
+        self._touches: deque[tuple[float, float]] = deque()  # sent, answered
         self._connect_sent = float("-inf")
         self._last_write = float("-inf")
         self.anchor = float("-inf")
@@ -67,8 +75,14 @@ class LeaseClock:
         """When the lease ends, by the client's clock; minus infinity before the first proof."""
         return self.anchor + self.timeout
 
-    def connected(self, sent: float, *, created: bool) -> None:
-        """A connection is established by a connect request sent at `sent`; `created` for a new session."""
+    def connected(self, sent: float, timeout: float, *, created: bool) -> None:
+        """A connection is established by a connect request sent at `sent`; `created` for a new session.
+
+        A server that takes a session over may grant another T. What was proven before was proven for the
+        shorter of the two.
+        """
+        self.anchor = min(self.anchor, self.anchor + self.timeout - timeout)
+        self.timeout = timeout
         if created:
             self.anchor = float("-inf")  # what was proven was proven of another session
         self._touches.clear()  # what was sent on another connection need not have arrived
@@ -82,30 +96,24 @@ class LeaseClock:
         self._touches.clear()
         self._connect_sent = float("-inf")
 
-    def sent(self, now: float) -> None:
-        """Something was sent: a touch, if it arrives."""
-        if not self._touches or now - self._touches[-1] >= self.timeout * _GRAIN:
-            self._touches.append(now)
-
-    def answered(self, sent: float) -> None:
-        """A request that is no quorum write was answered: that proves nothing, but for `by_ping`."""
+    def answered(self, sent: float, now: float) -> None:
+        """A request sent at `sent` has been answered at `now`: a touch, but not yet a proof."""
         if self._by_ping:
             self._advance(sent)
+        elif not self._touches or sent - self._touches[-1][0] >= self.timeout * _GRAIN:
+            self._touches.append((sent, now))
 
     def proven(self, sent: float, now: float) -> None:
         """A quorum write that was sent at `sent` has been answered at `now`, on this connection."""
-        if self._by_ping:
-            self._advance(sent)
-            return
         if sent - self._last_write < self.timeout * _GRAIN and sent >= self._last_write:
             return  # of a burst of writes the first says enough
         self._last_write = sent
         self._advance(self._connect_sent)
         half_tick = self.timeout / 4 if self._half_tick is None else self._half_tick
-        horizon = sent - half_tick - (now - sent)
+        horizon = sent - half_tick - max(now - sent, self.timeout * _SLACK)
         touches = self._touches
-        while touches and touches[0] <= horizon:
-            self._advance(touches.popleft())
+        while touches and touches[0][1] <= horizon:
+            self._advance(touches.popleft()[0])
 
     def _advance(self, anchor: float) -> None:
         if anchor > self.anchor:

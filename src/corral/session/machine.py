@@ -9,7 +9,7 @@ looks at `condemned` after each entry: if it is set, the connection is to be clo
 
 Two rules:
 
-1. Every entry that is given `now` first moves the clock (`_advance`), so a lease that has lapsed is declared
+1. Every entry that is given `now` first moves the clock (`advance`), so a lease that has lapsed is declared
    before any answer is resolved. asyncio runs ready I/O before due timers: after a blocked loop an answer
    would otherwise wake a body that holds no longer (S9).
 2. `_change` alone sets `state`, and only as `states.TRANSITIONS` has it.
@@ -107,6 +107,7 @@ class Machine:
         self._last_sent = 0.0
         self._quiet_since = 0.0
         self._ping_sent: float | None = None
+        self._credentials_unanswered = 0
         self._zxid_when_lost = 0
 
     # Entries of the connection
@@ -163,7 +164,6 @@ class Machine:
             if idle:
                 self._quiet_since = now
             self._last_sent = now
-            self._lease.sent(now)
         return out
 
     def has_output(self) -> bool:
@@ -190,14 +190,17 @@ class Machine:
                     f"the connection was lost before the answer came, so the outcome is unknown ({why})",
                 )
             )
+        for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
+            request.reject(self._expired_error())
         if Change.DISCONNECTED in TRANSITIONS[self.state]:
             self._change(Change.DISCONNECTED)
 
     def tick(self, now: float, due: float | None = None) -> None:
         """The time given by `deadline` has come. `due` is when this was to be called, if that is known."""
+        self.advance(now)
         if due is not None:
             self._holdings.note_lateness(now - due)
-        self.advance(now)
+            self.advance(now)
         if self.phase is not Phase.UP or self.condemned is not None:
             return
         heartbeat = self._holdings.heartbeat
@@ -236,6 +239,9 @@ class Machine:
 
     def hold(self, hold: Hold, now: float) -> None:
         """Tell `hold` when the lease ends, and keep it from ending: heartbeats from now on."""
+        if self.closing or self.state in (State.AUTH_FAILED, State.CLOSED):
+            hold.lost(self._final_error(), now)
+            return
         self._holdings.add(hold, now)
         self.restless = True
         self.advance(now)
@@ -346,46 +352,55 @@ class Machine:
     def _handshake(self, now: float, view: memoryview, start: int, end: int) -> None:
         reply = messages.decode_connect_reply(view, start, end)
         self.contact = now
+        if self.session_id and reply.timeout > 0 and reply.session_id not in (0, self.session_id):
+            self._expire(f"the server gave us session 0x{reply.session_id:x} instead")
         if reply.timeout <= 0 or reply.session_id == 0:
             if self.session_id:
                 self._expire("the server said so")
             self._condemn("the server has no such session")
             return
         created = reply.session_id != self.session_id
-        self.timeout = self._lease.timeout = reply.timeout
+        self.timeout = reply.timeout
         self.restless = True
         self.session_id = reply.session_id
         self._password = reply.password
         self.phase = Phase.UP
         self._last_sent = self._connect_sent
         self._quiet_since = now
-        self._lease.connected(self._connect_sent, created=created)
+        self._lease.connected(self._connect_sent, reply.timeout, created=created)
         self._holdings.connected(now)
         urgent = self.requests.urgent
+        self._credentials_unanswered = len(self._credentials)
         for credentials in self._credentials:
             urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
         for op, body in self.watches.rearm(self._zxid_when_lost):
             urgent.append(_frame(messages.SET_WATCHES_XID, op.opcode, body))
-        self._change(Change.ESTABLISHED)
+        self._establish()
+
+    def _establish(self) -> None:
+        """A server takes our requests, once it has taken our credentials."""
+        if self._credentials_unanswered == 0:
+            self._change(Change.ESTABLISHED)
 
     def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
         if end - start < messages.REPLY_HEADER.size:
             raise framing.StreamError(f"a reply of {end - start} bytes")
         xid, zxid, code = messages.REPLY_HEADER.unpack_from(view, start)
         start += messages.REPLY_HEADER.size
-        self.contact = now
-        if self.state is State.LAPSED:
-            self._change(Change.ESTABLISHED)  # lapsed with the connection open, and it is alive after all
+        self._alive(now)
         if xid >= 0:
             self._answer(now, xid, zxid, code, view, start, end)
         elif xid == messages.NOTIFICATION_XID:
             event = messages.WATCH_EVENT.decode(view, start, end)
             self.watches.notify(event[0], event[2])
         elif xid == messages.PING_XID:
-            self._ping_answered()
+            self._ping_answered(now)
         elif xid == messages.AUTH_XID:
             if code:
                 self._refuse_credentials(code)
+            elif self._credentials_unanswered:
+                self._credentials_unanswered -= 1
+                self._establish()
         elif xid == messages.SET_WATCHES_XID:
             if code:
                 self._condemn(f"the server did not set our watches again (error code {code})")
@@ -420,10 +435,9 @@ class Machine:
         if code:
             request.reject(errors.server_error(code, request.op.name, request.path))
             return
+        self._lease.answered(request.sent_at, now)
         if request.op.is_write and failure is None:
             self._lease.proven(request.sent_at, now)
-        else:
-            self._lease.answered(request.sent_at)
         self._holdings.renew()
         if failure is not None:
             request.reject(failure)
@@ -431,13 +445,15 @@ class Machine:
             request.resolve(result)
 
     def _oversized(self, now: float) -> None:
-        xid, zxid, _ = messages.REPLY_HEADER.unpack_from(self._frames.view, self._frames.start)
+        xid, zxid, code = messages.REPLY_HEADER.unpack_from(self._frames.view, self._frames.start)
         request = self.requests.answered(xid) if self.phase is Phase.UP else None
         size = self._frames.skip()
         if request is None:
             raise framing.StreamError(f"a frame of {size} bytes, over the limit of {self._max_reply}")
-        self.contact = now
+        self._alive(now)
         self.last_zxid = max(self.last_zxid, zxid)
+        if request.on_answer is not None:
+            request.on_answer(code)
         request.reject(
             errors.ReplyError(
                 request.op.name,
@@ -446,17 +462,24 @@ class Machine:
             )
         )
 
-    def _ping_answered(self) -> None:
+    def _alive(self, now: float) -> None:
+        self.contact = now
+        if self.state is State.LAPSED:
+            self._establish()  # lapsed with the connection open, and it is alive after all
+
+    def _ping_answered(self, now: float) -> None:
         if self._ping_sent is None:
             return
         sent, self._ping_sent = self._ping_sent, None
-        self._lease.answered(sent)
+        self.restless = True
+        self._lease.answered(sent, now)
         self._holdings.renew()
         if self._by_ping and self._holdings.heartbeat is not None:
             self._holdings.heartbeat.set_result(())
 
     def _out_of_session(self, request: Request, code: int) -> None:
         """The server refused for the session's sake: certainly not applied, so it may be sent again."""
+        self._condemn("the session is not on this connection any more")
         if code == _SESSION_EXPIRED:
             bound = request.bound_to
             self._expire("the server said so")
@@ -467,7 +490,6 @@ class Machine:
             self.requests.refused(request)
         else:
             request.reject(errors.server_error(code, request.op.name, request.path))
-        self._condemn("the session is not on this connection any more")
 
     def _expire(self, why: str) -> None:
         logger.warning("session 0x%x expired: %s", self.session_id, why)
@@ -475,7 +497,7 @@ class Machine:
         self._password = _NO_PASSWORD
         error = errors.SessionExpired(f"session 0x{over:x} expired: {why}")
         self._holdings.lose_all(error, self.contact)
-        for request in self.requests.drop_bound(over):
+        for request in self.requests.drop_bound(self.session_id):
             request.reject(error)
         if Change.SESSION_ENDED in TRANSITIONS[self.state]:
             self._change(Change.SESSION_ENDED)

@@ -177,10 +177,10 @@ class Requests:
         yield from reversed(lost)
 
     def drop_bound(self, session_id: int) -> list[Request]:
-        """Take out what was to be sent in a session that is over and means nothing in another."""
-        dropped = [request for request in self.waiting if request.bound_to == session_id]
+        """Take out what waits and means nothing in the session that there is now (0 for none)."""
+        dropped = [request for request in self.waiting if request.bound_to not in (0, session_id)]
         if dropped:
-            self.waiting = deque(request for request in self.waiting if request.bound_to != session_id)
+            self.waiting = deque(request for request in self.waiting if request.bound_to in (0, session_id))
         return dropped
 
     def drop_all(self) -> list[Request]:

@@ -353,9 +353,7 @@ class Session:
                 if connection is None:
                     turned_away += self._resolver.failures.get(str(address)) == _TURNED_AWAY
                     continue
-                error = await asyncio.shield(connection.lost)
-                if error is not None and not isinstance(error, OSError):
-                    raise error
+                _raise_unless_network(await asyncio.shield(connection.lost))
                 if self._left or self._gave_up():
                     return
                 last, rounds, self._turned_away_since = address, 0, None
@@ -378,6 +376,7 @@ class Session:
         connection = Connection(self._machine, self.clock, address, self._rearm_timer, self._loop)
         self._connection = connection
         contact = self._machine.contact
+        self._resolver.failed(address, "no answer yet")
         try:
             async with asyncio.timeout(bound):
                 await self._loop.create_connection(lambda: connection, address.host, address.port)
@@ -397,7 +396,7 @@ class Session:
             else:
                 self._resolver.failed(address, self._machine.condemned or "the server closed the connection")
         if connection.made:
-            await asyncio.shield(connection.lost)
+            _raise_unless_network(await asyncio.shield(connection.lost))
         return None
 
     def _vain_round(self, rounds: int, *, everyone_turned_us_away: bool) -> None:
@@ -459,6 +458,12 @@ class Session:
             self._ready.set_result(None)
         for listener in tuple(self._listeners):
             listener.tell(state)
+
+
+def _raise_unless_network(ended_by: BaseException | None) -> None:
+    """What ends a connection is the network, or a bug of ours that must reach the supervisor."""
+    if ended_by is not None and not isinstance(ended_by, OSError):
+        raise ended_by
 
 
 _TURNED_AWAY = "the server took the connection and closed it without a word"

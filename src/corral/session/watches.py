@@ -108,7 +108,7 @@ class WatchRegistry:
         data: list[str] = []
         exist: list[str] = []
         size = 0
-        for path, entry in self._entries.items():
+        for path, entry in list(self._entries.items()):  # a watch may end between two chunks
             if entry.armed is Armed.NO:
                 continue
             if size >= CHUNK:

@@ -31,6 +31,16 @@ ANSWER_TIMEOUT = 2.0
 POLL = 0.02
 """Seconds between two looks at a server that is starting or electing: nothing outside it tells."""
 
+
+def patience(waited: float) -> float:
+    """How long, in seconds, to wait for the answer of a server that has been starting for `waited` seconds.
+
+    A ZooKeeper that has just opened its port may leave a question without an answer for good. So it is asked
+    anew soon; but of a machine on which all takes long, answers may take long.
+    """
+    return min(max(0.2, waited / 4), ANSWER_TIMEOUT)
+
+
 _LOWEST_PORT = 10_000
 _EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EPHEMERAL_DEFAULT = 32_768
@@ -159,23 +169,23 @@ class Server(ABC):
     async def close(self) -> None:
         """Kill it, if it runs, and remove its data. May be called again, and after anything."""
 
-    async def four_letter_word(self, word: str) -> str:
+    async def four_letter_word(self, word: str, *, timeout: float = ANSWER_TIMEOUT) -> str:
         """Ask with one of ZooKeeper's four letter words: ``srvr``, ``mntr``, ``cons``, ``dump``...
 
-        Raises `OSError` where nobody listens and `TimeoutError` after two seconds of silence.
+        Raises `OSError` where nobody listens, and `TimeoutError` if the answer takes over `timeout` seconds.
         """
-        return await four_letter_word(self.address, word)
+        return await four_letter_word(self.address, word, timeout)
 
-    async def role(self) -> str | None:
+    async def role(self, *, timeout: float = ANSWER_TIMEOUT) -> str | None:
         """What the server says that it is: ``standalone``, ``leader``, ``follower``, ``observer`` or
-        ``read-only``; None while it does not serve, or does not answer within two seconds."""
-        epoch_and_role = await self.epoch_and_role()
+        ``read-only``; None while it does not serve, or does not answer within `timeout` seconds."""
+        epoch_and_role = await self._epoch_and_role(timeout)
         return None if epoch_and_role is None else epoch_and_role[1]
 
-    async def epoch_and_role(self) -> tuple[int, str] | None:
+    async def _epoch_and_role(self, timeout: float) -> tuple[int, str] | None:
         """The number of the newest leadership that the server has seen transactions of, and its `role`."""
         try:
-            answer = await self.four_letter_word("srvr")
+            answer = await self.four_letter_word("srvr", timeout=timeout)
         except OSError:  # TimeoutError is one
             return None
         zxid = re.search(r"^Zxid: 0x([0-9a-f]+)$", answer, re.MULTILINE)
@@ -198,7 +208,7 @@ class Server(ABC):
         await self.close()
 
 
-async def four_letter_word(address: str, word: str) -> str:
+async def four_letter_word(address: str, word: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send a four letter word to a server and return its whole answer. See `Server.four_letter_word`."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
@@ -206,7 +216,7 @@ async def four_letter_word(address: str, word: str) -> str:
     # A bare socket, since closing it is one synchronous step: no transport outlives a cancelled question.
     with socket.socket() as sock:
         sock.setblocking(False)
-        async with asyncio.timeout(ANSWER_TIMEOUT):
+        async with asyncio.timeout(timeout):
             await loop.sock_connect(sock, (host, int(port)))
             await loop.sock_sendall(sock, word.encode("ascii"))
             while chunk := await loop.sock_recv(sock, 65536):

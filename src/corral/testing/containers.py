@@ -20,7 +20,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing._server import POLL, Server, ServerOptions, ServerUnavailable, Settings, free_ports
+from corral.testing._server import (
+    POLL,
+    Server,
+    ServerOptions,
+    ServerUnavailable,
+    Settings,
+    free_ports,
+    patience,
+)
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
@@ -160,12 +168,11 @@ class ContainerServer(Server):
         self._address = f"{container.get_container_host_ip()}:{container.get_exposed_port(_CLIENT_PORT)}"
 
     async def _until_it_serves(self) -> None:
-        deadline = time.monotonic() + self._settings.start_timeout
-        while await self.role() is None:
+        began, limit = time.monotonic(), self._settings.start_timeout
+        while await self.role(timeout=patience(time.monotonic() - began)) is None:
             if not await _in_thread(lambda: self.running):
                 raise await _in_thread(partial(self._failure, "ended while starting"))
-            if time.monotonic() > deadline:
-                limit = self._settings.start_timeout
+            if time.monotonic() - began > limit:
                 raise await _in_thread(partial(self._failure, f"did not serve within {limit:g} s"))
             await asyncio.sleep(POLL)
 

@@ -37,6 +37,7 @@ from typing import Self, TypeAlias, TypeVar, Unpack
 
 from corral.errors import UsageStateError, UsageValueError
 from corral.testing._server import (
+    ANSWER_TIMEOUT,
     LOOPBACK,
     POLL,
     Server,
@@ -44,6 +45,7 @@ from corral.testing._server import (
     ServerUnavailable,
     Settings,
     free_ports,
+    patience,
 )
 
 __all__ = ["LocalEnsemble", "LocalOptions", "LocalServer"]
@@ -240,7 +242,7 @@ class LocalServer(Server):
                 start_new_session=True,
             )
 
-    async def _serves(self) -> bool:
+    async def _serves(self, timeout: float) -> bool:
         """Whether the server serves clients. Raises if it died, or if its port is somebody else's."""
         process = self._process
         if process is None:
@@ -251,11 +253,13 @@ class LocalServer(Server):
             raise _PortTaken(self._failure("found a port in use"))
         if status is not None:
             raise ServerUnavailable(self._failure(f"ended with status {status} while starting"))
-        if await self.role() is None:
+        if await self.role(timeout=timeout) is None:
             return False
         # The port may be another server's, and ours about to find out: it is ours if the data is.
         with contextlib.suppress(OSError):
-            return f"dataDir={self._directory}{os.sep}" in await self.four_letter_word("conf")
+            return f"dataDir={self._directory}{os.sep}" in await self.four_letter_word(
+                "conf", timeout=timeout
+            )
         return False
 
     def _failure(self, what: str) -> str:
@@ -420,7 +424,7 @@ class LocalEnsemble:
         deadline = time.monotonic() + timeout
         while True:
             awake = self._awake()
-            answers = await asyncio.gather(*(server.epoch_and_role() for server in awake))
+            answers = await asyncio.gather(*(server._epoch_and_role(ANSWER_TIMEOUT) for server in awake))
             roles = {server: answer for server, answer in zip(awake, answers, strict=True) if answer}
             chosen = choose(roles)
             if chosen is not None:
@@ -441,14 +445,15 @@ _Roles: TypeAlias = dict[LocalServer, tuple[int, str]]
 
 async def _start(servers: Sequence[LocalServer], timeout: float, *, wait: bool) -> None:
     """Launch servers and wait until all serve; if that fails in any way, none of them runs."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     try:
         for server in servers:
             server._launch()
         pending = list(servers) if wait else []
         while pending:
-            pending = [server for server in pending if not await server._serves()]
-            if pending and time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            pending = [server for server in pending if not await server._serves(patience(waited))]
+            if pending and waited > timeout:
                 raise ServerUnavailable(pending[0]._failure(f"did not serve within {timeout:g} s"))
             await asyncio.sleep(POLL if pending else 0)
     except BaseException:

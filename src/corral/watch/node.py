@@ -16,6 +16,7 @@ feed follow one another, so the feed's states are in the order of their zxids.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -157,18 +158,13 @@ class NodeFeed:
         finally:
             self._waiting.discard(future)
 
-    def leave(self) -> None:
-        """One reader less. Safe from any thread, since garbage is collected in any."""
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._leave()
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._leave)
+    def leave_soon(self) -> None:
+        """One reader less, in the next loop turn: garbage is collected in any thread, and at any moment."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the session with it
+            self._loop.call_soon_threadsafe(self.leave)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """One reader less."""
         self.readers -= 1
         if self.readers == 0:
             self._feeds.drop(self._full)
@@ -214,7 +210,7 @@ class NodeWatch:
             )
         if self._feed is None:
             self._feed = feed = self._feeds.join(self._full, self._path)
-            self._end = weakref.finalize(self, feed.leave)
+            self._end = weakref.finalize(self, feed.leave_soon)
             self._end.atexit = False
         else:
             feed = self._feed
@@ -265,8 +261,8 @@ class NodeWatch:
         self._closed = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-        if self._end is not None:
-            self._end()
+        if self._end is not None and self._feed is not None and self._end.detach():
+            self._feed.leave()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not started" if self._feed is None else "watching"
