@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import pytest
-from spoken import (
+from scripted import (
     CHECKED,
     DIGEST,
     GET_REPLY,

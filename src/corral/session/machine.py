@@ -192,7 +192,7 @@ class Machine:
             )
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(self._expired_error())
-        if Change.DISCONNECTED in TRANSITIONS[self.state]:
+        if not self.closing:
             self._change(Change.DISCONNECTED)
 
     def tick(self, now: float, due: float | None = None) -> None:

@@ -1,0 +1,198 @@
+"""The machine kept as the supervisor keeps it: one timer, and a server that can answer by itself.
+
+`Driven` adds to `scripted.Server` what a session adds to its machine: its timer is set only when the supervisor
+would set it (after `opened`, `lost`, `hold`, `tick`, and after `received` when the machine is restless), so
+whatever the machine forgets to say comes too late here as it would there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from scripted import Answer, Feed, Holder, Sent, Server, T, whole
+
+from corral.session.machine import Phase
+from corral.session.requests import Request
+from corral.types import Stat
+from corral.wire import messages
+
+START = 100.0
+"""When the moved clock starts."""
+SESSION = 7
+"""The session that `connect` gives."""
+LATENESS = T / 100
+"""What is taken off every lease, however punctual the loop is."""
+OPERATIONS = messages.OPERATIONS
+STAT = Stat(1, 2, 3.0, 4.0, 5, 6, 7, 8, 9, 10, 11)
+
+
+def never(sent: Sent) -> bytes | None:
+    """A server that answers nothing."""
+    return None
+
+
+def well(sent: Sent) -> bytes | None:
+    """The frame with which a server that is well answers; None for what it does not answer."""
+    op = OPERATIONS[sent.opcode]
+    if op is messages.MULTI:
+        body = messages.encode_multi_reply([(messages.CHECK.opcode, 0, b"") for _ in checked(sent)])
+    elif op is messages.GET:
+        body = messages.GET.reply.encode(path_of(sent).encode(), STAT)
+    elif op is messages.SET:
+        body = messages.SET.reply.encode(STAT)
+    else:
+        body = b""
+    return messages.REPLY_HEADER.pack(sent.xid, 50, 0) + body
+
+
+def deposed(sent: Sent) -> bytes | None:
+    """A follower of a deposed leader: it answers reads and pings, and no write."""
+    return None if OPERATIONS[sent.opcode].is_write else well(sent)
+
+
+def fields(sent: Sent) -> Any:
+    """What a request says."""
+    return OPERATIONS[sent.opcode].request.decode(sent.body, 0, len(sent.body))
+
+
+def path_of(sent: Sent) -> str:
+    """The path that a request names first."""
+    found: str = fields(sent)[0]
+    return found
+
+
+def checked(sent: Sent) -> list[str]:
+    """The nodes that a heartbeat checks."""
+    return [each[0] for _, each in messages.decode_multi(sent.body, 0, len(sent.body))]
+
+
+class Driven(Server):
+    """A machine, its scripted server, and its timer."""
+
+    def __init__(self, feed: Feed = whole, **options: Any) -> None:
+        super().__init__(feed, **options)
+        self.timer = math.inf
+        self.log: list[str] = []
+        """Who was told what, in order: the paths of requests, and "lost <node>"."""
+        self.drops: list[tuple[float, str]] = []
+        """When connections were closed because the machine condemned them, and why."""
+
+    # What the connection and the supervisor do
+
+    def open(self) -> None:
+        super().open()
+        self._rearm()
+
+    def lose(self) -> None:
+        super().lose()
+        self._rearm()
+
+    def _say(self, data: bytes) -> None:
+        if self.machine.condemned is None and self.machine.phase is not Phase.DOWN:
+            super()._say(data)
+            if self.machine.restless:
+                self._rearm()
+
+    def hold(self, node: str = "/held") -> Holder:
+        """Something is held."""
+        holder = NamedHolder(node, self.log)
+        self.machine.hold(holder, self.now)
+        self._rearm()
+        return holder
+
+    def submit(self, op: messages.Operation, path: str, **options: Any) -> Answer:
+        """Somebody asks for something; the log calls them by the path."""
+        answer = Answer(self.log, path)
+        self.machine.submit(Request(op, _body(op, path), path, answer, **options))
+        return answer
+
+    def read(self, path: str = "/read", **options: Any) -> Answer:
+        """Submit a read."""
+        return self.submit(messages.GET, path, **options)
+
+    def write(self, path: str = "/write", **options: Any) -> Answer:
+        """Submit a write."""
+        return self.submit(messages.SET, path, **options)
+
+    def reply(self, *sent: Sent) -> None:
+        """The server, which is well, answers these."""
+        for each in sent:
+            self.say_raw(well(each) or b"")
+
+    def paths(self) -> list[str]:
+        """The paths of what the machine has to say now."""
+        return [path_of(sent) for sent in self.heard()]
+
+    # The clock
+
+    def deadline(self) -> float:
+        """What `Machine.deadline` says, without the supervisor's having asked."""
+        restless = self.machine.restless
+        due = self.machine.deadline()
+        self.machine.restless = restless
+        return due
+
+    def go(
+        self, to: float, server: Callable[[Sent], bytes | None] = never, *, drop: bool = True
+    ) -> list[tuple[float, Sent]]:
+        """Let the time pass until `to`; returns when what was sent.
+
+        `server` gives the answer to each, at once. What the machine condemns is closed, with `drop`; without,
+        the clock stops there.
+        """
+        seen: list[tuple[float, Sent]] = []
+        self._flush(seen, server)
+        while self.timer <= to:
+            self.fire_timer()
+            if self.machine.condemned is not None:
+                if not drop:
+                    return seen
+                self.drop()
+            self._flush(seen, server)
+        self.now = max(self.now, to)
+        return seen
+
+    def fire_timer(self) -> None:
+        """The timer goes off: punctually, unless the clock has been put past it."""
+        self.now = max(self.now, self.timer)
+        due, self.timer = self.timer, math.inf
+        self.machine.tick(self.now, due)
+        self._rearm()
+
+    def drop(self) -> None:
+        """Close the connection, as the machine has asked for."""
+        assert self.machine.condemned is not None
+        self.drops.append((self.now, self.machine.condemned))
+        self.lose()
+
+    def _flush(self, seen: list[tuple[float, Sent]], server: Callable[[Sent], bytes | None]) -> None:
+        while sent := self.heard():
+            for each in sent:
+                seen.append((self.now, each))
+                if (answer := server(each)) is not None:
+                    self.say_raw(answer)
+
+    def _rearm(self) -> None:
+        self.timer = min(self.timer, self.machine.deadline())
+
+
+class NamedHolder(Holder):
+    """A holder that the log calls by its node."""
+
+    def __init__(self, node: str, log: list[str]) -> None:
+        super().__init__(node)
+        self._told = log
+
+    def lost(self, error: BaseException, ended: float) -> None:
+        super().lost(error, ended)
+        self._told.append(f"lost {self.node}")
+
+
+def _body(op: messages.Operation, path: str) -> bytes:
+    if op is messages.SET:
+        return messages.encode_set(path, b"new", -1)
+    if op is messages.MULTI:
+        return messages.encode_multi([(messages.CHECK, messages.encode_check(path, -1))])
+    return op.request.encode(path, False)

@@ -1,0 +1,260 @@
+"""The table of states: every entry is reached, and nothing goes past it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from driven import START, Driven
+from scripted import DIGEST, Feed, T
+
+from corral import errors
+from corral.session import machine as machine_module
+from corral.session.states import TRANSITIONS, Change
+from corral.types import State
+from corral.wire import messages
+
+AUTH_REFUSED = messages.REPLY_HEADER.pack(messages.AUTH_XID, 0, -115)
+AUTH_TAKEN = messages.REPLY_HEADER.pack(messages.AUTH_XID, 0, 0)
+PONG = messages.REPLY_HEADER.pack(messages.PING_XID, 1, 0)
+
+Step = Callable[[Driven], None]
+
+# How to get into each state. Every session has credentials, so that a connection is not yet an established one.
+
+
+def nowhere(driven: Driven) -> None:
+    """As it is made."""
+
+
+def connected(driven: Driven) -> None:
+    driven.connect()
+    driven.say_raw(AUTH_TAKEN)
+
+
+def suspended(driven: Driven) -> None:
+    connected(driven)
+    driven.lose()
+
+
+def lapsed(driven: Driven) -> None:
+    """Without a connection; the session is not yet over."""
+    connected(driven)
+    outlive_the_lease(driven)
+    driven.lose()
+
+
+def lapsed_while_up(driven: Driven) -> None:
+    connected(driven)
+    outlive_the_lease(driven)
+
+
+def expired(driven: Driven) -> None:
+    suspended(driven)
+    be_refused(driven)
+
+
+def auth_failed(driven: Driven) -> None:
+    connected(driven)
+    driven.say_raw(AUTH_REFUSED)
+
+
+# What happens to a session
+
+
+def lose(driven: Driven) -> None:
+    driven.lose()
+
+
+def fail_to_shake_hands(driven: Driven) -> None:
+    driven.open()
+    driven.lose()
+
+
+def reconnect(driven: Driven) -> None:
+    if driven.machine.condemned:
+        driven.lose()
+    connected(driven)
+
+
+def hear(driven: Driven) -> None:
+    driven.say_raw(PONG)
+
+
+def outlive_the_lease(driven: Driven) -> None:
+    driven.hold()
+    driven.now = driven.machine.lease_end()
+    driven.machine.advance(driven.now)
+
+
+def be_refused(driven: Driven) -> None:
+    driven.open()
+    driven.accept(session_id=0, timeout=0)
+
+
+def be_refused_in_an_answer(driven: Driven) -> None:
+    driven.write()
+    sent = driven.heard()[-1]
+    driven.answer(sent, code=-112)
+
+
+def hear_nothing_for_long(driven: Driven) -> None:
+    driven.go(driven.now + 2 * T)
+
+
+def have_credentials_refused(driven: Driven) -> None:
+    if driven.machine.condemned:
+        driven.lose()
+    if driven.machine.state is not State.CONNECTED:
+        driven.connect()
+    driven.say_raw(AUTH_REFUSED)
+
+
+def end(driven: Driven) -> None:
+    driven.machine.end(driven.now)
+
+
+WAYS: dict[tuple[State, Change], list[tuple[Step, Step]]] = {
+    (State.SUSPENDED, Change.ESTABLISHED): [(nowhere, reconnect), (suspended, reconnect)],
+    (State.SUSPENDED, Change.DISCONNECTED): [
+        (nowhere, fail_to_shake_hands),
+        (suspended, fail_to_shake_hands),
+    ],
+    (State.SUSPENDED, Change.LEASE_ENDED): [(suspended, outlive_the_lease)],
+    (State.SUSPENDED, Change.SESSION_ENDED): [(suspended, be_refused), (suspended, hear_nothing_for_long)],
+    (State.SUSPENDED, Change.CREDENTIALS_REFUSED): [(suspended, have_credentials_refused)],
+    (State.SUSPENDED, Change.CLOSED): [(nowhere, end), (suspended, end)],
+    (State.CONNECTED, Change.DISCONNECTED): [(connected, lose)],
+    (State.CONNECTED, Change.LEASE_ENDED): [(connected, outlive_the_lease)],
+    (State.CONNECTED, Change.SESSION_ENDED): [(connected, be_refused_in_an_answer)],
+    (State.CONNECTED, Change.CREDENTIALS_REFUSED): [(connected, have_credentials_refused)],
+    (State.CONNECTED, Change.CLOSED): [(connected, end)],
+    (State.LAPSED, Change.ESTABLISHED): [(lapsed, reconnect), (lapsed_while_up, hear)],
+    (State.LAPSED, Change.DISCONNECTED): [(lapsed_while_up, lose), (lapsed, fail_to_shake_hands)],
+    (State.LAPSED, Change.SESSION_ENDED): [(lapsed, be_refused), (lapsed, hear_nothing_for_long)],
+    (State.LAPSED, Change.CREDENTIALS_REFUSED): [(lapsed, have_credentials_refused)],
+    (State.LAPSED, Change.CLOSED): [(lapsed, end), (lapsed_while_up, end)],
+    (State.EXPIRED, Change.ESTABLISHED): [(expired, reconnect)],
+    (State.EXPIRED, Change.DISCONNECTED): [(expired, lose)],
+    (State.EXPIRED, Change.CREDENTIALS_REFUSED): [(expired, have_credentials_refused)],
+    (State.EXPIRED, Change.CLOSED): [(expired, end)],
+    (State.AUTH_FAILED, Change.DISCONNECTED): [(auth_failed, lose)],
+    (State.AUTH_FAILED, Change.CLOSED): [(auth_failed, end)],
+}
+
+
+def test_each_entry_of_the_table_has_a_way_to_it() -> None:
+    """Every transition of the table happens in some scenario below, so none is there for nothing."""
+    table = {(state, change) for state, changes in TRANSITIONS.items() for change in changes}
+    assert set(WAYS) == table
+    assert set(TRANSITIONS) == set(State)
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "prepare", "happen"),
+    [
+        pytest.param(*key, prepare, happen, id=f"{prepare.__name__}-{happen.__name__}")
+        for key, ways in WAYS.items()
+        for prepare, happen in ways
+    ],
+)
+def test_transition(before: State, change: Change, prepare: Step, happen: Step, feed: Feed) -> None:
+    """What happens to a session changes its state as the table has it, and nothing else does on the way."""
+    driven = Driven(feed, credentials=[DIGEST])
+    prepare(driven)
+    assert driven.machine.state is before
+    told = len(driven.states)
+    happen(driven)
+    after = TRANSITIONS[before][change]
+    passed = driven.states[told:]
+    assert passed == ([] if after is before else [after])
+    assert driven.machine.state is after
+    assert all(new in TRANSITIONS[old].values() for old, new in pairwise(driven.states))
+
+
+@pytest.mark.parametrize("final", [State.CLOSED, State.AUTH_FAILED])
+def test_final_states(final: State, feed: Feed) -> None:
+    """CLOSED and AUTH_FAILED are final: nothing leads out of them, however much time passes, but that
+    AUTH_FAILED can be closed. Whatever is asked for then is refused at once, and says which it is."""
+    driven = Driven(feed, credentials=[DIGEST])
+    auth_failed(driven)
+    if final is State.CLOSED:
+        end(driven)
+    driven.lose()
+    hear_nothing_for_long(driven)
+    assert driven.machine.state is final
+    error = errors.AuthFailed if final is State.AUTH_FAILED else errors.ClientClosed
+    assert isinstance(driven.read().error, error)
+    assert isinstance(driven.hold().error, error)
+    assert driven.deadline() == float("inf") or driven.deadline() > driven.now
+    end(driven)
+    assert driven.machine.state is State.CLOSED
+
+
+def test_connected_means_that_the_credentials_are_taken(feed: Feed) -> None:
+    """S6: with credentials a session is CONNECTED only when the server has said yes to every one of them."""
+    driven = Driven(feed, credentials=[DIGEST, DIGEST])
+    driven.connect()
+    assert driven.machine.state is State.SUSPENDED
+    driven.say_raw(AUTH_TAKEN)
+    assert driven.machine.state is State.SUSPENDED
+    driven.say_raw(AUTH_TAKEN)
+    assert driven.states == [State.CONNECTED]
+    driven.machine.add_credentials(DIGEST)  # another one later changes nothing
+    driven.say_raw(AUTH_TAKEN)
+    assert driven.states == [State.CONNECTED]
+
+
+def test_refused_credentials_reach_everybody(feed: Feed) -> None:
+    """S6: when a server refuses our credentials all that waits, is in flight or is held is told so, and the
+    connection is closed."""
+    driven = Driven(feed, credentials=[DIGEST])
+    connected(driven)
+    holder, read, write = driven.hold(), driven.read(), driven.write()
+    driven.heard()
+    waiting = driven.read("/waiting")
+    driven.say_raw(AUTH_REFUSED)
+    assert {type(each.error) for each in (holder, read, write, waiting)} == {errors.AuthFailed}
+    assert driven.machine.condemned is not None
+
+
+# The second rule of the machine's preamble
+
+
+def assignments(tree: ast.AST, function: str = "") -> Iterator[tuple[str, str]]:
+    """(function, attribute) for every attribute that is assigned, in any form."""
+    for node in ast.iter_child_nodes(tree):
+        inside = node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else function
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            yield inside, node.attr
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("setattr", "delattr"):
+            yield inside, "any"
+        yield from assignments(node, inside)
+
+
+def test_the_state_is_set_in_one_place() -> None:
+    """`_change` alone sets the machine's state, beside the first one in `__init__`."""
+    tree = ast.parse(inspect.getsource(machine_module))
+    setters = {function for function, attribute in assignments(tree) if attribute in ("state", "any")}
+    assert setters == {"__init__", "_change"}
+
+
+def test_nobody_else_sets_the_state() -> None:
+    """No other module of the session assigns a state."""
+    folder = Path(machine_module.__file__).parent
+    others = [path for path in folder.glob("*.py") if path.name != "machine.py"]
+    assert others
+    setters = {
+        path.name: [function for function, attribute in assignments(ast.parse(path.read_text())) if attribute == "state"]
+        for path in others
+    }
+    assert {name: found for name, found in setters.items() if found} == {}
+
+
+def test_the_scenarios_start_when_the_clock_does() -> None:
+    """The moved clock starts where the scenarios take it from."""
+    assert Driven().now == START
