@@ -64,7 +64,8 @@ class LeaseClock:
         """T in seconds."""
         self._half_tick = half_tick
         self._by_ping = by_ping
-        self._touches: deque[tuple[float, float]] = deque()  # sent, answered
+        # When each was sent and answered. Those older than T prove nothing any more, so the oldest may go.
+        self._touches: deque[tuple[float, float]] = deque(maxlen=round(1 / _GRAIN) + 2)
         self._connect_sent = float("-inf")
         self._last_write = float("-inf")
         self.anchor = float("-inf")

@@ -192,7 +192,7 @@ class Machine:
             )
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(self._expired_error())
-        if not self.closing:
+        if Change.DISCONNECTED in TRANSITIONS[self.state]:
             self._change(Change.DISCONNECTED)
 
     def tick(self, now: float, due: float | None = None) -> None:
@@ -458,7 +458,7 @@ class Machine:
             errors.ReplyError(
                 request.op.name,
                 request.path,
-                f"the answer is {size - 4:,} bytes, over the limit of {self._max_reply:,}; raise max_reply",
+                f"the answer is {size:,} bytes, over the limit of {self._max_reply:,}; raise max_reply",
             )
         )
 
@@ -519,7 +519,8 @@ class Machine:
 
     def _change(self, change: Change) -> None:
         self.state, before = TRANSITIONS[self.state][change], self.state
-        if self.state is not before:
+        # While closing, only the end is news.
+        if self.state is not before and (not self.closing or self.state is State.CLOSED):
             logger.debug("session 0x%x: %s, as %s", self.session_id, self.state.value, change.value)
             self._on_state(self.state)
 

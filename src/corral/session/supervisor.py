@@ -213,7 +213,7 @@ class Session:
         self.submit(Request(op, body, path, waiter, on_answer=answered))
 
     def _remove_server_watch(self, path: str) -> None:
-        if self._machine.state is State.CONNECTED:  # else it goes with the connection
+        if self._machine.phase is Phase.UP:  # else it has gone with the connection
             body = messages.encode_remove_watches(path, messages.WATCHER_DATA)
             self.submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
 
@@ -325,6 +325,7 @@ class Session:
         if answer.done():
             answer.exception()  # however it ended, there is no more to be done
         else:
+            answer.cancel()
             logger.warning(
                 "session 0x%x could not be closed on a server; its ephemerals stay until it expires there",
                 self.session_id,

@@ -182,9 +182,13 @@ class NodeWatch:
     the same state twice; the last state is always delivered, over reconnects, other servers and new
     sessions. A reader that is slow gets the newest state. **Not promised**: every state in between.
 
-    **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
+    **On cancel** of ``anext`` the watch ends, and the next ``anext`` takes it up again: nothing is lost, it
+    gives what the cancelled one would have given. **On loss**
     of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
     `SessionError` when the client is closed.
+
+    Changes made while the ACL does not let us read the node are not told, and a server with the fix for
+    CVE-2024-23944 uses up the watch on them: then later ones are not either, until the next reconnect.
     """
 
     def __init__(self, feeds: Feeds, full: str, path: str) -> None:
@@ -226,6 +230,11 @@ class NodeWatch:
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             await feed.news(self._waiting)
+        except asyncio.CancelledError:
+            # Most often the end of the loop, and the cancelled task's traceback keeps this object alive. If
+            # there is another `anext`, it joins again; what was seen last is remembered here.
+            self._leave()
+            raise
         finally:
             self._waiting = None
         if self._closed:
@@ -261,8 +270,12 @@ class NodeWatch:
         self._closed = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-        if self._end is not None and self._feed is not None and self._end.detach():
-            self._feed.leave()
+        self._leave()
+
+    def _leave(self) -> None:
+        feed, self._feed = self._feed, None
+        if feed is not None and self._end is not None and self._end.detach():
+            feed.leave()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not started" if self._feed is None else "watching"

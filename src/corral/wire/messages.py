@@ -114,7 +114,10 @@ MISSING: dict[str, tuple[str, Parts]] = {
         "whoAmI (opcode 107) is not there; nor is its reply",
         (("clients", Vector.of(aiozk_acl.ID)),),
     ),
-    "error": ("multi is written by hand there; this is the body of a refused operation", (("error", Int),)),
+    "error": (
+        "ErrorResponse is not there: the body of a refused operation in a multi, and of addWatch's answer",
+        (("error", Int),),
+    ),
 }
 
 _ITEMS[aiozk_acl.ID] = compile_record(
@@ -219,7 +222,7 @@ SASL = _operation("sasl", 102, _missing("sasl"), _missing("sasl"))
 GET_EPHEMERALS = _operation("get_ephemerals", 103, _missing("get_ephemerals"), _missing("ephemerals"))
 COUNT_ALL = _operation("count_all", 104, _missing("count_all"), _missing("total"))
 SET_WATCHES2 = _operation("set_watches", 105, _missing("set_watches2"), _EMPTY)
-ADD_WATCH = _operation("add_watch", 106, _missing("add_watch"), _EMPTY)
+ADD_WATCH = _operation("add_watch", 106, _missing("add_watch"), _missing("error"))
 WHO_AM_I = _operation("who_am_i", 107, _EMPTY, _missing("identities"))
 CLOSE = _operation("close", -11, _EMPTY, _EMPTY)
 
@@ -359,6 +362,8 @@ def decode_multi_reply(buffer: compiler.Buffer, start: int, end: int) -> list[Mu
             results.append(MultiResult(opcode, error, None))
         else:
             value, at = _in_multi(opcode).reply.read(buffer, at, end)
+            if opcode == GET.opcode:
+                value = (value[0] or b"", value[1])
             results.append(MultiResult(opcode, 0, value))
         opcode, _, at = _multi_header(buffer, at, end)
     return results
