@@ -75,6 +75,8 @@ def connect(
         max_request=verify.size(max_request, "max_request"),
         max_reply=verify.size(max_reply, "max_reply"),
     )
+    for credentials in options.credentials:
+        credentials.check_size(options.max_request)
     return Client(Session(options), parsed.chroot, str(parsed))
 
 

@@ -184,7 +184,9 @@ class Nodes:
         below = ["/" + "/".join(names[: i + 1]) for i in range(len(names))] if full != "/" else []
         answers = await asyncio.gather(
             *(
-                self._session.request(op, messages.encode_create(path, b"", tuple(acl), flags), path)
+                self._session.request(
+                    op, messages.encode_create(path, b"", tuple(acl), flags), paths.strip(self._chroot, path)
+                )
                 for path in below
             ),
             return_exceptions=True,
@@ -210,8 +212,9 @@ class Nodes:
         others create in the meantime goes as well, or `NotEmpty` is raised if they never stop.
         """
         full = self._full(path)
+        expected = verify.version(version)
         if not recursive:
-            body = messages.encode_delete(full, verify.version(version))
+            body = messages.encode_delete(full, expected)
             await self._session.request(messages.DELETE, body, path)
             return
         if full == "/" or path == "/":
@@ -220,7 +223,7 @@ class Nodes:
             )
         if version is not None:
             stat = await self.exists(path)
-            if stat is not None and stat.version != version:
+            if stat is not None and stat.version != expected != -1:
                 raise errors.BadVersion("delete", path)
         for attempt in range(TRIES):
             try:
@@ -245,7 +248,11 @@ class Nodes:
         while level:
             answers = await asyncio.gather(
                 *(
-                    self._session.request(messages.CHILDREN, messages.encode_children(path, False), path)
+                    self._session.request(
+                        messages.CHILDREN,
+                        messages.encode_children(path, False),
+                        paths.strip(self._chroot, path),
+                    )
                     for path in level
                 ),
                 return_exceptions=True,
@@ -261,12 +268,15 @@ class Nodes:
         return found
 
     async def _delete_all(self, found: list[str]) -> None:
+        # A path is at most three bytes a character, and there are 17 bytes around it.
+        room = self._session.max_body // 2
         while found:
-            batch = found[-DELETES_PER_TRANSACTION:]
-            del found[-DELETES_PER_TRANSACTION:]
-            transaction = self.transaction()
-            for path in reversed(batch):
-                transaction.delete(paths.strip(self._chroot, path))
+            transaction, size = self.transaction(), 0
+            for _ in range(min(len(found), DELETES_PER_TRANSACTION)):
+                size += 3 * len(found[-1]) + 17
+                if size > room and len(transaction):
+                    break
+                transaction.delete(paths.strip(self._chroot, found.pop()))
             await transaction.commit()
 
     async def get_acl(self, path: str) -> tuple[list[Acl], Stat]:

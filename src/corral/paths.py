@@ -41,11 +41,6 @@ def validate(path: str, what: str = "path") -> None:
             )
 
 
-def validate_prefix(path: str) -> None:
-    """Like `validate`, for a sequential znode, whose last name may still be empty (``/queue/``)."""
-    validate(path + "0" if isinstance(path, str) and path.endswith("/") else path)
-
-
 def join(parent: str, name: str) -> str:
     """The path of a child."""
     return f"/{name}" if parent == "/" else f"{parent}/{name}"
@@ -75,7 +70,7 @@ def _resolve(chroot: str, path: str) -> str:
 
 
 def strip(chroot: str, full: str) -> str:
-    """The path as the caller of a chrooted client names it."""
-    if not chroot:
-        return full
-    return full[len(chroot) :] or "/"
+    """The path as the caller of a chrooted client names it; what is not below the chroot stays as it is."""
+    if full == chroot:
+        return "/"
+    return full[len(chroot) :] if chroot and full.startswith(chroot + "/") else full

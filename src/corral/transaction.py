@@ -88,6 +88,9 @@ class Transaction:
             raise errors.UsageStateError("this transaction was committed; make another with transaction()")
         self._ops.append(_Op(op, body, path))
 
+    def __len__(self) -> int:
+        return len(self._ops)
+
     async def commit(self) -> list[str | Stat | None]:
         """Send it; returns `results`. Raises `TransactionFailed` if the server refused one of the writes."""
         if self._committed:

@@ -86,8 +86,8 @@ def credentials(value: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
 
 def new_path(chroot: str, path: str, *, sequential: bool) -> str:
     """The full path of a znode to be created; a sequential one may end with '/', as its name is a number."""
-    if sequential and isinstance(path, str) and path.endswith("/"):
-        return paths.resolve(chroot, path + "0")[:-1]
+    if sequential and isinstance(path, str) and path.endswith("/") and not path.endswith("//"):
+        return paths.resolve(chroot, path[:-1] or "/").rstrip("/") + "/"
     return paths.resolve(chroot, path)
 
 

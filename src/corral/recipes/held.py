@@ -106,6 +106,7 @@ class Held:
 
     async def wait_lost(self) -> errors.LockLost | None:
         """Wait until it is lost, and return the error; None once it is released. Cancelling loses nothing."""
+        self._session.check_place()
         while self._phase in (Phase.HELD, Phase.RELEASING):
             await self._next_phase()
         return self._lost_error() if self._phase is Phase.LOST else None
@@ -116,6 +117,7 @@ class Held:
         Returns when the server has confirmed, or when the lease has ended: with the connection down it is
         done as soon as there is one again. Cancelling the wait does not stop it.
         """
+        self._session.check_place()
         if self._phase is Phase.HELD:
             self._phase = Phase.RELEASING
             self._line.leave(self._place, self._released)
@@ -171,6 +173,7 @@ class Held:
         return errors.LockLost(f"{self.name} was lost: {self._error}")
 
     async def __aenter__(self) -> Held:
+        self._session.check_place()
         if self._phase is not Phase.HELD:
             raise (
                 self._lost_error()
@@ -188,6 +191,7 @@ class Held:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._session.check_place()
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not Phase.LOST:

@@ -16,7 +16,10 @@ What can go wrong, and what is done about it here:
   removed, behind its back (L3). A create that was not sent yet is not sent.
 - The node found belongs to the session before this one, and is about to vanish: it does not count (L10).
 - The parent vanishes, being a container: it is made again.
-- The numbers are a signed 32-bit counter that wraps: they are compared by their difference (L10).
+- The numbers run out. The server's counter is a signed 32-bit one, and at 2^31 - 1 it neither wraps nor
+  stops: it gives that number again and again, and within one burst of creates negative ones (seen on 3.8.0:
+  `DataTree.createNode` keeps a parent's cversion only if it has grown). So a number is trusted while it is
+  below that; beyond, the zxid of creation has the order, at the price of reading the stats (L10).
 
 The knowledge of our place is restored here; the session restores only the watch.
 """
@@ -27,7 +30,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from corral import errors, paths, verify
@@ -42,6 +45,8 @@ from .outcome import Outcome, Removal
 
 logger = logging.getLogger("corral.recipes")
 
+# The last number that the server gives; it gives it more than once.
+_LAST_NUMBER = 0x7FFFFFFF
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 # After these a create may have been carried out.
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
@@ -142,7 +147,7 @@ class Line:
         Raises `PlaceLost` if our node or our session is gone. On cancel our node stays: `leave` it.
         """
         while True:
-            ahead = self._ahead(place, names, blocks)
+            ahead = await self._ahead(place, names, blocks)
             if not ahead:
                 return
             await self._watch_until_gone(place, ahead[-1])
@@ -152,9 +157,9 @@ class Line:
                 return
             names = await self.names()
 
-    def is_blocked(self, place: Place, names: Sequence[str]) -> bool:
+    async def is_blocked(self, place: Place, names: Sequence[str]) -> bool:
         """Whether anybody stands before us. Raises `PlaceLost` if our node or our session is gone."""
-        return bool(self._ahead(place, names, lambda name: True))
+        return bool(await self._ahead(place, names, lambda name: True))
 
     def leave(self, place: Place, on_done: Callable[[], None] | None = None) -> None:
         """Delete our node, and see to it that it is deleted; returns at once, `on_done` tells when it is."""
@@ -207,9 +212,7 @@ class Line:
             if isinstance(answer, BaseException):
                 raise answer
             found.append(Contender(name, self._number(name), *answer))
-        if found:
-            newest = max(found, key=lambda contender: contender.stat.czxid).sequence
-            found.sort(key=lambda contender: _wrapped(contender.sequence - newest))
+        found.sort(key=lambda contender: contender.stat.czxid)
         return found
 
     async def names(self) -> list[str]:
@@ -242,19 +245,40 @@ class Line:
         assert match is not None
         return int(match[1])
 
-    def _ahead(self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]) -> list[str]:
+    async def _ahead(self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]) -> list[str]:
         """The names that block ours, the nearest last."""
         if place.name not in names or place.session_id != self._session.session_id:
             raise PlaceLost
-        ahead = []
-        for name in names:
-            match = self._layout.contender.search(name)
-            if match is not None and blocks(name):
-                distance = _wrapped(int(match[1]) - place.sequence)
-                if distance < 0:
-                    ahead.append((distance, name))
-        ahead.sort()
-        return [name for _, name in ahead]
+        numbers = {name: int(match[1]) for name in names if (match := self._layout.contender.search(name))}
+        if all(0 <= number < _LAST_NUMBER for number in numbers.values()):
+            order, ours = numbers, place.sequence
+        else:
+            order, ours = await self._order_of_creation(numbers), place.czxid
+        return sorted((name for name in order if order[name] < ours and blocks(name)), key=order.__getitem__)
+
+    async def _order_of_creation(self, names: Iterable[str]) -> dict[str, int]:
+        """The zxid of creation of each node that is still there."""
+        names = list(names)
+        paths_of = [paths.join(self.full, name) for name in names]
+        while True:
+            answers = await asyncio.gather(
+                *(
+                    self._session.request(messages.EXISTS, messages.encode_exists(path, False), path)
+                    for path in paths_of
+                ),
+                return_exceptions=True,
+            )
+            failures = [answer for answer in answers if isinstance(answer, BaseException)]
+            if not any(isinstance(failure, errors.ConnectionLoss) for failure in failures):
+                break
+        for failure in failures:
+            if not isinstance(failure, errors.NoNode):
+                raise failure
+        return {
+            name: answer.czxid
+            for name, answer in zip(names, answers, strict=True)
+            if not isinstance(answer, BaseException)
+        }
 
     async def _watch_until_gone(self, place: Place, name: str) -> None:
         path = paths.join(self.full, name)
@@ -367,8 +391,3 @@ class _Signal:
             await self._wake
         change, self._change = self._change, None
         return change
-
-
-def _wrapped(difference: int) -> int:
-    """How far apart two numbers of a wrapping 32-bit counter are: negative if the first is earlier."""
-    return (difference + 0x80000000) % 0x100000000 - 0x80000000

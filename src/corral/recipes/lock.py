@@ -99,7 +99,7 @@ class Lock:
         while True:
             place, names = await self._join()
             try:
-                if not wait and self._line.is_blocked(place, names):
+                if not wait and await self._line.is_blocked(place, names):
                     self._line.leave(place)
                     return None
                 await self._line.wait_turn(place, names)

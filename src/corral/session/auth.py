@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from corral.errors import UsageTypeError, UsageValueError
+from corral.errors import FrameTooLarge, UsageTypeError, UsageValueError
 from corral.wire import messages
 
 
@@ -30,6 +30,12 @@ class Credentials:
             )
         if self.scheme == "digest" and b":" not in self.secret:
             raise UsageValueError("digest auth must be b'user:password'; there is no ':' in what was given")
+
+    def check_size(self, limit: int) -> None:
+        """Raise `FrameTooLarge` if the message that presents them is over `limit` bytes."""
+        size = len(self.encode()) + 8
+        if size > limit:
+            raise FrameTooLarge("add_auth", None, size, limit)
 
     def encode(self) -> bytes:
         """The body of the message that presents them."""

@@ -55,11 +55,11 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
         hosts = ",".join(hosts)
     names, slash, chroot = hosts.partition("/")
     chroot = slash + chroot
+    servers = tuple(_parse_one(part.strip(), hosts) for part in names.split(","))
     if chroot == "/":
         chroot = ""
     if chroot:
         paths.validate(chroot, "chroot")
-    servers = tuple(_parse_one(part.strip(), hosts) for part in names.split(","))
     return Hosts(tuple(dict.fromkeys(servers)), chroot)
 
 

@@ -24,7 +24,8 @@ The numbers
 T is the negotiated session timeout. A server that hears nothing for T ends the session; we make it hear
 us every T/3, and take a connection for dead when something is unanswered for T/2. That leaves T/6 to find
 another server; it is what ZooKeeper's own clients do, with 1/3 and 2/3. While something is held there is a
-heartbeat every T/6, and T/3 for its answer: half of T is left to go elsewhere before the lease ends.
+heartbeat every T/6, and T/3 for its answer; that leaves T/6 to go elsewhere before the lease ends, and more
+with a short tick.
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ class Machine:
             request.reject(self._expired_error())
         if Change.DISCONNECTED in TRANSITIONS[self.state]:
             self._change(Change.DISCONNECTED)
+        self.advance(now)  # without a connection the session can be over by now
 
     def tick(self, now: float, due: float | None = None) -> None:
         """The time given by `deadline` has come. `due` is when this was to be called, if that is known."""
@@ -260,6 +262,8 @@ class Machine:
 
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these too, now and on each connection to come."""
+        if self.closing or self.state in (State.AUTH_FAILED, State.CLOSED):
+            raise self._final_error()
         self._credentials.append(credentials)
         if self.phase is Phase.UP:
             self.requests.urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from corral import errors
 from corral.types import State
@@ -20,7 +21,8 @@ class StateStream:
 
     LIMIT = 64
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, check_loop: Callable[[], None]) -> None:
+        self._check_loop = check_loop
         self._pending: deque[State] = deque([state], maxlen=self.LIMIT)
         self._wake: asyncio.Future[None] | None = None
         self._over = False
@@ -35,6 +37,7 @@ class StateStream:
         return self
 
     async def __anext__(self) -> State:
+        self._check_loop()
         if self._over:
             raise StopAsyncIteration
         while not self._pending:

@@ -156,6 +156,15 @@ class Session:
             "this client belongs to another event loop (another thread, or a forked process?); open one here"
         )
 
+    def _check_loop(self) -> None:
+        if self._loop is not None:  # states can be read before the session is opened
+            self.check_place()
+
+    @property
+    def max_body(self) -> int:
+        """The largest body of a request, in bytes."""
+        return self._max_body
+
     # For the client and the recipes
 
     def request(
@@ -262,13 +271,14 @@ class Session:
 
     def states(self) -> StateStream:
         """The state now, then each change, for one reader."""
-        stream = StateStream(self._machine.state)
+        stream = StateStream(self._machine.state, self._check_loop)
         self._listeners.add(stream)
         return stream
 
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these too, now and on each connection to come."""
         self.check_place()
+        credentials.check_size(self._options.max_request)
         self._machine.add_credentials(credentials)
         if self._connection is not None:
             self._connection.flush_soon()

@@ -230,9 +230,9 @@ class NodeWatch:
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             await feed.news(self._waiting)
-        except asyncio.CancelledError:
-            # Most often the end of the loop, and the cancelled task's traceback keeps this object alive. If
-            # there is another `anext`, it joins again; what was seen last is remembered here.
+        except BaseException:
+            # Most often the end of the loop, and whoever keeps the exception keeps this object alive by its
+            # traceback. If there is another `anext`, it joins again; what was seen last is remembered here.
             self._leave()
             raise
         finally:
