@@ -492,6 +492,8 @@ class Machine:
                 return
         if request.attempts < 2 and not isinstance(request.waiter, Heartbeat):
             self.requests.refused(request)
+        elif code == _SESSION_EXPIRED:
+            request.reject(self._expired_error())
         else:
             request.reject(errors.server_error(code, request.op.name, request.path))
 

@@ -182,8 +182,7 @@ class NodeWatch:
     the same state twice; the last state is always delivered, over reconnects, other servers and new
     sessions. A reader that is slow gets the newest state. **Not promised**: every state in between.
 
-    **On cancel** of ``anext`` the watch ends, and the next ``anext`` takes it up again: nothing is lost, it
-    gives what the cancelled one would have given. **On loss**
+    **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
     of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
     `SessionError` when the client is closed.
 
@@ -218,27 +217,27 @@ class NodeWatch:
             self._end.atexit = False
         else:
             feed = self._feed
-        if feed.stale or feed.state is None:
-            await self._news(feed)
-        # Whatever has been published by now is delivered, even if it is stale again: else a node that is
-        # written faster than we read would never be seen.
-        while (event := self._event(feed.state)) is None:
-            await self._news(feed)
-        return event
+        try:
+            if feed.stale or feed.state is None:
+                await self._news(feed)
+            # Whatever has been published by now is delivered, even if it is stale again: else a node that is
+            # written faster than we read would never be seen.
+            while (event := self._event(feed.state)) is None:
+                await self._news(feed)
+            return event
+        finally:
+            # Whoever keeps a cancelled task keeps its traceback; it must not keep the watch alive (W5).
+            self = None  # type: ignore[assignment]
 
     async def _news(self, feed: NodeFeed) -> None:
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             await feed.news(self._waiting)
-        except BaseException:
-            # Most often the end of the loop, and whoever keeps the exception keeps this object alive by its
-            # traceback. If there is another `anext`, it joins again; what was seen last is remembered here.
-            self._leave()
-            raise
+            if self._closed:
+                raise StopAsyncIteration
         finally:
             self._waiting = None
-        if self._closed:
-            raise StopAsyncIteration
+            self = None  # type: ignore[assignment]  # as in __anext__
 
     def _event(self, state: Snapshot | None) -> Event | None:
         if state is None:
