@@ -184,13 +184,9 @@ class Machine:
         self._ping_sent = None
         self._holdings.disconnected()
         for request in self.requests.reclaim():
-            request.reject(
-                errors.ConnectionLoss(
-                    request.op.name,
-                    request.path,
-                    f"the connection was lost before the answer came, so the outcome is unknown ({why})",
-                )
-            )
+            problem = f"the connection was lost before the answer came, so the outcome is unknown ({why})"
+            loss = errors.ConnectionLoss(request.op.name, request.path, problem)
+            request.reject(self._final_error() if self.closing else loss)
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(self._expired_error())
         if Change.DISCONNECTED in TRANSITIONS[self.state]:

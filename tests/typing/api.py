@@ -1,0 +1,91 @@
+"""The public API as its users write it: checked by mypy --strict, never run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import assert_type
+
+import corral
+
+
+async def a_client() -> None:
+    async with corral.connect(
+        ["zk1:2181", "zk2:2181"],
+        session_timeout=10,
+        connect_timeout=None,
+        auth=[("digest", b"user:password")],
+        lease="ping",
+        tick_time=2,
+    ) as zk:
+        assert_type(zk, corral.Client)
+        assert_type(zk.state, corral.State)
+        assert_type(zk.session_id, int)
+        assert_type(zk.session_timeout, float)
+        assert_type(zk.server, str | None)
+        assert_type(zk.chroot("/team-a"), corral.Client)
+        async for state in zk.states():
+            assert_type(state, corral.State)
+
+
+async def nodes(zk: corral.Client) -> None:
+    path = await zk.create("/jobs/job-", b"payload", sequential=True, ephemeral=True, make_parents=True)
+    assert_type(path, str)
+    assert_type(await zk.create("/a", with_stat=True), tuple[str, corral.Stat])
+    data, stat = await zk.get("/jobs")
+    assert_type(data, bytes)
+    assert_type(stat, corral.Stat)
+    assert_type(stat.mtime, float)
+    assert_type(await zk.set("/jobs", b"v2", version=stat.version), corral.Stat)
+    assert_type(await zk.exists("/jobs"), corral.Stat | None)
+    assert_type(await zk.children("/jobs"), list[str])
+    assert_type(await zk.children("/jobs", with_stat=True), tuple[list[str], corral.Stat])
+    assert_type(await zk.get_acl("/jobs"), tuple[list[corral.Acl], corral.Stat])
+    acl: Sequence[corral.Acl] = [corral.Acl.digest("user", "password"), corral.Acl.world(corral.Perm.READ)]
+    await zk.set_acl("/jobs", acl, version=0)
+    await zk.sync()
+    await zk.delete("/jobs", recursive=True)
+    async with zk.transaction() as tx:
+        tx.check("/config", version=3)
+        tx.set("/config", b"v4")
+        tx.create("/audit/entry-", b"...", sequential=True)
+    assert_type(tx.results, list[str | corral.Stat | None])
+
+
+async def locks(zk: corral.Client) -> None:
+    lock = zk.lock("/locks/nightly", data=b"host-7")
+    async with lock as held:
+        assert_type(held, corral.Held)
+        assert_type(held.fencing_token, int)
+        assert_type(held.is_valid, bool)
+        async with held.transaction() as tx:
+            tx.set("/a", b"x")
+    async with asyncio.timeout(5):
+        assert_type(await lock.acquire(), corral.Held)
+    assert_type(await lock.try_acquire(), corral.Held | None)
+    await lock.release()
+    assert_type(await held.wait_lost(), corral.LockLost | None)
+    for contender in await lock.contenders():
+        assert_type(contender.data, bytes)
+
+
+async def watches(zk: corral.Client) -> None:
+    async for event in zk.watch("/config"):
+        assert_type(event, corral.Event)
+        assert_type(event.data, bytes | None)
+        assert_type(event.kind, corral.EventKind)
+    async with zk.watch("/config") as events:
+        first = await anext(events)
+        assert_type(first.stat, corral.Stat | None)
+
+
+def caught(error: Exception) -> str:
+    match error:
+        case corral.TransactionFailed():
+            return f"{error.index}: {error.cause}"
+        case corral.ServerError():
+            return f"{error.operation} {error.path} {error.code}"
+        case corral.ConnectionLoss() | corral.SessionError() | corral.UsageError():
+            return str(error)
+        case _:
+            raise error
