@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -25,6 +25,7 @@ from lock_support import (
     opcode,
     settle,
     until_line,
+    watched_paths,
     within,
 )
 
@@ -36,8 +37,8 @@ LINES = ["free", "held", "two ahead", "no parent"]
 
 @asynccontextmanager
 async def line(rig: Rig, kind: str, path: str) -> AsyncIterator[int]:
-    """A line of a kind, which moves on as soon as somebody of `rig.zk` stands in it; yields how many are ahead.
-    On leaving all of them have gone."""
+    """A line of a kind; yields how many are ahead. Those leave one by one, the nearest first, each when
+    `rig.zk` waits for it; and all when the block ends."""
     if kind == "no parent":
         yield 0
         return
@@ -45,24 +46,28 @@ async def line(rig: Rig, kind: str, path: str) -> AsyncIterator[int]:
     if kind == "free":
         yield 0
         return
-    names = [
+    ahead = [
         await rig.other.create(f"{path}/_c_{number}-lock-", ephemeral=True, sequential=True)
         for number in range(1 if kind == "held" else 2)
     ]
 
+    def is_watched(name: str) -> bool:
+        return any(frame.code == GET and name.encode() in frame.body for frame in rig.tap.frames)
+
     async def move_on() -> None:
-        await until_line(rig.other, path, len(names) + 1)
-        for name in reversed(names):  # the nearest first, so that the one in front is found by looking again
+        for name in reversed(ahead):  # so that the one in front is found by looking again
+            await rig.tap.seen(lambda name=name: is_watched(name))  # type: ignore[misc]
+            await settle(rig.zk)  # its answer comes after that to the watch
             await rig.other.delete(name)
 
     mover = asyncio.create_task(move_on())
     try:
-        yield len(names)
+        yield len(ahead)
     finally:
         mover.cancel()
         await ended(mover)
-        for name in names:
-            if await rig.other.exists(name):
+        for name in ahead:
+            with suppress(corral.NoNode):
                 await rig.other.delete(name)
 
 
@@ -92,8 +97,8 @@ async def assert_nothing_left(rig: Rig, lock: corral.Lock, session: int) -> None
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
 @pytest.mark.parametrize("kind", LINES)
 async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str, cut: str) -> None:
-    """L3: cancelled at any point at which it waits, or in the tick in which what it waits for is there, with the
-    connection lost at the same time or not: it ends at once and nothing of it is left."""
+    """L3: cancelled at any point at which it waits, or in the tick in which what it waits for is there, with
+    the connection lost at the same time or not: it ends at once and nothing of it is left."""
     session = rig.zk.session_id
     for step in itertools.count():
         path = f"/lock-{step}"
@@ -270,22 +275,21 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str, moment
             break
         assert task.cancelled()
         await assert_nothing_left(rig, lock, session)
-    assert step >= (3 if lost == "request" else 4)  # the create, the write, the list, whose node it is
+    assert step >= 3  # the create; the write and the list; whose node it is, or the create again
 
 
 # Not cancelled: lost messages
 
 
-@pytest.mark.parametrize("kind", LINES)
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize(
-    "code", [CREATE2, CHILDREN, GET, CREATE_CONTAINER], ids=["create", "list", "watch", "make"]
+    ("kind", "code"),
+    [(kind, code) for kind in LINES for code in (CREATE2, CHILDREN)]
+    + [("held", GET), ("two ahead", GET), ("no parent", CREATE_CONTAINER)],
 )
 async def test_a_lost_message_makes_no_second_node(rig: Rig, kind: str, code: int, lost: str) -> None:
     """L3, S2: whichever message of an acquire is lost, before the server or behind it, the acquire succeeds,
     with exactly one node in line."""
-    if (code == GET and kind in ("free", "no parent")) or (code == CREATE_CONTAINER and kind != "no parent"):
-        pytest.skip("nothing like that is sent")
     lock = rig.zk.lock("/lock")
     session = rig.zk.session_id
     lose = rig.proxy.lose_request if lost == "request" else rig.proxy.lose_reply
@@ -378,8 +382,8 @@ async def waited_long(rig: Rig) -> None:
 
 @pytest.mark.parametrize("moment", ["while it waits", "as it is answered", "unsent", "unanswered"])
 async def test_cancelled_while_it_makes_sure_of_its_lease(rig: Rig, moment: str) -> None:
-    """L3: a waiter whose turn comes when its lease is short makes sure of that first; it can be cancelled there
-    as well, with the connection lost or not."""
+    """L3: a waiter whose turn comes when its lease is short makes sure of that first; it can be cancelled
+    there as well, with the connection lost or not."""
     session = rig.zk.session_id
     lock = rig.zk.lock("/lock")
     strike = Strike(-1, when_done=moment == "as it is answered")
@@ -460,7 +464,7 @@ async def test_closing_the_client_ends_those_who_wait(connect: Callable[..., cor
 
 
 async def test_a_broken_release_of_a_cancelled_waiter(rig: Rig) -> None:
-    """L3: the deletion of a cancelled waiter's node, itself lost with its connection, is done after the next."""
+    """L3: the deletion of a cancelled waiter's node, itself lost with its connection, is done by the next."""
     session = rig.zk.session_id
     lock = rig.zk.lock("/lock")
     async with rig.other.lock("/lock"):
@@ -472,6 +476,28 @@ async def test_a_broken_release_of_a_cancelled_waiter(rig: Rig) -> None:
                 await within(loss.fired.wait())
                 await until_line(rig.other, "/lock", 1)
     await assert_nothing_left(rig, lock, session)
+
+
+async def test_a_cancelled_waiter_leaves_no_watch(rig: Rig, root: str) -> None:
+    """S8: the server's watch goes with the waiter that is cancelled."""
+
+    async def watchers() -> int:
+        watched = await watched_paths(rig.server)
+        return sum(len(who) for path, who in watched.items() if path.startswith(f"{root}/lock/"))
+
+    async def nobody() -> bool:
+        return await watchers() == 0
+
+    async with rig.other.lock("/lock"):
+        task = asyncio.create_task(rig.zk.lock("/lock").acquire())
+
+        async def somebody() -> bool:
+            return await watchers() == 1
+
+        await until(somebody, "the waiter watches")
+        task.cancel()
+        await until(nobody, "the watch has gone")
+    await until_line(rig.other, "/lock", 0)
 
 
 async def test_an_anyio_scope_around_an_acquire(rig: Rig) -> None:

@@ -47,9 +47,18 @@ def well(sent: Sent) -> bytes | None:
     return messages.REPLY_HEADER.pack(sent.xid, 50, 0) + body
 
 
-def deposed(sent: Sent) -> bytes | None:
-    """A follower of a deposed leader: it answers reads and pings, and no write."""
-    return None if OPERATIONS[sent.opcode].is_write else well(sent)
+def deposed(driven: Driven) -> Callable[[Sent], bytes | None]:
+    """A follower of a deposed leader: it answers reads and pings, but no write, and as it answers in order
+    nothing that comes after one on the same connection."""
+    stuck = 0
+
+    def answer(sent: Sent) -> bytes | None:
+        nonlocal stuck
+        if OPERATIONS[sent.opcode].is_write:
+            stuck = len(driven.connects)
+        return None if stuck == len(driven.connects) else well(sent)
+
+    return answer
 
 
 def fields(sent: Sent) -> Any:
@@ -98,14 +107,18 @@ class Driven(Server):
     def hold(self, node: str = "/held") -> Holder:
         """Something is held."""
         holder = NamedHolder(node, self.log)
+        self.keep(holder)
+        return holder
+
+    def keep(self, holder: Holder) -> None:
+        """This is held."""
         self.machine.hold(holder, self.now)
         self._rearm()
-        return holder
 
     def submit(self, op: messages.Operation, path: str, **options: Any) -> Answer:
         """Somebody asks for something; the log calls them by the path."""
         answer = Answer(self.log, path)
-        self.machine.submit(Request(op, _body(op, path), path, answer, **options))
+        self.machine.submit(Request(op, body_of(op, path), path, answer, **options))
         return answer
 
     def read(self, path: str = "/read", **options: Any) -> Answer:
@@ -134,22 +147,15 @@ class Driven(Server):
         self.machine.restless = restless
         return due
 
-    def go(
-        self, to: float, server: Callable[[Sent], bytes | None] = never, *, drop: bool = True
-    ) -> list[tuple[float, Sent]]:
+    def go(self, to: float, server: Callable[[Sent], bytes | None] = never) -> list[tuple[float, Sent]]:
         """Let the time pass until `to`; returns when what was sent.
 
-        `server` gives the answer to each, at once. What the machine condemns is closed, with `drop`; without,
-        the clock stops there.
+        `server` gives the answer to each, at once. What the machine condemns is closed.
         """
         seen: list[tuple[float, Sent]] = []
         self._flush(seen, server)
         while self.timer <= to:
             self.fire_timer()
-            if self.machine.condemned is not None:
-                if not drop:
-                    return seen
-                self.drop()
             self._flush(seen, server)
         self.now = max(self.now, to)
         return seen
@@ -159,13 +165,14 @@ class Driven(Server):
         self.now = max(self.now, self.timer)
         due, self.timer = self.timer, math.inf
         self.machine.tick(self.now, due)
+        self.drop_if_condemned()
         self._rearm()
 
-    def drop(self) -> None:
-        """Close the connection, as the machine has asked for."""
-        assert self.machine.condemned is not None
-        self.drops.append((self.now, self.machine.condemned))
-        self.lose()
+    def drop_if_condemned(self) -> None:
+        """Close the connection if the machine asks for it."""
+        if self.machine.condemned is not None and self.machine.phase is not Phase.DOWN:
+            self.drops.append((self.now, self.machine.condemned))
+            self.lose()
 
     def _flush(self, seen: list[tuple[float, Sent]], server: Callable[[Sent], bytes | None]) -> None:
         while sent := self.heard():
@@ -190,7 +197,8 @@ class NamedHolder(Holder):
         self._told.append(f"lost {self.node}")
 
 
-def _body(op: messages.Operation, path: str) -> bytes:
+def body_of(op: messages.Operation, path: str) -> bytes:
+    """What a request of this kind for a path consists of."""
     if op is messages.SET:
         return messages.encode_set(path, b"new", -1)
     if op is messages.MULTI:

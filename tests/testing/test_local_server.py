@@ -120,14 +120,13 @@ async def test_a_paused_server_answers_after_resume() -> None:
             writer.close()
 
 
-async def test_a_paused_server_has_no_role(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_paused_server_has_no_role() -> None:
     """A server that does not answer says nothing of itself; asking is bounded."""
-    monkeypatch.setattr(_server, "ANSWER_TIMEOUT", 0.1)
     async with LocalServer() as server:
         server.pause()
-        assert await server.role() is None
+        assert await server.role(timeout=0.1) is None
         with pytest.raises(TimeoutError):
-            await server.four_letter_word("ruok")
+            await server.four_letter_word("ruok", timeout=0.1)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +373,11 @@ async def test_close_removes_everything_and_may_be_repeated() -> None:
 
 
 @pytest.mark.parametrize("ending", ["exit", "killed"])
-async def test_a_forgotten_server_dies_with_its_process(ending: str) -> None:
-    """A server that nobody closed ends when the interpreter exits, and when it is killed."""
+async def test_a_forgotten_server_dies_with_its_process(ending: str, tmp_path: Path) -> None:
+    """A server that nobody closed ends when the interpreter exits, and when it is killed.
+
+    On exit its data is removed, too; a process that was killed cannot see to that.
+    """
     if ending == "killed" and not local._setpriv():
         pytest.skip("only util-linux's setpriv has the kernel kill a server whose parent was killed")
     script = (
@@ -387,7 +389,7 @@ async def test_a_forgotten_server_dies_with_its_process(ending: str) -> None:
         *(sys.executable, "-c", script),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(SRC)},
+        env={**os.environ, "PYTHONPATH": str(SRC), "TMPDIR": str(tmp_path)},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -402,6 +404,7 @@ async def test_a_forgotten_server_dies_with_its_process(ending: str) -> None:
                 assert await reader.read() == b""  # the server's end, seen by a client
             writer.close()
             await process.wait()
+        assert len(list(tmp_path.glob("corral-*"))) == (0 if ending == "exit" else 1)
     finally:
         if process.returncode is None:
             process.kill()

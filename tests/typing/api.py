@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import assert_type
 
 import corral
@@ -26,6 +27,11 @@ async def a_client() -> None:
         assert_type(zk.chroot("/team-a"), corral.Client)
         async for state in zk.states():
             assert_type(state, corral.State)
+        assert_type(zk.states(), corral.StateStream)
+        zk.add_auth("digest", b"user:password")
+        await zk.close()
+    assert_type(corral.connect(), corral.Client)
+    assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)
 
 
 async def nodes(zk: corral.Client) -> None:
@@ -49,7 +55,17 @@ async def nodes(zk: corral.Client) -> None:
         tx.check("/config", version=3)
         tx.set("/config", b"v4")
         tx.create("/audit/entry-", b"...", sequential=True)
+    assert_type(tx, corral.Transaction)
     assert_type(tx.results, list[str | corral.Stat | None])
+    assert_type(await tx.commit(), list[str | corral.Stat | None])
+    assert_type(await zk.create("/c", container=True, acl=corral.READ_ACL), str)
+    assert_type(await zk.create("/t", ttl=2.5, acl=[corral.Acl.creator()]), str)
+
+
+async def whether_with_stat(zk: corral.Client, flag: bool) -> None:
+    """Where it is not known before the call."""
+    assert_type(await zk.children("/a", with_stat=flag), list[str] | tuple[list[str], corral.Stat])
+    assert_type(await zk.create("/a", with_stat=flag), str | tuple[str, corral.Stat])
 
 
 async def locks(zk: corral.Client) -> None:
@@ -79,12 +95,49 @@ async def watches(zk: corral.Client) -> None:
         assert_type(first.stat, corral.Stat | None)
 
 
+async def stacked(stack: AsyncExitStack) -> None:
+    """What can be entered and iterated is so in the types, too."""
+    zk = await stack.enter_async_context(corral.connect())
+    assert_type(zk, corral.Client)
+    assert_type(await stack.enter_async_context(zk.lock("/l")), corral.Held)
+    assert_type(await stack.enter_async_context(zk.watch("/n")), corral.NodeWatch)
+    assert_type(await stack.enter_async_context(zk.transaction()), corral.Transaction)
+    manager: AbstractAsyncContextManager[corral.Client] = corral.connect()
+    events: AsyncIterator[corral.Event] = zk.watch("/n")
+    states: AsyncIterable[corral.State] = zk.states()
+    print(manager, events, states)
+
+
+async def wrong(zk: corral.Client) -> None:
+    """What the types refuse: mypy says so if one of these comments is not needed."""
+    await zk.create("/a", "text")  # type: ignore[call-overload]
+    await zk.set("/a", None)  # type: ignore[arg-type]
+    await zk.set("/a", b"", version="1")  # type: ignore[arg-type]
+    await zk.get(b"/a")  # type: ignore[arg-type]
+    await zk.set_acl("/a", "world")  # type: ignore[arg-type]
+    await zk.children("/a", True)  # type: ignore[call-overload]
+    zk.lock("/l", data="text")  # type: ignore[arg-type]
+    corral.connect(lease="hope")  # type: ignore[arg-type]
+    corral.connect(auth=("digest", b"user:password"))  # type: ignore[arg-type]
+    corral.connect(2181)  # type: ignore[arg-type]
+    zk.state = corral.State.CLOSED  # type: ignore[misc]
+    (await zk.get("/a"))[1].version = 7  # type: ignore[misc]
+    async for event in zk.watch("/a"):
+        event.data.decode()  # type: ignore[union-attr]
+
+
 def caught(error: Exception) -> str:
     match error:
         case corral.TransactionFailed():
+            assert_type(error.index, int)
+            assert_type(error.cause, corral.ServerError)
             return f"{error.index}: {error.cause}"
         case corral.ServerError():
+            assert_type(error.code, int)
+            assert_type(error.path, str | None)
             return f"{error.operation} {error.path} {error.code}"
+        case corral.FrameTooLarge():
+            return f"{error.size} > {error.limit}"
         case corral.ConnectionLoss() | corral.SessionError() | corral.UsageError():
             return str(error)
         case _:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from unittest.mock import ANY
 
-from recording import PASSWORD, SESSION_ID, Step, Zxid, Znode
+from recording import PASSWORD, SESSION_ID, Either, Recording, Step, Znode, Zxid
 
-from corral.types import OPEN_ACL, Acl, Perm
+from corral.types import OPEN_ACL, Acl, Perm, Stat
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiResult
 
@@ -19,11 +21,7 @@ EPHEMERAL, SEQUENTIAL, CONTAINER, TTL = 1, 2, 4, 5
 CREATED, DELETED, CHANGED, CHILDREN = 1, 2, 3, 4
 CONNECTED = 3
 PERSISTENT, RECURSIVE = 0, 1
-
-# Who owns what no session owns: `EphemeralType` in Java.
-CONTAINER_OWNER = -(2**63)
 TEN_MINUTES = 600_000
-TTL_OWNER = -(2**56) + TEN_MINUTES
 
 NO_PASSWORD = bytes(16)
 
@@ -115,13 +113,13 @@ STANDALONE: list[Step] = [
         "create container",
         m.CREATE_CONTAINER,
         ("~/container", b"", OPEN, CONTAINER),
-        ("~/container", Znode("create container", owner=CONTAINER_OWNER)),
+        ("~/container", Znode("create container")),
     ),
     Step(
         "create ttl",
         m.CREATE_TTL,
         ("~/ttl", b"", OPEN, TTL, TEN_MINUTES),
-        ("~/ttl", Znode("create ttl", owner=TTL_OWNER)),
+        ("~/ttl", Znode("create ttl")),
     ),
     Step("create: null data", m.CREATE, ("~/null", None, OPEN, 0), "~/null"),
     Step("get: null data", m.GET, ("~/null", False), (b"", Znode("create: null data"))),
@@ -155,7 +153,7 @@ STANDALONE: list[Step] = [
         ("~/e-0000000001/b", b"", OPEN, 0),
         error=NO_CHILDREN_FOR_EPHEMERALS,
     ),
-    Step("create: bad path", m.CREATE, ("~/../b", b"", OPEN, 0), error=BAD_ARGUMENTS),
+    Step("create: bad path", m.CREATE, ("~/..", b"", OPEN, 0), error=BAD_ARGUMENTS),
     Step("remove watches: no watcher", m.REMOVE_WATCHES, ("~", 1), error=NO_WATCHER),
     # Transactions
     Step(
@@ -173,9 +171,11 @@ STANDALONE: list[Step] = [
         [
             MultiResult(13, 0, None),
             MultiResult(1, 0, "~/m1"),
-            MultiResult(1, 0, "~/m2"),
-            MultiResult(1, 0, "~/m3"),
-            MultiResult(1, 0, "~/m4"),
+            # ZOOKEEPER-4026: a create2 is answered as a create, before 3.9.
+            Either((MultiResult(1, 0, "~/m2"), MultiResult(15, 0, ("~/m2", ANY)))),
+            # Neither opcode comes back.
+            MultiResult(15, 0, ("~/m3", Znode("multi"))),
+            MultiResult(15, 0, ("~/m4", Znode("multi"))),
             MultiResult(5, 0, Znode("multi", version=1, length=4)),
             MultiResult(2, 0, None),
         ],
@@ -198,14 +198,18 @@ STANDALONE: list[Step] = [
             (m.GET, ("~/m1", False)),
             (m.CHILDREN, ("~/m1", False)),
             (m.GET, ("~/missing", False)),
-            (m.GET, ("~/null", False)),
         ],
         [
             MultiResult(4, 0, (b"more", Znode("multi", version=1, length=4))),
             MultiResult(8, 0, []),
             refused(NO_NODE),
-            MultiResult(4, 0, (b"", Znode("create: null data"))),
         ],
+    ),
+    Step(
+        "multi read: null data",
+        m.MULTI_READ,
+        [(m.GET, ("~/null", False))],
+        [MultiResult(4, 0, (b"", Znode("create: null data")))],
     ),
     # Watches
     Step("exists, watch", m.EXISTS, ("~/m1", True), Znode("multi", version=1, length=4)),
@@ -235,8 +239,8 @@ STANDALONE: list[Step] = [
         # The watches of its data and of its children are two to set, and one event tells both.
         events=(event(DELETED, "~/m1"),),
     ),
-    Step("add watch: persistent", m.ADD_WATCH, ("~", PERSISTENT)),
-    Step("add watch: recursive", m.ADD_WATCH, ("~/container", RECURSIVE)),
+    Step("add watch: persistent", m.ADD_WATCH, ("~", PERSISTENT), 0),
+    Step("add watch: recursive", m.ADD_WATCH, ("~/container", RECURSIVE), 0),
     Step(
         "create: seen by a recursive watch",
         m.CREATE,
@@ -279,5 +283,97 @@ STANDALONE: list[Step] = [
         on="ancient",
         cut=1,
     ),
-    Step("auth: failed", m.AUTH, (0, "digest", b"no colon"), error=AUTH_FAILED, on="ancient"),
+    Step("auth: failed", m.AUTH, (0, "nonsense", b""), error=AUTH_FAILED, on="ancient"),
 ]
+
+
+# What takes servers of its own
+
+NEW_SERVER = "server.7=127.0.0.1:10001:10002:observer;127.0.0.1:10003"
+CONFIG = Stat(0, Zxid("reconfig"), 0, 0, -1, 0, -1, 0, ANY, 0, 0)
+"""No transaction created the node of the configuration."""
+
+ENSEMBLE: list[Step] = [
+    Step("connect", None, (0, 4.0, 0, NO_PASSWORD), ConnectReply(0, 4.0, SESSION_ID, PASSWORD, False)),
+    Step("reconfig", m.RECONFIG, (NEW_SERVER, None, None, -1), (ANY, CONFIG)),
+]
+"""With a leader, which lets anybody reconfigure."""
+
+READ_ONLY: list[Step] = [
+    Step("connect", None, (0, 4.0, 0, NO_PASSWORD, True), ConnectReply(0, 4.0, SESSION_ID, PASSWORD, True)),
+    Step("children", m.CHILDREN, ("/", False), ["zookeeper"]),
+    Step("create: not read-only", m.CREATE, ("~", b"", OPEN, 0), error=NOT_READ_ONLY),
+]
+"""With a server that has lost its quorum, and may give sessions of its own."""
+
+NO_SESSIONS: list[Step] = [
+    Step("connect", None, (0, 4.0, 0, NO_PASSWORD, True), error=NOT_READ_ONLY),
+]
+"""With one that may not: it answers with the header of a reply where there should be a connect reply."""
+
+SASL_USER, SASL_PASSWORD = "corral", "secret"
+_CNONCE = "Y29ycmFs"
+
+
+def digest_md5(recording: Recording, method: str) -> str:
+    """What proves, for the challenge in the recording, that one knows the password (RFC 2831)."""
+
+    def md5(*parts: str | bytes) -> bytes:
+        return hashlib.md5(b":".join(p.encode() if isinstance(p, str) else p for p in parts)).digest()
+
+    realm, nonce = _realm_and_nonce(recording)
+    session = md5(md5(SASL_USER, realm, SASL_PASSWORD), nonce, _CNONCE).hex()
+    return md5(session, nonce, "00000001", _CNONCE, "auth", md5(method, f"zookeeper/{realm}").hex()).hex()
+
+
+def _realm_and_nonce(recording: Recording) -> tuple[str, str]:
+    found = re.search(rb'realm="(.*?)",nonce="(.*?)"', recording.exchanges["sasl: challenge"].reply)
+    assert found
+    return found[1].decode(), found[2].decode()
+
+
+def sasl_response(recording: Recording) -> tuple[bytes]:
+    """The token that answers the challenge."""
+    realm, nonce = _realm_and_nonce(recording)
+    return (
+        f'username="{SASL_USER}",realm="{realm}",nonce="{nonce}",cnonce="{_CNONCE}",nc=00000001,qop=auth,'
+        f'digest-uri="zookeeper/{realm}",response={digest_md5(recording, "AUTHENTICATE")},'
+        "charset=utf-8".encode(),
+    )
+
+
+SASL: list[Step] = [
+    Step("connect", None, (0, 4.0, 0, NO_PASSWORD), ConnectReply(0, 4.0, SESSION_ID, PASSWORD, False)),
+    Step(
+        "sasl: challenge",
+        m.SASL,
+        (b"",),
+        lambda recording: 'realm="{}",nonce="{}",charset=utf-8,algorithm=md5-sess'.format(
+            *_realm_and_nonce(recording)
+        ).encode(),
+    ),
+    Step(
+        "sasl: response",
+        m.SASL,
+        sasl_response,
+        lambda recording: f"rspauth={digest_md5(recording, '')}".encode(),
+    ),
+    Step(
+        "connect: to be refused",
+        None,
+        (0, 4.0, 0, NO_PASSWORD),
+        ConnectReply(0, 4.0, ANY, ANY, False),
+        on="refused",
+    ),
+    Step("sasl: challenge again", m.SASL, (b"",), ANY, on="refused"),
+    Step("sasl: failed", m.SASL, (b"nonsense",), error=AUTH_FAILED, on="refused"),
+]
+"""With a server that knows `SASL_USER`."""
+
+CONVERSATIONS = {
+    "standalone": STANDALONE,
+    "ensemble": ENSEMBLE,
+    "read-only": READ_ONLY,
+    "no-sessions": NO_SESSIONS,
+    "sasl": SASL,
+}

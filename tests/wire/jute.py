@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from corral.types import Acl, Perm, Stat
@@ -76,7 +77,7 @@ MESSAGES: dict[str, Message] = {
         " persistent_recursive_watches:vector<ustring>",
         "",
     ),
-    "addWatch": Message(106, "path:ustring mode:int", ""),
+    "addWatch": Message(106, "path:ustring mode:int", "error:int"),
     "whoAmI": Message(107, "", "clients:vector<Id>"),
     "closeSession": Message(-11, "", ""),
 }
@@ -102,6 +103,14 @@ def fields(spec: str) -> list[tuple[str, str]]:
     """The fields of a message: name and type."""
     return [(name, kind) for name, _, kind in (field.partition(":") for field in spec.split())]
 
+
+property_test = settings(
+    deadline=None,  # machines that run tests are busy
+    database=None,  # a failure prints how to see it again
+    print_blob=True,
+    max_examples=25,  # for each of some sixty codecs
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 # Writing
 

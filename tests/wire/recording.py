@@ -3,29 +3,33 @@
 A `Step` is one request with the meaning of its answer, written by hand. `play` holds a list of them with a
 server and returns a `Recording` of the bytes, which can be kept in a file.
 
-Some of what a server answers is known only once it has answered: which zxid a write got, which id a session.
-A meaning names those by the step that they come from (`Znode`, `Zxid`, `SESSION_ID`, `PASSWORD`), and they are
-looked up in the recorded bytes with `struct` alone, not with what is under test. A string that begins with
-``~`` is a path below the recording's root.
+Some of what a server answers is known only once it has answered: which zxid a write got, which id a
+session. A meaning names those by the step that they come from (`Znode`, `Zxid`, `SESSION_ID`, `PASSWORD`),
+and they are looked up in the recorded bytes with `struct` alone, not with what is under test. A string that
+begins with ``~`` is a path below the recording's root.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import json
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple, Self
 
-from support import PATIENCE
+import pytest
 
 from corral.types import Stat
 from corral.wire import messages
+from corral.wire.compile import Codec, DecodeError
 from corral.wire.messages import Operation
+from support import PATIENCE
 
 # Meanings
 
@@ -60,6 +64,20 @@ SESSION_ID, PASSWORD = _Learned
 """Of the session that the step "connect" opened."""
 
 
+class Either(NamedTuple):
+    """One of these meanings: servers differ."""
+
+    choices: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Either:
+    choices: tuple[Any, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return other in self.choices
+
+
 class Step(NamedTuple):
     """One request and what it must lead to."""
 
@@ -67,7 +85,8 @@ class Step(NamedTuple):
     op: Operation | None
     """None for a connect request."""
     fields: Any = ()
-    """Of a transaction: a list of operations with their fields."""
+    """Of a transaction: a list of operations with their fields. Here and in `value`, a function of the
+    recording is called for what can only be computed from it."""
     value: Any = None
     error: int = 0
     events: tuple[tuple[int, int, str], ...] = ()
@@ -130,16 +149,19 @@ class Recording:
                 )
                 owner = self.resolve(owner)
                 return Stat(czxid, mzxid, 0, 0, version, cversion, aversion, owner, length, count, pzxid)
-            case _Learned.SESSION_ID:
-                return self._unpack(">8xq", "connect")[0]
-            case _Learned.PASSWORD:
-                return self._unpack(">20x16s", "connect")[0]
+            case _Learned():
+                layout = ">8xq" if meaning is SESSION_ID else ">20x16s"
+                return self._unpack(layout, "connect")[0]
+            case Either(choices):
+                return _Either(tuple(map(self.resolve, choices)))
             case str() if meaning.startswith("~"):
                 return self.root + meaning[1:]
             case tuple() if hasattr(meaning, "_fields"):
                 return type(meaning)(*map(self.resolve, meaning))
             case tuple() | list():
                 return type(meaning)(map(self.resolve, meaning))
+            case FunctionType():
+                return meaning(self)
         return meaning
 
     def _unpack(self, layout: str, name: str) -> tuple[Any, ...]:
@@ -184,51 +206,125 @@ def _hex(frame: bytes, *heads: int) -> str:
 
 # Recording
 
+NOTIFICATION = b"\xff\xff\xff\xff"
+"""The xid with which an event begins."""
 
-class _Wire:
+
+class Wire:
     """One connection, frame by frame."""
 
-    @classmethod
-    async def open(cls, address: str) -> Self:
-        host, _, port = address.rpartition(":")
-        self = cls()
-        self._reader, self._writer = await asyncio.open_connection(host, int(port))
-        return self
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
 
     def send(self, frame: bytes) -> None:
+        """Send a frame, given without its length."""
         self._writer.write(struct.pack(">i", len(frame)) + frame)
 
     async def receive(self) -> bytes:
-        return await self._reader.readexactly(int.from_bytes(await self._reader.readexactly(4)))
+        """Wait for the next frame."""
+        return await self._reader.readexactly(int.from_bytes(await self._reader.readexactly(4), "big"))
 
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
+
+@contextlib.asynccontextmanager
+async def connection(address: str) -> AsyncIterator[Wire]:
+    """A connection to a server, closed in the end."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def play(server: str, address: str, root: str, steps: Sequence[Step]) -> Recording:
-    """Say all of it to the server at `address`, whose version is `server`; `root` must exist or be made by it."""
+    """Say all of it to the server at `address`, whose version is `server`."""
     recording = Recording(server, root, time.time())
-    wires: dict[str, _Wire] = {}
-    try:
-        async with asyncio.timeout(PATIENCE):
-            for xid, step in enumerate(steps):
-                request = body_of(step, recording.resolve(step.fields))
-                if step.op is None:
-                    wires[step.on] = await _Wire.open(address)
-                else:
-                    xid = _OWN_XIDS.get(step.op, xid)
-                    request = struct.pack(">ii", xid, step.op.opcode) + request
-                wire = wires[step.on]
-                wire.send(request)
+    wires: dict[str, Wire] = {}
+    async with contextlib.AsyncExitStack() as connections, asyncio.timeout(PATIENCE):
+        for xid, step in enumerate(steps):
+            request = body_of(step, recording.resolve(step.fields))
+            if step.op is None:
+                wires[step.on] = await connections.enter_async_context(connection(address))
+            else:
+                xid = _OWN_XIDS.get(step.op, xid)
+                request = struct.pack(">ii", xid, step.op.opcode) + request
+            wire = wires[step.on]
+            wire.send(request)
+            reply = await wire.receive()
+            events = []
+            while step.op is not None and reply.startswith(NOTIFICATION):
+                events.append(reply)
                 reply = await wire.receive()
-                events = []
-                while step.op is not None and reply.startswith(b"\xff\xff\xff\xff"):
-                    events.append(reply)
-                    reply = await wire.receive()
-                recording.exchanges[step.name] = Exchange(request, events, reply)
-    finally:
-        for wire in wires.values():
-            await wire.close()
+            recording.exchanges[step.name] = Exchange(request, events, reply)
     recording.ended = time.time()
     return recording
+
+
+# Checking
+
+HEADER = 16
+"""Bytes of a reply's header."""
+
+SKEW = 60.0
+"""Seconds by which the clock of a server elsewhere may differ from ours."""
+
+
+def payload(frame: bytes, *, header: int = HEADER) -> tuple[bytes, int, int]:
+    """What a decoder is given: the rest of a frame after its header, in the middle of a buffer."""
+    before, after = b"\xff" * 7, b"\xff" * 100
+    return before + frame + after, len(before) + header, len(before) + len(frame)
+
+
+def as_fields(codec: Codec, decoded: Any) -> tuple[Any, ...]:
+    """What a codec decoded as what it encodes: always a tuple."""
+    return {0: (), 1: (decoded,)}.get(len(codec.fields), decoded)
+
+
+def decode(step: Step, reply: bytes) -> Any:
+    """The value in a reply, as corral decodes it."""
+    if step.op is None:
+        return messages.decode_connect_reply(*payload(reply, header=0))
+    return step.op.decode_reply(*payload(reply))
+
+
+def plain(value: Any, recording: Recording) -> Any:
+    """A decoded value without what cannot be known: a node's times, after a look at them, and the order of
+    names."""
+    match value:
+        case Stat():
+            if value.czxid:
+                assert recording.started - SKEW < value.ctime
+            assert value.ctime <= value.mtime < recording.ended + SKEW
+            return value._replace(ctime=0, mtime=0)
+        case tuple() if hasattr(value, "_fields"):
+            return type(value)(*(plain(item, recording) for item in value))
+        case tuple():
+            return tuple(plain(item, recording) for item in value)
+        case list() if all(isinstance(item, str) for item in value):
+            return sorted(value)
+        case list() if value and isinstance(value[0], tuple) and type(value[0]) is tuple:
+            return sorted(value)
+        case list():
+            return [plain(item, recording) for item in value]
+    return value
+
+
+def check(step: Step, recording: Recording) -> None:
+    """The answer and the events before it mean what they must."""
+    exchange = recording.exchanges[step.name]
+    if step.op is not None or step.error:
+        xid, _, error = messages.REPLY_HEADER.unpack_from(exchange.reply)
+        assert (xid, error) == (struct.unpack_from(">i", exchange.request)[0], step.error)
+    if not step.error:
+        assert plain(decode(step, exchange.reply), recording) == recording.resolve(step.value)
+    else:
+        assert len(exchange.reply) == HEADER or step.op is messages.SASL  # which adds a null token
+        if step.op is None:
+            with pytest.raises(DecodeError):
+                decode(step, exchange.reply)
+    assert all(event.startswith(NOTIFICATION) for event in exchange.events)
+    events = [messages.WATCH_EVENT.decode(*payload(event)) for event in exchange.events]
+    assert sorted(events) == sorted(recording.resolve(step.events))

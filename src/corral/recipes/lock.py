@@ -135,6 +135,7 @@ class Lock:
 
         See `Held.release`. Raises `UsageStateError` if nothing is acquired.
         """
+        self._session.check_place()
         task = asyncio.current_task()
         # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
         ours = [held for held in self._acquired if held.owner is task]
