@@ -123,6 +123,21 @@ class Nodes:
         with_stat: Literal[True],
     ) -> tuple[str, Stat]: ...
 
+    @overload
+    async def create(
+        self,
+        path: str,
+        data: bytes = b"",
+        *,
+        ephemeral: bool = False,
+        sequential: bool = False,
+        container: bool = False,
+        ttl: float | None = None,
+        acl: Sequence[Acl] = OPEN_ACL,
+        make_parents: bool = False,
+        with_stat: bool,
+    ) -> str | tuple[str, Stat]: ...
+
     async def create(
         self,
         path: str,
@@ -238,6 +253,9 @@ class Nodes:
                 if not isinstance(error.cause, errors.NoNode | errors.NotEmpty):
                     raise error.cause from error
                 continue  # somebody deletes or creates below it at the same time: look again
+            except (errors.ConnectionLoss, errors.ReplyError) as error:
+                what = "the answer to a part of it was lost, so the outcome is unknown"
+                raise type(error)("delete", path, f"{what}: {error}") from error
             return
         raise errors.NotEmpty("delete", path, "others keep creating znodes below it")
 

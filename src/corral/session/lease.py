@@ -33,10 +33,10 @@ buffer, a server that has stopped reading) and arrive together with the write, w
 request counts only once it is *answered*, and that answer, instead of its sending, must be g before the
 write: then it had arrived by then, however long it took.
 
-What is assumed: clocks that run at the same speed to within g/T; a leader whose pings are not more than the
-slack apart beyond half a tick, and not slower than r on a stream where the write was not. The slack is r, but
-at least T/50, for timers and virtual machines. A paused leader is late with its expiry too. Behind an
-observer master g is a whole tick: say `tick_time` twice as long.
+What is assumed: clocks that run at the same speed to within g/T; a leader whose pings are not more than half a
+tick and a slack of T/50 apart (timers, virtual machines), and not slower than r on a stream where the write
+was not. So g is half a tick, r and the slack together. A paused leader is late with its expiry too. Behind an
+observer master g has a whole tick in it: say `tick_time` twice as long.
 
 The client cannot see the tick. A server's defaults allow no session shorter than two ticks, so half a tick
 is at most T/4, which is what is assumed unless `tick_time` is given.
@@ -48,7 +48,7 @@ from collections import deque
 
 # How finely touches are remembered, as a part of T: a few dozen entries, whatever the traffic.
 _GRAIN = 1 / 64
-# By how much a leader's pings may be late at the least, as a part of T.
+# By how much a leader's pings may be late, as a part of T.
 _SLACK = 1 / 50
 
 
@@ -111,7 +111,7 @@ class LeaseClock:
         self._last_write = sent
         self._advance(self._connect_sent)
         half_tick = self.timeout / 4 if self._half_tick is None else self._half_tick
-        horizon = sent - half_tick - max(now - sent, self.timeout * _SLACK)
+        horizon = sent - half_tick - (now - sent) - self.timeout * _SLACK
         touches = self._touches
         while touches and touches[0][1] <= horizon:
             self._advance(touches.popleft()[0])
