@@ -14,11 +14,14 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "tests", "examples", "loops", "pythons"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-# The contract on a running server: every await, every cancel, every reconnect.
-CORE = ["tests/test_client.py", "tests/test_nodes.py", "tests/test_loss.py", "tests/recipes", "tests/session"]
-LEFT_OUT = (
-    "leaves out: wire, paths, watches, server faults, launchers (python 3.11 on asyncio's loop runs them)"
-)
+# What an interpreter or a loop can change: cancellation, loss, closing, and what is left behind.
+CORE = [
+    "tests/test_client.py",
+    "tests/test_loss.py",
+    "tests/recipes/test_lock_loss.py",
+    "tests/watch/test_watch_leaving.py",
+]
+LEFT_OUT = "the core tests only: the tests session runs all of them, on Python 3.11 and asyncio's own loop"
 
 
 def dependencies(group: str) -> list[str]:

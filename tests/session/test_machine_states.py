@@ -249,7 +249,11 @@ def test_nobody_else_sets_the_state() -> None:
     others = [path for path in folder.glob("*.py") if path.name != "machine.py"]
     assert others
     setters = {
-        path.name: [function for function, attribute in assignments(ast.parse(path.read_text())) if attribute == "state"]
+        path.name: [
+            function
+            for function, attribute in assignments(ast.parse(path.read_text()))
+            if attribute == "state"
+        ]
         for path in others
     }
     assert {name: found for name, found in setters.items() if found} == {}

@@ -33,9 +33,9 @@ buffer, a server that has stopped reading) and arrive together with the write, w
 request counts only once it is *answered*, and that answer, instead of its sending, must be g before the
 write: then it had arrived by then, however long it took.
 
-What is assumed: clocks that run at the same speed to within g/T; a leader whose pings are not more than half a
-tick and a slack of T/50 apart (timers, virtual machines), and not slower than r on a stream where the write
-was not. So g is half a tick, r and the slack together. A paused leader is late with its expiry too. Behind an
+What is assumed: clocks that run at the same speed to within g/T; a leader whose pings are at most half a tick
+and a slack of T/50 apart (timers, virtual machines), and not slower than r on a stream where the write was
+not. So g is half a tick, r and the slack together. A paused leader is late with its expiry too. Behind an
 observer master g has a whole tick in it: say `tick_time` twice as long.
 
 The client cannot see the tick. A server's defaults allow no session shorter than two ticks, so half a tick

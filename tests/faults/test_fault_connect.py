@@ -1,0 +1,177 @@
+"""Connecting, with each way in which that can fail: bounded, told, and nothing left behind (S1, S5, S8)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from fault_support import within
+
+import corral
+from corral import State
+from corral.testing import TcpProxy
+from corral.testing._server import free_ports
+from support import turns, until
+
+Connect = Callable[..., corral.Client]
+Fault = Callable[[TcpProxy], contextlib.AbstractAsyncContextManager[object]]
+
+
+@contextlib.asynccontextmanager
+async def cut_in_the_handshake(proxy: TcpProxy, *, reset: bool = False) -> AsyncIterator[None]:
+    """Each connection ends when the server has answered the connect request, before we have the answer."""
+
+    async def cut_on() -> None:
+        async with proxy.hold_replies() as held:
+            while True:
+                await held.arrived(held.bytes + 1)
+                await proxy.cut(reset=reset)
+
+    cutting = asyncio.create_task(cut_on())
+    await turns(1)
+    try:
+        yield
+    finally:
+        cutting.cancel()
+        await asyncio.wait([cutting])
+
+
+@contextlib.asynccontextmanager
+async def closed_at_once(proxy: TcpProxy) -> AsyncIterator[None]:
+    """Each connection ends with FIN as soon as it is accepted."""
+
+    async def cut_on() -> None:
+        while True:
+            await until(lambda: connected(proxy), "somebody connects")
+            await proxy.cut()
+
+    async def connected(proxy: TcpProxy) -> bool:
+        return proxy.connections > 0
+
+    async with proxy.black_hole():
+        cutting = asyncio.create_task(cut_on())
+        try:
+            yield
+        finally:
+            cutting.cancel()
+            await asyncio.wait([cutting])
+
+
+FAULTS: dict[str, Fault] = {
+    "reset when it connects": lambda proxy: proxy.refuse(),
+    "closed when it connects": closed_at_once,
+    "no answer": lambda proxy: proxy.black_hole(),
+    "the answer is withheld": lambda proxy: proxy.hold_replies(),
+    "the answer is lost, FIN": cut_in_the_handshake,
+    "the answer is lost, RST": lambda proxy: cut_in_the_handshake(proxy, reset=True),
+}
+
+by_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+
+
+@by_fault
+async def test_no_session_in_time(connect: Connect, proxy: TcpProxy, fault: Fault) -> None:
+    """S1, S5: entering gives up after `connect_timeout`, and the error names what each server did; the
+    object is used up, and no connection is left."""
+    client = connect(to=proxy.address, connect_timeout=0.5)
+    async with fault(proxy):
+        with pytest.raises(corral.ConnectTimeout, match=rf"connect_timeout=0\.5 s; {proxy.address}: \w+"):
+            await within(client.__aenter__())
+        await until(lambda: nobody(proxy), "the connection is closed")
+    assert client.session_id == 0
+    assert client.state is State.CLOSED
+    with pytest.raises(corral.UsageStateError, match="opened before"):
+        await client.__aenter__()
+
+
+@by_fault
+async def test_connects_when_the_fault_ends(
+    connect: Connect, proxy: TcpProxy, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S1: entering goes on trying until there is a server, and is then a client like any other."""
+    async with fault(proxy):
+        entering = asyncio.create_task(enter_and_read(connect(to=proxy.address, connect_timeout=None)))
+        await until(lambda: tried(proxy, caplog), "it tries")
+        await turns()
+        assert not entering.done()
+    assert await within(entering) == []
+
+
+@by_fault
+async def test_cancelled_while_connecting(
+    connect: Connect, proxy: TcpProxy, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S8: entering that is cancelled ends at once, whatever it waits for, and no connection is left."""
+    client = connect(to=proxy.address, connect_timeout=None)
+    async with fault(proxy):
+        entering = asyncio.create_task(client.__aenter__())
+        await until(lambda: tried(proxy, caplog), "it tries")
+        await turns()
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(entering)
+        await until(lambda: nobody(proxy), "the connection is closed")
+    assert client.state is State.CLOSED
+
+
+@pytest.mark.parametrize("steps", [*range(6), 8, 12, 16, 24, 32, 48, 64, 96, 128])
+async def test_cancelled_at_each_step(
+    connect: Connect, proxy: TcpProxy, other: corral.Client, steps: int
+) -> None:
+    """S8: cancelled at any step of connecting, up to the one in which there is a session, entering leaves no
+    connection, and no session that it knows of: what it got is closed on the server."""
+    client = connect(to=proxy.address)
+    entering = asyncio.create_task(client.__aenter__())
+    await turns(steps)
+    entering.cancel()
+    await asyncio.wait([entering])
+    if not entering.cancelled():
+        entering.result()
+        await client.close()
+    await until(lambda: nobody(proxy), "the connection is closed")
+    assert client.state is State.CLOSED or not steps  # at once it was not even begun
+    assert client.session_id == 0
+
+
+async def test_nobody_listens(zookeeper: str, root: str) -> None:
+    """S1: a port that refuses is told as such, and does not keep a client from a server that answers."""
+    [port] = free_ports(1)
+    with pytest.raises(corral.ConnectTimeout, match=f"127.0.0.1:{port}: .*[Cc]onnect"):
+        await within(corral.connect(f"127.0.0.1:{port}", connect_timeout=0.3).__aenter__())
+    for _ in range(6):
+        assert await within(enter_and_read(corral.connect(f"127.0.0.1:{port},{zookeeper}{root}"))) == []
+
+
+async def test_name_that_does_not_resolve(zookeeper: str, root: str) -> None:
+    """S1: a name that does not resolve is told as such, and does not keep a client from one that does."""
+    with pytest.raises(corral.ConnectTimeout, match=r"nowhere\.invalid:2181: name not resolved"):
+        await within(corral.connect("nowhere.invalid", connect_timeout=1.0).__aenter__())
+    assert await within(enter_and_read(corral.connect(f"nowhere.invalid,{zookeeper}{root}"))) == []
+
+
+async def test_every_server_is_named(connect: Connect, proxy: TcpProxy) -> None:
+    """S1: the error of a vain search has what became of each server."""
+    [port] = free_ports(1)
+    async with proxy.refuse():
+        with pytest.raises(corral.ConnectTimeout) as raised:
+            await within(
+                corral.connect(f"{proxy.address},127.0.0.1:{port}", connect_timeout=0.5).__aenter__()
+            )
+    for address in (proxy.address, f"127.0.0.1:{port}"):
+        assert f"{address}: " in str(raised.value)
+
+
+async def enter_and_read(client: corral.Client) -> list[str]:
+    async with client as zk:
+        return await zk.children("/")
+
+
+async def nobody(proxy: TcpProxy) -> bool:
+    return proxy.connections == 0
+
+
+async def tried(proxy: TcpProxy, caplog: pytest.LogCaptureFixture) -> bool:
+    """Whether a client has been here; of those that are refused their own log tells."""
+    return proxy.accepted > 0 or "no server has taken" in caplog.text

@@ -1,0 +1,273 @@
+"""Servers that fail under a client: killed, shut down or silent, one of three or the only one (S1, S4)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from fault_support import say_nothing, speaking, until_state, within
+
+import corral
+from corral import State
+from corral.testing import LocalEnsemble, LocalServer, TcpProxy
+from support import PATIENCE, turns, until
+
+SESSION_TIMEOUT = 4.0
+
+
+@contextlib.asynccontextmanager
+async def connected_to(ensemble: LocalEnsemble, server: LocalServer) -> AsyncIterator[corral.Client]:
+    """A client of the whole ensemble whose connection is to `server`: the order is random, so try."""
+    while True:
+        async with corral.connect(ensemble.hosts, session_timeout=SESSION_TIMEOUT, tick_time=0.5) as zk:
+            if zk.server == server.address:
+                yield zk
+                return
+
+
+class Reading:
+    """A task that reads without pause: what its user sees of a fault is the longest gap between answers."""
+
+    def __init__(self, zk: corral.Client, path: str) -> None:
+        self.longest_gap = 0.0
+        self.answers = 0
+        self._zk = zk
+        self._path = path
+        self._task = asyncio.create_task(self._read_on())
+
+    async def _read_on(self) -> None:
+        last = time.monotonic()
+        while True:
+            try:
+                await self._zk.get(self._path)
+            except corral.ConnectionLoss:
+                continue  # two servers have gone from under one read, as they may while they elect
+            now = time.monotonic()
+            last, self.longest_gap = now, max(self.longest_gap, now - last)
+            self.answers += 1
+            await asyncio.sleep(0)
+
+    async def more_answers(self) -> None:
+        """Wait until it has been answered again."""
+        goal = self.answers + 2  # the first may have been on its way
+
+        async def answered() -> bool:
+            assert not self._task.done()
+            return self.answers >= goal
+
+        await until(answered, "reads are answered again")
+
+    async def end(self) -> float:
+        """Stop, and tell the longest gap in seconds."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        return self.longest_gap
+
+
+async def fail(server: LocalServer, how: str) -> None:
+    if how == "paused":
+        server.pause()
+    elif how == "killed":
+        await server.kill()
+    else:
+        await server.stop()
+
+
+@pytest.mark.parametrize("role", ["follower", "leader"])
+@pytest.mark.parametrize("how", ["killed", "stopped", "paused"])
+async def test_the_connected_server_fails(
+    servers: LocalEnsemble, how: str, role: str, record_property: Callable[[str, object], None]
+) -> None:
+    """S1: when the server we are on fails, in whichever way, the session goes on another one, with its
+    ephemerals, watches and requests; what is held is held on, or whoever holds it was told."""
+    victim = await servers.leader() if role == "leader" else (await servers.followers())[0]
+    [observed, *_] = [server for server in servers.servers if server is not victim]
+    path = f"/failover-{uuid.uuid4().hex[:8]}"
+    async with connected_to(servers, victim) as zk, connected_to(servers, observed) as other:
+        session = zk.session_id
+        await zk.create(path, b"before")
+        await zk.create(f"{path}/ephemeral", ephemeral=True)
+        held = await zk.lock(f"{path}/lock").acquire()
+        events = zk.watch(path)
+        await anext(events)
+        reading = Reading(zk, path)
+        await reading.more_answers()
+
+        await fail(victim, how)
+
+        async def moved() -> bool:
+            return zk.server not in (None, victim.address)
+
+        await until(moved, "another server has the session")
+        await reading.more_answers()
+        gap = await reading.end()
+        assert zk.session_id == session
+        change = asyncio.create_task(anext(events))
+        await for_certain(lambda: other.set(path, b"after"))
+        assert (await within(change)).data == b"after"
+        assert (await zk.get(path))[0] == b"after"
+        with contextlib.suppress(corral.NodeExists):
+            await for_certain(lambda: zk.create(f"{path}/later", ephemeral=True))
+        stat = await other.exists(f"{path}/ephemeral")
+        assert stat is not None
+        assert stat.ephemeral_owner == session
+        kept = held.is_valid
+        if kept:
+            await for_certain(lambda: set_as_holder(held, path))  # the server says so, too
+        else:
+            assert isinstance(await within(held.wait_lost()), corral.LockLost)
+        if role == "follower":
+            assert kept  # there was a server all the time
+        record_property("longest gap between reads", f"{gap:.2f} s")
+        record_property("lock", "kept" if kept else "lost")
+        print(f"{role} {how}, T = {SESSION_TIMEOUT} s: gap {gap:.2f} s, lock {'kept' if kept else 'lost'}")
+
+
+async def set_as_holder(held: corral.Held, path: str) -> None:
+    async with held.transaction() as tx:
+        tx.set(path, b"by the holder")
+
+
+async def for_certain(write: Callable[[], Awaitable[object]]) -> None:
+    """Write, again if the connection is lost over it: for writes that may be carried out twice."""
+    while True:
+        try:
+            await within(write())
+        except corral.ConnectionLoss:
+            continue
+        return
+
+
+@contextlib.asynccontextmanager
+async def full_backlog() -> AsyncIterator[str]:
+    """A port on which somebody listens who accepts nobody any more: the kernel does not answer a SYN."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def paused_server() -> AsyncIterator[str]:
+    """A real server whose process is stopped: the kernel accepts connections for it."""
+    async with LocalServer() as server:
+        server.pause()
+        yield server.address
+
+
+SILENT = [full_backlog, paused_server, lambda: speaking(say_nothing)]
+SILENT_IDS = ["no answer to SYN", "a paused server", "no answer to the handshake"]
+
+
+@pytest.mark.parametrize("silent", SILENT, ids=SILENT_IDS)
+async def test_connecting_past_a_silent_server(
+    connect: Callable[..., corral.Client],
+    zookeeper: str,
+    root: str,
+    silent: Callable[[], contextlib.AbstractAsyncContextManager[str]],
+) -> None:
+    """S1: no wait in connecting is without a bound: a server that says nothing costs its share of T/3, and
+    the next one is tried. The order is random, so several clients enter at once."""
+    async with silent() as address, asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(enter_and_read(f"{address},{zookeeper}{root}"))
+
+
+async def enter_and_read(hosts: str) -> None:
+    async with asyncio.timeout(PATIENCE), corral.connect(hosts, session_timeout=2.0) as zk:
+        assert await zk.children("/") == []
+
+
+@pytest.mark.parametrize("silent", SILENT, ids=SILENT_IDS)
+async def test_reconnecting_past_silent_servers(
+    proxy: TcpProxy,
+    root: str,
+    silent: Callable[[], contextlib.AbstractAsyncContextManager[str]],
+) -> None:
+    """S1: after a connection is lost the others are tried first, and where they are silent the one that was
+    lost is reached again within the session timeout: the session and its ephemerals are kept."""
+    async with silent() as first, silent() as second:
+        hosts = f"{first},{second},{proxy.address}{root}"
+        async with corral.connect(hosts, session_timeout=SESSION_TIMEOUT) as zk:
+            session = zk.session_id
+            await zk.create("/ephemeral", ephemeral=True)
+            await proxy.cut()
+            stat = await within(zk.exists("/ephemeral"))
+            assert stat is not None
+            assert stat.ephemeral_owner == zk.session_id == session
+
+
+async def test_silence_after_the_session_is_given_up_too(zookeeper: str, root: str, proxy: TcpProxy) -> None:
+    """S1: a connection on which an answer is due for half of T is dropped, and another server is asked."""
+    async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:
+        session = zk.session_id
+        async with proxy.black_hole():
+            reading = asyncio.create_task(zk.children("/"))
+            await until_state(zk, State.SUSPENDED)
+        assert await within(reading) == []
+        assert zk.session_id == session
+
+
+async def test_idle_connection_is_watched_over(proxy: TcpProxy, root: str) -> None:
+    """S1: a connection that is silent is found out although nobody asks for anything: there are pings."""
+    async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:
+        async with proxy.black_hole():
+            await until_state(zk, State.SUSPENDED)
+        await until_state(zk, State.CONNECTED)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_the_only_server_is_restarted(server: LocalServer, how: str) -> None:
+    """S1, S4, W3: when the only server has been down and is back, the session goes on with all it had: a read
+    that waited, a lock that is held, a place in a line, a watch."""
+    async with (
+        corral.connect(server.address, session_timeout=10.0) as zk,
+        corral.connect(server.address, session_timeout=10.0) as other,
+    ):
+        session = zk.session_id
+        await zk.create("/node", b"before")
+        await zk.create("/ephemeral", ephemeral=True)
+        held = await zk.lock("/held").acquire()
+        theirs = await other.lock("/line").acquire()
+        waiting = asyncio.create_task(zk.lock("/line").acquire())
+        await until(lambda: has_children(other, "/line", 2), "it stands in the line")
+        events = zk.watch("/node")
+        await anext(events)
+        event = asyncio.create_task(anext(events))
+
+        await fail(server, how)
+        await until_state(zk, State.SUSPENDED)
+        reading = asyncio.create_task(zk.get("/node"))
+        await turns()
+        assert not reading.done()
+        await server.start()
+
+        assert (await within(reading))[0] == b"before"
+        assert zk.session_id == session
+        assert held.is_valid
+        async with held.transaction() as tx:
+            tx.set("/node", b"by the holder")
+        assert (await within(event)).data == b"by the holder"
+        stat = await within(other.exists("/ephemeral"))
+        assert stat is not None
+        assert stat.ephemeral_owner == session
+        assert await has_children(other, "/line", 2)
+        assert not waiting.done()
+        await within(theirs.release())
+        mine = await within(waiting)
+        assert mine.session_id == session
+
+
+async def has_children(zk: corral.Client, path: str, count: int) -> bool:
+    return len(await zk.children(path)) == count

@@ -1,0 +1,356 @@
+"""The line itself: its numbers and where they end, whose nodes count, parents that go or cannot be made."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from lock_support import LOCK_NAME, children, ended, until_line, within
+
+import corral
+from corral.testing import LocalServer
+from support import PATIENCE, turns, until
+
+MOST, LEAST = 2**31 - 1, -(2**31)
+
+
+def curator(number: int, place: int = 0) -> str:
+    """A node's name as Curator would have it, with a number of our choosing."""
+    return f"_c_7f3e2b11-2222-4333-8444-{place:012d}-lock-{number:010d}"
+
+
+async def stand(client: corral.Client, path: str, names: list[str]) -> None:
+    """Put nodes of these very names in a line, in this order."""
+    for name in names:
+        await client.create(f"{path}/{name}", name.encode(), ephemeral=True)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [0, 1, 2],
+        [9, 10, 99, 100],
+        [MOST - 1, MOST, LEAST, LEAST + 1],
+        [MOST, MOST, MOST],
+        [MOST, LEAST, LEAST + 1, MOST],
+        [LEAST, LEAST + 1, -1_000_000_000, -999_999_999],
+        [-2, -1, 0, 1],
+    ],
+    ids=str,
+)
+async def test_the_order_of_numbers(zk: corral.Client, other: corral.Client, numbers: list[int]) -> None:
+    """L9, L10: the line is in the order of joining: that of the numbers, not of the names; and where the
+    server's counter has run out, whatever the numbers are."""
+    await zk.create("/lock")
+    names = [curator(number, place) for place, number in enumerate(numbers)]
+    await stand(other, "/lock", names)
+    contenders = await zk.lock("/lock").contenders()
+    assert [each.name for each in contenders] == names
+    assert [each.sequence for each in contenders] == numbers
+
+
+@pytest.mark.parametrize("number", [0, -1, -10, -1_000_000_000, LEAST, MOST])
+async def test_a_node_ahead_is_waited_for(zk: corral.Client, other: corral.Client, number: int) -> None:
+    """L10: who was there before us is waited for: with a smaller number, and with any number if the counter
+    has run out, negative ones of nine digits and of ten included."""
+    await zk.create("/lock")
+    task = await blocked_by(zk, other, curator(number))
+    await other.delete(f"/lock/{curator(number)}")
+    await (await within(task)).release()
+
+
+@pytest.mark.parametrize("number", [5, 1_000_000_000, MOST - 1])
+async def test_a_greater_number_is_not_waited_for(
+    zk: corral.Client, other: corral.Client, number: int
+) -> None:
+    """L10: a greater number stands behind ours."""
+    await zk.create("/lock")
+    await stand(other, "/lock", [curator(number)])
+    async with asyncio.timeout(PATIENCE), zk.lock("/lock"):
+        pass
+
+
+@pytest.mark.parametrize("number", [-1, LEAST, MOST])
+async def test_who_joins_later_is_not_waited_for(
+    zk: corral.Client, other: corral.Client, number: int
+) -> None:
+    """L10: where the counter has run out, who joins behind us does not block us, whatever its number."""
+    await zk.create("/lock")
+    ahead = curator(MOST, 1)
+    task = await blocked_by(zk, other, ahead)
+    await stand(other, "/lock", [curator(number, 2)])
+    await other.delete(f"/lock/{ahead}")
+    held = await within(task)
+    assert held.is_valid
+    await held.release()
+    assert await other.children("/lock") == [curator(number, 2)]
+
+
+async def blocked_by(zk: corral.Client, other: corral.Client, name: str) -> asyncio.Task[corral.Held]:
+    """Join a line in which `name` stands, and see that it is waited for."""
+    await stand(other, "/lock", [name])
+    task = asyncio.create_task(zk.lock("/lock").acquire())
+    await until_line(other, "/lock", 2)
+    assert await zk.lock("/lock").try_acquire() is None  # takes the same look, and has an end
+    assert not task.done()
+    return task
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("_c_7f3e2b11-2222-4333-8444-555566667777-lock-0000000007", 7),
+        ("_c_7f3e2b11222243338444555566667777-lock-0000000007", 7),  # go-zookeeper
+        ("lock-0000000007", 7),  # Curator without protection
+        ("_c_7f3e2b11-2222-4333-8444-555566667777-lock--000000007", -7),
+        ("7f3e2b11222243338444555566667777__lock__0000000007", 7),  # kazoo
+        ("7f3e2b11222243338444555566667777__lock__-000000007", -7),
+        ("7f3e2b11222243338444555566667777__lock__-0000000007", 7),  # with "__lock__-" for its name
+        ("7f3e2b11222243338444555566667777__lock__-2147483647", -2147483647),
+    ],
+)
+async def test_names_of_others(zk: corral.Client, other: corral.Client, name: str, number: int) -> None:
+    """L8: whose names stand in the line, and where their numbers begin."""
+    await zk.create("/lock")
+    await stand(other, "/lock", [name])
+    [contender] = await zk.lock("/lock").contenders()
+    assert (contender.name, contender.sequence, contender.data) == (name, number, name.encode())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "0",
+        "0000000000",
+        "readme",
+        "lock-",
+        "lock-12345",
+        "lock-00000000001",
+        "lock-000000000a",
+        "-lock-0000000000-more",
+        "_c_7f3e2b11-2222-4333-8444-555566667777-latch-0000000000",
+        "_c_7f3e2b11-2222-4333-8444-555566667777-__READ__0000000000",
+        "7f3e2b11222243338444555566667777__rlock__0000000000",
+        "lock_0000000000",
+    ],
+)
+async def test_foreign_children(zk: corral.Client, other: corral.Client, name: str) -> None:
+    """L10: what stands in no line is neither waited for nor shown. (Curator itself waits for ever for a
+    "0".)"""
+    await zk.create("/lock")
+    await stand(other, "/lock", [name])
+    lock = zk.lock("/lock")
+    assert await lock.contenders() == []
+    async with asyncio.timeout(PATIENCE), lock:
+        assert len(await lock.contenders()) == 1
+    assert await other.children("/lock") == [name]
+
+
+async def test_equal_numbers(zk: corral.Client, other: corral.Client) -> None:
+    """L10: numbers need not be unique (Curator's downgrade makes equal ones); one equal to ours does not
+    block."""
+    await zk.create("/lock")
+    await stand(other, "/lock", ["_c_7f3e2b11-2222-4333-8444-555566667777-lock-0000000001"])
+    async with asyncio.timeout(PATIENCE), zk.lock("/lock") as held:
+        assert held.node.endswith("lock-0000000001")
+
+
+# The counter of a real server, where it ends
+
+
+class WornServer:
+    """A server with a node whose counter is at its end. Two thousand million creates would take days, so it
+    is set in the server's own snapshot."""
+
+    def __init__(self) -> None:
+        # Without digests of its tree it does not notice that this is not the one it had.
+        self.server = LocalServer(java_properties={"zookeeper.digest.enabled": "false"})
+
+    async def set_counter(self, path: str, counter: int) -> None:
+        """Restart the server with this for the number of the next sequential node below `path`."""
+        await self.server.stop()
+        await self.server.start()  # which takes a snapshot
+        conf = await self.server.four_letter_word("conf")
+        directory = next(line.partition("=")[2] for line in conf.splitlines() if line.startswith("dataDir="))
+        await self.server.stop()
+        newest = max(Path(directory).glob("snapshot.*"), key=lambda file: int(file.suffix[1:], 16))
+        newest.write_bytes(self._patched(newest.read_bytes(), path, counter))
+        await self.server.start()
+
+    @staticmethod
+    def _patched(snapshot: bytes, path: str, counter: int) -> bytes:
+        name = struct.pack(">i", len(path)) + path.encode()
+        at = snapshot.index(name) + len(name)
+        at += 4 + max(0, struct.unpack_from(">i", snapshot, at)[0])  # the data
+        at += 8 + 4 * 8 + 4  # the ACL's number; czxid, mzxid, ctime, mtime; version
+        patched = bytearray(snapshot)
+        struct.pack_into(">i", patched, at, counter)
+        # The checksum, as a long, stands before the name of the root, which ends what it covers.
+        end = len(patched) - 8 - 4 - 1
+        assert patched[end + 8 :] == b"\0\0\0\1/"
+        assert struct.unpack_from(">q", snapshot, end)[0] == zlib.adler32(snapshot[:end])
+        struct.pack_into(">q", patched, end, zlib.adler32(patched[:end]))
+        return bytes(patched)
+
+
+@pytest.fixture
+async def worn() -> AsyncIterator[WornServer]:
+    made = WornServer()
+    async with made.server:
+        yield made
+
+
+@pytest.mark.parametrize("crowd", ["one by one", "in a burst"])
+async def test_a_counter_that_has_run_out(worn: WornServer, crowd: str) -> None:
+    """L1, L5, L10: the server's counter does not wrap as documented: it stays at its greatest number (the new
+    one is kept only if it is greater), and within a burst of requests it runs on into the negative and falls
+    back. There, too, one holds at a time, in the order of joining."""
+    async with corral.connect(worn.server.address) as zk:
+        await zk.create("/lock")
+    await worn.set_counter("/lock", MOST - 2)
+    inside = 0
+    tokens: list[int] = []
+    numbers: list[int] = []
+
+    async def wait(lock: corral.Lock) -> None:
+        nonlocal inside
+        async with lock as held:
+            inside += 1
+            assert inside == 1
+            tokens.append(held.fencing_token)
+            match = LOCK_NAME.search(held.node)
+            assert match is not None
+            numbers.append(int(match["number"]))
+            await turns()
+            inside -= 1
+
+    address = worn.server.address
+    async with corral.connect(address) as zk, corral.connect(address) as other:
+        held = await zk.lock("/lock").acquire()
+        waiters = []
+        for count in range(8 if crowd == "one by one" else 150):
+            waiters.append(asyncio.create_task(wait((zk, other)[count % 2].lock("/lock"))))
+            if crowd == "one by one":
+                await until_line(zk, "/lock", count + 2)
+        await until_line(zk, "/lock", len(waiters) + 1)
+        last = asyncio.create_task(wait(other.lock("/lock")))
+        await until_line(zk, "/lock", len(waiters) + 2)
+        contenders = await other.lock("/lock").contenders()
+        zxids = [each.stat.czxid for each in contenders]
+        assert zxids == sorted(zxids)
+        assert await other.lock("/lock").try_acquire() is None
+        assert tokens == []
+        await held.release()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*waiters, last)
+    assert tokens == sorted(tokens) == zxids[1:]
+    assert numbers.count(MOST) > 1
+
+
+# Parents
+
+
+async def test_parents_go_again(connect: Callable[..., corral.Client]) -> None:
+    """L2, L10: the parents that a lock makes are containers: the server removes them when they have been
+    left, and the lock makes them again."""
+    async with LocalServer() as server, corral.connect(server.address) as zk:
+        lock = zk.lock("/made/for/lock")
+        for _ in range(2):
+            async with asyncio.timeout(PATIENCE), lock:
+                assert len(await zk.children("/made/for/lock")) == 1
+
+            async def gone() -> bool:
+                return await zk.exists("/made") is None
+
+            await until(gone, "the parents are gone")
+
+
+async def test_an_existing_parent_stays(zk: corral.Client) -> None:
+    """L2: a parent that is there is left as it is, with its data."""
+    await zk.create("/lock", b"mine")
+    async with zk.lock("/lock"):
+        pass
+    assert (await zk.get("/lock"))[0] == b"mine"
+
+
+@pytest.mark.parametrize("depth", ["", "/a", "/a/b"])
+@pytest.mark.parametrize("obstacle", ["no permission", "ephemeral"])
+async def test_parents_that_cannot_be_made(
+    zk: corral.Client, other: corral.Client, obstacle: str, depth: str
+) -> None:
+    """A lock below a node that takes no children ends with the server's refusal, however far below; it does
+    not try for ever."""
+    if obstacle == "ephemeral":
+        await other.create("/x", ephemeral=True)
+        refusal: type[Exception] = corral.NoChildrenForEphemerals
+    else:
+        await other.create("/x", acl=corral.READ_ACL)
+        refusal = corral.NoAuth
+    for way in ("acquire", "try_acquire"):
+        with pytest.raises(refusal):
+            await within(getattr(zk.lock(f"/x{depth}"), way)())
+
+
+async def test_a_line_that_cannot_be_read(
+    connect: Callable[..., corral.Client], other: corral.Client
+) -> None:
+    """L3: an acquire that may create its node but not list the line fails, and leaves nothing."""
+    acl = [corral.Acl.world(corral.Perm.CREATE | corral.Perm.DELETE), *digest_acl()]
+    await other.create("/lock", acl=acl)
+    async with connect() as zk:
+        for way in ("acquire", "try_acquire"):
+            with pytest.raises(corral.NoAuth):
+                await within(getattr(zk.lock("/lock"), way)())
+        async with connect(auth=[("digest", b"reader:secret")]) as reader:
+            await until_line(reader, "/lock", 0)
+            await reader.set_acl("/lock", corral.OPEN_ACL)
+
+
+def digest_acl() -> list[corral.Acl]:
+    return [corral.Acl.digest("reader", "secret", corral.Perm.ALL)]
+
+
+async def test_our_node_is_deleted_while_we_wait(zk: corral.Client, other: corral.Client, root: str) -> None:
+    """L10: a waiter whose node somebody deletes stands in line again once it looks, and does not hold without
+    a node."""
+    first, second = await other.lock("/lock").acquire(), asyncio.create_task(other.lock("/lock").acquire())
+    await until_line(other, "/lock", 2)
+    task = asyncio.create_task(zk.lock("/lock").acquire())
+    names = await until_line(other, "/lock", 3)
+    await other.delete(f"/lock/{names[2]}")
+    await (await within(second_after(first, second))).release()
+    held = await within(task)
+    assert held.node != f"{root}/lock/{names[2]}"
+    assert await children(other, "/lock") == [held.node.rpartition("/")[2]]
+    await held.release()
+
+
+async def second_after(first: corral.Held, second: asyncio.Task[corral.Held]) -> corral.Held:
+    """Leave the first place, so that the second holds."""
+    await first.release()
+    return await second
+
+
+async def test_those_ahead_leave_in_any_order(zk: corral.Client, other: corral.Client) -> None:
+    """L1: a waiter is not let in because the node before its own has gone: those before that one count,
+    too."""
+    holder = await other.lock("/lock").acquire()
+    middle = asyncio.create_task(other.lock("/lock").acquire())
+    await until_line(other, "/lock", 2)
+    task = asyncio.create_task(zk.lock("/lock").acquire())
+    await until_line(other, "/lock", 3)
+    middle.cancel()
+    await ended(middle)
+    await until_line(other, "/lock", 2)
+    assert await zk.lock("/lock").try_acquire() is None
+    assert not task.done()
+    assert holder.is_valid
+    await holder.release()
+    await (await within(task)).release()

@@ -1,0 +1,156 @@
+"""L8: who stands in one line with us. kazoo itself, if it is installed; Curator by the names it gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from lock_support import LOCK_NAME, Tap, children, until_line, within
+
+import corral
+from support import PATIENCE, turns
+
+
+async def test_our_node_is_curators(zk: corral.Client, other: corral.Client) -> None:
+    """L8, L10: our node has Curator's name, is an ephemeral of our session, open to all, with empty data."""
+    async with zk.lock("/lock") as held:
+        [name] = await other.children("/lock")
+        assert LOCK_NAME.fullmatch(name)
+        assert held.node.endswith(f"/lock/{name}")
+        data, stat = await other.get(f"/lock/{name}")
+        assert data == b""
+        assert stat.ephemeral_owner == zk.session_id
+        assert (await other.get_acl(f"/lock/{name}"))[0] == list(corral.OPEN_ACL)
+
+
+async def test_data_on_the_wire_is_never_null(connect: Callable[..., corral.Client], tap: Tap) -> None:
+    """L10: a lock without data sends empty data, not null, on which Curator's readers fail."""
+    from corral.wire import messages
+
+    async with connect(tap.address) as zk, zk.lock("/lock"):
+        pass
+    creates = [
+        frame.body
+        for frame in tap.frames
+        if frame.to_server and frame.code in (messages.CREATE2.opcode, messages.CREATE_CONTAINER.opcode)
+    ]
+    assert len(creates) >= 2
+    for body in creates:
+        length = int.from_bytes(body[8:12])
+        assert body[12 + length : 16 + length] == bytes(4)  # the length of the data; -1 would be null
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "_c_0e2b0b6a-3b1a-4c2e-9a62-111122223333-lock-",
+        "lock-",
+        "0e2b0b6a3b1a4c2e9a62111122223333__lock__",
+    ],
+    ids=["curator", "curator, unprotected", "kazoo"],
+)
+async def test_we_wait_for_others(zk: corral.Client, other: corral.Client, prefix: str) -> None:
+    """L8: a node that another library made in front of ours is waited for, one that it made behind is not."""
+    await zk.create("/lock")
+    ahead = await other.create(f"/lock/{prefix}", ephemeral=True, sequential=True)
+    task = asyncio.create_task(zk.lock("/lock").acquire())
+    await until_line(other, "/lock", 2)
+    behind = await other.create(f"/lock/{prefix}", ephemeral=True, sequential=True)
+    assert await zk.lock("/lock").try_acquire() is None
+    assert not task.done()
+    contenders = await zk.lock("/lock").contenders()
+    assert [contenders[0].name, contenders[2].name] == [ahead[6:], behind[6:]]
+    await other.delete(ahead)
+    held = await within(task)
+    await held.release()
+    await other.delete(behind)
+
+
+# kazoo
+
+
+@pytest.fixture
+async def kazoo_client(zookeeper: str, root: str) -> AsyncIterator[Any]:
+    """kazoo, below the test's own znode. It blocks, so each of its calls is made in a thread."""
+    client_module = pytest.importorskip("kazoo.client")
+    client = client_module.KazooClient(f"{zookeeper}{root}")
+    await asyncio.to_thread(client.start)
+    yield client
+    await asyncio.to_thread(client.stop)
+    await asyncio.to_thread(client.close)
+
+
+async def test_we_wait_for_kazoo(zk: corral.Client, kazoo_client: Any) -> None:
+    """L8: while kazoo's own Lock holds, we wait; when it releases, we hold."""
+    theirs = kazoo_client.Lock("/lock", "kazoo")
+    assert await asyncio.to_thread(theirs.acquire)
+    task = asyncio.create_task(zk.lock("/lock").acquire())
+    await until_line(zk, "/lock", 2)
+    assert [each.data for each in await zk.lock("/lock").contenders()] == [b"kazoo", b""]
+    assert await zk.lock("/lock").try_acquire() is None
+    assert not task.done()
+    await asyncio.to_thread(theirs.release)
+    await (await within(task)).release()
+
+
+async def test_kazoo_waits_for_us(zk: corral.Client, kazoo_client: Any) -> None:
+    """L8: kazoo's Lock waits for us if it is told of our names, as the class's docstring says."""
+    theirs = kazoo_client.Lock("/lock", "kazoo", extra_lock_patterns=["-lock-"])
+    async with zk.lock("/lock", data=b"corral"):
+        waiting = asyncio.create_task(asyncio.to_thread(theirs.acquire))
+        await until_line(zk, "/lock", 2)
+        assert not await asyncio.to_thread(kazoo_client.Lock("/lock", "k", ["-lock-"]).acquire, False)
+        assert not waiting.done()
+        assert await asyncio.to_thread(theirs.contenders) == ["corral", "kazoo"]
+    assert await within(waiting)
+    await asyncio.to_thread(theirs.release)
+
+
+async def test_kazoo_and_we_exclude_each_other(
+    connect: Callable[..., corral.Client], kazoo_client: Any
+) -> None:
+    """L8, L1: in a crowd of both, one holds at a time."""
+    inside: list[str] = []
+    served: list[str] = []
+
+    async def hold(who: str) -> None:
+        assert inside == []
+        inside.append(who)
+        await turns(3)
+        inside.remove(who)
+        served.append(who)
+
+    async def kazoos() -> None:
+        for _ in range(4):
+            lock = kazoo_client.Lock("/lock", "kazoo", extra_lock_patterns=["-lock-"])
+            assert await asyncio.to_thread(lock.acquire)
+            await hold("kazoo")
+            await asyncio.to_thread(lock.release)
+
+    async def ours(lock: corral.Lock) -> None:
+        for _ in range(4):
+            async with lock:
+                await hold("corral")
+
+    async with connect() as one, connect() as two:
+        await one.create("/lock")
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for client in (one, two):
+                group.create_task(kazoos())
+                group.create_task(ours(client.lock("/lock")))
+        assert sorted(served) == ["corral"] * 8 + ["kazoo"] * 8
+        assert await children(one, "/lock") == []
+
+
+async def test_kazoo_and_curator_names_in_one_crowd(zk: corral.Client, other: corral.Client) -> None:
+    """L8: a kazoo subclass that takes Curator's names, the remedy for excluding all three, looks to us like
+    Curator: `<hex>-lock-<number>`."""
+    await zk.create("/lock")
+    name = await other.create("/lock/0e2b0b6a3b1a4c2e9a62111122223333-lock-", ephemeral=True, sequential=True)
+    task = asyncio.create_task(zk.lock("/lock").acquire())
+    await until_line(other, "/lock", 2)
+    assert not task.done()
+    await other.delete(name)
+    await (await within(task)).release()

@@ -1,0 +1,873 @@
+"""L4: what the body of ``async with`` is told when its lock is lost, and what comes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
+from typing import Any
+
+import anyio
+import pytest
+from lock_support import WAYS_TO_LOSE, Rig, ended, noted, settle, until_line, within
+
+import corral
+from support import PATIENCE, turns, until
+
+Body = Callable[[corral.Held], Awaitable[object]]
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+NOTHING_AROUND = nullcontext()
+
+
+class Holder:
+    """A task that holds a lock and runs a body; afterwards it can be cancelled, and waits, as if nothing had
+    happened."""
+
+    def __init__(
+        self, lock: corral.Lock, body: Body, around: AbstractContextManager[object] = NOTHING_AROUND
+    ) -> None:
+        self.entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+        self._lock = lock
+        self._body = body
+        self._around = around
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> BaseException | None:
+        task = asyncio.current_task()
+        assert task is not None
+        outcome: BaseException | None = None
+        try:
+            with self._around:
+                async with self._lock as held:
+                    self.entered.set_result(held)
+                    await self._body(held)
+        except (Exception, asyncio.CancelledError) as error:
+            outcome = error
+        if not isinstance(outcome, asyncio.CancelledError):
+            assert task.cancelling() == 0
+        await turns()  # the next waits are not cancelled
+        return outcome
+
+    async def held(self) -> corral.Held:
+        """What it holds, as soon as it does."""
+        return await within(asyncio.shield(self.entered))
+
+    async def outcome(self) -> BaseException | None:
+        """What came out of its `async with`."""
+        return await within(self.task)
+
+
+async def delete(rig: Rig, held: corral.Held) -> None:
+    """Have somebody else delete the node of a lock: the fastest way to lose it."""
+    await rig.other.delete("/lock/" + held.node.rpartition("/")[2])
+
+
+async def outcome_of(rig: Rig, body: Body) -> BaseException | None:
+    """What comes out of a body whose lock is lost."""
+    holder = Holder(rig.zk.lock("/lock"), body)
+    await delete(rig, await holder.held())
+    return await holder.outcome()
+
+
+# Every way to lose it, and the order of events
+
+
+@pytest.mark.parametrize("how", WAYS_TO_LOSE)
+async def test_the_body_is_told_once_and_before_the_next_holds(rig: Rig, how: str) -> None:
+    """L4: when the lease lapses, the session expires, the node is deleted or the client is closed, the body
+    is cancelled once and may clean up; LockLost comes out. If the lease lapsed it is told before another
+    client, which waits in line on a connection of its own, gets the lock."""
+    events: list[str] = []
+
+    async def body(held: corral.Held) -> None:
+        try:
+            with noted(events, "told"):
+                await forever()
+        finally:
+            assert not held.is_valid
+            await turns(20)  # a clean-up may wait: it is not cancelled again
+            events.append("cleaned up")
+
+    async def next_one() -> None:
+        async with rig.other.lock("/lock"):
+            events.append("next holds")
+
+    holder = Holder(rig.zk.lock("/lock"), body)
+    held = await holder.held()
+    following = asyncio.create_task(next_one())
+    await until_line(rig.other, "/lock", 2)
+    async with rig.losing(how, "/lock/" + held.node.rpartition("/")[2]):
+        outcome = await holder.outcome()
+    assert isinstance(outcome, corral.LockLost)
+    assert isinstance(outcome.__cause__, asyncio.CancelledError)
+    await within(following)
+    if how == "lapsed":
+        assert events == ["told", "cleaned up", "next holds"]
+    else:
+        assert sorted(events) == ["cleaned up", "next holds", "told"]
+    assert not held.is_valid
+    assert isinstance(await held.wait_lost(), corral.LockLost)
+
+
+@pytest.mark.parametrize("how", WAYS_TO_LOSE)
+async def test_without_a_body_nobody_is_cancelled(rig: Rig, how: str) -> None:
+    """L4: what was acquired without `async with` is lost without a cancellation: is_valid and wait_lost
+    tell."""
+    held = await rig.zk.lock("/lock").acquire()
+    assert held.is_valid
+    async with rig.losing(how, "/lock/" + held.node.rpartition("/")[2]):
+        error = await within(held.wait_lost())
+        assert isinstance(error, corral.LockLost)
+        assert not held.is_valid
+    await turns()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    with pytest.raises(corral.LockLost):
+        async with held:
+            pytest.fail("entered a lost lock")
+
+
+async def test_the_lock_can_be_taken_again_after_a_lapse(rig: Rig) -> None:
+    """S3, L4: a lapse is not the end: when there is a server again the lock can be taken again, and the node
+    that was lost does not stand in the way."""
+    lock = rig.zk.lock("/lock")
+    held = await lock.acquire()
+    async with rig.proxy.black_hole():
+        await within(held.wait_lost())
+        assert rig.zk.state in (corral.State.LAPSED, corral.State.SUSPENDED)
+    again = await within(lock.acquire())
+    assert again.fencing_token > held.fencing_token
+    assert await rig.other.children("/lock") == [again.node.rpartition("/")[2]]
+    await held.release()
+    assert again.is_valid
+    await again.release()
+
+
+async def test_a_short_silence_loses_nothing(rig: Rig) -> None:
+    """S3: a connection that is lost and found again within the lease costs the holder nothing."""
+    async with asyncio.timeout(PATIENCE), rig.zk.lock("/lock") as held:
+        for reset in (False, True):
+            await rig.proxy.cut(reset=reset)
+            await settle(rig.zk)
+            assert held.is_valid
+    assert await rig.other.children("/lock") == []
+
+
+# What comes out of a body, by what it does
+
+
+async def waits(held: corral.Held) -> None:
+    await forever()
+
+
+async def returns(held: corral.Held) -> None:
+    with suppress(asyncio.CancelledError):
+        await forever()
+
+
+async def returns_later(held: corral.Held) -> None:
+    await returns(held)
+    await turns()
+
+
+async def loses_its_connection(held: corral.Held) -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise corral.ConnectionLoss("set", "/x", "in a test") from None
+
+
+async def finds_its_session_expired(held: corral.Held) -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise corral.SessionExpired("in a test") from None
+
+
+async def finds_both_in_a_group(held: corral.Held) -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise ExceptionGroup(
+            "two", [corral.SessionExpired("one"), ExceptionGroup("deeper", [corral.LockLost("other")])]
+        ) from None
+
+
+async def writes_under_guard(held: corral.Held) -> None:
+    await held.wait_lost()  # is cancelled, and looks for itself
+    raise AssertionError("not told")
+
+
+async def fails_in_its_clean_up(held: corral.Held) -> None:
+    try:
+        await forever()
+    finally:
+        transaction = held.transaction()
+        transaction.create("/late")
+        await transaction.commit()
+
+
+async def has_children(held: corral.Held) -> None:
+    told: list[str] = []
+
+    async def child() -> None:
+        with noted(told, "child"):
+            await forever()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            group.create_task(child())
+    finally:
+        assert told == ["child", "child"]
+
+
+async def has_a_child_that_fails_of_the_loss(held: corral.Held) -> None:
+    async def child() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            raise corral.ConnectionLoss("set", "/x", "in a test") from None
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+
+
+async def has_a_child_that_hears_first(held: corral.Held) -> None:
+    async def child() -> None:
+        error = await held.wait_lost()
+        assert error is not None
+        raise error
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+        await forever()
+
+
+async def has_anyio_children(held: corral.Held) -> None:
+    told: list[str] = []
+
+    async def child() -> None:
+        with noted(told, "child"):
+            await anyio.sleep_forever()
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(child)
+            await anyio.sleep_forever()
+    finally:
+        assert told == ["child"]
+
+
+async def has_an_anyio_scope(held: corral.Held) -> None:
+    with anyio.CancelScope() as scope:
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    raise AssertionError("an anyio scope took the loss for its own")
+
+
+async def has_a_shielded_clean_up(held: corral.Held) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await turns()
+
+
+async def has_a_long_timeout(held: corral.Held) -> None:
+    async with asyncio.timeout(3600):
+        await forever()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        waits,
+        returns,
+        returns_later,
+        loses_its_connection,
+        finds_its_session_expired,
+        finds_both_in_a_group,
+        writes_under_guard,
+        fails_in_its_clean_up,
+        has_children,
+        has_a_child_that_fails_of_the_loss,
+        has_a_child_that_hears_first,
+        has_anyio_children,
+        has_an_anyio_scope,
+        has_a_shielded_clean_up,
+        has_a_long_timeout,
+    ],
+    ids=lambda body: body.__name__,
+)
+async def test_a_loss_comes_out_as_lock_lost(rig: Rig, body: Body) -> None:
+    """L4: our cancellation, a normal return though told, and errors that say no more than that lock,
+    session or connection are gone, all come out as LockLost; after it the task is not being cancelled."""
+    outcome = await outcome_of(rig, body)
+    assert isinstance(outcome, corral.LockLost)
+    assert "/lock" in str(outcome)
+    assert await rig.other.exists("/late") is None
+
+
+async def raises_its_own(held: corral.Held) -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise ValueError("mine") from None
+
+
+async def raises_before_it_waits_again(held: corral.Held) -> None:
+    try:
+        await forever()
+    finally:
+        raise KeyError("mine")
+
+
+async def has_a_child_that_raises_its_own(held: corral.Held) -> None:
+    async def child() -> None:
+        await raises_its_own(held)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+
+
+async def raises_its_own_beside_the_loss(held: corral.Held) -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise ExceptionGroup("two", [corral.SessionExpired("one"), ValueError("mine")]) from None
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (raises_its_own, ValueError),
+        (raises_before_it_waits_again, KeyError),
+        (has_a_child_that_raises_its_own, ExceptionGroup),
+        (raises_its_own_beside_the_loss, ExceptionGroup),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_an_exception_of_the_bodys_own_stays(rig: Rig, body: Body, kind: type[Exception]) -> None:
+    """L4: any other exception of the body stays what it is, with a note that the lock was lost."""
+    outcome = await outcome_of(rig, body)
+    assert type(outcome) is kind
+    assert any("lost" in note and "/lock" in note for note in outcome.__notes__)
+
+
+async def test_a_body_whose_own_error_has_nothing_to_do_with_a_loss(zk: corral.Client) -> None:
+    """L4: while the lock is held, what a body raises comes out untouched, a corral error too."""
+    for error in (ValueError("mine"), corral.ConnectionLoss("set", "/x", "in a test")):
+        with pytest.raises(type(error)) as caught:
+            async with zk.lock("/lock"):
+                raise error
+        assert caught.value is error
+        assert not hasattr(error, "__notes__")
+
+
+# The caller's own cancellation
+
+
+async def lost_as_somebody_strikes(
+    rig: Rig,
+    how: str,
+    body: Body,
+    strike: Callable[[Holder], object],
+    *,
+    strike_first: bool,
+    around: AbstractContextManager[object] = NOTHING_AROUND,
+) -> Holder:
+    """Have a body lose its lock in the very tick in which something else hits it; returns when it has
+    ended. What is lost together is told in one go, one holder after the other, in the order in which they
+    acquired. So another holder, beside the victim, strikes when it is told."""
+
+    class Trigger(asyncio.Future[None]):
+        """What the other holder waits for."""
+
+        def cancel(self, msg: Any = None) -> bool:
+            strike(victim)
+            return super().cancel(msg)
+
+    async def wait_for_trigger(held: corral.Held) -> None:
+        await Trigger()
+
+    makers = {
+        "other": lambda: Holder(rig.zk.lock("/other"), wait_for_trigger),
+        "victim": lambda: Holder(rig.zk.lock("/lock"), body, around),
+    }
+    made: dict[str, Holder] = {}
+    for name in makers if strike_first else reversed(makers):
+        made[name] = makers[name]()
+        await made[name].held()
+    other, victim = made["other"], made["victim"]
+    async with rig.losing(how):
+        assert isinstance(await other.outcome(), corral.LockLost)
+        await ended(victim.task)
+    assert isinstance(await (await victim.held()).wait_lost(), corral.LockLost)
+    return victim
+
+
+@pytest.mark.parametrize("first", ["the caller", "the loss"])
+@pytest.mark.parametrize("how", ["lapsed", "closed"])
+async def test_cancelled_by_the_caller_in_the_same_tick(rig: Rig, how: str, first: str) -> None:
+    """L4: a body that the caller cancels in the tick in which the lock is lost ends in CancelledError,
+    whichever came first."""
+    victim = await lost_as_somebody_strikes(
+        rig, how, waits, lambda victim: victim.task.cancel(), strike_first=first == "the caller"
+    )
+    assert isinstance(await victim.outcome(), asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("first", ["the caller", "the loss"])
+async def test_cancelled_by_the_caller_and_lost_later(rig: Rig, first: str) -> None:
+    """L4: a body that is cancelled by the caller, before or after the loss, while it cleans up from the one
+    that came first, ends in CancelledError."""
+    cleaning = asyncio.Event()
+    told: list[str] = []
+
+    async def body(held: corral.Held) -> None:
+        try:
+            with noted(told, "first"):
+                await forever()
+        finally:
+            cleaning.set()
+            with noted(told, "second"):
+                await forever()
+
+    holder = Holder(rig.zk.lock("/lock"), body)
+    held = await holder.held()
+
+    async def lose() -> None:
+        await delete(rig, held)
+        await within(held.wait_lost())
+
+    async def cancel() -> None:
+        holder.task.cancel()
+
+    first_act, second_act = (cancel, lose) if first == "the caller" else (lose, cancel)
+    await first_act()
+    await within(cleaning.wait())
+    assert told == ["first"]
+    await second_act()
+    assert isinstance(await holder.outcome(), asyncio.CancelledError)
+    assert told == ["first", "second"]
+
+
+async def test_cancelled_by_the_caller_alone(zk: corral.Client) -> None:
+    """L4: a cancelled body of a lock that is not lost ends in CancelledError, and the lock is released."""
+    holder = Holder(zk.lock("/lock"), waits)
+    held = await holder.held()
+    holder.task.cancel()
+    assert isinstance(await holder.outcome(), asyncio.CancelledError)
+    assert await held.wait_lost() is None
+    assert await zk.children("/lock") == []
+
+
+async def test_cancelled_while_it_leaves(rig: Rig) -> None:
+    """L4, L6: cancelled while the release on leaving waits for a server: it ends at once in CancelledError,
+    and the lock is released all the same."""
+    leave = asyncio.Event()
+
+    async def body(held: corral.Held) -> None:
+        await leave.wait()
+
+    holder = Holder(rig.zk.lock("/lock"), body)
+    await holder.held()
+    async with rig.proxy.refuse():
+        await rig.proxy.cut()
+        leave.set()
+        await turns()
+        holder.task.cancel()
+        assert isinstance(await holder.outcome(), asyncio.CancelledError)
+    await until_line(rig.other, "/lock", 0)
+
+
+async def test_a_timeout_inside_the_body(rig: Rig) -> None:
+    """L4: a timeout inside the body that fires in the tick of the loss does not take the loss for its own:
+    what comes out is LockLost."""
+    scopes: list[asyncio.Timeout] = []
+
+    async def body(held: corral.Held) -> None:
+        async with asyncio.timeout(None) as scope:
+            scopes.append(scope)
+            await forever()
+
+    victim = await lost_as_somebody_strikes(
+        rig, "closed", body, lambda victim: scopes[0].reschedule(0), strike_first=True
+    )
+    assert scopes[0].expired()
+    assert isinstance(await victim.outcome(), corral.LockLost)
+
+
+@pytest.mark.parametrize("first", ["neither", "the timeout", "the loss"])
+async def test_a_timeout_outside_the_body(rig: Rig, first: str) -> None:
+    """L4: a timeout around the lock is the caller's: it comes out as TimeoutError even if the lock is lost
+    while the body cleans up, and does not turn a loss alone into one."""
+    cleaning = asyncio.Event()
+    scopes: list[asyncio.Timeout] = []
+    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        async with asyncio.timeout(None) as scope:
+            scopes.append(scope)
+            async with rig.zk.lock("/lock") as held:
+                entered.set_result(held)
+                try:
+                    await forever()
+                finally:
+                    cleaning.set()
+                    if first != "neither":
+                        await forever()
+
+    task = asyncio.create_task(run())
+    held = await within(asyncio.shield(entered))
+    acts: list[Callable[[], Awaitable[object]]] = [lambda: delete(rig, held)]
+
+    async def expire() -> None:
+        scopes[0].reschedule(0)
+
+    if first != "neither":
+        acts.insert(0 if first == "the timeout" else 1, expire)
+    for act in acts:
+        await act()
+        await within(cleaning.wait())
+    await ended(task)
+    assert isinstance(task.exception(), corral.LockLost if first == "neither" else TimeoutError)
+
+
+@pytest.mark.parametrize("first", ["the scope", "the loss"])
+@pytest.mark.parametrize("where", ["inside", "outside"])
+async def test_an_anyio_scope_cancelled_in_the_same_tick(rig: Rig, where: str, first: str) -> None:
+    """L4: an anyio scope in the body or around the lock, cancelled in the tick of the loss, takes its own
+    cancellation and no other: LockLost comes out of the body, and never a stray CancelledError out of the
+    scope."""
+    scope = anyio.CancelScope()
+
+    async def body(held: corral.Held) -> None:
+        with scope if where == "inside" else nullcontext():
+            await forever()
+
+    victim = await lost_as_somebody_strikes(
+        rig,
+        "closed",
+        body,
+        lambda victim: scope.cancel(),
+        strike_first=first == "the scope",
+        around=scope if where == "outside" else nullcontext(),
+    )
+    outcome = await victim.outcome()
+    if where == "inside" or first == "the loss":
+        assert isinstance(outcome, corral.LockLost)
+    else:
+        assert outcome is None
+        assert scope.cancelled_caught
+
+
+# Several locks in one task
+
+
+@pytest.mark.parametrize("how", ["lapsed", "closed"])
+@pytest.mark.parametrize("crosswise", [False, True], ids=["in order", "crosswise"])
+async def test_nested_locks(rig: Rig, how: str, crosswise: bool) -> None:
+    """L4: of nested locks that are lost together, left in order or crosswise, LockLost comes out; the task is
+    not being cancelled afterwards."""
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        held = [await rig.zk.lock(path).acquire() for path in ("/a", "/b", "/c")]
+        order = held if crosswise else list(reversed(held))
+        for each in held:
+            await each.__aenter__()
+        error: BaseException | None = None
+        try:
+            entered.set()
+            await forever()
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        for each in order:
+            try:
+                await each.__aexit__(type(error), error, None)
+            except BaseException as raised:
+                error = raised
+        assert isinstance(error, corral.LockLost)
+        assert task.cancelling() == 0
+        await turns()
+
+    task = asyncio.create_task(run())
+    await within(entered.wait())
+    async with rig.losing(how):
+        await within(task)
+
+
+@pytest.mark.parametrize("lost", ["/outer", "/inner"])
+async def test_one_of_two_nested_locks(rig: Rig, lost: str) -> None:
+    """L4: of nested locks one of which is lost, the loss comes out of that one, and the other is released."""
+    came_out: list[str] = []
+    entered = asyncio.Event()
+    nodes: dict[str, str] = {}
+
+    async def run() -> None:
+        try:
+            async with rig.zk.lock("/outer") as outer:
+                nodes["/outer"] = outer.node
+                try:
+                    async with rig.zk.lock("/inner") as inner:
+                        nodes["/inner"] = inner.node
+                        entered.set()
+                        await forever()
+                except corral.LockLost:
+                    came_out.append("/inner")
+                    assert outer.is_valid
+                    await settle(rig.zk)
+        except corral.LockLost:
+            came_out.append("/outer")
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await turns()
+
+    task = asyncio.create_task(run())
+    await within(entered.wait())
+    await rig.other.delete(f"{lost}/{nodes[lost].rpartition('/')[2]}")
+    await within(task)
+    assert came_out == [lost]
+    for path in nodes:
+        await until_line(rig.other, path, 0)
+
+
+@pytest.mark.parametrize("how", ["lapsed", "deleted"])
+async def test_an_exit_stack(rig: Rig, how: str) -> None:
+    """L4, S8: locks in an AsyncExitStack behave as if they were nested."""
+    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+    cleaned_up: list[str] = []
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            held = await stack.enter_async_context(rig.zk.lock("/lock"))
+            stack.callback(cleaned_up.append, "between")
+            await stack.enter_async_context(rig.zk.lock("/second"))
+            entered.set_result(held)
+            await forever()
+
+    task = asyncio.create_task(run())
+    held = await within(asyncio.shield(entered))
+    async with rig.losing(how, "/lock/" + held.node.rpartition("/")[2]):
+        with pytest.raises(corral.LockLost):
+            await within(task)
+    assert cleaned_up == ["between"]
+    await until_line(rig.other, "/second", 0)
+
+
+async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
+    """L4, L7: a body that takes the lock again after it was told of the loss leaves each of its holds, and
+    nobody else's."""
+    lock = rig.zk.lock("/lock")
+    again: list[corral.Held] = []
+
+    async def body(held: corral.Held) -> None:
+        try:
+            await forever()
+        finally:
+            async with lock as second:
+                assert second.is_valid
+                again.append(second)
+            assert await second.wait_lost() is None  # released: it is this one that was left
+
+    holder = Holder(lock, body)
+    held = await holder.held()
+    bystander = Holder(lock, waits)  # of the same object, next in line
+    await until_line(rig.other, "/lock", 2)
+    await delete(rig, held)
+    theirs = await bystander.held()
+    bystanders_node = theirs.node
+    await until_line(rig.other, "/lock", 2)  # the bystander's, and the body's second
+    bystander.task.cancel()
+    assert isinstance(await bystander.outcome(), asyncio.CancelledError)
+    assert isinstance(await holder.outcome(), corral.LockLost)
+    assert again[0].node != bystanders_node
+    assert await rig.other.children("/lock") == []
+
+
+# Entered here, left there
+
+
+async def test_the_entering_task_is_done(rig: Rig) -> None:
+    """L4, S8: where the task that entered has ended, as a fixture's may, nobody is cancelled: wait_lost and
+    is_valid tell, and the exit raises."""
+    lock = rig.zk.lock("/lock")
+    held = await within(asyncio.create_task(lock.__aenter__()))
+    assert held.is_valid
+    await delete(rig, held)
+    assert isinstance(await within(held.wait_lost()), corral.LockLost)
+    assert not held.is_valid
+    await turns()
+    with pytest.raises(corral.LockLost):
+        await lock.__aexit__(None, None, None)
+
+
+async def test_left_in_another_task(rig: Rig) -> None:
+    """S8: a lock may be left in another task than it was entered in, if it is still held and if it is lost;
+    a loss after that cancels nobody."""
+    lock = rig.zk.lock("/lock")
+    held = await within(asyncio.create_task(lock.__aenter__()))
+    await within(asyncio.create_task(lock.__aexit__(None, None, None)))
+    assert await held.wait_lost() is None
+    held = await lock.__aenter__()
+    await within(asyncio.create_task(lock.__aexit__(None, None, None)))
+    await rig.zk.close()
+    await turns()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_the_exit_in_another_task_keeps_its_exception(rig: Rig) -> None:
+    """L4: where another task leaves, its own cancellation stays a CancelledError, and its own exception
+    stays."""
+    for error, kind in (
+        (asyncio.CancelledError(), None),
+        (ValueError("mine"), None),
+        (corral.SessionExpired("of the loss"), corral.LockLost),
+    ):
+        lock = rig.zk.lock("/lock")
+        held = await within(asyncio.create_task(lock.__aenter__()))
+        await delete(rig, held)
+        await within(held.wait_lost())
+        if kind is None:
+            assert not await lock.__aexit__(type(error), error, None)  # type: ignore[func-returns-value]
+        else:
+            with pytest.raises(kind):
+                await lock.__aexit__(type(error), error, None)
+
+
+async def test_the_body_closes_the_client(rig: Rig) -> None:
+    """L4, S5: a body that closes its own client is told as of any loss, and the client is closed."""
+
+    async def body(held: corral.Held) -> None:
+        await rig.zk.close()
+        raise AssertionError("not told")
+
+    holder = Holder(rig.zk.lock("/lock"), body)
+    assert isinstance(await holder.outcome(), corral.LockLost)
+    await within(rig.zk.close())
+    assert rig.zk.state is corral.State.CLOSED
+    assert await rig.other.children("/lock") == []
+
+
+# The loop itself is late
+
+
+def block_past_the_lease(zk: corral.Client) -> None:
+    """Keep the event loop from running for longer than the lease: the one thing that no test clock can do."""
+    time.sleep(zk.session_timeout * 1.1)
+
+
+@pytest.fixture
+async def short(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.Client]:
+    """A client with a short session, on the server directly: what a proxy in our own loop has not passed on
+    when that is blocked is not there when it runs again."""
+    async with connect(session_timeout=2.0) as client:
+        yield client
+
+
+async def test_a_blocked_body_is_told_before_any_answer(short: corral.Client) -> None:
+    """S9: a body that blocked the loop for longer than its lease is told of the loss before an answer that
+    lay ready meanwhile is delivered to it; and it is invalid from the very moment it runs on."""
+    events: list[str] = []
+
+    async def body(held: corral.Held) -> None:
+        answer = asyncio.ensure_future(short.get("/"))
+        await turns(3)  # it is on its way
+        block_past_the_lease(short)
+        events.append(f"valid: {held.is_valid}")
+        with noted(events, "told"):
+            await answer
+            events.append("ran on")
+
+    holder = Holder(short.lock("/lock"), body)
+    assert isinstance(await holder.outcome(), corral.LockLost)
+    assert events == ["valid: False", "told"]
+
+
+async def test_a_loss_is_declared_before_any_answer(short: corral.Client) -> None:
+    """S9: after the loop was blocked, whoever waits for the loss runs before whoever waits for an answer
+    that lay ready, though asyncio has I/O before timers."""
+    events: list[str] = []
+    held = await short.lock("/lock").acquire()
+
+    async def lost() -> None:
+        await held.wait_lost()
+        events.append("lost")
+
+    async def answered() -> None:
+        await short.get("/")
+        events.append("answer")
+
+    tasks = [asyncio.create_task(answered()), asyncio.create_task(lost())]
+    await turns(3)
+    block_past_the_lease(short)
+    assert events == []
+    await within(asyncio.gather(*tasks))
+    assert events == ["lost", "answer"]
+
+
+async def test_a_blocked_body_that_just_returns(short: corral.Client) -> None:
+    """S9, L4: a body that blocks for longer than its lease and returns before anything could be noticed
+    does not return normally."""
+
+    async def body(held: corral.Held) -> None:
+        block_past_the_lease(short)
+
+    holder = Holder(short.lock("/lock"), body)
+    assert isinstance(await holder.outcome(), corral.LockLost)
+
+
+async def test_a_blocked_body_of_nested_locks(short: corral.Client) -> None:
+    """S9, L4: the same with two locks, where leaving the inner one is what notices that the outer one is
+    lost: one LockLost comes out, and no cancellation hits what follows."""
+
+    async def body(held: corral.Held) -> None:
+        async with short.lock("/inner"):
+            block_past_the_lease(short)
+
+    holder = Holder(short.lock("/lock"), body)
+    assert isinstance(await holder.outcome(), corral.LockLost)
+
+
+async def test_a_body_that_outlives_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """L4: a body that goes on after the loss is logged while it runs, and its end is logged with how late it
+    was."""
+    caplog.set_level(logging.INFO, "corral.recipes")
+    end = asyncio.Event()
+
+    async def body(held: corral.Held) -> None:
+        try:
+            await forever()
+        finally:
+            await end.wait()
+
+    def logged(words: str) -> bool:
+        return any(words in record.getMessage() for record in caplog.records)
+
+    holder = Holder(rig.zk.lock("/lock"), body)
+    await delete(rig, await holder.held())
+
+    async def warned() -> bool:
+        return logged("still runs")
+
+    await until(warned, "a warning about the body that still runs")
+    assert not logged("ended")
+    end.set()
+    assert isinstance(await holder.outcome(), corral.LockLost)
+    assert logged("ended")
+    assert "/lock" in caplog.text

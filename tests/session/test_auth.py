@@ -1,0 +1,58 @@
+"""Credentials: what they may be, and that they keep their secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from corral import errors
+from corral.session.auth import Credentials
+from corral.wire import messages
+
+
+@pytest.mark.parametrize(
+    ("scheme", "secret", "error", "named"),
+    [
+        ("", b"u:p", errors.UsageValueError, "''"),
+        (None, b"u:p", errors.UsageValueError, "None"),
+        (b"digest", b"u:p", errors.UsageValueError, "b'digest'"),
+        ("dig\u00e9st", b"u:p", errors.UsageValueError, "dig\u00e9st"),
+        ("digest", "u:p", errors.UsageTypeError, "bytes"),
+        ("digest", None, errors.UsageTypeError, "bytes"),
+        ("digest", bytearray(b"u:p"), errors.UsageTypeError, "bytearray"),
+        ("digest", b"no colon", errors.UsageValueError, "':'"),
+    ],
+)
+def test_what_cannot_be(scheme: Any, secret: Any, error: type[Exception], named: str) -> None:
+    """S6: credentials that no server could accept are refused at once, by an error that says what is wrong,
+    and does not say the secret."""
+    with pytest.raises(error, match="(?s).*") as caught:
+        Credentials(scheme, secret)
+    assert named in str(caught.value)
+    for part in ("u:p", "no colon"):
+        assert part not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "secret"),
+    [("digest", b"user:pass:word"), ("digest", b":"), ("x509", b""), ("ip", b"\x00\xff")],
+)
+def test_what_is_sent(scheme: str, secret: bytes) -> None:
+    """S6: the scheme and the secret are sent as they were given; other schemes take any bytes."""
+    body = Credentials(scheme, secret).encode()
+    assert messages.AUTH.request.decode(body, 0, len(body)) == (0, scheme, secret)
+
+
+def test_the_secret_is_not_shown() -> None:
+    """S6: what is written to a log does not have the secret in it."""
+    assert "hunter2" not in repr(Credentials("digest", b"user:hunter2"))
+
+
+def test_they_are_held_to_the_frame_limit() -> None:
+    """S7: credentials over the frame limit are refused before sending, and not shown either."""
+    credentials = Credentials("digest", b"user:" + b"x" * 1000)
+    credentials.check_size(len(credentials.encode()) + 8)
+    with pytest.raises(errors.FrameTooLarge) as caught:
+        credentials.check_size(len(credentials.encode()) + 7)
+    assert "xxx" not in str(caught.value)

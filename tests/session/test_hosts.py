@@ -1,0 +1,236 @@
+"""Where the servers are: the connect string, the order in which they are tried, and the waits between."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from corral import errors
+from corral.session.hosts import Address, Backoff, Hosts, Resolver, parse
+from support import PATIENCE
+
+A, B, C = Address("10.0.0.1", 2181), Address("10.0.0.2", 2181), Address("10.0.0.3", 2182)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "servers", "chroot"),
+    [
+        ("zk1", [("zk1", 2181)], ""),
+        ("zk1:99", [("zk1", 99)], ""),
+        ("zk1,zk2:65535", [("zk1", 2181), ("zk2", 65535)], ""),
+        ("zk1:1/app", [("zk1", 1)], "/app"),
+        ("zk1,zk2/app/deep", [("zk1", 2181), ("zk2", 2181)], "/app/deep"),
+        ("zk1/", [("zk1", 2181)], ""),
+        (" zk1:1 , zk2:2 ", [("zk1", 1), ("zk2", 2)], ""),
+        ("10.0.0.1:2", [("10.0.0.1", 2)], ""),
+        ("[::1]:2", [("::1", 2)], ""),
+        ("[fe80::1%eth0]", [("fe80::1%eth0", 2181)], ""),
+        ("[2001:db8::2],zk/app", [("2001:db8::2", 2181), ("zk", 2181)], "/app"),
+        ("my_zk-1.prod.example.com.:7", [("my_zk-1.prod.example.com.", 7)], ""),
+        ("zk1:1,zk2:2,zk1:1,zk2,zk2", [("zk1", 1), ("zk2", 2), ("zk2", 2181)], ""),
+        (["zk1:1", "zk2"], [("zk1", 1), ("zk2", 2181)], ""),
+        (("zk1:1", "zk1:1"), [("zk1", 1)], ""),
+    ],
+)
+def test_connect_strings(hosts: Any, servers: list[tuple[str, int]], chroot: str) -> None:
+    """The connect string is ZooKeeper's own: names, numbers, IPv6 in brackets, the port 2181 if left out, one
+    chroot for all at the end; a server that is named twice counts once."""
+    assert parse(hosts) == Hosts(tuple(Address(*server) for server in servers), chroot)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "error", "named"),
+    [
+        ("", errors.UsageValueError, "''"),
+        (",", errors.UsageValueError, "''"),
+        ("zk1,,zk2", errors.UsageValueError, "''"),
+        ("zk1,", errors.UsageValueError, "''"),
+        ("/app", errors.UsageValueError, "''"),
+        ("zk1:0", errors.UsageValueError, "port 0"),
+        ("zk1:65536", errors.UsageValueError, "port 65536"),
+        ("zk1:", errors.UsageValueError, "'zk1:'"),
+        ("zk1:abc", errors.UsageValueError, "'zk1:abc'"),
+        ("zk1:-1", errors.UsageValueError, "'zk1:-1'"),
+        ("zk1:123456", errors.UsageValueError, "'zk1:123456'"),
+        ("a,zk 1", errors.UsageValueError, "'zk 1'"),
+        ("zk1;zk2", errors.UsageValueError, "'zk1;zk2'"),
+        ("::1", errors.UsageValueError, "'::1'"),
+        ("::1:2181", errors.UsageValueError, "'::1:2181'"),
+        ("[::1", errors.UsageValueError, "'[::1'"),
+        ("[]:1", errors.UsageValueError, "'[]:1'"),
+        ("[::zz]:1", errors.UsageValueError, "'[::zz]:1'"),
+        ("[1.2.3.4]:1", errors.UsageValueError, "'[1.2.3.4]:1'"),
+        ("zk1://app", errors.UsageValueError, "'zk1:'"),
+        ("http://zk1", errors.UsageValueError, "'http:'"),
+        ("zk1/app/", errors.UsageValueError, "chroot '/app/'"),
+        ("zk1//app", errors.UsageValueError, "chroot '//app'"),
+        ("zk1/a/../b", errors.UsageValueError, "chroot '/a/../b'"),
+        (["zk1/app"], errors.UsageValueError, "zk.chroot"),
+        ([], errors.UsageValueError, "''"),
+        (None, errors.UsageTypeError, "None"),
+        (2181, errors.UsageTypeError, "2181"),
+        (b"zk1", errors.UsageTypeError, "b'zk1'"),
+        (["zk1", 2], errors.UsageTypeError, "2"),
+        ({"zk1"}, errors.UsageTypeError, "{'zk1'}"),
+        ([("zk1", 2181)], errors.UsageTypeError, "('zk1', 2181)"),
+    ],
+)
+def test_bad_connect_strings(hosts: Any, error: type[Exception], named: str) -> None:
+    """What cannot be a connect string is refused with an error that names the part which is wrong."""
+    with pytest.raises(error) as caught:
+        parse(hosts)
+    assert named in str(caught.value)
+
+
+hostnames = st.from_regex(r"[a-z][a-z0-9-]{0,10}(\.[a-z]{1,5})?", fullmatch=True)
+addresses = st.builds(
+    Address, hostnames | st.ip_addresses().map(str), st.integers(min_value=1, max_value=65535)
+)
+
+
+@given(st.lists(addresses, min_size=1, unique=True), st.sampled_from(["", "/app", "/a/b"]))
+def test_what_is_written_is_read(servers: list[Address], chroot: str) -> None:
+    """Parsed hosts, written out, parse to the same."""
+    hosts = Hosts(tuple(servers), chroot)
+    assert parse(str(hosts)) == hosts
+
+
+# The order
+
+
+async def test_every_server_in_random_order() -> None:
+    """S1: each round has every server once, and any of them can be the first."""
+    resolver = Resolver([A, B, C], random.Random(1))
+    rounds = [tuple(await resolver.round(PATIENCE)) for _ in range(200)]
+    assert {frozenset(each) for each in rounds} == {frozenset([A, B, C])}
+    assert len(set(rounds)) == 6
+    assert min(Counter(each[0] for each in rounds).values()) > 30
+
+
+async def test_who_has_just_failed_us_comes_last() -> None:
+    """S1: the server that the connection was lost to is tried again only after all others."""
+    resolver = Resolver([A, B, C], random.Random(1))
+    rounds = [await resolver.round(PATIENCE, last=B) for _ in range(50)]
+    assert {each[-1] for each in rounds} == {B}
+    assert {each[0] for each in rounds} == {A, C}
+    assert B not in (await Resolver([A, C], random.Random(1)).round(PATIENCE, last=B))
+
+
+class Names:
+    """What names resolve to; stands in for the resolver of the operating system."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[str] | Exception] = {}
+        self.silent = threading.Event()
+        """Set when names that hang may go on."""
+
+    def __call__(self, host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        found = self.known.get(host, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+        if host.startswith("hangs"):
+            self.silent.wait(PATIENCE)
+        if isinstance(found, Exception):
+            raise found
+        kind = socket.SOCK_STREAM
+        return [
+            (socket.AF_INET6, kind, 6, "", (each, port, 0, 0))
+            if ":" in each
+            else (socket.AF_INET, kind, 6, "", (each, port))
+            for each in found
+        ]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    """What names resolve to in this test."""
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    yield names
+    names.silent.set()
+
+
+async def test_every_address_of_a_name(names: Names) -> None:
+    """S1: a name stands for all of its addresses, each with the name's port; what two names share is tried
+    once."""
+    names.known = {"one": ["10.0.0.1", "2001:db8::1"], "two": ["10.0.0.1"]}
+    resolver = Resolver([Address("one", 5), Address("two", 5), Address("two", 6)], random.Random(1))
+    assert sorted(await resolver.round(PATIENCE)) == [
+        Address("10.0.0.1", 5),
+        Address("10.0.0.1", 6),
+        Address("2001:db8::1", 5),
+    ]
+
+
+async def test_names_are_resolved_afresh_each_round(names: Names) -> None:
+    """S1: a server that comes back under another address is found (ZOOKEEPER-2184 is what happens otherwise);
+    what its old address had answered is told no more."""
+    resolver = Resolver([Address("zk", 5)], random.Random(1))
+    for number in range(3):
+        address = Address(f"10.0.0.{number}", 5)
+        names.known = {"zk": [address.host]}
+        assert await resolver.round(PATIENCE) == [address]
+        resolver.failed(address, f"refused {number}")
+    assert resolver.describe() == "10.0.0.2:5: refused 2"
+
+
+@pytest.mark.parametrize(
+    "why", [socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), UnicodeError("label too long")]
+)
+async def test_a_name_that_does_not_resolve_is_left_out(names: Names, why: Exception) -> None:
+    """S1: a name that does not resolve stops nobody: it is left out of the round, and the error that ends a
+    vain search says so. When it resolves again it is back."""
+    names.known = {"bad": why, "good": ["10.0.0.1"]}
+    resolver = Resolver([Address("bad", 5), Address("good", 5)], random.Random(1))
+    assert await resolver.round(PATIENCE) == [Address("10.0.0.1", 5)]
+    assert f"bad:5: name not resolved: {why}" in resolver.describe()
+    names.known["bad"] = ["10.0.0.2"]
+    assert len(await resolver.round(PATIENCE)) == 2
+    assert "not resolved" not in resolver.describe()
+
+
+async def test_a_name_server_that_is_silent_is_not_waited_for(names: Names) -> None:
+    """S1: no look-up is without a bound."""
+    names.known = {"hangs": ["10.0.0.2"]}
+    resolver = Resolver([Address("hangs", 5), A], random.Random(1))
+    assert await resolver.round(0.01) == [A]
+    assert "hangs:5: name not resolved: no answer in time" in resolver.describe()
+
+
+async def test_nothing_to_try(names: Names) -> None:
+    """S1: a round can be empty, and the description names every server all the same."""
+    resolver = Resolver([Address("one", 1), Address("two", 2)], random.Random(1))
+    assert await resolver.round(PATIENCE) == []
+    assert "one:1: name not resolved" in resolver.describe()
+    assert "two:2: name not resolved" in resolver.describe()
+
+
+# The waits between
+
+
+@given(st.randoms(use_true_random=True))
+def test_waits_grow_within_bounds(rng: random.Random) -> None:
+    """S1: the first retry is at once; then each wait is at least half of a bound that doubles from 50 ms to 2 s,
+    and never over it; after a good connection the next is at once again."""
+    backoff = Backoff(rng)
+    for _ in range(2):
+        assert backoff.next() == 0
+        bounds = [min(0.05 * 2**n, 2.0) for n in range(12)]
+        for bound, wait in zip(bounds, [backoff.next() for _ in bounds], strict=True):
+            assert bound / 2 <= wait <= bound
+        backoff.reset()
+
+
+def test_waits_are_jittered() -> None:
+    """S1: clients that lost the same server at the same time come back apart."""
+    first, second = Backoff(random.Random(1)), Backoff(random.Random(2))
+    waits = [(first.next(), second.next()) for _ in range(20)][1:]
+    assert all(one != other for one, other in waits)
+    assert all(one[0] != next_[0] for one, next_ in pairwise(waits))

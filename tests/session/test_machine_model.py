@@ -1,0 +1,365 @@
+"""The machine under whatever may happen to it, in any order: what must always be true of it.
+
+The model knows what was asked for, what was sent, and what a server has said; it knows nothing of how the
+machine does it. The clock is moved in eighths of a second, which floating point adds exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import hypothesis.strategies as st
+from driven import SESSION, START, STAT, Driven, body_of, path_of
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from scripted import Answer, Holder, Sent, T, byte_by_byte, whole, with_a_tail
+
+from corral import errors
+from corral.session.machine import Phase
+from corral.session.requests import Request
+from corral.session.states import TRANSITIONS
+from corral.types import State
+from corral.wire import messages
+
+MOVED, EXPIRED, NO_NODE = -118, -112, -101
+OWN = (messages.MULTI.opcode, messages.CLOSE.opcode)
+"""What the session asks of its own accord and is answered in line: heartbeats, and the close."""
+FINAL = (errors.ClientClosed, errors.AuthFailed)
+
+
+class Asked(Answer):
+    """A request of a user, with what the model knows of its fate."""
+
+    def __init__(self, model: Model, number: int, op: messages.Operation, bound_to: int) -> None:
+        super().__init__()
+        self.model = model
+        self.number = number
+        self.path = f"/{number}"
+        self.op = op
+        self.bound_to = bound_to
+        self.sent = 0
+        self.refused = 0
+        """How often a server has said that it was not applied."""
+
+    def _settle(self) -> None:
+        super()._settle()
+        assert not self.cancelled
+        if not self.model.ending:
+            self.model.nobody_holds_wrongly()
+
+    def set_result(self, result: object) -> None:
+        super().set_result(result)
+        if self.op is messages.GET:
+            assert result == (self.path.encode(), STAT), "somebody else's answer"
+
+
+class Kept(Holder):
+    """A hold, with whether it was given up, and whether it was ever seen to be over."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.released = False
+        self.over = False
+
+    def lost(self, error: BaseException, ended: float) -> None:
+        assert not self.released, "told of the loss of what it had given up"
+        super().lost(error, ended)
+
+
+class Model(RuleBasedStateMachine):
+    """One session and whatever happens to it."""
+
+    holds = Bundle("holds")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Asked] = []
+        self.kept: list[Kept] = []
+        self.unanswered: list[Sent] = []
+        self.pings = 0
+        self.sent_here: list[int] = []
+        self.sessions = SESSION
+        self.ending = False
+        self.driven = Driven()
+
+    @initialize(feed=st.sampled_from([whole, byte_by_byte, with_a_tail]), by_ping=st.booleans())
+    def start(self, feed: object, by_ping: bool) -> None:
+        """A machine, before its first connection."""
+        self.driven = Driven(feed, lease_by_ping=by_ping, max_reply=2048)  # type: ignore[arg-type]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a server takes requests and is to be listened to."""
+        return self.driven.machine.phase is Phase.UP and self.driven.machine.condemned is None
+
+    # What users do
+
+    @rule(
+        kinds=st.lists(
+            st.sampled_from(["read", "write", "bound read", "bound write"]), min_size=1, max_size=6
+        )
+    )
+    def submit(self, kinds: list[str]) -> None:
+        """Some requests are made, bound to the session or not."""
+        for kind in kinds:
+            op = messages.GET if kind.endswith("read") else messages.SET
+            bound_to = self.driven.machine.session_id if kind.startswith("bound") else 0
+            asked = Asked(self, len(self.asked), op, bound_to)
+            self.asked.append(asked)
+            self.driven.machine.submit(
+                Request(op, body_of(op, asked.path), asked.path, asked, bound_to=bound_to)
+            )
+
+    @precondition(lambda self: sum(asked.cancelled for asked in self.asked) < len(self.asked) // 8)
+    @precondition(lambda self: any(not asked.done() for asked in self.asked))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """One who waits waits no more."""
+        data.draw(st.sampled_from([asked for asked in self.asked if not asked.done()])).cancelled = True
+
+    @precondition(lambda self: self.driven.machine.session_id)
+    @rule(target=holds)
+    def hold(self) -> Kept:
+        kept = Kept(f"/held-{len(self.kept)}")
+        self.kept.append(kept)
+        self.driven.keep(kept)
+        return kept
+
+    @rule(kept=consumes(holds))
+    def unhold(self, kept: Kept) -> None:
+        kept.released = kept.error is None
+        self.driven.machine.unhold(kept)
+
+    # What the connection does
+
+    @rule()
+    def flush(self) -> None:
+        """What there is to send is sent, in whatever state."""
+        for sent in self.driven.heard():
+            assert self.is_up, "it speaks on a connection that is not there"
+            if sent.opcode == messages.PING.opcode:
+                self.pings += 1
+                continue
+            self.unanswered.append(sent)
+            if sent.opcode in OWN:
+                continue
+            asked = self.asked[int(path_of(sent)[1:])]
+            asked.sent += 1
+            assert not asked.done()
+            assert asked.bound_to in (0, self.driven.machine.session_id), (
+                "sent in a session it is not bound to"
+            )
+            limit = asked.refused + (1 if asked.op.is_write else 2)
+            assert asked.sent <= limit, "sent once too often"
+            self.sent_here.append(asked.number)
+        # One session is one first-in first-out queue, and what is sent again goes before what is new.
+        assert all(one < two for one, two in pairwise(self.sent_here))
+
+    @precondition(lambda self: self.driven.machine.phase is Phase.DOWN and not self.ending)
+    @rule(answer=st.sampled_from(["refuse", "other", "nonsense", "nothing"]))
+    def connect_in_vain(self, answer: str) -> None:
+        """A connection on which our session is not resumed."""
+        self._open()
+        if answer == "refuse":
+            self.driven.accept(session_id=0, timeout=0)
+        elif answer == "other":
+            self.sessions += 1
+            self.driven.accept(session_id=self.sessions)
+        elif answer == "nonsense":
+            self.driven.say_bytes(b"HTTP/1.1 400 ")
+
+    @precondition(lambda self: not self.is_up and not self.ending)
+    @rule()
+    def connect(self) -> None:
+        """A server takes the session, or gives us one."""
+        driven = self.driven
+        driven.lose()
+        self._open()
+        self.sessions += driven.connects[-1].session_id == 0
+        driven.accept(session_id=driven.connects[-1].session_id or self.sessions)
+        assert self.is_up
+        self.flush()
+
+    def _open(self) -> None:
+        self.unanswered.clear()
+        self.sent_here.clear()
+        self.pings = 0
+        machine = self.driven.machine
+        self.driven.open()
+        asked = self.driven.connects[-1]
+        assert (asked.session_id, asked.last_zxid) == (machine.session_id, machine.last_zxid)
+
+    @precondition(lambda self: self.driven.machine.phase is not Phase.DOWN)
+    @rule(nonsense=st.sampled_from([b"", b"\xff\xff\xff\xff", b"\x00\x00\x00\x02ab", bytes(20)]))
+    def lose(self, nonsense: bytes) -> None:
+        """The connection breaks, or is to be closed since what it brings makes no sense."""
+        if nonsense:
+            before = [asked.answered for asked in self.asked]
+            self.driven.say_bytes(nonsense)
+            assert [asked.answered for asked in self.asked] == before
+        else:
+            self.driven.lose()
+
+    # What the server says
+
+    @precondition(lambda self: self.is_up)
+    @rule(most=st.integers(1, 8))
+    def serve(self, most: int) -> None:
+        """The server answers some of what it has been asked, well."""
+        self.flush()
+        while most and self.unanswered:
+            self.answer("well")
+            most -= 1
+        if self.pings:
+            self.pings -= 1
+            self.driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 1, 0))
+
+    @precondition(lambda self: self.is_up and self.unanswered)
+    @rule(kind=st.sampled_from(["refuse", "large", "bad", "moved", "expired"]))
+    def answer(self, kind: str) -> None:
+        """The server answers the oldest request."""
+        driven = self.driven
+        sent = self.unanswered.pop(0)
+        asked = None if sent.opcode in OWN else self.asked[int(path_of(sent)[1:])]
+        waits = asked is not None and not asked.cancelled
+        if kind == "well":
+            driven.reply(sent)
+        elif kind == "refuse" and sent.opcode == messages.MULTI.opcode:
+            driven.answer(sent, messages.encode_multi_reply([(-1, NO_NODE, b"")]))
+        elif kind == "refuse":
+            driven.answer(sent, code=NO_NODE)
+        elif kind in ("large", "bad"):
+            driven.answer(sent, bytes(3000) if kind == "large" else b"\x00\x00\x00\x99bad")
+        else:
+            if asked is not None:
+                asked.refused += 1
+            driven.answer(sent, code=MOVED if kind == "moved" else EXPIRED)
+            assert driven.machine.condemned is not None
+            waits = False
+        if asked is not None and waits:
+            assert asked.answered
+            expected = {"well": type(None), "refuse": errors.NoNode}.get(kind, errors.ReplyError)
+            assert type(asked.error) is expected
+
+    @precondition(lambda self: self.is_up)
+    @rule(kind=st.sampled_from([1, 2, 3, 4]))
+    def notify(self, kind: int) -> None:
+        """An event comes."""
+        self.driven.notify(kind, "/watched")
+
+    # Time
+
+    @rule(eighths=st.integers(0, int(T * 8)), served=st.booleans())
+    def wait(self, eighths: int, served: bool) -> None:
+        """Time passes, the timer goes off in time, what is due is sent, and is answered or not."""
+        driven = self.driven
+        until = driven.now + eighths / 8
+        calls: Counter[float] = Counter()
+        while driven.timer <= until:
+            driven.fire_timer()
+            self.flush()
+            if served and self.is_up:
+                self.serve(len(self.unanswered))
+            calls[driven.now] += 1
+            assert calls[driven.now] <= 4, "the machine asks to be called again and again"
+        driven.now = until
+
+    @rule(eighths=st.integers(1, int(T * 4)))
+    def block(self, eighths: int) -> None:
+        """The loop is blocked: time passes, and nobody is called."""
+        self.driven.now += eighths / 8
+
+    @precondition(lambda self: len(self.asked) > 40 and not self.ending)
+    @rule()
+    def close(self) -> None:
+        """The client is being closed; late, as little can follow."""
+        self.ending = True
+        self.driven.machine.close(self.driven.now, Answer())
+
+    # What is always true
+
+    def nobody_holds_wrongly(self) -> None:
+        """S9: while anybody is told anything, whatever is over by the clock has been told so."""
+        for kept in self.kept:
+            if kept.error is None and not kept.released:
+                assert self.driven.machine.is_held(kept, self.driven.now)
+
+    @invariant()
+    def the_states_follow_the_table(self) -> None:
+        states = [State.SUSPENDED, *self.driven.states]
+        assert all(new in TRANSITIONS[old].values() for old, new in pairwise(states))
+
+    @invariant()
+    def up_means_that_there_is_a_session(self) -> None:
+        machine = self.driven.machine
+        if self.is_up:
+            assert machine.session_id
+            assert machine.state in (State.CONNECTED, State.LAPSED)
+        if machine.phase is not Phase.UP:
+            assert machine.state is not State.CONNECTED
+        if machine.state is State.EXPIRED:
+            assert machine.session_id == 0
+
+    @invariant()
+    def the_timer_is_not_too_late(self) -> None:
+        """Whatever has brought the deadline nearer was said to be `restless`."""
+        driven = self.driven
+        if driven.machine.condemned is None or driven.machine.phase is Phase.DOWN:
+            assert driven.timer <= driven.deadline() or driven.deadline() == math.inf
+
+    @invariant()
+    def what_is_over_stays_over(self) -> None:
+        """S9: what is held no longer by the clock is never held again, and nobody else's is lost with it."""
+        for kept in self.kept:
+            held = self.driven.machine.is_held(kept, self.driven.now)
+            assert not (kept.over and held)
+            assert not (held and (kept.released or kept.error is not None))
+            kept.over = not held
+
+    @invariant()
+    def what_is_unanswered_is_known(self) -> None:
+        """Every request is answered, cancelled, or still queued or under way; none is forgotten."""
+        machine = self.driven.machine
+        queued = {request.waiter for request in (*machine.requests.waiting, *machine.requests.in_flight)}
+        for asked in self.asked:
+            assert asked.answered or asked.cancelled or asked in queued
+
+    def teardown(self) -> None:
+        """The end reaches everybody who has not been told yet, once."""
+        self.ending = True
+        before = [asked.answered for asked in self.asked]
+        self.driven.machine.end(self.driven.now)
+        for asked, was in zip(self.asked, before, strict=True):
+            assert asked.answered or asked.cancelled
+            if not was and asked.answered:
+                assert isinstance(asked.error, FINAL) or isinstance(asked.error, errors.SessionExpired)
+        for kept in self.kept:
+            assert kept.released or kept.error is not None
+        assert self.driven.states == [] or self.driven.states[-1] is State.CLOSED
+        assert self.driven.machine.state is State.CLOSED
+
+
+class TestModel(Model.TestCase):  # type: ignore[name-defined, misc]
+    """S1, S2, S3, S8, S9: see the invariants and the assertions of `Model`."""
+
+    settings = settings(
+        max_examples=150,
+        stateful_step_count=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def test_the_clock_of_the_model_is_exact() -> None:
+    """The model's times are such that floating point adds them exactly."""
+    assert START + T / 8 - T / 8 == START

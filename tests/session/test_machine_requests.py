@@ -1,0 +1,519 @@
+"""What becomes of requests: over lost connections, refusals, the end of a session, and closing."""
+
+from __future__ import annotations
+
+import pytest
+from driven import SESSION, START, STAT, Driven, path_of, well
+from scripted import GET_REPLY, Answer, Feed, T, whole
+
+from corral import errors
+from corral.session.machine import Phase
+from corral.session.requests import MAX_IN_FLIGHT, Request
+from corral.types import State
+from corral.wire import messages
+
+MOVED, EXPIRED, NO_NODE = -118, -112, -101
+
+
+def refused_in_results(code: int) -> bytes:
+    """The results of a transaction that was refused for the session's sake."""
+    return messages.encode_multi_reply([(-1, code, b"")])
+
+
+# Over a lost connection
+
+
+def test_the_order_over_a_lost_connection(driven: Driven) -> None:
+    """S2, S4: on the next connection the reads that were under way go first, in their order, then what had
+    waited, in its order: nothing overtakes what was asked for before it."""
+    for path in ("/r1", "/r2"):
+        driven.read(path)
+    lost = driven.write("/w1")
+    driven.read("/r3")
+    assert driven.paths() == ["/r1", "/r2", "/w1", "/r3"]
+    driven.write("/w2")
+    driven.read("/r4")
+    driven.lose()
+    driven.read("/r5")
+    assert isinstance(lost.error, errors.ConnectionLoss)
+    driven.connect()
+    assert driven.paths() == ["/r1", "/r2", "/r3", "/w2", "/r4", "/r5"]
+
+
+def test_a_write_is_never_sent_again(driven: Driven) -> None:
+    """S2: a write under way when the connection breaks fails with ConnectionLoss, which names the operation,
+    the path and the cause, and no later connection sees it."""
+    write = driven.write("/w")
+    assert driven.paths() == ["/w"]
+    driven.lose()
+    assert isinstance(write.error, errors.ConnectionLoss)
+    assert (write.error.operation, write.error.path) == ("set", "/w")
+    assert "a test broke it" in str(write.error)
+    for _ in range(3):
+        driven.connect()
+        assert driven.paths() == []
+        driven.lose()
+
+
+def test_a_read_is_sent_twice_at_most(driven: Driven) -> None:
+    """S2: a read fails with ConnectionLoss when the connection dies on it for the second time, though only
+    that read; connections that die without it do not count."""
+    read = driven.read("/r")
+    assert driven.paths() == ["/r"]
+    driven.lose()
+    driven.connect()  # it is lost before the read is on its way again
+    driven.lose()
+    driven.connect()
+    assert driven.paths() == ["/r"]
+    driven.read("/other")
+    assert driven.paths() == ["/other"]
+    driven.lose()
+    assert isinstance(read.error, errors.ConnectionLoss)
+    driven.connect()
+    assert driven.paths() == ["/other"]
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_whoever_waits_no_more_is_not_sent_for(sent: bool, feed: Feed) -> None:
+    """S8: a request whose waiter was cancelled before it was sent, or while the connection was down, is not
+    sent (again); those around it keep their order."""
+    driven = Driven(feed)
+    driven.connect()
+    driven.read("/a")
+    cancelled = driven.read("/b")
+    driven.read("/c")
+    if sent:
+        assert driven.paths() == ["/a", "/b", "/c"]
+        driven.lose()
+    cancelled.cancelled = True
+    if sent:
+        driven.connect()
+    assert driven.paths() == ["/a", "/c"]
+    assert not cancelled.answered
+
+
+def test_an_answer_that_nobody_waits_for_is_consumed(driven: Driven) -> None:
+    """S8: the answer to a request that was cancelled on its way disturbs nobody else's."""
+    cancelled, other = driven.read("/a"), driven.read("/b")
+    one, two = driven.heard()
+    cancelled.cancelled = True
+    driven.reply(one, two)
+    assert other.result == (b"/b", STAT)
+    assert not cancelled.answered
+
+
+# Refused for the session's sake
+
+
+@pytest.mark.parametrize("inside", ["header", "results"])
+def test_what_moved_is_sent_again_once(inside: str, feed: Feed) -> None:
+    """S2: SessionMoved, in the header or in a transaction's results, means certainly not applied: the write is
+    sent again, in its place, on the next connection. Refused so a second time it fails with SessionMoved."""
+    driven = Driven(feed)
+    driven.connect()
+
+    def refuse() -> None:
+        sent = driven.heard()
+        assert [each.opcode for each in sent] == [messages.MULTI.opcode, messages.GET.opcode]
+        if inside == "header":
+            driven.answer(sent[0], code=MOVED)
+        else:
+            driven.answer(sent[0], refused_in_results(MOVED))
+        assert driven.machine.condemned is not None
+        driven.lose()
+        driven.connect()
+
+    write = driven.submit(messages.MULTI, "/w")
+    driven.read("/r")
+    refuse()
+    assert not write.answered
+    refuse()
+    assert isinstance(write.error, errors.SessionMoved)
+
+
+def test_a_moved_write_whose_connection_breaks_then_is_unknown(driven: Driven) -> None:
+    """S2: what was refused once and sent again is a write like any other: lost on its way, its outcome is
+    unknown."""
+    write = driven.write("/w")
+    [sent] = driven.heard()
+    driven.answer(sent, code=MOVED)
+    driven.lose()
+    driven.connect()
+    assert driven.paths() == ["/w"]
+    driven.lose()
+    assert isinstance(write.error, errors.ConnectionLoss)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize("inside", ["header", "results"])
+def test_session_expired_ends_the_connection(bound: bool, inside: str, feed: Feed) -> None:
+    """S2, S3: a write that is answered with "session expired" ends the session and its connection. It was
+    certainly not applied: bound to the session it fails with SessionExpired, else the next session has it."""
+    driven = Driven(feed)
+    driven.connect()
+    holder = driven.hold()
+    write = driven.submit(messages.MULTI, "/w", bound_to=SESSION if bound else 0)
+    waiting = driven.write("/waiting", bound_to=SESSION)
+    [sent, _] = driven.heard()
+    if inside == "header":
+        driven.answer(sent, code=EXPIRED)
+    else:
+        driven.answer(sent, refused_in_results(EXPIRED))
+    assert driven.machine.condemned is not None
+    assert driven.machine.state is State.EXPIRED
+    assert driven.machine.session_id == 0
+    assert isinstance(holder.error, errors.SessionExpired)
+    driven.lose()
+    assert isinstance(waiting.error, errors.ConnectionLoss)  # it was under way
+    driven.connect(session_id=8)
+    again = driven.heard()
+    if bound:
+        assert isinstance(write.error, errors.SessionExpired)
+        assert again == []
+    else:
+        driven.say_raw(well(again[0]) or b"")
+        assert [each.error for each in write.result] == [0]
+
+
+def test_expired_twice(driven: Driven) -> None:
+    """S2: a request that two sessions have ended on, one after the other, fails as those of a session that is
+    over do."""
+    write = driven.write("/w")
+    for session in (8, 9):
+        [sent] = driven.heard()
+        driven.answer(sent, code=EXPIRED)
+        driven.lose()
+        driven.connect(session_id=session)
+    assert isinstance(write.error, errors.SessionExpired)
+
+
+def test_a_refused_heartbeat_is_not_sent_again(driven: Driven) -> None:
+    """S3: a heartbeat means nothing later: one that was refused as moved is followed by the next connection's
+    own, and by that alone."""
+    driven.hold("/held")
+    driven.go(START + T / 6 - 0.1)
+    driven.now = START + T / 6
+    driven.fire_timer()
+    [beat] = driven.heard()
+    driven.answer(beat, code=MOVED)
+    driven.lose()
+    driven.connect()
+    seen = driven.go(driven.now, well)
+    assert [sent.opcode for _, sent in seen] == [messages.MULTI.opcode]
+
+
+# The end of a session
+
+
+@pytest.mark.parametrize("how", ["refused", "clock"])
+def test_unsent_requests_carry_over(how: str, feed: Feed) -> None:
+    """S2: whether the server or our clock ended the session, what was not sent goes to the next one in its
+    order, but for what is bound to the old one, which fails with SessionExpired."""
+    driven = Driven(feed)
+    driven.connect()
+    driven.lose()
+    driven.write("/a")
+    bound = driven.write("/b", bound_to=SESSION)
+    driven.read("/c")
+    if how == "refused":
+        driven.open()
+        driven.accept(session_id=0, timeout=0)
+        assert driven.machine.condemned is not None
+        driven.lose()
+    else:
+        driven.go(START + 2 * T)
+    assert isinstance(bound.error, errors.SessionExpired)
+    assert isinstance(driven.write("/late", bound_to=SESSION).error, errors.SessionExpired)
+    driven.connect(session_id=8)
+    assert driven.paths() == ["/a", "/c"]
+    assert driven.states == [State.CONNECTED, State.SUSPENDED, State.EXPIRED, State.CONNECTED]
+
+
+def test_a_bound_read_is_not_sent_in_another_session(driven: Driven) -> None:
+    """S2: a read that means nothing without its session is not sent again in the next one, whichever way the
+    session ended."""
+    driven.write("/w", bound_to=SESSION)
+    read = driven.read("/r", bound_to=SESSION)
+    write, _ = driven.heard()
+    driven.answer(write, code=EXPIRED)
+    driven.lose()
+    assert isinstance(read.error, errors.SessionExpired)
+    driven.connect(session_id=8)
+    assert driven.paths() == []
+
+
+def test_another_session_than_ours(driven: Driven) -> None:
+    """S7: a server that gives us another session than the one that we asked it to resume has ended ours:
+    nothing that was bound to it is sent, and what was held is lost."""
+    holder = driven.hold()
+    driven.lose()
+    bound = driven.write("/bound", bound_to=SESSION)
+    driven.connect(session_id=99)
+    assert isinstance(bound.error, errors.SessionExpired)
+    assert isinstance(holder.error, errors.SessionExpired)
+    assert State.EXPIRED in driven.states
+    assert driven.paths() == []
+
+
+def test_no_session_is_had_from_a_server_that_gives_none(driven: Driven) -> None:
+    """S7: a new session without an id, or without a timeout, is none."""
+    for session_id, timeout in ((0, T), (9, 0.0), (9, -1.0)):
+        fresh = Driven(whole)
+        fresh.open()
+        fresh.accept(session_id, timeout)
+        assert fresh.machine.condemned is not None
+        assert fresh.machine.phase is not Phase.UP
+        assert fresh.states == []
+
+
+# What cannot be used
+
+
+@pytest.mark.parametrize("bad", ["too large", "does not decode"])
+@pytest.mark.parametrize("operation", [messages.GET, messages.SET], ids=lambda op: op.name)
+def test_an_answer_that_cannot_be_used(bad: str, operation: messages.Operation, feed: Feed) -> None:
+    """S7: an answer that is too large or does not decode fails its own request, with an error that names it,
+    and the limit if that is it; it is not sent again, and those around it have their answers."""
+    driven = Driven(feed, max_reply=1024)
+    driven.connect()
+    before, hit, after = driven.read("/before"), driven.submit(operation, "/hit"), driven.read("/after")
+    one, two, three = driven.heard()
+    driven.reply(one)
+    driven.answer(two, bytes(5000) if bad == "too large" else b"\x00\x00\x00\x09short")
+    driven.reply(three)
+    assert before.result == (b"/before", STAT)
+    assert after.result == (b"/after", STAT)
+    assert isinstance(hit.error, errors.ReplyError)
+    assert f"{operation.name} '/hit'" in str(hit.error)
+    if bad == "too large":
+        assert "5,016" in str(hit.error)
+        assert "1,024" in str(hit.error)
+        assert "max_reply" in str(hit.error)
+    assert driven.machine.condemned is None
+    driven.lose()
+    driven.connect()
+    assert driven.paths() == []
+
+
+def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
+    """S7: the limit is the largest frame that is taken."""
+    driven = Driven(feed, max_reply=1024)
+    driven.connect()
+    read = driven.read()
+    [sent] = driven.heard()
+    overhead = messages.REPLY_HEADER.size + len(messages.GET.reply.encode(b"", STAT))
+    driven.answer(sent, messages.GET.reply.encode(bytes(1024 - overhead), STAT))
+    assert read.result == (bytes(1024 - overhead), STAT)
+
+
+def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
+    """S7, W5: the server has set the watch of a read whose answer was too large: whoever keeps the books of
+    watches is told the code."""
+    driven = Driven(feed, max_reply=1024)
+    driven.connect()
+    codes: list[int] = []
+    driven.submit(messages.GET, "/a", on_answer=codes.append)
+    [sent] = driven.heard()
+    driven.answer(sent, bytes(5000))
+    assert codes == [0]
+
+
+def test_the_code_comes_before_the_answer(driven: Driven) -> None:
+    """W5: `on_answer` is told the code before the waiter is told anything, and even if nobody waits any more."""
+    driven.submit(messages.GET, "/a", on_answer=lambda code: driven.log.append(f"code {code}"))
+    cancelled = driven.submit(messages.GET, "/b", on_answer=lambda code: driven.log.append(f"code {code}"))
+    one, two = driven.heard()
+    cancelled.cancelled = True
+    driven.answer(one, GET_REPLY)
+    driven.answer(two, code=NO_NODE)
+    assert driven.log == ["code 0", "/a", "code -101"]
+
+
+def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:
+    """S7: once the stream has made no sense nothing more is sent on it, and nothing that follows counts."""
+    read = driven.read()
+    [sent] = driven.heard()
+    driven.say_bytes(b"\xff\xff\xff\xff")
+    assert driven.machine.condemned is not None
+    driven.write()
+    assert driven.heard() == []
+    driven.reply(sent)
+    assert not read.answered
+
+
+def test_an_answer_out_of_order_condemns(driven: Driven) -> None:
+    """S7: answers come in the order of the requests; one that does not is an answer to nothing."""
+    first, second = driven.read("/1"), driven.read("/2")
+    _, two = driven.heard()
+    driven.reply(two)
+    assert driven.machine.condemned is not None
+    assert not first.answered
+    assert not second.answered
+
+
+def test_refused_watches_condemn(driven: Driven) -> None:
+    """S4: if the server does not set our watches again, there must be another connection."""
+    driven.say_raw(messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4))
+    assert driven.machine.condemned is not None
+
+
+def test_an_uncalled_for_pong_is_harmless(driven: Driven) -> None:
+    """S7: the answer to a ping that was not sent changes nothing."""
+    driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0))
+    assert driven.machine.condemned is None
+    assert driven.states == [State.CONNECTED]
+
+
+def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
+    """S4: the newest transaction seen is that of every answer, refusals and unusable ones included, and never
+    goes back."""
+    for zxid, code in ((9, 0), (12, NO_NODE), (10, 0)):
+        driven.read()
+        [sent] = driven.heard()
+        driven.answer(sent, GET_REPLY if code == 0 else b"", code=code, zxid=zxid)
+    assert driven.machine.last_zxid == 12
+    driven.notify(3, "/w")  # it has no transaction of its own
+    assert driven.machine.last_zxid == 12
+
+
+# Closing
+
+
+def test_nothing_is_held_once_closing(driven: Driven) -> None:
+    """S5, L4: the server gives away what is held as soon as it hears of the closing, so nothing can be held
+    from the moment on in which closing has begun."""
+    assert driven.machine.close(driven.now, Answer())
+    holder = driven.hold()
+    assert isinstance(holder.error, errors.ClientClosed)
+    assert not driven.machine.is_held(holder, driven.now)
+
+
+def test_closing_over_a_lost_connection(driven: Driven) -> None:
+    """S5: if the connection breaks over the closing, the reads under way and the close are said again on the
+    next one, the close last; nothing else is."""
+    driven.read("/under-way")
+    driven.heard()
+    driven.write("/waiting")
+    farewell = Answer()
+    assert driven.machine.close(driven.now, farewell)
+    [close] = driven.heard()
+    assert close.opcode == messages.CLOSE.opcode
+    driven.lose()
+    assert not farewell.answered
+    driven.connect()
+    read, close = driven.heard()
+    assert path_of(read) == "/under-way"
+    assert close.opcode == messages.CLOSE.opcode
+    driven.reply(read)
+    driven.answer(close)
+    assert farewell.answered
+    assert farewell.error is None
+
+
+@pytest.mark.parametrize("session", ["never", "expired"])
+def test_closing_without_a_session(session: str, feed: Feed) -> None:
+    """S5: where there is no session there is nothing to end on a server, and closing says so."""
+    driven = Driven(feed)
+    if session == "expired":
+        driven.connect()
+        driven.lose()
+        driven.go(START + 2 * T)
+    waiting, farewell = driven.read(), Answer()
+    assert not driven.machine.close(driven.now, farewell)
+    assert isinstance(waiting.error, errors.ClientClosed)
+    assert not farewell.answered
+
+
+def test_a_session_that_expires_while_closing(driven: Driven) -> None:
+    """S5: if the session ends by itself while it is being closed, whoever waits for the closing is told."""
+    driven.lose()
+    farewell = Answer()
+    assert driven.machine.close(driven.now, farewell)
+    driven.go(START + 2 * T)
+    assert isinstance(farewell.error, errors.SessionExpired)
+
+
+def test_the_end_is_said_once(driven: Driven) -> None:
+    """S5: whatever else happens to a machine that has ended, nobody is told anything twice, and nothing is
+    sent: not at the loss of its connection, nor at any time."""
+    holder, read = driven.hold(), driven.read()
+    driven.heard()
+    driven.machine.end(driven.now)
+    driven.machine.end(driven.now)
+    driven.lose()
+    driven.go(START + 5 * T)
+    assert isinstance(holder.error, errors.ClientClosed)
+    assert isinstance(read.error, errors.ClientClosed)
+    assert driven.states == [State.CONNECTED, State.CLOSED]
+    assert driven.heard() == []
+    assert driven.machine.close(driven.now, Answer()) is False
+
+
+def test_failing_what_waits(driven: Driven) -> None:
+    """S4: where there is reason to believe that no server will ever take us, what waits is told why; what is
+    asked for afterwards waits again."""
+    driven.lose()
+    waiting, behind = driven.write(), errors.EnsembleBehind("restored from a backup")
+    driven.machine.fail_waiting(behind)
+    assert waiting.error is behind
+    later = driven.write("/later")
+    assert not later.answered
+    driven.connect()
+    assert driven.paths() == ["/later"]
+
+
+class Again(Answer):
+    """Whoever asks again, in the same breath, when they are refused."""
+
+    def __init__(self, driven: Driven, errors_seen: list[BaseException]) -> None:
+        super().__init__()
+        self._driven = driven
+        self._seen = errors_seen
+
+    def set_exception(self, error: BaseException) -> None:
+        super().set_exception(error)
+        self._seen.append(error)
+        if len(self._seen) < 10:
+            again = Again(self._driven, self._seen)
+            body = messages.encode_delete("/mine", -1)
+            self._driven.machine.submit(Request(messages.DELETE, body, "/mine", again))
+
+
+@pytest.mark.parametrize("ending", ["lost", "fail_waiting", "close", "end"])
+def test_asking_again_while_being_told(ending: str, feed: Feed) -> None:
+    """S2, S5: whoever asks again from within the refusal (as the removal of a lock's node does) waits for the
+    next connection, or is refused for good: the machine neither loses it nor goes round for ever."""
+    driven = Driven(feed)
+    driven.connect()
+    seen: list[BaseException] = []
+    Again(driven, seen).set_exception(errors.ConnectionLoss("delete", "/mine", "to begin with"))
+    if ending == "lost":
+        driven.heard()
+        driven.lose()
+        assert len(seen) == 2
+    elif ending == "fail_waiting":
+        driven.lose()
+        driven.machine.fail_waiting(errors.EnsembleBehind("restored"))
+        assert len(seen) == 2
+    else:
+        end = driven.machine.end if ending == "end" else lambda now: driven.machine.close(now, Answer())
+        end(driven.now)
+        assert {type(error) for error in seen[1:]} == {errors.ClientClosed}
+        return
+    driven.lose()
+    driven.connect()
+    assert driven.paths() == ["/mine"]
+
+
+# Fairness
+
+
+def test_the_window_moves_with_the_answers(driven: Driven) -> None:
+    """Fairness: as answers come in, as many more go out; nobody waits for the whole window to be answered."""
+    for n in range(MAX_IN_FLIGHT + 10):
+        driven.read(f"/{n}")
+    first = driven.heard()
+    assert len(first) == MAX_IN_FLIGHT
+    assert driven.machine.has_output()
+    driven.reply(*first[:3])
+    assert driven.paths() == [f"/{MAX_IN_FLIGHT + n}" for n in range(3)]

@@ -1,0 +1,404 @@
+"""Times, as they come out under the supervisor's one timer: pings, heartbeats, silence, lapse and expiry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from driven import LATENESS, SESSION, START, Driven, checked, deposed, never, path_of, well
+from scripted import GET_REPLY, Feed, Holder, Sent, T
+
+from corral import errors
+from corral.types import State
+from corral.wire import messages
+
+PING, MULTI = messages.PING.opcode, messages.MULTI.opcode
+
+
+def times(seen: list[tuple[float, Sent]], opcode: int) -> list[float]:
+    """When requests of one kind were sent, in seconds after the start."""
+    return [at - START for at, sent in seen if sent.opcode == opcode]
+
+
+# Nothing is held
+
+
+def test_idle_pings(driven: Driven) -> None:
+    """S1: an idle client sends a ping every T/3, no more and no less, and nothing else."""
+    seen = driven.go(START + 2 * T, well)
+    assert [sent.opcode for _, sent in seen] == [PING] * 6
+    assert times(seen, PING) == [T / 3 * n for n in range(1, 7)]
+
+
+def test_traffic_is_as_good_as_a_ping(driven: Driven) -> None:
+    """S1: while requests go out and come back there are no pings; T/3 after the last one there is one."""
+    seen = []
+    for n in range(8):
+        seen += driven.go(START + n * T / 4, well)
+        driven.read()
+    last = driven.now
+    seen += driven.go(last + T / 3, well)
+    assert times(seen, PING) == [last - START + T / 3]
+
+
+def test_a_dead_connection_is_found_before_the_session_is_over(driven: Driven) -> None:
+    """S1: when a server falls silent, however it was before, an idle client drops the connection T/2 after
+    its first unanswered ping, while the session still has time to be resumed elsewhere."""
+    driven.go(START + T, well)
+    last_heard = driven.now
+    seen = driven.go(last_heard + T)
+    [ping] = times(seen, PING)
+    [(dropped, why)] = driven.drops
+    assert dropped - START == ping + T / 2
+    assert dropped < last_heard + T
+    assert "no answer" in why
+    assert driven.machine.state is State.SUSPENDED
+
+
+def test_an_unanswered_request_is_found_as_silence(driven: Driven) -> None:
+    """S1: a request that is unanswered for T/2, with nothing heard since, ends the connection; that others
+    are submitted meanwhile does not put it off."""
+    driven.read()
+    driven.heard()
+    for n in range(1, 6):
+        driven.go(START + n * T / 12)
+        driven.read()
+    driven.go(START + T)
+    assert [at for at, _ in driven.drops] == [START + T / 2]
+
+
+def test_whatever_is_heard_ends_the_silence(driven: Driven) -> None:
+    """S1: silence is counted from the last that was heard, be it half a frame."""
+    driven.read()
+    driven.heard()
+    driven.go(START + T / 3)
+    driven.say_bytes(b"\x00\x00")
+    driven.go(START + 2 * T)
+    assert [at for at, _ in driven.drops] == [START + T / 3 + T / 2]
+
+
+# Something is held
+
+
+def test_heartbeats_keep_their_pace(driven: Driven) -> None:
+    """S1: while anything is held there is a heartbeat exactly every T/6, whatever the other traffic."""
+    driven.hold("/lock")
+    seen = []
+    for n in range(48):
+        driven.read()
+        seen += driven.go(START + n * T / 24, well)
+    assert times(seen, MULTI) == pytest.approx([T / 6 * n for n in range(1, 12)])
+    assert {tuple(checked(sent)) for _, sent in seen if sent.opcode == MULTI} == {("/lock",)}
+    assert times(seen, PING) == []
+
+
+def test_heartbeats_end_with_the_hold(driven: Driven) -> None:
+    """S3: a hold that was given up costs nothing any more, and is told nothing."""
+    holder = driven.hold()
+    driven.go(START + T / 2, well)
+    driven.machine.unhold(holder)
+    seen = driven.go(START + 3 * T, well)
+    assert {sent.opcode for _, sent in seen} == {PING}
+    driven.lose()
+    driven.go(START + 6 * T)
+    assert holder.error is None
+
+
+def test_an_unanswered_heartbeat_ends_the_connection(driven: Driven) -> None:
+    """S1: a heartbeat that is unanswered for T/3 ends the connection, though the server goes on answering
+    pings and reads, as the follower of a deposed leader does; the lease is not yet over then."""
+    driven.hold()
+    driven.go(START + T, well)
+    beat = driven.now + T / 6
+    server = deposed(driven)
+    while not driven.drops:
+        driven.read()
+        driven.go(driven.now + T / 24, server)
+    [(dropped, why)] = driven.drops
+    assert dropped == pytest.approx(beat + T / 3)
+    assert "heartbeat" in why
+    assert driven.machine.lease_end() > dropped
+
+
+def test_the_first_heartbeat_of_a_connection_is_at_once(driven: Driven) -> None:
+    """S3: after a reconnect the first heartbeat does not wait, and its answer proves the session alive since
+    the connect request: until T later, less the lateness."""
+    driven.hold()
+    driven.lose()
+    reconnected = START + T / 2
+    driven.go(reconnected)
+    driven.connect()
+    assert driven.machine.lease_end() == pytest.approx(START + T - LATENESS)
+    seen = driven.go(reconnected, well)
+    assert times(seen, MULTI) == [T / 2]
+    assert driven.machine.lease_end() == pytest.approx(reconnected + T - LATENESS)
+
+
+def test_all_others_are_checked_at_once_after_one_is_gone(driven: Driven) -> None:
+    """S3: NoNode in a heartbeat loses just that hold; those behind it, which the server did not check, are
+    checked again without waiting."""
+    holders = [driven.hold(f"/n{n}") for n in range(4)]
+
+    def second_is_gone(sent: Sent) -> bytes | None:
+        if sent.opcode != MULTI or "/n1" not in checked(sent):
+            return well(sent)
+        results = messages.encode_multi_reply([(13, 0, b""), *((-1, code, b"") for code in (-101, -2, -2))])
+        return messages.REPLY_HEADER.pack(sent.xid, 1, 0) + results
+
+    seen = driven.go(START + T / 6, second_is_gone)
+    assert times(seen, MULTI) == [T / 6, T / 6]
+    assert checked(seen[-1][1]) == ["/n0", "/n2", "/n3"]
+    assert [type(holder.error) for holder in holders] == [type(None), errors.LockLost, type(None), type(None)]
+    assert holders[1].ended == START + T / 6
+    assert "/n1" in str(holders[1].error)
+
+
+def test_holds_beyond_a_hundred_take_turns(driven: Driven) -> None:
+    """S3: a heartbeat checks a hundred holds at most; with more, each has its turn, in order."""
+    nodes = [f"/n{n}" for n in range(250)]
+    for node in nodes:
+        driven.hold(node)
+    seen = driven.go(START + T, well)
+    beats = [checked(sent) for _, sent in seen if sent.opcode == MULTI]
+    assert {len(beat) for beat in beats} == {100}
+    inorder = [node for beat in beats for node in beat]
+    assert inorder == [nodes[n % 250] for n in range(len(inorder))]
+
+
+# The end of the lease
+
+
+def test_the_lease_ends_exactly(driven: Driven) -> None:
+    """S3: what is held is lost at the end of the lease, not a moment before; the loss says when that was, and
+    the session may be resumed: requests and watches go on."""
+    holder = driven.hold()
+    driven.lose()
+    waiting = driven.read()
+    end = driven.machine.lease_end()
+    before = end - 1e-6
+    driven.go(before)
+    assert holder.error is None
+    assert driven.machine.is_held(holder, before)
+    driven.go(end)
+    assert driven.now == end
+    assert isinstance(holder.error, errors.LockLost)
+    assert holder.ended == end
+    assert driven.states == [State.CONNECTED, State.SUSPENDED, State.LAPSED]
+    driven.connect()
+    assert driven.connects[-1].session_id == SESSION
+    driven.go(driven.now, well)
+    assert waiting.result is not None
+    assert driven.states[-1] is State.CONNECTED
+
+
+def test_a_follower_of_a_deposed_leader_does_not_keep_the_lease(feed: Feed) -> None:
+    """S3: a server that resumes the session and answers pings and reads, but no write, proves nothing: however
+    often it takes us, the lease ends when it would have without it."""
+    driven = Driven(feed)
+    driven.connect()
+    holder = driven.hold()
+    driven.go(START + T, well)
+    end = driven.machine.lease_end()
+    server = deposed(driven)
+    while holder.error is None:
+        driven.read()
+        driven.go(driven.now + T / 24, server)
+        if driven.drops:
+            driven.drops.clear()
+            driven.connect()
+        assert driven.machine.lease_end() <= end
+    assert holder.ended == end
+
+
+def test_lease_by_ping_trades_that_away(feed: Feed) -> None:
+    """S3: with lease="ping" the same server keeps the lease, by a ping every T/6 and no transaction: that is
+    what is traded away. A ping unanswered for T/3 ends the connection."""
+    driven = Driven(feed, lease_by_ping=True)
+    driven.connect()
+    holder = driven.hold()
+    seen = driven.go(START + 5 * T, deposed(driven))
+    assert holder.error is None
+    assert times(seen, PING) == pytest.approx([T / 6 * n for n in range(1, 31)])
+    assert len(seen) == 30
+    driven.go(START + 7 * T, never)
+    [(dropped, _)] = driven.drops
+    assert dropped == pytest.approx(START + 5 * T + T / 6 + T / 3)
+    assert holder.ended == pytest.approx(START + 5 * T + T - LATENESS)
+
+
+def test_a_longer_timeout_does_not_stretch_old_proofs(driven: Driven) -> None:
+    """S3: another server may grant a longer timeout; what was proven before was proven for the shorter one."""
+    driven.hold()
+    end = driven.machine.lease_end()
+    driven.lose()
+    driven.open()
+    driven.accept(SESSION, timeout=3 * T)
+    assert driven.machine.lease_end() <= end
+
+
+def test_a_shorter_timeout_counts_at_once(driven: Driven) -> None:
+    """S3: if another server grants a shorter timeout, it is what the server goes by: no proof lasts longer."""
+    holder = driven.hold()
+    driven.lose()
+    driven.open()
+    driven.accept(SESSION, timeout=T / 3)
+    assert driven.machine.lease_end() <= START + T / 3
+    driven.go(START + T / 3)
+    assert holder.error is not None
+
+
+def test_a_new_session_starts_without_proofs_of_the_old(driven: Driven) -> None:
+    """S3: what was proven of one session says nothing of the next, which is proven from its connect request."""
+    driven.go(START + T / 6, well)
+    driven.lose()
+    driven.go(START + 4 * T)
+    driven.connect(session_id=8)
+    assert driven.machine.lease_end() == pytest.approx(driven.now + T - LATENESS)
+
+
+# The loop's lateness
+
+
+def tick_late(driven: Driven, late: float) -> None:
+    """A timer that comes late, by a moved clock."""
+    driven.now += late
+    driven.machine.tick(driven.now, driven.now - late)
+
+
+@pytest.mark.parametrize(
+    ("late", "taken"),
+    [
+        pytest.param(0.0, T / 100, id="none"),
+        pytest.param(T / 200, T / 100, id="little"),
+        pytest.param(T / 20, T / 20, id="some"),
+        pytest.param(T / 2, T / 8, id="much"),
+    ],
+)
+def test_the_lease_is_shorter_by_our_lateness(late: float, taken: float) -> None:
+    """S3: the lease ends earlier by how late our own loop has been: at least T/100, at most T/8."""
+    driven = Driven()
+    driven.connect()
+    tick_late(driven, late)
+    assert driven.machine.lease_end() == pytest.approx(START + T - taken)
+
+
+def test_lateness_is_forgotten() -> None:
+    """S3: one stall does not shorten the leases for ever."""
+    driven = Driven()
+    driven.connect()
+    tick_late(driven, T / 8)
+    ends = []
+    for _ in range(50):
+        tick_late(driven, 0.0)
+        ends.append(driven.machine.lease_end())
+    assert ends == sorted(ends)
+    assert ends[-1] == pytest.approx(START + T - T / 100)
+
+
+def test_what_has_lapsed_stays_lapsed() -> None:
+    """S9: what was seen to be held no longer is lost, though the loop's lateness, which shortened the lease,
+    is forgotten in the very tick that notices."""
+    driven = Driven()
+    driven.connect()
+    holder = driven.hold()
+    tick_late(driven, T / 8)
+    driven.now = driven.machine.lease_end()
+    assert not driven.machine.is_held(holder, driven.now)
+    driven.machine.tick(driven.now, driven.now)
+    assert not driven.machine.is_held(holder, driven.now)
+    assert isinstance(holder.error, errors.LockLost)
+
+
+# The first rule of the machine's preamble
+
+
+def hear_the_answer(driven: Driven) -> None:
+    oldest = driven.machine.requests.in_flight[0]
+    driven.say_raw(messages.REPLY_HEADER.pack(oldest.xid, 1, 0) + GET_REPLY)
+
+
+ENTRIES: dict[str, Callable[[Driven], object]] = {
+    "received": hear_the_answer,
+    "pump": lambda driven: driven.heard(),
+    "tick": lambda driven: driven.machine.tick(driven.now),
+    "hold": lambda driven: driven.machine.hold(Holder("/new"), driven.now),
+    "lost": lambda driven: driven.machine.lost(driven.now, "reset"),
+    "close": lambda driven: driven.machine.close(driven.now, driven.read("/close")),
+    "end": lambda driven: driven.machine.end(driven.now),
+    "advance": lambda driven: driven.machine.advance(driven.now),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_moves_the_clock_first(entry: str, feed: Feed) -> None:
+    """S9: whatever is the first to come in after a blocked loop, a lease that has lapsed is declared before
+    anybody is told anything else, and the loss says until when it lasted."""
+    driven = Driven(feed)
+    driven.connect()
+    holder = driven.hold("/mine")
+    driven.read("/under-way")
+    driven.heard()
+    driven.write("/waiting")
+    end = driven.machine.lease_end()
+    driven.now = end + T / 4
+    ENTRIES[entry](driven)
+    assert driven.log[0] == "lost /mine"
+    assert isinstance(holder.error, errors.LockLost)
+    assert holder.ended == end
+
+
+def test_a_new_connection_moves_the_clock_first(driven: Driven) -> None:
+    """S9: so does a connection that is opened after a blocked loop."""
+    holder = driven.hold("/mine")
+    driven.lose()
+    driven.now += T
+    driven.open()
+    assert isinstance(holder.error, errors.LockLost)
+
+
+# The end of the session
+
+
+def test_the_session_ends_by_our_clock(driven: Driven) -> None:
+    """S3: T and a half after a server was last heard of the session is over for us: what means nothing
+    without it is told, the rest waits for the next, which is asked for without the old one's id."""
+    holder = driven.hold()
+    driven.go(START + T / 4, well)
+    heard = driven.now
+    driven.heard()
+    driven.lose()
+    bound, free = driven.write("/bound", bound_to=SESSION), driven.write("/free")
+    driven.go(heard + T * 3 / 2 + T)
+    contact = START + T / 6  # when the last heartbeat was answered
+    assert driven.states[-2:] == [State.LAPSED, State.EXPIRED]
+    assert isinstance(bound.error, errors.SessionExpired)
+    assert isinstance(holder.error, errors.LockLost)
+    assert not free.answered
+    assert driven.machine.contact == contact
+    driven.connect(session_id=8)
+    assert driven.connects[-1].session_id == 0
+    assert driven.connects[-1].password == bytes(16)
+    assert [path_of(sent) for sent in driven.heard()] == ["/free"]
+
+
+@pytest.mark.parametrize("margin", [-1e-6, 0.0])
+def test_the_session_ends_exactly(margin: float, feed: Feed) -> None:
+    """S3: not a moment before T and the margin have passed."""
+    driven = Driven(feed)
+    driven.connect()
+    driven.lose()
+    driven.go(START + T * 3 / 2 + margin)
+    assert (driven.machine.state is State.EXPIRED) is (margin == 0)
+
+
+def test_an_attempt_is_not_cut_short_by_expiry(driven: Driven) -> None:
+    """S3: the server's word goes before our clock: while it is being asked the session is not declared over,
+    and if it takes us back, it is not."""
+    driven.lose()
+    driven.go(START + T * 1.4)
+    driven.open()
+    driven.now += T / 3
+    driven.machine.advance(driven.now)
+    driven.accept(SESSION)
+    assert driven.states == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
+    assert driven.machine.session_id == SESSION

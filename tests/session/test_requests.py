@@ -1,0 +1,160 @@
+"""The only owner of what is queued and what is in flight, by itself: numbering, windows, and the three places."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from driven import body_of
+from scripted import Answer
+
+from corral.session import requests as requests_module
+from corral.session.requests import MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, NOBODY, Request, Requests
+from corral.wire import messages
+
+
+def request(path: str = "/a", *, size: int | None = None, bound_to: int = 0) -> Request:
+    """A write, if it is of a certain size, or else a read."""
+    if size is None:
+        return Request(messages.GET, body_of(messages.GET, path), path, Answer(), bound_to=bound_to)
+    return Request(messages.SET, bytes(size), path, Answer(), bound_to=bound_to)
+
+
+def take(requests: Requests) -> list[int]:
+    """Send what may be sent; the xids of it."""
+    out: list[bytes] = []
+    requests.take(0.0, out)
+    stream, xids = b"".join(out), []
+    while stream:
+        length, xid = struct.unpack_from(">ii", stream)
+        xids.append(xid)
+        stream = stream[4 + length :]
+    return xids
+
+
+def test_numbers_are_those_of_the_protocol_and_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The xids count up, and after the largest that the protocol has they begin again: negative ones and 0
+    mean something else to a server."""
+    monkeypatch.setattr(
+        requests_module, "_LAST_XID", 3
+    )  # two thousand million requests are too many for a test
+    requests = Requests()
+    requests.waiting.extend(request() for _ in range(5))
+    assert take(requests) == [1, 2, 3, 1, 2]
+    assert requests_module._FIRST_XID == 1
+    monkeypatch.undo()
+    assert requests_module._LAST_XID == 2**31 - 1
+
+
+def test_the_window_counts_requests() -> None:
+    """Fairness: no more than a thousand are in flight; each answer makes room for one."""
+    requests = Requests()
+    requests.waiting.extend(request() for _ in range(MAX_IN_FLIGHT + 2))
+    sent = take(requests)
+    assert len(sent) == MAX_IN_FLIGHT == 1000
+    assert take(requests) == []
+    assert requests.answered(sent[0]) is not None
+    assert len(take(requests)) == 1
+
+
+@pytest.mark.parametrize("way", ["answered", "reclaimed", "dropped"])
+def test_the_window_counts_bytes(way: str) -> None:
+    """Fairness: large requests fill the window in bytes, at least one of any size is let through, and however
+    they leave it there is room again."""
+    requests = Requests()
+    requests.waiting.extend(request(size=MAX_BYTES_IN_FLIGHT) for _ in range(3))
+    [first] = take(requests)
+    assert take(requests) == []
+    if way == "answered":
+        assert requests.answered(first) is not None
+    elif way == "reclaimed":
+        assert [each.xid for each in requests.reclaim()] == [first]
+    else:
+        assert len(requests.drop_all()) == 3
+        requests.waiting.append(request(size=1))
+    assert len(take(requests)) == 1
+
+
+def test_a_refused_request_counts_until_it_is_reclaimed() -> None:
+    """Fairness: a request that was taken back is still in the window, and is counted once when it goes again."""
+    requests = Requests()
+    requests.waiting.append(request(size=MAX_BYTES_IN_FLIGHT))
+    for _ in range(3):
+        [xid] = take(requests)
+        refused = requests.answered(xid)
+        assert refused is not None
+        requests.refused(refused)
+        assert take(requests) == []
+        assert list(requests.reclaim()) == []
+
+
+def test_what_the_session_says_goes_first() -> None:
+    """What is urgent, in its order, goes before all that waits, and not twice."""
+    requests = Requests()
+    requests.waiting.append(request())
+    requests.urgent.extend([b"one", b"two"])
+    out: list[bytes] = []
+    requests.take(0.0, out)
+    assert out[:2] == [b"one", b"two"]
+    assert len(out) == 4
+    assert not requests.urgent
+
+
+def test_a_request_of_the_session_keeps_the_line_of_answers() -> None:
+    """A heartbeat is sent before what waits and answered in the order of sending."""
+    requests = Requests()
+    requests.waiting.extend([request(), request()])
+    take(requests)
+    requests.waiting.append(request())
+    own = Request(messages.MULTI, b"", None, NOBODY)
+    requests.send_first(own, 0.0)
+    assert take(requests) == [3, 4]
+    assert own.xid == 3
+    assert [requests.answered(xid) is not None for xid in (1, 2, 3, 4)] == [True] * 4
+
+
+@pytest.mark.parametrize("xid", [0, 2, 3, -1])
+def test_only_the_oldest_can_be_answered(xid: int) -> None:
+    """An answer belongs to the oldest request in flight or to none; with none in flight, to none."""
+    requests = Requests()
+    assert requests.answered(1) is None
+    requests.waiting.extend([request(), request()])
+    take(requests)
+    assert requests.answered(xid) is None
+    assert requests.answered(1) is not None
+
+
+def test_dropping_what_is_bound() -> None:
+    """What waits and is bound to another session than there is now is taken out; the rest keeps its order."""
+    requests = Requests()
+    requests.waiting.extend(request(f"/{n}", bound_to=n % 3) for n in range(6))
+    assert [each.path for each in requests.drop_bound(1)] == ["/2", "/5"]
+    assert [each.path for each in requests.drop_bound(0)] == ["/1", "/4"]
+    assert [each.path for each in requests.waiting] == ["/0", "/3"]
+    assert requests.drop_bound(0) == []
+
+
+def test_whoever_waits_no_more_is_told_nothing() -> None:
+    """S8: neither an answer nor an error reaches a waiter that is done; what was asked for nobody is sent."""
+    asked = request()
+    waiter = asked.waiter
+    assert isinstance(waiter, Answer)
+    waiter.cancelled = True
+    asked.resolve("late")
+    asked.reject(ValueError("late"))
+    assert not waiter.answered
+    requests = Requests()
+    requests.waiting.append(Request(messages.GET, b"", None, NOBODY))
+    assert take(requests) == [1]
+
+
+def test_a_request_says_what_it_is() -> None:
+    """A request in a log names its operation, its path and its fate."""
+    asked = request("/config")
+    assert "get '/config'" in repr(asked)
+    assert not asked.sent
+    requests = Requests()
+    requests.waiting.append(asked)
+    take(requests)
+    assert asked.sent
+    assert "xid=1 attempts=1" in repr(asked)

@@ -1,0 +1,200 @@
+"""The registry of the server's watches: one server watch for all who watch a path, and what becomes of it."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from corral.session.watches import CHUNK, Armed, Change, WatchRegistry
+from corral.wire import messages
+
+
+class Watcher:
+    """Notes what it is told; may do something on being told."""
+
+    def __init__(self) -> None:
+        self.seen: list[Change] = []
+
+    def fire(self, change: Change) -> None:
+        self.seen.append(change)
+
+
+def watched(*paths: str, armed: Armed = Armed.DATA) -> tuple[WatchRegistry, list[Watcher]]:
+    """A registry with one watcher a path."""
+    registry, watchers = WatchRegistry(), []
+    for path in paths:
+        watchers.append(Watcher())
+        registry.add(path, watchers[-1])
+        if armed is not Armed.NO:
+            assert registry.armed(path, armed)
+    return registry, watchers
+
+
+def rearmed(registry: WatchRegistry, zxid: int = 5) -> list[tuple[int, list[str], list[str], list[str]]]:
+    """What each message that sets watches again says."""
+    return [op.request.decode(body, 0, len(body)) for op, body in registry.rearm(zxid)]
+
+
+def test_the_last_to_leave_takes_the_server_watch_along() -> None:
+    """W4, W5: however many watch a path, the server's watch is to be removed by the last of them, once."""
+    registry, [first] = watched("/a")
+    second, stranger = Watcher(), Watcher()
+    registry.add("/a", second)
+    registry.add("/a", second)  # twice is once
+    assert not registry.remove("/a", stranger)
+    assert not registry.remove("/a", first)
+    assert registry.is_armed("/a")
+    assert registry.remove("/a", second)
+    assert not registry.remove("/a", second)
+    assert len(registry) == 0
+
+
+@pytest.mark.parametrize("used_up", [False, True])
+def test_there_is_nothing_to_remove_where_no_watch_is(used_up: bool) -> None:
+    """W5: nothing is removed from the server for a path whose watch was never set, or has been used up."""
+    registry, [watcher] = watched("/a", armed=Armed.DATA if used_up else Armed.NO)
+    if used_up:
+        registry.notify(Change.DATA_CHANGED, "/a")
+    assert not registry.is_armed("/a")
+    assert not registry.remove("/a", watcher)
+
+
+def test_a_watch_that_is_set_for_nobody() -> None:
+    """W5: a watch that is set after everybody has left is known to be wanted by nobody."""
+    registry, [watcher] = watched("/a", armed=Armed.NO)
+    registry.remove("/a", watcher)
+    assert not registry.armed("/a", Armed.DATA)
+    assert not registry.is_armed("/a")
+
+
+@pytest.mark.parametrize("change", [Change.CREATED, Change.DELETED, Change.DATA_CHANGED])
+def test_an_event_fires_all_who_watch_the_path(change: Change) -> None:
+    """W4: an event reaches each watcher of its path, once and with its kind, and uses the server's watch up."""
+    registry, [first, other] = watched("/a", "/b")
+    second = Watcher()
+    registry.add("/a", second)
+    registry.notify(int(change), "/a")
+    assert first.seen == second.seen == [change]
+    assert other.seen == []
+    assert (registry.is_armed("/a"), registry.is_armed("/b")) == (False, True)
+
+
+@pytest.mark.parametrize("kind", [-2, -1, 0, 4, 5, 99])
+def test_events_of_other_kinds_do_not_touch_a_node_watch(kind: int) -> None:
+    """W7: what is told of children, or of a kind that we do not know, is no change of the node itself, and
+    leaves the watch as it is."""
+    registry, [watcher] = watched("/a")
+    registry.notify(kind, "/a")
+    assert watcher.seen == []
+    assert registry.is_armed("/a")
+
+
+def test_an_event_for_nobody() -> None:
+    """An event that comes when everybody has left disturbs nobody."""
+    registry, _ = watched("/a")
+    registry.notify(Change.DATA_CHANGED, "/gone")
+    assert registry.is_armed("/a")
+
+
+def test_watchers_may_come_and_go_as_they_are_fired() -> None:
+    """W5: a watcher that leaves, or brings another, when it is fired takes nobody else's event away."""
+    registry, [] = watched()
+    late = Watcher()
+
+    class Restless(Watcher):
+        def fire(self, change: Change) -> None:
+            super().fire(change)
+            registry.remove("/a", self)
+            registry.add("/a", late)
+
+    watchers = [Restless(), Watcher(), Restless()]
+    for watcher in watchers:
+        registry.add("/a", watcher)
+    registry.armed("/a", Armed.DATA)
+    registry.notify(Change.DELETED, "/a")
+    assert [watcher.seen for watcher in watchers] == [[Change.DELETED]] * 3
+    assert late.seen == []
+    registry.notify(Change.CREATED, "/a")
+    assert watchers[0].seen == [Change.DELETED]
+    assert late.seen == [Change.CREATED]
+
+
+def test_each_watch_is_set_again_as_what_it_was() -> None:
+    """S4: watches of nodes that exist and of nodes that do not are set again apart; those that are not set on
+    the server are not."""
+    registry, _ = watched("/data")
+    for path, armed in (("/exist", Armed.EXIST), ("/none", Armed.NO), ("/used", Armed.DATA)):
+        registry.add(path, Watcher())
+        registry.armed(path, armed)
+    registry.notify(Change.DELETED, "/used")
+    assert rearmed(registry, 77) == [(77, ["/data"], ["/exist"], [])]
+    assert rearmed(WatchRegistry()) == []
+
+
+@given(
+    st.lists(
+        st.text(st.characters(min_codepoint=0x21, max_codepoint=0xD7FF), min_size=1, max_size=200).map(
+            "/".__add__
+        ),
+        unique=True,
+        max_size=300,
+    ),
+    st.sampled_from([Armed.DATA, Armed.EXIST]),
+)
+def test_chunks_have_every_watch_once(paths: list[str], armed: Armed) -> None:
+    """S4: every watch is in one message, in order, whatever its path is made of, and no message is larger than
+    the chunk by more than one path."""
+    paths = [path * 5 for path in paths]
+    registry, _ = watched(*paths, armed=armed)
+    found: list[str] = []
+    for op, body in registry.rearm(1):
+        assert op is messages.SET_WATCHES
+        assert len(body) <= CHUNK + 4 + 3 * 1005 + 24
+        _, data, exist, children = op.request.decode(body, 0, len(body))
+        found += data if armed is Armed.DATA else exist
+        assert (exist if armed is Armed.DATA else data) == children == []
+    assert found == paths
+
+
+def test_a_watch_may_go_between_two_chunks() -> None:
+    """S4: a watch can be dropped at any moment, by the garbage collector even while watches are set again."""
+    paths = [f"/{'x' * 1000}{n}" for n in range(200)]
+    registry, watchers = watched(*paths)
+    messages_ = registry.rearm(1)
+    next(messages_)
+    registry.remove(paths[-1], watchers[-1])
+    registry.add("/new", Watcher())
+    rest = [path for op, body in messages_ for path in op.request.decode(body, 0, len(body))[1]]
+    assert set(rest) <= {*paths, "/new"}
+    assert paths[-2] in rest
+
+
+def test_at_the_end_of_a_session_everybody_looks_again() -> None:
+    """W3: with the session every watch is gone: all who watch are told that anything may have happened, whether
+    the server had a watch for them or not, and nothing is set again."""
+    registry, watchers = watched("/a", "/b")
+    unarmed = Watcher()
+    registry.add("/c", unarmed)
+    registry.reset()
+    assert [watcher.seen for watcher in (*watchers, unarmed)] == [[Change.UNKNOWN]] * 3
+    assert rearmed(registry) == []
+    assert not registry.is_armed("/a")
+
+
+def test_all_is_forgotten_before_anybody_is_told() -> None:
+    """W3: whoever looks again as soon as they are told sets a watch of the new session, which stays."""
+    registry, [] = watched()
+
+    class Eager(Watcher):
+        def fire(self, change: Change) -> None:
+            super().fire(change)
+            registry.armed("/a", Armed.DATA)
+            registry.armed("/b", Armed.DATA)
+
+    for path in ("/a", "/b"):
+        registry.add(path, Eager())
+        registry.armed(path, Armed.DATA)
+    registry.reset()
+    assert registry.is_armed("/a")
+    assert registry.is_armed("/b")

@@ -1,0 +1,600 @@
+"""What cannot be right is refused before anything is sent; the message has value, rule and remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
+
+import pytest
+
+import corral
+from client_support import requests_seen
+from corral.testing import TcpProxy
+from corral.wire import framing, messages
+from support import PATIENCE
+
+Connect = Callable[..., corral.Client]
+Call = Callable[[corral.Client], Any]
+
+ANY: Any = None
+RW: Any = "rw"
+
+
+async def carry_out(result: object) -> None:
+    """Wait for what a call has returned, if that is to be waited for."""
+    if inspect.isawaitable(result):
+        await result
+
+
+async def refusal(zk: corral.Client, call: Call) -> corral.UsageError:
+    """The error of a call that is wrong in itself."""
+    with pytest.raises(corral.UsageError) as caught:
+        await carry_out(call(zk))
+    return caught.value
+
+
+# Paths
+
+PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
+    "get": lambda zk, path: zk.get(path),
+    "set": lambda zk, path: zk.set(path, b""),
+    "exists": lambda zk, path: zk.exists(path),
+    "children": lambda zk, path: zk.children(path),
+    "create": lambda zk, path: zk.create(path),
+    "create sequential": lambda zk, path: zk.create(path, sequential=True),
+    "create with parents": lambda zk, path: zk.create(path, make_parents=True),
+    "delete": lambda zk, path: zk.delete(path),
+    "delete recursive": lambda zk, path: zk.delete(path, recursive=True),
+    "get_acl": lambda zk, path: zk.get_acl(path),
+    "set_acl": lambda zk, path: zk.set_acl(path, corral.OPEN_ACL),
+    "sync": lambda zk, path: zk.sync(path),
+    "check": lambda zk, path: zk.transaction().check(path),
+    "set in a transaction": lambda zk, path: zk.transaction().set(path, b""),
+    "delete in a transaction": lambda zk, path: zk.transaction().delete(path),
+    "create in a transaction": lambda zk, path: zk.transaction().create(path),
+    "chroot": lambda zk, path: zk.chroot(path),
+    "lock": lambda zk, path: zk.lock(path),
+    "watch": lambda zk, path: zk.watch(path),
+}
+
+# Each with what the message says of the rule.
+BAD_PATHS: list[tuple[Any, type[Exception], str]] = [
+    ("", ValueError, "start with '/'"),
+    ("a", ValueError, "start with '/'"),
+    ("a/b", ValueError, "start with '/'"),
+    ("//", ValueError, "must not end with '/'"),
+    ("/a//b", ValueError, "empty name"),
+    ("/a/./b", ValueError, "'.'"),
+    ("/a/..", ValueError, "'..'"),
+    ("/a\x00b", ValueError, "index 2"),
+    ("/a\x7f", ValueError, "forbids"),
+    ("/\ud800", ValueError, "forbids"),
+    ("/\ue000", ValueError, "forbids"),
+    ("/\ufff0", ValueError, "forbids"),
+    ("/\U0001f600", ValueError, "forbids"),
+    (None, TypeError, "NoneType"),
+    (b"/a", TypeError, "bytes"),
+    (7, TypeError, "int"),
+    (["/a"], TypeError, "list"),
+]
+
+
+@pytest.mark.parametrize("verb", PATH_TAKERS)
+async def test_bad_paths(connect: Connect, proxy: TcpProxy, verb: str) -> None:
+    """Every verb and factory that takes a path refuses one that cannot be, alike, and sends nothing."""
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        for path, builtin, rule in BAD_PATHS:
+            error = await refusal(zk, lambda zk, path=path: PATH_TAKERS[verb](zk, path))
+            assert isinstance(error, builtin)
+            assert repr(path) in str(error)
+            assert rule in str(error)
+        await zk.exists("/")
+        assert seen.opcodes == [messages.EXISTS.opcode]
+
+
+@pytest.mark.parametrize("verb", [verb for verb in PATH_TAKERS if verb != "create sequential"])
+async def test_a_path_does_not_end_with_a_slash(zk: corral.Client, verb: str) -> None:
+    """Only a sequential node's path may end with '/'; the message has the path as it should be."""
+    error = await refusal(zk, lambda zk: PATH_TAKERS[verb](zk, "/a/"))
+    assert isinstance(error, corral.UsageValueError)
+    assert "'/a/' must not end with '/'; write '/a'" in str(error)
+
+
+@pytest.mark.parametrize("path", ["/a.b", "/...", "/-", "/a b", "/ü", "/日本", "/zookeeper2", "/a\u00a0"])
+async def test_unusual_paths_are_good(zk: corral.Client, path: str) -> None:
+    """The server takes what we take: no path that can be is refused."""
+    assert await zk.create(path) == path
+    assert await zk.children("/") == [path[1:]]
+
+
+# Other arguments
+
+
+class Bad(NamedTuple):
+    """A call that is wrong in itself."""
+
+    call: Call
+    builtin: type[Exception]
+    says: tuple[str, ...]
+    """What the message has: the value, the rule, the remedy."""
+
+
+def _add_to_transaction(**options: Any) -> Call:
+    return lambda zk: zk.transaction().create("/a", **options)
+
+
+BAD_ARGUMENTS: dict[str, Bad] = {
+    "data, text": Bad(lambda zk: zk.create("/a", "text"), TypeError, ("'text'", "bytes", "encode")),
+    "data, None": Bad(lambda zk: zk.create("/a", None), TypeError, ("None", "bytes")),
+    "data, int": Bad(lambda zk: zk.set("/", 7), TypeError, ("7", "bytes")),
+    "data, list": Bad(lambda zk: zk.set("/", [1]), TypeError, ("[1]", "bytes")),
+    "data of a lock": Bad(lambda zk: zk.lock("/l", data="text"), TypeError, ("'text'", "bytes")),
+    "data in a transaction": Bad(lambda zk: zk.transaction().set("/", "x"), TypeError, ("'x'", "bytes")),
+    "version, text": Bad(lambda zk: zk.set("/", b"", version="1"), TypeError, ("'1'", "stat.version")),
+    "version, bool": Bad(lambda zk: zk.delete("/a", version=True), TypeError, ("True", "int")),
+    "version, float": Bad(lambda zk: zk.set("/", b"", version=1.0), TypeError, ("1.0", "int")),
+    "version, Stat": Bad(
+        lambda zk: zk.transaction().check("/", (1, 2)), TypeError, ("(1, 2)", "stat.version")
+    ),
+    "version, large": Bad(lambda zk: zk.set("/", b"", version=1 << 40), ValueError, (str(1 << 40), "32-bit")),
+    "version of ACL": Bad(
+        lambda zk: zk.set_acl("/", corral.OPEN_ACL, version="1"), TypeError, ("'1'", "stat.version")
+    ),
+    "version, recursive": Bad(
+        lambda zk: zk.delete("/a", version="1", recursive=True), TypeError, ("'1'", "stat.version")
+    ),
+    "ttl, zero": Bad(lambda zk: zk.create("/a", ttl=0), ValueError, ("0", "positive")),
+    "ttl, negative": Bad(lambda zk: zk.create("/a", ttl=-1), ValueError, ("-1", "positive")),
+    "ttl, too short": Bad(lambda zk: zk.create("/a", ttl=0.0001), ValueError, ("0.0001", "between 0.001")),
+    "ttl, too long": Bad(lambda zk: zk.create("/a", ttl=2e9), ValueError, ("2000000000", "between 0.001")),
+    "ttl, infinite": Bad(lambda zk: zk.create("/a", ttl=float("inf")), ValueError, ("inf", "finite")),
+    "ttl, nan": Bad(lambda zk: zk.create("/a", ttl=float("nan")), ValueError, ("nan", "finite")),
+    "ttl, text": Bad(lambda zk: zk.create("/a", ttl="5"), TypeError, ("'5'", "seconds")),
+    "ttl, bool": Bad(lambda zk: zk.create("/a", ttl=True), TypeError, ("True", "seconds")),
+    "ttl of an ephemeral": Bad(
+        lambda zk: zk.create("/a", ttl=1, ephemeral=True), ValueError, ("leave one out",)
+    ),
+    "container, ephemeral": Bad(
+        lambda zk: zk.create("/a", container=True, ephemeral=True), ValueError, ("container", "leave")
+    ),
+    "container, sequential": Bad(
+        lambda zk: zk.create("/a", container=True, sequential=True), ValueError, ("container", "leave")
+    ),
+    "container, ttl": Bad(
+        lambda zk: zk.create("/a", container=True, ttl=1), ValueError, ("container", "leave")
+    ),
+    "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "OPEN_ACL")),
+    "acl, one entry": Bad(
+        lambda zk: zk.create("/a", acl=corral.Acl.world()), TypeError, ("anyone", "sequence", "OPEN_ACL")
+    ),
+    "acl, text": Bad(lambda zk: zk.set_acl("/", "world"), TypeError, ("'world'", "corral.Acl")),
+    "acl, tuples": Bad(lambda zk: zk.create("/a", acl=[(31, "world", "anyone")]), TypeError, ("corral.Acl",)),
+    "acl, None": Bad(lambda zk: zk.create("/a", acl=None), TypeError, ("None", "corral.Acl")),
+    "acl, generator": Bad(
+        lambda zk: zk.create("/a", acl=(entry for entry in corral.OPEN_ACL)), TypeError, ("sequence",)
+    ),
+    "acl, dict": Bad(
+        lambda zk: zk.create("/a", acl=dict.fromkeys(corral.OPEN_ACL)), TypeError, ("sequence",)
+    ),
+    "acl, perms": Bad(
+        lambda zk: zk.create("/a", acl=[corral.Acl(RW, "world", "anyone")]),
+        ValueError,
+        ("'rw'", "Perm"),
+    ),
+    "acl, unknown perms": Bad(
+        lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm(99), "world", "anyone")]),
+        ValueError,
+        ("99", "Perm"),
+    ),
+    "acl, scheme": Bad(
+        lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, ANY, "x")]), TypeError, ("None", "scheme")
+    ),
+    "acl, id": Bad(
+        lambda zk: zk.set_acl("/", [corral.Acl(corral.Perm.ALL, "world", ANY)]), TypeError, ("None", "id")
+    ),
+    "acl, surrogate": Bad(
+        lambda zk: zk.set_acl("/", [corral.Acl(corral.Perm.ALL, "digest", "\ud800")]),
+        ValueError,
+        ("'\\ud800'", "Unicode"),
+    ),
+    "acl in a transaction": Bad(_add_to_transaction(acl=[]), ValueError, ("empty", "OPEN_ACL")),
+    "acl, user with ':'": Bad(lambda zk: corral.Acl.digest("a:b", "c"), ValueError, ("'a:b'", "':'")),
+    "credentials, text": Bad(lambda zk: zk.add_auth("digest", "a:b"), TypeError, ("'digest'", "bytes")),
+    "credentials, no user": Bad(lambda zk: zk.add_auth("digest", b"secret"), ValueError, ("user:password",)),
+    "credentials, scheme": Bad(lambda zk: zk.add_auth(ANY, b"a:b"), ValueError, ("None", "'digest'")),
+    "delete the root": Bad(lambda zk: zk.delete("/", recursive=True), ValueError, ("'/'", "below")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+async def test_bad_arguments(connect: Connect, proxy: TcpProxy, case: str) -> None:
+    """An argument that cannot be is a UsageError, and Python's ValueError or TypeError; nothing is sent."""
+    call, builtin, says = BAD_ARGUMENTS[case]
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        error = await refusal(zk, call)
+        assert isinstance(error, builtin)
+        assert [word for word in says if word not in str(error)] == []
+        await zk.exists("/")
+        assert seen.opcodes == [messages.EXISTS.opcode]
+
+
+async def test_secrets_are_not_told(zk: corral.Client) -> None:
+    """No message and no repr shows a secret."""
+    for secret in (b"hush", "ann:hush"):
+        assert "hush" not in str(await refusal(zk, lambda zk, secret=secret: zk.add_auth("digest", secret)))
+    for auth in (("digest", b"ann:hush"), [("digest", b"ann:hush", 1)], [("digest", "ann:hush")]):
+        with pytest.raises(corral.UsageError) as caught:
+            corral.connect(auth=auth)  # type: ignore[arg-type]
+        assert "hush" not in str(caught.value)
+    assert "hush" not in repr(corral.connect(auth=[("digest", b"ann:hush")]))
+
+
+# Frames
+
+
+async def test_a_frame_over_the_limit_is_not_sent(connect: Connect, proxy: TcpProxy) -> None:
+    """S7: a request over the limit is refused with its size and the limit; one of exactly the limit, which is
+    the server's own, is taken."""
+    limit = framing.DEFAULT_MAX_REQUEST
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        with pytest.raises(corral.FrameTooLarge) as caught:
+            await zk.set("/", bytes(limit))
+        error = caught.value
+        assert isinstance(error, ValueError)
+        assert error.limit == limit
+        assert str(error) == (
+            f"set '/': the request is {error.size:,} bytes, over the limit of {limit:,}; "
+            "send less, or raise jute.maxbuffer on every server and max_request here"
+        )
+        fitting = limit - (error.size - limit)
+        stat = await zk.set("/", bytes(fitting))
+        with pytest.raises(corral.FrameTooLarge, match=f"{limit + 1:,} bytes"):
+            await zk.set("/", bytes(fitting + 1))
+        assert stat.data_length == fitting
+        assert await zk.exists("/") == stat
+        assert seen.opcodes == [messages.SET.opcode, messages.EXISTS.opcode]
+        assert proxy.accepted == 1
+
+
+TOO_LARGE: dict[str, Call] = {
+    "create": lambda zk: zk.create("/a", bytes(2000)),
+    "create ttl": lambda zk: zk.create("/a", bytes(2000), ttl=1),
+    "create container": lambda zk: zk.create("/a", bytes(2000), container=True),
+    "set": lambda zk: zk.set("/", bytes(2000)),
+    "get": lambda zk: zk.get("/" + "x" * 2000),
+    "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL * 100),
+    "lock": lambda zk: zk.lock("/l", data=bytes(2000)).acquire(),
+    "try a lock": lambda zk: zk.lock("/l", data=bytes(2000)).try_acquire(),
+    "watch": lambda zk: anext(zk.watch("/" + "x" * 2000)),
+    "add_auth": lambda zk: zk.add_auth("digest", b"ann:" + bytes(2000)),
+}
+
+
+@pytest.mark.parametrize("case", TOO_LARGE)
+async def test_whatever_is_too_large_is_not_sent(connect: Connect, proxy: TcpProxy, case: str) -> None:
+    """S7: max_request holds for every request; the connection and its neighbours are unaffected."""
+    async with connect(proxy.address, max_request=1024) as zk, requests_seen(proxy) as seen:
+        before = asyncio.create_task(carry_out(zk.exists("/")))
+        with pytest.raises(corral.FrameTooLarge, match=r"2,\d{3} bytes, over the limit of 1,024"):
+            await carry_out(TOO_LARGE[case](zk))
+        await zk.exists("/")
+        await before
+        assert seen.opcodes == [messages.EXISTS.opcode] * 2
+        assert proxy.accepted == 1
+
+
+# What connect is given
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = {
+    "hosts, empty": ({"hosts": ""}, ValueError, ("''", "host:port")),
+    "hosts, empty list": ({"hosts": []}, ValueError, ("host:port",)),
+    "hosts, empty part": ({"hosts": "a:1,,b:1"}, ValueError, ("'a:1,,b:1'", "''", "host:port")),
+    "hosts, chroot alone": ({"hosts": "/app"}, ValueError, ("'/app'", "host:port")),
+    "hosts, blank": ({"hosts": "a b:1"}, ValueError, ("'a b:1'", "host:port")),
+    "hosts, URL": ({"hosts": "http://a:1"}, ValueError, ("'http:", "host:port")),
+    "hosts, port": ({"hosts": "a:port"}, ValueError, ("'a:port'", "host:port")),
+    "hosts, port 0": ({"hosts": "a:0"}, ValueError, ("port 0", "between 1 and 65535")),
+    "hosts, large port": ({"hosts": "a:65536"}, ValueError, ("port 65536", "between 1 and 65535")),
+    "hosts, bare IPv6": ({"hosts": "::1"}, ValueError, ("'::1'", "host:port")),
+    "hosts, no IPv6": ({"hosts": "[abc]:1"}, ValueError, ("'[abc]:1'", "IPv6")),
+    "hosts, int": ({"hosts": 2181}, TypeError, ("2181", "'zk1:2181'")),
+    "hosts, bytes": ({"hosts": b"a:1"}, TypeError, ("b'a:1'", "'zk1:2181'")),
+    "hosts, pairs": ({"hosts": [("a", 1)]}, TypeError, ("('a', 1)", "'zk1:2181'")),
+    "hosts, list with chroot": ({"hosts": ["a:1/app"]}, ValueError, ("'a:1/app'", "zk.chroot('/app')")),
+    "chroot, slash": ({"hosts": "a:1/app/"}, ValueError, ("chroot '/app/'", "write '/app'")),
+    "chroot, relative": ({"hosts": "a:1/../b"}, ValueError, ("chroot '/../b'", "'..'")),
+    "chroot, in the middle": ({"hosts": "a:1/app,b:1/"}, ValueError, ("chroot", "'/app,b:1/'")),
+    "session_timeout, 0": ({"session_timeout": 0}, ValueError, ("0", "session_timeout", "positive")),
+    "session_timeout, negative": ({"session_timeout": -1}, ValueError, ("-1", "session_timeout", "positive")),
+    "session_timeout, nan": ({"session_timeout": float("nan")}, ValueError, ("nan", "session_timeout")),
+    "session_timeout, huge": (
+        {"session_timeout": 1e8},
+        ValueError,
+        ("100000000", "session_timeout", "between"),
+    ),
+    "session_timeout, tiny": ({"session_timeout": 1e-5}, ValueError, ("1e-05", "session_timeout", "between")),
+    "session_timeout, text": ({"session_timeout": "10"}, TypeError, ("'10'", "session_timeout", "seconds")),
+    "session_timeout, None": ({"session_timeout": None}, TypeError, ("None", "session_timeout", "seconds")),
+    "session_timeout, bool": ({"session_timeout": True}, TypeError, ("True", "session_timeout", "seconds")),
+    "connect_timeout, 0": ({"connect_timeout": 0}, ValueError, ("0", "connect_timeout", "positive")),
+    "connect_timeout, inf": ({"connect_timeout": float("inf")}, ValueError, ("inf", "connect_timeout")),
+    "connect_timeout, text": ({"connect_timeout": "1"}, TypeError, ("'1'", "connect_timeout", "seconds")),
+    "tick_time, 0": ({"tick_time": 0}, ValueError, ("0", "tick_time", "positive")),
+    "tick_time, text": ({"tick_time": "2"}, TypeError, ("'2'", "tick_time", "seconds")),
+    "tick_time, milliseconds": ({"tick_time": 2000}, ValueError, ("2000", "tick_time", "in seconds")),
+    "lease, word": ({"lease": "hope"}, ValueError, ("'hope'", "'quorum'", "'ping'")),
+    "lease, None": ({"lease": None}, ValueError, ("None", "'quorum'", "'ping'")),
+    "lease, unhashable": ({"lease": ["ping"]}, ValueError, ("['ping']", "'quorum'", "'ping'")),
+    "max_request, small": ({"max_request": 5}, ValueError, ("5", "max_request", "bytes")),
+    "max_request, huge": ({"max_request": 1 << 31}, ValueError, (str(1 << 31), "max_request", "bytes")),
+    "max_request, float": ({"max_request": 1e6}, TypeError, ("1000000.0", "max_request", "int")),
+    "max_reply, small": ({"max_reply": -1}, ValueError, ("-1", "max_reply", "bytes")),
+    "max_reply, text": ({"max_reply": "64M"}, TypeError, ("'64M'", "max_reply", "int")),
+    "auth, a pair": (
+        {"auth": ("digest", b"a:b")},
+        TypeError,
+        ("list of pairs", '[("digest", b"user:password")]'),
+    ),
+    "auth, None": ({"auth": None}, TypeError, ("list of pairs",)),
+    "auth, text": ({"auth": "digest:a:b"}, TypeError, ("list of pairs",)),
+    "auth, half a pair": ({"auth": [("digest",)]}, TypeError, ("list of pairs",)),
+    "auth, text secret": (
+        {"auth": [("digest", "a:b")]},
+        TypeError,
+        ("'digest'", "bytes", "b'user:password'"),
+    ),
+    "auth, no user": ({"auth": [("digest", b"secret")]}, ValueError, ("user:password", "':'")),
+    "auth, no scheme": ({"auth": [("", b"a:b")]}, ValueError, ("''", "'digest'")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+async def test_bad_options(case: str) -> None:
+    """What connect cannot work with it refuses at once, before there is a client."""
+    options, builtin, says = BAD_OPTIONS[case]
+    with pytest.raises(corral.UsageError) as caught:
+        corral.connect(**{"hosts": "localhost", **options})
+    assert isinstance(caught.value, builtin)
+    assert [word for word in says if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("value", ["", "host:"])
+async def test_hosts_from_the_environment_are_checked(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """A CORRAL_HOSTS that cannot be is refused like an argument; an empty one is none."""
+    monkeypatch.setenv("CORRAL_HOSTS", value)
+    if value:
+        with pytest.raises(corral.UsageValueError, match=r"'host:'.*host:port"):
+            corral.connect()
+    else:
+        assert "localhost:2181" in repr(corral.connect())
+
+
+# The right call at the wrong time or place
+
+VERBS: dict[str, Call] = {
+    "get": lambda zk: zk.get("/"),
+    "set": lambda zk: zk.set("/", b""),
+    "exists": lambda zk: zk.exists("/"),
+    "children": lambda zk: zk.children("/", with_stat=True),
+    "create": lambda zk: zk.create("/a"),
+    "create ephemeral": lambda zk: zk.create("/a", ephemeral=True),
+    "create with parents": lambda zk: zk.create("/a/b", make_parents=True),
+    "delete": lambda zk: zk.delete("/a"),
+    "delete recursive": lambda zk: zk.delete("/a", recursive=True),
+    "get_acl": lambda zk: zk.get_acl("/"),
+    "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL),
+    "sync": lambda zk: zk.sync(),
+    "transaction": lambda zk: _commit(zk),
+    "below a chroot": lambda zk: zk.chroot("/a").get("/"),
+    "add_auth": lambda zk: zk.add_auth("digest", b"ann:secret"),
+    "lock": lambda zk: zk.lock("/l").acquire(),
+    "try a lock": lambda zk: zk.lock("/l").try_acquire(),
+    "enter a lock": lambda zk: zk.lock("/l").__aenter__(),
+    "is it locked": lambda zk: zk.lock("/l").locked(),
+    "who is in line": lambda zk: zk.lock("/l").contenders(),
+    "watch": lambda zk: anext(zk.watch("/")),
+}
+
+
+async def _commit(zk: corral.Client) -> None:
+    async with zk.transaction() as tx:
+        tx.check("/")
+
+
+async def refused(zk: corral.Client, call: Call) -> corral.UsageStateError:
+    """The error of a call at a wrong time or place."""
+    async with asyncio.timeout(PATIENCE):
+        error = await refusal(zk, call)
+    assert isinstance(error, corral.UsageStateError)
+    assert isinstance(error, RuntimeError)
+    return error
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_not_opened(connect: Connect, verb: str) -> None:
+    """A client that was not entered says how to; it does not wait for a connection that never comes."""
+    error = await refused(connect(), VERBS[verb])
+    assert "async with corral.connect" in str(error)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_closed(connect: Connect, proxy: TcpProxy, verb: str) -> None:
+    """S5: a client that was closed says so, to everything that is asked of it; and connects no more."""
+    async with connect(proxy.address) as zk:
+        pass
+    accepted = proxy.accepted
+    with pytest.raises(corral.ClientClosed, match="closed"):
+        async with asyncio.timeout(PATIENCE):
+            await carry_out(VERBS[verb](zk))
+    assert proxy.accepted == accepted
+    assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_opened_twice(connect: Connect, proxy: TcpProxy, closed: bool) -> None:
+    """A client is for one use: entering it again is refused, open or closed, and it goes on as it was."""
+    async with connect(proxy.address) as zk:
+        if closed:
+            await zk.close()
+        error = await refused(zk, lambda zk: zk.__aenter__())
+        assert "corral.connect()" in str(error)
+        if not closed:
+            assert await zk.exists("/") is not None
+    assert proxy.accepted == 1
+
+
+def in_a_thread(work: Callable[[], object]) -> Any:
+    """What `work` returns in another thread, or the error that it raises, while this thread waits."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def first_step(result: object) -> None:
+    """Run a coroutine up to its first wait, without an event loop."""
+    if inspect.iscoroutine(result):
+        try:
+            result.send(None)
+        finally:
+            result.close()
+
+
+def in_no_loop(zk: corral.Client, call: Call) -> None:
+    first_step(call(zk))
+
+
+def in_a_loop(zk: corral.Client, call: Call) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await carry_out(call(zk))
+
+    asyncio.run(main())
+
+
+ELSEWHERE = {"no loop": in_no_loop, "a loop of its own": in_a_loop}
+
+HELD: dict[str, Callable[[corral.Lock, corral.Held], Coroutine[Any, Any, object]]] = {
+    "release": lambda lock, held: held.release(),
+    "release by the lock": lambda lock, held: lock.release(),
+    "wait_lost": lambda lock, held: held.wait_lost(),
+    "transaction": lambda lock, held: _guarded(held),
+    "enter": lambda lock, held: held.__aenter__(),
+}
+
+
+async def _guarded(held: corral.Held) -> None:
+    async with held.transaction() as tx:
+        tx.set("/", b"")
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+@pytest.mark.parametrize("verb", [*VERBS, "close"])
+async def test_in_another_thread(connect: Connect, proxy: TcpProxy, place: str, verb: str) -> None:
+    """S8: use from another thread, with an event loop of its own or without one, is an error that says so;
+    nothing is sent and the client goes on in its own."""
+    call: Call = VERBS.get(verb, lambda zk: zk.close())
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        error = in_a_thread(lambda: ELSEWHERE[place](zk, call))
+        assert isinstance(error, corral.UsageStateError), repr(error)
+        assert "event loop" in str(error)
+        assert "another thread" in str(error)
+        assert await zk.exists("/") is not None
+        assert seen.opcodes == [messages.EXISTS.opcode]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+@pytest.mark.parametrize("verb", HELD)
+async def test_what_is_held_belongs_to_its_loop(
+    connect: Connect, proxy: TcpProxy, other: corral.Client, place: str, verb: str
+) -> None:
+    """S8: so it is with what the client has given out: another thread gets an error, and it stays held."""
+    async with connect(proxy.address) as zk:
+        lock = zk.lock("/l")
+        held = await lock.acquire()
+        async with requests_seen(proxy) as seen:
+            error = in_a_thread(lambda: ELSEWHERE[place](zk, lambda zk: HELD[verb](lock, held)))
+            assert isinstance(error, corral.UsageStateError), repr(error)
+            assert "another thread" in str(error)
+            await zk.exists("/")
+            assert seen.count(messages.DELETE, messages.SET) == 0
+        assert held.is_valid
+        assert len(await other.children("/l")) == 1
+        await held.release()
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+async def test_a_watch_and_states_belong_to_their_loop(connect: Connect, place: str) -> None:
+    """S8: a watch or a stream of states that is iterated in another thread says so, after its start too."""
+    async with connect() as zk, zk.watch("/") as events:
+        states = zk.states()
+        await anext(events)
+        await anext(states)
+        for stream in (events, states):
+            error = in_a_thread(lambda stream=stream: ELSEWHERE[place](zk, lambda zk: stream.__anext__()))
+            assert isinstance(error, corral.UsageStateError), f"{stream}: {error!r}"
+            assert "another thread" in str(error)
+        await zk.set("/", b"new")
+        assert (await anext(events)).data == b"new"
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+async def test_after_a_fork(connect: Connect, proxy: TcpProxy, place: str) -> None:
+    """S8: in a forked process the client is an error that says so; the parent's goes on."""
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # "may lead to deadlocks": this child takes no lock
+            child = os.fork()
+        if child == 0:
+            status = 1  # something else than an error that says so
+            try:
+                for call in VERBS.values():
+                    try:
+                        ELSEWHERE[place](zk, call)
+                    except corral.UsageStateError as error:
+                        if "forked process" not in str(error):
+                            os._exit(2)
+                    else:
+                        os._exit(3)
+                status = 0
+            finally:
+                os._exit(status)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert await zk.exists("/") is not None
+        assert seen.opcodes == [messages.EXISTS.opcode]
+        assert proxy.accepted == 1
+
+
+MISUSES: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] = {
+    "released without acquire": (lambda zk: zk.lock("/l").release(), "not acquired"),
+    "left without entering": (lambda zk: zk.lock("/l").__aexit__(None, None, None), "async with"),
+}
+
+
+@pytest.mark.parametrize("case", MISUSES)
+async def test_misuse(connect: Connect, proxy: TcpProxy, case: str) -> None:
+    """What has no meaning at this moment says so, names the lock and sends nothing."""
+    call, says = MISUSES[case]
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        error = await refused(zk, call)
+        assert "'/l'" in str(error)
+        assert says in str(error)
+        await zk.exists("/")
+        assert seen.opcodes == [messages.EXISTS.opcode]

@@ -1,0 +1,221 @@
+"""What is public: exported once, documented, and drawn as it is."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import pkgutil
+import re
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import corral
+from corral import errors
+
+PUBLIC = sorted(corral.__all__)
+
+
+def modules() -> list[types.ModuleType]:
+    """All modules of the package."""
+    found = [info.name for info in pkgutil.walk_packages(corral.__path__, "corral.")]
+    assert "corral.session.machine" in found
+    return [corral, *(importlib.import_module(name) for name in found)]
+
+
+MODULES = {module.__name__: module for module in modules()}
+LIBRARY = {name: module for name, module in MODULES.items() if not name.startswith("corral.testing")}
+
+
+def test_exports_are_what_is_there() -> None:
+    """`corral.__all__` has every public name of the package once, and nothing else is there beside modules."""
+    there = {
+        name
+        for name, value in vars(corral).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert len(PUBLIC) == len(set(PUBLIC))
+    assert set(PUBLIC) == there
+
+
+@pytest.mark.parametrize("module", ["corral.errors", "corral.types"])
+def test_modules_of_public_names_are_exported_whole(module: str) -> None:
+    """Every error and every record is public, and `__all__` of its module says so, sorted as a reader expects."""
+    names = MODULES[module].__all__
+    own = {
+        name
+        for name, value in vars(MODULES[module]).items()
+        if not name.startswith("_")
+        and getattr(value, "__module__", None) == module
+        and inspect.isclass(value)
+    }
+    assert (
+        own - {"OperationError"} <= set(names) <= set(PUBLIC)
+    )  # OperationError is a base that nobody catches
+
+
+def test_all_is_right_in_every_module() -> None:
+    """Each name in an `__all__` is defined, and named there once."""
+    for name, module in MODULES.items():
+        exported = getattr(module, "__all__", [])
+        assert len(exported) == len(set(exported)), name
+        assert [each for each in exported if not hasattr(module, each)] == [], name
+
+
+def classes_in(annotation: Any) -> Iterator[type]:
+    """The classes of ours that an annotation, as text, names."""
+    for word in re.findall(r"[A-Za-z_][A-Za-z_.]*", str(annotation)):
+        name = word.rpartition(".")[2]
+        for module in LIBRARY.values():
+            found = vars(module).get(name)
+            if inspect.isclass(found) and found.__module__.startswith("corral."):
+                yield found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_users_get_is_public(name: str) -> None:
+    """Whatever a public function or method returns, or a public property is, users can name: it is public too."""
+    value = getattr(corral, name)
+    calls = [value] if inspect.isfunction(value) else [member for _, member in public_members(value)]
+    for call in calls:
+        function = call.fget if isinstance(call, property) else inspect.unwrap(call)
+        annotation = inspect.get_annotations(function).get("return", "")
+        hidden = {cls.__name__ for cls in classes_in(annotation)} - set(PUBLIC)
+        assert hidden == set(), f"{function.__qualname__} returns {annotation}"
+
+
+def public_members(cls: Any) -> list[tuple[str, Any]]:
+    """The public methods and properties of a class that are written in this package."""
+    if not inspect.isclass(cls):
+        return []
+    found = []
+    for base in cls.__mro__:
+        if not base.__module__.startswith("corral"):
+            continue
+        for name, member in vars(base).items():
+            function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+            if not name.startswith("_") and (inspect.isfunction(function) or isinstance(function, property)):
+                found.append((f"{base.__qualname__}.{name}", function))
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_public_is_documented(name: str) -> None:
+    """Every public name has a docstring of its own, and so has each of its public methods and properties; enums
+    and records say what each value and field is."""
+    value = getattr(corral, name)
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return  # a constant: its module says what it is, and `test_constants_are_documented` sees to it
+    assert value.__doc__, f"{name} has no docstring"
+    if inspect.isclass(value):
+        assert value.__doc__ != getattr(value.__base__, "__doc__", None), f"{name} has its base's docstring"
+        assert not value.__doc__.startswith(f"{name}("), f"{name} has a made-up docstring"
+    assert [member for member, each in public_members(value) if not each.__doc__] == []
+
+
+def test_constants_are_documented() -> None:
+    """A constant has its docstring behind it, where documentation tools and readers look for it."""
+    source = inspect.getsource(corral.types)
+    constants = [name for name in PUBLIC if not callable(getattr(corral, name))]
+    assert constants
+    for name in constants:
+        assert re.search(rf'^{name}\b.*\n"""', source, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["State", "EventKind", "Stat"])
+def test_each_value_is_documented(name: str) -> None:
+    """The members of what users compare against, and the fields of what they read, are documented one by one."""
+    cls = getattr(corral, name)
+    source = inspect.getsource(cls)
+    values = list(cls.__members__) if issubclass(cls, enum.Enum) else cls._fields
+    for value in values:
+        assert re.search(rf'^    {value}\b.*\n    """', source, re.MULTILINE), f"{name}.{value}"
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_module_is_documented(name: str) -> None:
+    """Every module says what it is about, and so does every class and function in it that others may use."""
+    module = LIBRARY[name]
+    assert module.__doc__, name
+    public = [
+        value
+        for each, value in vars(module).items()
+        if not each.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == name
+    ]
+    assert [value.__qualname__ for value in public if not value.__doc__] == []
+
+
+# The drawing of the errors
+
+
+def drawn() -> dict[str, tuple[str | None, str]]:
+    """Each class of the drawing in `errors`: what it is drawn below, and what is said of it."""
+    assert errors.__doc__ is not None
+    parents: list[str] = []
+    found: dict[str, tuple[str | None, str]] = {}
+    for line in errors.__doc__.splitlines():
+        match = re.match(r"    ((?:[│ ]   )*)(?:[├└]── )?([A-Z]\w+(?:  \w+)*)(.*)$", line)
+        if match is None:
+            continue
+        names = match[2].split()
+        is_root = "──" not in line
+        depth = 0 if is_root else len(match[1]) // 4 + 1
+        del parents[depth:]
+        for name in names:
+            found[name] = (parents[-1] if parents else None, match[3].strip())
+        parents.append(names[0])
+    return found
+
+
+def test_the_drawing_of_the_errors_is_right() -> None:
+    """The drawing in `corral.errors` has every error that is public, below the class that it is derived from."""
+    tree = drawn()
+    assert set(tree) == set(errors.__all__)
+    hidden = {errors.OperationError}
+    for name, (parent, _) in tree.items():
+        cls = getattr(errors, name)
+        bases = [
+            base for base in cls.__mro__[1:] if base.__module__ == "corral.errors" and base not in hidden
+        ]
+        assert (bases[0].__name__ if bases else None) == parent, name
+
+
+def test_what_the_drawing_says_of_builtins_is_right() -> None:
+    """An error that is drawn as "also ValueError" is one, and those that are not, are not."""
+    for name, (parent, said) in drawn().items():
+        also = re.search(r"also (\w+)", said)
+        inherited = parent is not None and issubclass(
+            getattr(errors, parent), ValueError | TypeError | RuntimeError
+        )
+        builtin = [
+            base for base in (ValueError, TypeError, RuntimeError) if issubclass(getattr(errors, name), base)
+        ]
+        if also:
+            assert [base.__name__ for base in builtin] == [also[1]], name
+        elif not inherited:
+            assert builtin == [], name
+
+
+def test_every_error_is_reached_from_its_code() -> None:
+    """Every error of the server that has a code is made from it, names the operation and the path, and is a
+    `ServerError`; any other code makes an `OtherServerError` that has it."""
+    with_code = [
+        cls
+        for cls in map(vars(errors).get, errors.__all__)
+        if inspect.isclass(cls) and issubclass(cls, errors.ServerError) and cls.code
+    ]
+    assert len({cls.code for cls in with_code}) == len(with_code) > 8
+    for cls in with_code:
+        error = errors.server_error(cls.code, "get", "/a")
+        assert type(error) is cls
+        assert str(error).startswith("get '/a': ")
+        assert (error.operation, error.path) == ("get", "/a")
+    other = errors.server_error(-4242, "get", "/a")
+    assert type(other) is errors.OtherServerError
+    assert other.code == -4242
+    assert "-4242" in str(other)

@@ -1,0 +1,655 @@
+"""Znodes on a real server: every kind of create, reading and writing, access control, chroots, and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+import corral
+from client_support import opcode, requests_seen
+from corral.testing import LocalServer, TcpProxy
+from corral.wire import framing, messages
+from support import PATIENCE, turns, until
+from testing.raw_session import CREATE, RawSession
+
+Connect = Callable[..., corral.Client]
+
+USER = ("digest", b"ann:secret")
+HERS = [corral.Acl.digest("ann", "secret")]
+
+
+async def gone(client: corral.Client, path: str) -> None:
+    """Wait until an independent observer does not find the node."""
+
+    async def absent() -> bool:
+        return await client.exists(path) is None
+
+    await until(absent, f"{path} is gone")
+
+
+class Elsewhere:
+    """A client in a thread of its own, whose work can be waited for where nothing can be awaited."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def __enter__(self) -> Elsewhere:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._client = self._connect()
+        self._wait(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Callable[[corral.Client], Any]) -> Any:
+        """Do something there, and wait for it here."""
+        return self._wait(work(self._client))
+
+    def _wait(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+
+# Creating
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00payload\xff", bytearray(b"array"), memoryview(b"view")])
+async def test_what_is_created_can_be_read(zk: corral.Client, other: corral.Client, data: bytes) -> None:
+    """A created node has the data, whichever bytes type that was, and belongs to nobody's session."""
+    assert await zk.create("/a", data) == "/a"
+    found, stat = await other.get("/a")
+    assert type(found) is bytes
+    assert found == bytes(data)
+    assert stat.ephemeral_owner == 0
+    assert stat.version == 0
+
+
+async def test_ephemerals_go_with_their_session(connect: Connect, other: corral.Client) -> None:
+    """S5: an ephemeral node names its session as owner, and is gone when the client has closed."""
+    async with connect() as zk:
+        await zk.create("/e", ephemeral=True)
+        stat = await other.exists("/e")
+        assert stat is not None
+        assert stat.ephemeral_owner == zk.session_id != 0
+        with pytest.raises(corral.NoChildrenForEphemerals):
+            await zk.create("/e/child")
+    await other.sync()
+    assert await other.exists("/e") is None
+
+
+@pytest.mark.parametrize("ephemeral", [False, True])
+@pytest.mark.parametrize("prefix", ["/q/job-", "/q/"])
+async def test_sequential_names_are_numbered(zk: corral.Client, prefix: str, ephemeral: bool) -> None:
+    """A sequential node's path is given with its number, which grows; the name before it may be empty."""
+    await zk.create("/q")
+    made = [await zk.create(prefix, sequential=True, ephemeral=ephemeral) for _ in range(3)]
+    assert made == [f"{prefix}{number:010d}" for number in range(3)]
+    assert sorted(await zk.children("/q")) == [path.rpartition("/")[2] for path in made]
+
+
+async def test_a_sequential_node_at_the_root(zk: corral.Client) -> None:
+    """A sequential name may be empty at the client's own root, too."""
+    path = await zk.create("/", sequential=True)
+    assert path == f"/{int(path[1:]):010d}"
+    assert await zk.exists(path) is not None
+
+
+async def test_containers_are_collected(zk: corral.Client) -> None:
+    """The server removes a container after its last child has gone, and not before it had one."""
+    await zk.create("/c", container=True)
+    await zk.create("/c/child")
+    await zk.delete("/c/child")
+    await gone(zk, "/c")
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+async def test_nodes_with_a_ttl_are_removed(
+    connect: Connect, proxy: TcpProxy, other: corral.Client, sequential: bool
+) -> None:
+    """A node with a TTL (seconds) is removed when nothing happened to it for so long; it is no ephemeral."""
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        brief = await zk.create("/brief-", b"data", ttl=0.05, sequential=sequential)
+        lasting, stat = await zk.create("/lasting-", ttl=3600, sequential=sequential, with_stat=True)
+    assert lasting == ("/lasting-0000000001" if sequential else "/lasting-")
+    await gone(other, brief)
+    assert await other.exists(lasting) == stat
+    assert stat.ephemeral_owner == 0
+    sent = [body for body in seen.bodies if opcode(body) == messages.CREATE_TTL.opcode]
+    assert [int.from_bytes(body[-8:]) for body in sent] == [50, 3_600_000]  # the protocol's milliseconds
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"ephemeral": True}, {"container": True}, {"ttl": 3600}, {"sequential": True}],
+    ids=lambda kind: next(iter(kind), "persistent"),
+)
+async def test_create_can_tell_the_stat(zk: corral.Client, kind: dict[str, Any]) -> None:
+    """With `with_stat` create gives what exists would: for each kind of node."""
+    path, stat = await zk.create("/n", b"four", with_stat=True, **kind)
+    assert stat == await zk.exists(path)
+    assert stat.data_length == 4
+
+
+# Parents
+
+
+async def test_missing_parents_are_made(zk: corral.Client) -> None:
+    """make_parents makes what is missing: persistent, empty; and nothing where nothing is missing."""
+    assert await zk.create("/a/b/c", b"leaf", ephemeral=True, make_parents=True) == "/a/b/c"
+    assert await zk.create("/a/b/d", b"leaf", make_parents=True) == "/a/b/d"
+    data, stat = await zk.get("/a/b")
+    assert (data, stat.ephemeral_owner, stat.version) == (b"", 0, 0)
+    with pytest.raises(corral.NodeExists):
+        await zk.create("/a/b/c", make_parents=True)
+
+
+async def test_without_make_parents_they_must_be_there(zk: corral.Client) -> None:
+    """A missing parent is NoNode, and nothing is made."""
+    with pytest.raises(corral.NoNode):
+        await zk.create("/a/b")
+    assert await zk.children("/") == []
+
+
+async def test_a_chroot_that_is_missing_can_be_made(zookeeper: str, root: str, other: corral.Client) -> None:
+    """create("/", make_parents=True) makes the chroot itself."""
+    async with corral.connect(f"{zookeeper}{root}/not/there") as zk:
+        assert await zk.exists("/") is None
+        assert await zk.create("/", make_parents=True) == "/"
+        await zk.create("/a")
+    assert await other.children("/not/there") == ["a"]
+
+
+async def test_many_make_the_same_parents(zk: corral.Client, other: corral.Client) -> None:
+    """Concurrent makers of one branch all succeed, whoever was first at each level."""
+    makers = [client.create(f"/x/y/z/{n}", make_parents=True) for n in range(50) for client in (zk, other)]
+    results = await asyncio.gather(*makers, return_exceptions=True)
+    assert sum(isinstance(result, str) for result in results) == 50
+    assert all(isinstance(result, str | corral.NodeExists) for result in results)
+    assert len(await zk.children("/x/y/z")) == 50
+
+
+async def test_a_parent_that_vanishes_is_made_again(
+    connect: Connect, proxy: TcpProxy, other: corral.Client
+) -> None:
+    """L10: parents may vanish between their making and the create (containers do): then they are made again.
+
+    What another client has deleted before the create is carried out is put in the way by deleting it when
+    the create is about to pass the proxy, in a thread since the proxy waits for it there.
+    """
+    with Elsewhere(connect) as elsewhere:
+        vanished: list[str] = []
+
+        def vanish(body: bytes) -> bool:
+            # The node itself is asked for by CREATE2, because of with_stat; its parents are not.
+            if opcode(body) == messages.CREATE2.opcode and vanished.count("/p") < 3:
+                elsewhere.run(lambda zk: zk.delete("/p", recursive=True))
+                vanished.append("/p")
+            return False
+
+        await other.create("/p")
+        async with connect(proxy.address) as zk, proxy.lose_request(vanish):
+            path, _ = await zk.create("/p/q", make_parents=True, with_stat=True)
+    assert path == "/p/q"
+    assert vanished == ["/p"] * 3
+    assert await other.children("/p") == ["q"]
+
+
+async def test_a_parent_that_always_vanishes_is_given_up(connect: Connect, proxy: TcpProxy) -> None:
+    """Parents that vanish whenever they were made end in NoNode, not in trying for ever."""
+    with Elsewhere(connect) as elsewhere:
+
+        def vanish(body: bytes) -> bool:
+            if opcode(body) == messages.CREATE2.opcode:
+                elsewhere.run(remove)
+            return False
+
+        async def remove(zk: corral.Client) -> None:
+            if await zk.exists("/p"):
+                await zk.delete("/p", recursive=True)
+
+        async with connect(proxy.address) as zk, proxy.lose_request(vanish):
+            with pytest.raises(corral.NoNode, match="'/p/q'"):
+                await zk.create("/p/q", make_parents=True, with_stat=True)
+
+
+# Reading and writing
+
+
+async def test_set_replaces_the_data(zk: corral.Client, other: corral.Client) -> None:
+    """Set returns the new Stat, whose version counts the sets; others read the new data."""
+    await zk.create("/a", b"one")
+    assert (await zk.set("/a", b"two")).version == 1
+    stat = await zk.set("/a", b"three", version=1)
+    await other.sync("/a")
+    assert await other.get("/a") == (b"three", stat)
+    assert stat.version == 2
+
+
+async def test_versions_guard(zk: corral.Client) -> None:
+    """set, delete and set_acl apply only to the version named, be it 0; without one, to any."""
+    await zk.create("/a", b"one")
+    await zk.set("/a", b"two")
+    wrong: list[Callable[[], Awaitable[object]]] = [
+        lambda: zk.set("/a", b"never", version=0),
+        lambda: zk.delete("/a", version=0),
+        lambda: zk.delete("/a", version=0, recursive=True),
+        lambda: zk.set_acl("/a", corral.READ_ACL, version=7),
+    ]
+    for call in wrong:
+        with pytest.raises(corral.BadVersion, match="'/a'"):
+            await call()
+    assert (await zk.get("/a"))[0] == b"two"
+    await zk.set_acl("/a", corral.OPEN_ACL, version=0)
+    await zk.delete("/a", version=1)
+    assert await zk.exists("/a") is None
+
+
+async def test_exists_tells_the_stat_or_none(zk: corral.Client) -> None:
+    """exists gives the Stat that get gives, and None where there is nothing."""
+    assert await zk.exists("/a") is None
+    await zk.create("/a", b"data")
+    assert await zk.exists("/a") == (await zk.get("/a"))[1]
+
+
+async def test_children_are_names(zk: corral.Client) -> None:
+    """children gives the names alone; with_stat the parent's Stat with them."""
+    await zk.create("/p")
+    assert await zk.children("/p") == []
+    for name in ("a", "b", "ü"):
+        await zk.create(f"/p/{name}")
+    assert sorted(await zk.children("/p")) == ["a", "b", "ü"]
+    names, stat = await zk.children("/p", with_stat=True)
+    assert sorted(names) == ["a", "b", "ü"]
+    assert stat == await zk.exists("/p")
+    assert stat.num_children == 3
+
+
+async def test_a_long_list_of_children(zk: corral.Client) -> None:
+    """A reply may be larger than the largest request: what a node has in children is not limited by that."""
+    await zk.create("/p")
+    long = "x" * 1000
+    await asyncio.gather(*(zk.create(f"/p/{long}{n:04d}") for n in range(1200)))
+    names = await zk.children("/p")
+    assert sum(map(len, names)) > framing.DEFAULT_MAX_REQUEST
+    assert len(names) == 1200
+
+
+async def test_the_stat_is_in_seconds_and_bytes(zk: corral.Client) -> None:
+    """Times are seconds of the epoch, the length is bytes, and each version counts its own changes."""
+    await zk.create("/a", b"\xc3\xbc")
+    await zk.create("/a/b")
+    await zk.set_acl("/a", corral.OPEN_ACL)
+    stat = await zk.set("/a", b"\xc3\xbc\xc3\xbc")
+    assert abs(stat.ctime - time.time()) < 3600
+    assert abs(stat.mtime - time.time()) < 3600
+    assert stat.ctime <= stat.mtime
+    assert stat.czxid < stat.pzxid < stat.mzxid  # created, got a child, was set
+    assert (stat.version, stat.cversion, stat.aversion) == (1, 1, 1)
+    assert (stat.data_length, stat.num_children) == (4, 1)
+
+
+class NullWriter(RawSession):
+    """A client that writes null where data belongs, as some do."""
+
+    async def create_null(self, path: str) -> int:
+        """Create a node whose data is null; returns the error code."""
+        name = struct.pack(">i", len(path)) + path.encode()
+        acl = struct.pack(">iii5si6s", 1, 31, 5, b"world", 6, b"anyone")
+        return await self._request(CREATE, name + struct.pack(">i", -1) + acl + struct.pack(">i", 0))
+
+
+async def test_null_data_reads_as_empty(zookeeper: str, root: str, zk: corral.Client) -> None:
+    """L10: data is bytes, never null, also where another client wrote null: to get, and to a watch."""
+    async with NullWriter(zookeeper) as raw:
+        assert await raw.create_null(f"{root}/null") == 0
+    data, stat = await zk.get("/null")
+    assert (data, stat.data_length) == (b"", 0)
+    async with zk.watch("/null") as events:
+        assert (await anext(events)).data == b""
+
+
+async def test_sync_brings_the_newest(zk: corral.Client, other: corral.Client) -> None:
+    """What another client has written before is read after a sync, on whatever path."""
+    await other.create("/a", b"one")
+    await zk.sync("/a")
+    assert (await zk.get("/a"))[0] == b"one"
+    await zk.sync()
+    await zk.sync("/not/there")
+
+
+# Deleting
+
+
+async def test_delete(zk: corral.Client, other: corral.Client) -> None:
+    """A node without children is deleted; one with children is not, and nothing is lost."""
+    await zk.create("/a/b", make_parents=True)
+    with pytest.raises(corral.NotEmpty):
+        await zk.delete("/a")
+    assert await other.exists("/a/b") is not None
+    await zk.delete("/a/b")
+    await zk.delete("/a")
+    await other.sync()
+    assert await other.exists("/a") is None
+
+
+async def test_delete_recursive_in_bounded_steps(
+    connect: Connect, proxy: TcpProxy, other: corral.Client
+) -> None:
+    """A tree of 10,000 nodes goes, in transactions that are each far below the frame limit."""
+    await other.create("/tree")
+    await other.create("/beside")
+    branches = [f"/tree/{n}" for n in range(100)]
+    await asyncio.gather(*map(other.create, branches))
+    await asyncio.gather(*(other.create(f"{branch}/{n}") for branch in branches for n in range(99)))
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        await zk.delete("/tree", recursive=True)
+    await other.sync()
+    assert await other.children("/") == ["beside"]
+    sizes = [len(body) for body in seen.bodies if opcode(body) == messages.MULTI.opcode]
+    assert len(sizes) > 1
+    assert max(sizes) < framing.DEFAULT_MAX_REQUEST // 4
+    assert not seen.count(messages.DELETE)
+
+
+async def test_delete_recursive_of_long_names(zk: corral.Client) -> None:
+    """Transactions stay below the frame limit where names are long."""
+    await zk.create("/tree")
+    await asyncio.gather(*(zk.create(f"/tree/{n:03d}{'x' * 5000}") for n in range(300)))
+    await zk.delete("/tree", recursive=True)
+    assert await zk.exists("/tree") is None
+
+
+async def test_delete_recursive_of_nothing(zk: corral.Client) -> None:
+    """A tree that is not there is NoNode; a single node is a tree, too."""
+    with pytest.raises(corral.NoNode, match="delete '/a'"):
+        await zk.delete("/a", recursive=True)
+    await zk.create("/a")
+    await zk.delete("/a", recursive=True, version=0)
+    assert await zk.exists("/a") is None
+
+
+async def _add(zk: corral.Client) -> None:
+    await zk.create("/tree/new/leaf", make_parents=True)
+
+
+async def _take(zk: corral.Client) -> None:
+    await zk.delete("/tree/old")
+
+
+async def _take_all(zk: corral.Client) -> None:
+    await zk.delete("/tree", recursive=True)
+
+
+@pytest.mark.parametrize("change", [_add, _take, _take_all])
+async def test_delete_recursive_while_others_change_the_tree(
+    connect: Connect,
+    proxy: TcpProxy,
+    other: corral.Client,
+    change: Callable[[corral.Client], Awaitable[None]],
+) -> None:
+    """What others create or delete below, between our listing and our deleting, is met: the tree goes."""
+    await other.create("/tree/old", make_parents=True)
+    done: list[None] = []
+    with Elsewhere(connect) as elsewhere:
+
+        def interfere(body: bytes) -> bool:
+            if opcode(body) == messages.MULTI.opcode and not done:
+                done.append(elsewhere.run(change))
+            return False
+
+        async with connect(proxy.address) as zk, proxy.lose_request(interfere):
+            await zk.delete("/tree", recursive=True)
+    assert done
+    await other.sync()
+    assert await other.exists("/tree") is None
+
+
+async def test_delete_recursive_ends_if_others_never_do(connect: Connect, proxy: TcpProxy) -> None:
+    """Others who create below it without end are NotEmpty in the end, not a loop for ever."""
+    with Elsewhere(connect) as elsewhere:
+
+        def interfere(body: bytes) -> bool:
+            if opcode(body) == messages.MULTI.opcode:
+                elsewhere.run(lambda zk: zk.create("/tree/", sequential=True))
+            return False
+
+        async with connect(proxy.address) as zk, proxy.lose_request(interfere):
+            await zk.create("/tree")
+            with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
+                await zk.delete("/tree", recursive=True)
+
+
+# Access control
+
+
+@pytest.fixture
+async def secret(connect: Connect, root: str) -> AsyncIterator[str]:
+    """A node that only ann may read or change."""
+    async with connect(auth=[USER]) as ann:
+        await ann.create("/secret", b"hers", acl=HERS)
+        yield "/secret"
+        await ann.delete("/secret")
+
+
+FORBIDDEN: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
+    "get": lambda zk: zk.get("/secret"),
+    "set": lambda zk: zk.set("/secret", b""),
+    "children": lambda zk: zk.children("/secret"),
+    "create": lambda zk: zk.create("/secret/child"),
+    "set_acl": lambda zk: zk.set_acl("/secret", corral.OPEN_ACL),
+}
+
+
+@pytest.mark.parametrize("verb", FORBIDDEN)
+@pytest.mark.parametrize("auth", [[], [("digest", b"bob:guess")], [("digest", b"ann:wrong")]])
+async def test_without_the_right_credentials_it_is_no_auth(
+    connect: Connect, secret: str, verb: str, auth: list[tuple[str, bytes]]
+) -> None:
+    """S6: what the ACL does not allow is NoAuth, to the unknown and to those with other credentials alike."""
+    async with connect(auth=auth) as zk:
+        with pytest.raises(corral.NoAuth):
+            await FORBIDDEN[verb](zk)
+        assert zk.state is corral.State.CONNECTED  # a digest is never refused, it just does not help
+
+
+@pytest.mark.parametrize("how", ["connect", "add_auth", "one of two"])
+async def test_credentials_are_given_again_on_each_connection(
+    connect: Connect, secret: str, proxy: TcpProxy, how: str
+) -> None:
+    """S4: credentials, from the start or added later, hold over a reconnect, before what waits is sent."""
+    given = {"connect": [USER], "add_auth": [], "one of two": [("digest", b"bob:guess"), USER]}[how]
+    async with connect(proxy.address, auth=given) as zk:
+        if how == "add_auth":
+            zk.add_auth(*USER)
+        assert (await zk.get(secret))[0] == b"hers"
+        async with proxy.refuse():
+            await proxy.cut()
+            waiting = asyncio.create_task(zk.get(secret))
+            await turns()
+        assert (await waiting)[0] == b"hers"
+        assert proxy.accepted > 1
+
+
+async def test_the_acl_of_a_node(connect: Connect, other: corral.Client) -> None:
+    """get_acl gives what create and set_acl have set, with the Stat whose aversion counts the changes.
+
+    `Acl.creator()` becomes the digest of whoever is authenticated.
+    """
+    reading = corral.Perm.READ | corral.Perm.WRITE
+    async with connect(auth=[USER]) as ann:
+        await ann.create("/a", acl=[corral.Acl.creator(), corral.Acl.world(reading)])
+        acl, stat = await ann.get_acl("/a")
+        assert acl == [*HERS, corral.Acl.world(reading)]
+        assert stat.aversion == 0
+        with pytest.raises(corral.NoAuth):
+            await other.set_acl("/a", corral.OPEN_ACL)
+        stat = await ann.set_acl("/a", corral.OPEN_ACL, version=0)
+        assert stat.aversion == 1
+    await other.sync()
+    assert (await other.get_acl("/a"))[0] == list(corral.OPEN_ACL)
+
+
+@pytest.mark.parametrize(
+    "acl",
+    [[corral.Acl.creator()], [corral.Acl(corral.Perm.ALL, "nosuchscheme", "x")]],
+    ids=["creator, not authenticated", "scheme"],
+)
+async def test_an_acl_that_the_server_does_not_take(zk: corral.Client, acl: list[corral.Acl]) -> None:
+    """An ACL of an unknown scheme, or of a creator whom the server does not know, is InvalidAcl."""
+    with pytest.raises(corral.InvalidAcl, match="create '/a'"):
+        await zk.create("/a", acl=acl)
+    with pytest.raises(corral.InvalidAcl, match="set_acl '/'"):
+        await zk.set_acl("/", acl)
+
+
+# Chroot
+
+
+@pytest.mark.parametrize("how", ["connect string", "method", "both"])
+async def test_a_chroot_is_the_root(zookeeper: str, root: str, zk: corral.Client, how: str) -> None:
+    """S6: below a chroot every verb takes and gives paths as seen from there."""
+    await zk.create("/team/a", make_parents=True)
+    start, down = {
+        "connect string": ("/team/a", "/"),
+        "method": ("", "/team/a"),
+        "both": ("/team", "/a"),
+    }[how]
+    async with corral.connect(f"{zookeeper}{root}{start}") as client:
+        team = client.chroot(down)
+        assert await team.create("/n", b"one") == "/n"
+        assert await team.create("/s-", sequential=True) == "/s-0000000001"
+        assert await team.create("/x/y", make_parents=True) == "/x/y"
+        made, _ = await team.create("/c", container=True, with_stat=True)
+        assert made == "/c"
+        assert sorted(await team.children("/")) == ["c", "n", "s-0000000001", "x"]
+        await team.set("/n", b"two")
+        assert (await team.get("/n"))[0] == b"two"
+        assert (await team.get_acl("/n"))[0] == list(corral.OPEN_ACL)
+        await team.set_acl("/n", corral.OPEN_ACL)
+        await team.sync("/n")
+        assert await team.exists("/team") is None
+        async with team.transaction() as tx:
+            tx.check("/n", version=1)
+            tx.create("/t-", sequential=True)
+            tx.delete("/c")
+        assert tx.results == [None, "/t-0000000004", None]
+        async with team.watch("/n") as events:
+            event = await anext(events)
+        assert (event.path, event.data) == ("/n", b"two")
+        async with team.lock("/l"):
+            assert await zk.children("/team/a/l") != []
+        await team.delete("/x", recursive=True)
+        assert team.chroot_path == f"{root}/team/a"
+    await zk.sync()
+    assert (await zk.get("/team/a/n"))[0] == b"two"
+    assert await zk.exists("/team/a/x") is None
+
+
+async def test_a_chroot_shares_the_session(connect: Connect, other: corral.Client) -> None:
+    """A chrooted client has the session of the one that made it, its ephemerals and its end."""
+    async with connect() as zk:
+        await zk.create("/team")
+        team = zk.chroot("/team")
+        assert team.session_id == zk.session_id
+        await team.create("/e", ephemeral=True)
+        stat = await zk.exists("/team/e")
+        assert stat is not None
+        assert stat.ephemeral_owner == zk.session_id
+        assert zk.chroot("/").chroot_path == zk.chroot_path
+    assert team.state is corral.State.CLOSED
+    with pytest.raises(corral.ClientClosed):
+        await team.exists("/e")
+    await other.sync()
+    assert await other.children("/team") == []
+
+
+# Errors
+
+
+REFUSED: dict[
+    str, tuple[type[corral.ServerError], Callable[[corral.Client], Awaitable[object]], str, str]
+] = {
+    "get": (corral.NoNode, lambda zk: zk.get("/a"), "get", "/a"),
+    "set": (corral.NoNode, lambda zk: zk.set("/a", b""), "set", "/a"),
+    "children": (corral.NoNode, lambda zk: zk.children("/a"), "children", "/a"),
+    "children, stat": (corral.NoNode, lambda zk: zk.children("/a", with_stat=True), "children", "/a"),
+    "get_acl": (corral.NoNode, lambda zk: zk.get_acl("/a"), "get_acl", "/a"),
+    "set_acl": (corral.NoNode, lambda zk: zk.set_acl("/a", corral.OPEN_ACL), "set_acl", "/a"),
+    "delete": (corral.NoNode, lambda zk: zk.delete("/a"), "delete", "/a"),
+    "create": (corral.NodeExists, lambda zk: zk.create("/there"), "create", "/there"),
+    "create, stat": (corral.NodeExists, lambda zk: zk.create("/there", with_stat=True), "create", "/there"),
+    "create container": (
+        corral.NodeExists,
+        lambda zk: zk.create("/there", container=True),
+        "create",
+        "/there",
+    ),
+    "create ttl": (corral.NodeExists, lambda zk: zk.create("/there", ttl=9), "create", "/there"),
+    "create below": (corral.NoNode, lambda zk: zk.create("/a/b"), "create", "/a/b"),
+    "create sequential": (corral.NoNode, lambda zk: zk.create("/a/", sequential=True), "create", "/a/"),
+    "not empty": (corral.NotEmpty, lambda zk: zk.delete("/there"), "delete", "/there"),
+    "version": (corral.BadVersion, lambda zk: zk.set("/there", b"", version=9), "set", "/there"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_errors_name_operation_and_path(zk: corral.Client, case: str) -> None:
+    """A refusal is a ServerError of its class, with its code, whose message names the verb and the caller's
+    path, without the chroot."""
+    expected, call, operation, path = REFUSED[case]
+    await zk.create("/there/child", make_parents=True)
+    with pytest.raises(corral.ServerError) as caught:
+        await call(zk)
+    error = caught.value
+    assert type(error) is expected
+    assert (error.operation, error.path) == (operation, path)
+    assert str(error).startswith(f"{operation} {path!r}: ")
+    assert zk.chroot_path not in str(error)
+    assert error.code < 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda zk: zk.create("/closed/a/b/c", make_parents=True),
+        lambda zk: zk.delete("/tree", recursive=True),
+        lambda zk: zk.delete("/tree/closed", recursive=True),
+    ],
+    ids=["make_parents", "delete above", "delete"],
+)
+async def test_errors_on_the_way_name_the_callers_path(
+    connect: Connect, other: corral.Client, call: Callable[[corral.Client], Awaitable[object]]
+) -> None:
+    """Where a verb sends several requests, the one that is refused is named without the chroot as well."""
+    async with connect(auth=[USER]) as ann:
+        for path in ("/closed", "/tree", "/tree/closed"):
+            await ann.create(path)
+        for path in ("/closed", "/tree/closed"):
+            await ann.set_acl(path, HERS)
+        try:
+            with pytest.raises(corral.NoAuth) as caught:
+                await call(other)
+            assert other.chroot_path not in str(caught.value)
+            assert "closed" in str(caught.value)
+        finally:
+            for path in ("/closed", "/tree/closed"):
+                await ann.set_acl(path, corral.OPEN_ACL)
+
+
+async def test_a_server_without_ttl_says_so() -> None:
+    """An operation that is switched off on the server is Unimplemented."""
+    async with LocalServer(extended_types=False) as server, corral.connect(server.address) as zk:
+        with pytest.raises(corral.Unimplemented, match="create '/a'"):
+            await zk.create("/a", ttl=1)
+        await zk.create("/a")

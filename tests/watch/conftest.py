@@ -1,0 +1,28 @@
+"""A client behind a proxy, and a look at the server's watches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from watching import watching_sessions
+
+import corral
+from corral.testing import TcpProxy
+
+
+@pytest.fixture
+async def proxied(connect: Callable[..., corral.Client], proxy: TcpProxy) -> AsyncIterator[corral.Client]:
+    """A client whose connection goes through `proxy`."""
+    async with connect(to=proxy.address) as client:
+        yield client
+
+
+@pytest.fixture
+def watchers(zookeeper: str, root: str) -> Callable[[str], Awaitable[int]]:
+    """How many sessions watch a path below the test's own znode, by what the server says."""
+
+    async def ask(path: str) -> int:
+        return await watching_sessions(zookeeper, root + path)
+
+    return ask

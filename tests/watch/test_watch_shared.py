@@ -1,0 +1,222 @@
+"""What a watch costs: the newest state instead of a backlog (W2), shared by all in a client (W4, W7)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Awaitable, Callable
+
+import pytest
+from watching import Op, requests_through
+
+import corral
+from corral import EventKind
+from corral.testing import TcpProxy
+from support import PATIENCE, turns, until
+
+Watchers = Callable[[str], Awaitable[int]]
+WRITES = 1000
+
+
+async def next_event(events: corral.NodeWatch) -> corral.Event:
+    async with asyncio.timeout(PATIENCE):
+        return await anext(events)
+
+
+async def write_many(zk: corral.Client, path: str, size: int) -> bytes:
+    """A thousand writes of `size` bytes; returns what was written last."""
+    last = b""
+    for number in range(WRITES):
+        last = b"%0*d" % (size, number)
+        await zk.set(path, last)
+    return last
+
+
+async def test_reader_that_stays_away_gets_the_newest(
+    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+) -> None:
+    """W2: a thousand writes while nobody asks are not read; the next `anext` reads once, the newest."""
+    await other.create("/node", b"first")
+    async with requests_through(proxy) as requests:
+        async with proxied.watch("/node") as events:
+            await next_event(events)
+            last = await write_many(other, "/node", size=10)
+            assert requests[Op.GET] == 1
+            event = await next_event(events)
+            assert (event.kind, event.data) == (EventKind.CHANGED, last)
+            assert requests[Op.GET] == 2
+            waiting = asyncio.create_task(next_event(events))
+            await proxied.exists("/node")
+            await turns()
+            assert not waiting.done()  # one event for them all
+            await other.delete("/node")
+            assert (await waiting).kind is EventKind.DELETED
+
+
+async def test_reader_that_lags_behind_skips(
+    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+) -> None:
+    """W2: a reader that needs its time sees fewer states, each read once, and ends with the last."""
+    await other.create("/node", b"first")
+    seen = []
+
+    async def read_slowly(until_data: bytes) -> None:
+        async for event in proxied.watch("/node"):
+            seen.append(event)
+            if event.data == until_data:
+                return
+            await proxied.sync()
+            await proxied.exists("/")  # two round trips for each event, of which a write takes one
+
+    async with requests_through(proxy) as requests:
+        reading = asyncio.create_task(read_slowly(b"%010d" % (WRITES - 1)))
+        await write_many(other, "/node", size=10)
+        async with asyncio.timeout(PATIENCE):
+            await reading
+    assert requests[Op.GET] == len(seen) < WRITES
+    assert [event.stat.mzxid for event in seen] == sorted({event.stat.mzxid for event in seen})
+
+
+async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: corral.Client) -> None:
+    """W2: what a thousand writes leave behind for a reader that stays away is less than ten of them."""
+    size = 10_000
+    await other.create("/node", bytes(size))
+    async with zk.watch("/node") as events:
+        await next_event(events)
+        await other.set("/node", bytes(size))
+        tracemalloc.start()
+        try:
+            last = await write_many(other, "/node", size)
+            await zk.exists("/node")
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 10 * size
+        assert (await next_event(events)).data == last
+
+
+async def test_a_thousand_readers_cost_the_server_one(
+    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+) -> None:
+    """W4: a thousand tasks on one path are one watch on the server, one read a change, and one good-bye."""
+    await other.create("/node", b"0")
+    changes = 5
+    last_seen = [-1] * 1000
+
+    async def follow(number: int) -> None:
+        async for event in proxied.watch("/node"):
+            assert event.data is not None
+            assert int(event.data) == last_seen[number] + 1
+            last_seen[number] = int(event.data)
+
+    async def everybody_has_seen(value: int) -> None:
+        async def seen() -> bool:
+            return set(last_seen) == {value}
+
+        await until(seen, f"a thousand readers have seen {value}")
+
+    async with requests_through(proxy) as requests:
+        readers = [asyncio.create_task(follow(number)) for number in range(len(last_seen))]
+        await everybody_has_seen(0)
+        for value in range(1, changes + 1):
+            await other.set("/node", b"%d" % value)
+            await everybody_has_seen(value)
+        assert requests[Op.GET] == 1 + changes
+        assert await watchers("/node") == 1
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+        await until(lambda: nobody_watches(watchers, "/node"), "the server's watch is gone")
+    assert requests[Op.REMOVE_WATCHES] == 1
+
+
+async def test_readers_of_a_chroot_share_too(
+    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+) -> None:
+    """W4: clients made by `chroot` share the session, and the watches with it."""
+    await other.create("/team/node", b"x", make_parents=True)
+    async with requests_through(proxy) as requests:
+        async with proxied.watch("/team/node") as above, proxied.chroot("/team").watch("/node") as below:
+            await asyncio.gather(next_event(above), next_event(below))
+            waiting = [asyncio.create_task(next_event(events)) for events in (above, below)]
+            await turns()
+            await other.set("/team/node", b"y")
+            assert [event.data for event in await asyncio.gather(*waiting)] == [b"y", b"y"]
+    assert requests[Op.GET] == 2
+
+
+async def test_reconnect_sets_one_watch_for_all(
+    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+) -> None:
+    """W4: after a reconnect the shared watch is set once, and nothing is read that did not change."""
+    await other.create("/node", b"x")
+    watches = [proxied.watch("/node") for _ in range(10)]
+    await asyncio.gather(*map(next_event, watches))
+    waiting = [asyncio.create_task(next_event(events)) for events in watches]
+    async with requests_through(proxy) as requests:
+        await proxy.cut()
+        await proxied.exists("/node")
+        assert (requests[Op.SET_WATCHES], requests[Op.GET]) == (1, 0)
+        assert await watchers("/node") == 1
+        await other.set("/node", b"y")
+        assert {event.data for event in await asyncio.gather(*waiting)} == {b"y"}
+        assert requests[Op.GET] == 1
+
+
+@pytest.mark.parametrize("stays", [0, 1], ids=["the first stays", "the second stays"])
+async def test_one_reader_leaves_another_stays(
+    zk: corral.Client, other: corral.Client, watchers: Watchers, stays: int
+) -> None:
+    """W5, W7: a reader that leaves takes nothing from one that stays."""
+    await other.create("/node", b"x")
+    watches = [zk.watch("/node"), zk.watch("/node")]
+    for events in watches:
+        await next_event(events)
+    waiting = asyncio.create_task(next_event(watches[stays]))
+    await turns()
+    watches[1 - stays].close()
+    await zk.sync()
+    assert await watchers("/node") == 1
+    await other.set("/node", b"y")
+    assert (await waiting).data == b"y"
+
+
+@pytest.mark.parametrize("leaves", ["watch", "waiter"])
+async def test_watch_and_lock_waiter_on_one_node(
+    zk: corral.Client, other: corral.Client, watchers: Watchers, leaves: str
+) -> None:
+    """W7: a watch of a lock holder's node and the wait for that holder do not disturb each other."""
+    held = await other.lock("/lock").acquire()
+    node = held.node.removeprefix(zk.chroot_path)
+    async with zk.watch(node) as events:
+        await next_event(events)
+        acquiring = asyncio.create_task(zk.lock("/lock").acquire())
+        await until(lambda: in_line(other, 2), "it stands in the line")
+        await zk.exists(node)  # behind the read by which the waiter watches, so that this has been answered
+        following = asyncio.create_task(next_event(events))
+        await turns()
+        leaving, staying = (following, acquiring) if leaves == "watch" else (acquiring, following)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        if leaves == "watch":
+            events.close()
+        await zk.sync()
+        assert await watchers(node) == 1
+        await held.release()
+        async with asyncio.timeout(PATIENCE):
+            result = await staying
+    if isinstance(result, corral.Held):
+        await result.release()
+    else:
+        assert result.kind is EventKind.DELETED
+    await until(lambda: nobody_watches(watchers, node), "no watch is left")
+
+
+async def nobody_watches(watchers: Watchers, path: str) -> bool:
+    return await watchers(path) == 0
+
+
+async def in_line(zk: corral.Client, count: int) -> bool:
+    return len(await zk.children("/lock")) == count
