@@ -159,7 +159,7 @@ def drawn() -> dict[str, tuple[str | None, str]]:
     parents: list[str] = []
     found: dict[str, tuple[str | None, str]] = {}
     for line in errors.__doc__.splitlines():
-        match = re.match(r"    ((?:[│ ]   )*)(?:[├└]── )?([A-Z]\w+(?:  \w+)*)(.*)$", line)
+        match = re.match(r"    ((?:[│ ]   )*)(?:[├└]── )?([A-Z]\w+(?:  [A-Z]\w+)*)(.*)$", line)
         if match is None:
             continue
         names = match[2].split()

@@ -673,6 +673,7 @@ async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
     nobody else's."""
     lock = rig.zk.lock("/lock")
     again: list[corral.Held] = []
+    left: list[corral.Held] = []
 
     async def body(held: corral.Held) -> None:
         try:
@@ -681,7 +682,8 @@ async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
             async with lock as second:
                 assert second.is_valid
                 again.append(second)
-            assert await second.wait_lost() is None  # released: it is this one that was left
+            assert not second.is_valid
+            left.append(second)
 
     holder = Holder(lock, body)
     held = await holder.held()
@@ -694,7 +696,9 @@ async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
     bystander.task.cancel()
     assert isinstance(await bystander.outcome(), asyncio.CancelledError)
     assert isinstance(await holder.outcome(), corral.LockLost)
+    assert left == again
     assert again[0].node != bystanders_node
+    assert await again[0].wait_lost() is None
     assert await rig.other.children("/lock") == []
 
 
@@ -748,6 +752,38 @@ async def test_the_exit_in_another_task_keeps_its_exception(rig: Rig) -> None:
         else:
             with pytest.raises(kind):
                 await lock.__aexit__(type(error), error, None)
+
+
+async def test_left_by_one_task_while_the_other_lives(rig: Rig) -> None:
+    """L4: the task that entered is told, and keeps that for itself: another one that leaves, being cancelled
+    by its own caller, stays cancelled."""
+    lock = rig.zk.lock("/lock")
+    told: list[str] = []
+    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+
+    async def enter() -> None:
+        entered.set_result(await lock.__aenter__())
+        with noted(told, "entered"):
+            await forever()
+
+    async def leave() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError as error:
+            await lock.__aexit__(type(error), error, None)
+            raise
+
+    enterer, leaver = asyncio.create_task(enter()), asyncio.create_task(leave())
+    held = await within(asyncio.shield(entered))
+    await delete(rig, held)
+    await within(held.wait_lost())
+    await ended(enterer)
+    assert told == ["entered"]
+    assert not leaver.done()
+    leaver.cancel()
+    await ended(leaver)
+    assert leaver.cancelled()
+    assert (enterer.cancelled(), enterer.cancelling()) == (True, 1)
 
 
 async def test_the_body_closes_the_client(rig: Rig) -> None:

@@ -27,7 +27,7 @@ from corral.wire import messages
 def test_what_cannot_be(scheme: Any, secret: Any, error: type[Exception], named: str) -> None:
     """S6: credentials that no server could accept are refused at once, by an error that says what is wrong,
     and does not say the secret."""
-    with pytest.raises(error, match="(?s).*") as caught:
+    with pytest.raises(error) as caught:
         Credentials(scheme, secret)
     assert named in str(caught.value)
     for part in ("u:p", "no colon"):

@@ -34,7 +34,6 @@ from corral.wire import messages
 MOVED, EXPIRED, NO_NODE = -118, -112, -101
 OWN = (messages.MULTI.opcode, messages.CLOSE.opcode)
 """What the session asks of its own accord and is answered in line: heartbeats, and the close."""
-FINAL = (errors.ClientClosed, errors.AuthFailed)
 
 
 class Asked(Answer):
@@ -342,7 +341,7 @@ class Model(RuleBasedStateMachine):
         for asked, was in zip(self.asked, before, strict=True):
             assert asked.answered or asked.cancelled
             if not was and asked.answered:
-                assert isinstance(asked.error, FINAL) or isinstance(asked.error, errors.SessionExpired)
+                assert isinstance(asked.error, FINAL | errors.SessionExpired)
         for kept in self.kept:
             assert kept.released or kept.error is not None
         assert self.driven.states == [] or self.driven.states[-1] is State.CLOSED

@@ -108,7 +108,7 @@ property_test = settings(
     deadline=None,  # machines that run tests are busy
     database=None,  # a failure prints how to see it again
     print_blob=True,
-    max_examples=25,  # for each of some sixty codecs
+    max_examples=15,  # for each of some sixty codecs
     suppress_health_check=[HealthCheck.too_slow],
 )
 

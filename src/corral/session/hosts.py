@@ -58,6 +58,11 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
     servers = tuple(_parse_one(part.strip(), hosts) for part in names.split(","))
     if chroot == "/":
         chroot = ""
+    if "," in chroot:
+        raise UsageValueError(
+            f"hosts {hosts!r}: the chroot stands once, at the end: 'zk1:2181,zk2:2181/app' "
+            "(one with a comma in its name can be had by zk.chroot())"
+        )
     if chroot:
         paths.validate(chroot, "chroot")
     return Hosts(tuple(dict.fromkeys(servers)), chroot)
