@@ -10,6 +10,7 @@ import pytest
 
 import corral
 from client_support import asks_for, requests_seen
+from corral.session.requests import MAX_IN_FLIGHT
 from corral.testing import TcpProxy
 from corral.testing._server import four_letter_word
 from corral.wire import messages
@@ -238,26 +239,36 @@ async def test_the_order_is_kept_over_a_reconnect(
     """S4: one session is one FIFO: reads that are sent again go first, then what has waited, in the order of
     the calls; so each read sees exactly the writes that were asked for before it."""
     await other.create("/n", b"old")
+    read, look, write = messages.GET.opcode, messages.EXISTS.opcode, messages.SET.opcode
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
-        async with proxy.hold_replies() as held:
-            early = [asyncio.create_task(zk.get("/n")) for _ in range(3)]
-            await held.arrived()
+        async with proxy.hold_replies():
+            # So many that the last of them wait for others' answers, with what comes behind.
+            early: list[asyncio.Task[Any]] = []
+            for _ in range(MAX_IN_FLIGHT // 2):
+                early += [asyncio.create_task(zk.get("/n")), asyncio.create_task(zk.exists("/n"))]
+            tasks: list[asyncio.Task[Any]] = []
+            for n in range(10):
+                tasks += [asyncio.create_task(zk.set("/n", b"%d" % n)), asyncio.create_task(zk.get("/n"))]
+
+            async def all_sent() -> bool:
+                return len(seen.bodies) == MAX_IN_FLIGHT
+
+            await until(all_sent, "as many as may be are in flight")
             async with proxy.refuse():
                 await proxy.cut()
                 await disconnected(zk)
-                tasks: list[asyncio.Task[Any]] = []
-                for n in range(20):
-                    tasks.append(asyncio.create_task(zk.set("/n", b"%d" % n)))
-                    tasks.append(asyncio.create_task(zk.get("/n")))
+                for n in range(10, 20):
+                    tasks += [asyncio.create_task(zk.set("/n", b"%d" % n)), asyncio.create_task(zk.get("/n"))]
                 await turns()
                 seen.bodies.clear()
-        assert [data for data, _ in await asyncio.gather(*early)] == [b"old"] * 3
         for n in range(20):
             stat = await tasks[2 * n]
             assert await tasks[2 * n + 1] == (b"%d" % n, stat)
             assert stat.version == n + 1
-        get, put = messages.GET.opcode, messages.SET.opcode
-        assert seen.opcodes == [get] * 3 + [put, get] * 20
+        answers = await asyncio.gather(*early)
+        assert {data for data, _ in answers[::2]} == {b"old"}
+        assert {stat.version for stat in answers[1::2]} == {0}
+        assert seen.opcodes == [read, look] * (MAX_IN_FLIGHT // 2) + [write, read] * 20
 
 
 async def test_reads_and_writes_in_flight_together(

@@ -74,6 +74,7 @@ def test_connect_strings(hosts: Any, servers: list[tuple[str, int]], chroot: str
         ("zk1/app/", errors.UsageValueError, "chroot '/app/'"),
         ("zk1//app", errors.UsageValueError, "chroot '//app'"),
         ("zk1/a/../b", errors.UsageValueError, "chroot '/a/../b'"),
+        ("zk1/app,zk2/app", errors.UsageValueError, "once, at the end"),
         (["zk1/app"], errors.UsageValueError, "zk.chroot"),
         ([], errors.UsageValueError, "''"),
         (None, errors.UsageTypeError, "None"),

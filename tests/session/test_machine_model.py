@@ -341,7 +341,7 @@ class Model(RuleBasedStateMachine):
         for asked, was in zip(self.asked, before, strict=True):
             assert asked.answered or asked.cancelled
             if not was and asked.answered:
-                assert isinstance(asked.error, FINAL | errors.SessionExpired)
+                assert isinstance(asked.error, errors.SessionError)
         for kept in self.kept:
             assert kept.released or kept.error is not None
         assert self.driven.states == [] or self.driven.states[-1] is State.CLOSED
