@@ -486,17 +486,23 @@ async def test_closing_wakes_who_waits_for_others(
             assert what_came(waiting) == dict.fromkeys(EVENTS, "ClientClosed")
 
 
-async def test_closing_tells_the_holder(connect: Connect, other: corral.Client) -> None:
-    """S5: what is held is lost with the client: wait_lost says so, and others can hold it at once."""
-    async with connect() as zk:
+async def test_closing_tells_the_holder(connect: Connect, proxy: TcpProxy, other: corral.Client) -> None:
+    """S5, L4: what is held is lost with the client: the holder is told before the server is, and then others
+    can hold it at once."""
+    async with connect(proxy.address) as zk:
         held = await zk.lock("/l").acquire()
         waiting = asyncio.create_task(held.wait_lost())
         await turns()
-        await zk.close()
+        async with proxy.black_hole():
+            closing = asyncio.create_task(zk.close())
+            await turns()
+            assert not closing.done()
+            assert waiting.done()  # and the server knows of nothing
+            assert not held.is_valid
+        await closing
         error = await waiting
         assert isinstance(error, corral.LockLost)
         assert "closed" in str(error)
-        assert not held.is_valid
     await other.sync()
     assert await other.lock("/l").try_acquire() is not None
 

@@ -90,7 +90,7 @@ async def test_who_joins_later_is_not_waited_for(
     held = await within(task)
     assert held.is_valid
     await held.release()
-    assert await other.children("/lock") == [curator(number, 2)]
+    assert await children(other, "/lock") == [curator(number, 2)]
 
 
 async def blocked_by(zk: corral.Client, other: corral.Client, name: str) -> asyncio.Task[corral.Held]:
@@ -150,7 +150,7 @@ async def test_foreign_children(zk: corral.Client, other: corral.Client, name: s
     assert await lock.contenders() == []
     async with asyncio.timeout(PATIENCE), lock:
         assert len(await lock.contenders()) == 1
-    assert await other.children("/lock") == [name]
+    assert await children(other, "/lock") == [name]
 
 
 async def test_equal_numbers(zk: corral.Client, other: corral.Client) -> None:
@@ -264,7 +264,7 @@ async def test_parents_go_again(connect: Callable[..., corral.Client]) -> None:
         lock = zk.lock("/made/for/lock")
         for _ in range(2):
             async with asyncio.timeout(PATIENCE), lock:
-                assert len(await zk.children("/made/for/lock")) == 1
+                assert len(await children(zk, "/made/for/lock")) == 1
 
             async def gone() -> bool:
                 return await zk.exists("/made") is None

@@ -95,8 +95,10 @@ async def assert_nothing_left(rig: Rig, lock: corral.Lock, session: int) -> None
 
 @pytest.mark.parametrize("cut", ["", "FIN", "RST"])
 @pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
-@pytest.mark.parametrize("way", ["acquire", "try_acquire"])
-@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(kind, "acquire") for kind in LINES] + [(kind, "try_acquire") for kind in ("free", "held", "no parent")],
+)
 async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str, cut: str) -> None:
     """L3: cancelled at any point at which it waits, or in the tick in which what it waits for is there, with
     the connection lost at the same time or not: it ends at once and nothing of it is left."""
@@ -315,7 +317,7 @@ async def test_try_acquire_with_a_lost_message(rig: Rig, lost: str) -> None:
     async with lose(opcode(CREATE2)):
         held = await within(lock.try_acquire())
     assert held is not None
-    assert len(await rig.other.children("/lock")) == 1
+    assert len(await children(rig.other, "/lock")) == 1
     await held.release()
     theirs = await rig.other.lock("/lock").acquire()
     async with lose(opcode(CREATE2)):
@@ -336,12 +338,12 @@ async def test_the_answer_is_lost_and_the_session_too(rig: Rig, way: str) -> Non
         async with rig.proxy.lose_reply(opcode(CREATE2)) as loss:
             task = asyncio.create_task(getattr(lock, way)())
             await within(loss.fired.wait())
-        assert len(await rig.other.children("/lock")) == 1
+        assert len(await children(rig.other, "/lock")) == 1
         await end_session(rig.tap, rig.server, session)
-        assert await rig.other.children("/lock") == []
+        assert await children(rig.other, "/lock") == []
     held = await within(task)
     assert held.session_id == rig.zk.session_id != session
-    assert await rig.other.children("/lock") == [held.node.rpartition("/")[2]]
+    assert await children(rig.other, "/lock") == [held.node.rpartition("/")[2]]
     await held.release()
 
 
@@ -461,7 +463,25 @@ async def test_closing_the_client_ends_those_who_wait(connect: Callable[..., cor
             for task in tasks:
                 with pytest.raises(corral.ClientClosed):
                     await within(task)
-            assert len(await other.children("/lock")) == 1
+            assert len(await children(other, "/lock")) == 1
+
+
+@pytest.mark.parametrize("server", ["there", "gone"])
+async def test_closing_while_a_node_is_still_to_be_removed(rig: Rig, server: str) -> None:
+    """S5, L3: closing the client while it still has to find and remove the node of a cancelled acquire
+    leaves no task; the node goes with the session, at the latest when that expires."""
+    await rig.other.create("/lock")
+    async with rig.proxy.hold_replies():
+        task = asyncio.create_task(rig.zk.lock("/lock").acquire())
+        await until_line(rig.other, "/lock", 1)
+        task.cancel()
+        async with AsyncExitStack() as stack:
+            if server == "gone":
+                await stack.enter_async_context(rig.proxy.refuse())
+            await rig.proxy.cut()
+            await ended(task)
+            await within(rig.zk.close())
+    await until_line(rig.other, "/lock", 0)
 
 
 async def test_a_broken_release_of_a_cancelled_waiter(rig: Rig) -> None:

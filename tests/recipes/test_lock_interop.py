@@ -16,7 +16,7 @@ from support import PATIENCE, turns
 async def test_our_node_is_curators(zk: corral.Client, other: corral.Client) -> None:
     """L8, L10: our node has Curator's name, is an ephemeral of our session, open to all, with empty data."""
     async with zk.lock("/lock") as held:
-        [name] = await other.children("/lock")
+        [name] = await children(other, "/lock")
         assert LOCK_NAME.fullmatch(name)
         assert held.node.endswith(f"/lock/{name}")
         data, stat = await other.get(f"/lock/{name}")

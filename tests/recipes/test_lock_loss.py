@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from lock_support import WAYS_TO_LOSE, Rig, ended, noted, settle, until_line, within
+from lock_support import MULTI, WAYS_TO_LOSE, Rig, children, ended, noted, settle, until_line, within
 
 import corral
 from support import PATIENCE, turns, until
@@ -145,10 +145,35 @@ async def test_the_lock_can_be_taken_again_after_a_lapse(rig: Rig) -> None:
         assert rig.zk.state in (corral.State.LAPSED, corral.State.SUSPENDED)
     again = await within(lock.acquire())
     assert again.fencing_token > held.fencing_token
-    assert await rig.other.children("/lock") == [again.node.rpartition("/")[2]]
+    assert await children(rig.other, "/lock") == [again.node.rpartition("/")[2]]
     await held.release()
     assert again.is_valid
     await again.release()
+
+
+async def test_a_deleted_node_is_noticed_by_the_next_heartbeat(rig: Rig) -> None:
+    """L4, S3: that somebody deleted the node is found by the first heartbeat that is sent after it."""
+    held = await rig.zk.lock("/lock").acquire()
+    await delete(rig, held)
+    start = len(rig.tap.frames)
+    await within(held.wait_lost())
+    heartbeats = [code for code in rig.tap.requests(start, ours=False) if code == MULTI]
+    assert len(heartbeats) <= 2  # one may have been on its way before
+
+
+async def test_a_crowd_of_holds(rig: Rig) -> None:
+    """S3, L4: of more locks than one heartbeat can check, those whose nodes are deleted are found, and no
+    other is lost."""
+    locks = [rig.zk.lock(f"/locks/{number}") for number in range(250)]
+    held = await within(asyncio.gather(*(lock.acquire() for lock in locks)))
+    victims = {held[number] for number in (3, 4, 120, 249)}
+    for number, each in enumerate(held):
+        if each in victims:
+            await rig.other.delete(f"/locks/{number}/" + each.node.rpartition("/")[2])
+    for each in victims:
+        assert isinstance(await within(each.wait_lost()), corral.LockLost)
+    assert {each for each in held if not each.is_valid} == victims
+    await within(asyncio.gather(*(each.release() for each in held)))
 
 
 async def test_a_short_silence_loses_nothing(rig: Rig) -> None:
@@ -158,7 +183,7 @@ async def test_a_short_silence_loses_nothing(rig: Rig) -> None:
             await rig.proxy.cut(reset=reset)
             await settle(rig.zk)
             assert held.is_valid
-    assert await rig.other.children("/lock") == []
+    assert await children(rig.other, "/lock") == []
 
 
 # What comes out of a body, by what it does
@@ -468,7 +493,7 @@ async def test_cancelled_by_the_caller_alone(zk: corral.Client) -> None:
     holder.task.cancel()
     assert isinstance(await holder.outcome(), asyncio.CancelledError)
     assert await held.wait_lost() is None
-    assert await zk.children("/lock") == []
+    assert await children(zk, "/lock") == []
 
 
 async def test_cancelled_while_it_leaves(rig: Rig) -> None:
@@ -699,7 +724,7 @@ async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
     assert left == again
     assert again[0].node != bystanders_node
     assert await again[0].wait_lost() is None
-    assert await rig.other.children("/lock") == []
+    assert await children(rig.other, "/lock") == []
 
 
 # Entered here, left there
@@ -797,7 +822,7 @@ async def test_the_body_closes_the_client(rig: Rig) -> None:
     assert isinstance(await holder.outcome(), corral.LockLost)
     await within(rig.zk.close())
     assert rig.zk.state is corral.State.CLOSED
-    assert await rig.other.children("/lock") == []
+    assert await children(rig.other, "/lock") == []
 
 
 # The loop itself is late

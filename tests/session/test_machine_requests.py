@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from driven import SESSION, START, STAT, Driven, path_of, well
-from scripted import GET_REPLY, Answer, Feed, T, whole
+from scripted import DIGEST, GET_REPLY, Answer, Feed, T, whole
 
 from corral import errors
 from corral.session.machine import Phase
@@ -200,6 +200,21 @@ def test_a_refused_heartbeat_is_not_sent_again(driven: Driven) -> None:
     driven.connect()
     seen = driven.go(driven.now, well)
     assert [sent.opcode for _, sent in seen] == [messages.MULTI.opcode]
+
+
+def test_what_the_session_had_to_say_is_not_said_late(driven: Driven) -> None:
+    """S4: a heartbeat or credentials that were due when the connection broke, and had not been written, are not
+    said on the next connection, which has its own."""
+    driven.hold("/held")
+    driven.go(START + T / 6 - 0.1)
+    driven.now = START + T / 6
+    driven.fire_timer()
+    driven.machine.add_credentials(DIGEST)
+    driven.lose()
+    driven.connect()
+    seen = [sent.opcode for _, sent in driven.go(driven.now, well)]
+    assert seen == [messages.AUTH.opcode, messages.MULTI.opcode]
+    assert driven.machine.condemned is None
 
 
 # The end of a session

@@ -60,8 +60,8 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
         chroot = ""
     if "," in chroot:
         raise UsageValueError(
-            f"hosts {hosts!r}: the chroot stands once, at the end: 'zk1:2181,zk2:2181/app' "
-            "(one with a comma in its name can be had by zk.chroot())"
+            f"hosts {hosts!r}: chroot {chroot!r} holds a ','; write it once, at the end: "
+            "'zk1:2181,zk2:2181/app' (zk.chroot() takes one with a comma in its name)"
         )
     if chroot:
         paths.validate(chroot, "chroot")
