@@ -64,7 +64,7 @@ def examples(session: nox.Session) -> None:
 def loops(session: nox.Session) -> None:
     """The core tests on uvloop (3.11) and with eager tasks (3.12)."""
     loop = "uvloop" if session.python == "3.11" else "eager"
-    session.install(".", *dependencies("test"), *(["uvloop"] if loop == "uvloop" else []))
+    session.install(".", *dependencies("test"))
     session.log(LEFT_OUT)
     session.run("pytest", f"--loop={loop}", *CORE)
 

@@ -143,6 +143,36 @@ async def for_certain(write: Callable[[], Awaitable[object]]) -> None:
         return
 
 
+@pytest.mark.parametrize("role", ["follower", "leader"])
+async def test_holder_on_a_server_that_falls_silent(servers: LocalEnsemble, role: str) -> None:
+    """S3, L4: a holder that knows no other server than one that falls silent is told before another client holds,
+    on the servers that are left; and when the server is back, its session is another one."""
+    victim = await servers.leader() if role == "leader" else (await servers.followers())[0]
+    rest = ",".join(server.address for server in servers.servers if server is not victim)
+    path = f"/silent-{uuid.uuid4().hex[:8]}"
+    order: list[str] = []
+    async with (
+        corral.connect(victim.address, session_timeout=2.0) as zk,
+        corral.connect(rest, session_timeout=10.0) as other,
+    ):
+        session = zk.session_id
+        mine = await zk.lock(path).acquire()
+        losing = asyncio.create_task(mine.wait_lost())
+        losing.add_done_callback(lambda _: order.append("told"))
+        waiting = asyncio.create_task(other.lock(path).acquire())
+        waiting.add_done_callback(lambda _: order.append("next"))
+        await until(lambda: has_children(other, path, 2), "the other stands in the line")
+        victim.pause()
+        theirs = await within(waiting)
+        assert order == ["told", "next"]
+        assert theirs.fencing_token > mine.fencing_token
+        victim.resume()
+        await within(for_certain(lambda: zk.create(f"{path}/back", ephemeral=True)))
+        assert zk.session_id not in (0, session)
+        assert theirs.is_valid
+        await theirs.release()
+
+
 @contextlib.asynccontextmanager
 async def full_backlog() -> AsyncIterator[str]:
     """A port on which somebody listens who accepts nobody any more: the kernel does not answer a SYN."""

@@ -77,20 +77,23 @@ async def test_nonsense_is_passed_over(server: Conversation) -> None:
             group.create_task(within(enter(f"{bad},{good}", connect_timeout=25.0)))
 
 
+REFUSAL = reply(1, -101)
+"""The answer to the first request, where it would be heard: what came before it must have ended the connection."""
+
 ANSWERS = {
-    "an unknown number": saying(reply(99)),
-    "a number that is not its turn": saying(reply(2, -101)),
-    "a negative number that means nothing": saying(reply(-7)),
+    "an unknown number": saying(reply(99), REFUSAL),
+    "a number that is not its turn": saying(reply(2, -101), REFUSAL),
+    "a negative number that means nothing": saying(reply(-7), REFUSAL),
     "a length of two gigabytes, and silence": saying(HUGE),
     "a frame of two gigabytes": saying(HUGE, bytes(100_000)),
-    "a negative length": saying(NEGATIVE),
-    "an empty frame": saying(frame(b"")),
-    "a frame shorter than a header": saying(frame(b"short")),
-    "half an answer, and silence": saying(reply(1, -101)[:10]),
-    "a notification that does not decode": saying(reply(-1, 0, b"\0\0")),
-    "a notification of a path without end": saying(reply(-1, 0, struct.pack(">iii", 1, 3, 1 << 20))),
-    "zeros": saying(bytes(1000)),
-    "ones": saying(b"\xff" * 1000),
+    "a negative length": saying(NEGATIVE, REFUSAL),
+    "an empty frame": saying(frame(b""), REFUSAL),
+    "a frame shorter than a header": saying(frame(b"short"), REFUSAL),
+    "half an answer, and silence": saying(REFUSAL[:10]),
+    "a notification that does not decode": saying(reply(-1, 0, b"\0\0"), REFUSAL),
+    "a notification of a path without end": saying(reply(-1, 0, struct.pack(">iii", 1, 3, 1 << 20)), REFUSAL),
+    "zeros": saying(bytes(1000), REFUSAL),
+    "ones": saying(b"\xff" * 1000, REFUSAL),
     "silence": saying(),
 }
 

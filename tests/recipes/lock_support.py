@@ -18,7 +18,7 @@ from support import PATIENCE, until
 
 T = TypeVar("T")
 
-CREATE2, CHILDREN, DELETE, GET, MULTI, EXISTS, CREATE_CONTAINER = 15, 8, 2, 4, 14, 3, 19
+CREATE2, CHILDREN, DELETE, GET, MULTI, CREATE_CONTAINER = 15, 8, 2, 4, 14, 19
 
 LOCK_NAME = re.compile(
     r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-lock-(?P<number>\d{10}|-\d{9}|-[1-9]\d{9})"
@@ -355,12 +355,6 @@ class Rig(NamedTuple):
 
 
 WAYS_TO_LOSE = ["lapsed", "expired", "deleted", "closed"]
-
-
-def below(client_root: str, full: str) -> str:
-    """A full path as a client below `client_root` names it."""
-    assert full.startswith(client_root + "/")
-    return full[len(client_root) :]
 
 
 @contextlib.contextmanager

@@ -471,16 +471,16 @@ async def test_closing_while_a_node_is_still_to_be_removed(rig: Rig, server: str
     """S5, L3: closing the client while it still has to find and remove the node of a cancelled acquire
     leaves no task; the node goes with the session, at the latest when that expires."""
     await rig.other.create("/lock")
-    async with rig.proxy.hold_replies():
-        task = asyncio.create_task(rig.zk.lock("/lock").acquire())
-        await until_line(rig.other, "/lock", 1)
-        task.cancel()
-        async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        async with rig.proxy.hold_replies():
+            task = asyncio.create_task(rig.zk.lock("/lock").acquire())
+            await until_line(rig.other, "/lock", 1)
+            task.cancel()
             if server == "gone":
                 await stack.enter_async_context(rig.proxy.refuse())
             await rig.proxy.cut()
             await ended(task)
-            await within(rig.zk.close())
+        await within(rig.zk.close())
     await until_line(rig.other, "/lock", 0)
 
 

@@ -226,8 +226,8 @@ async def finds_both_in_a_group(held: corral.Held) -> None:
         ) from None
 
 
-async def writes_under_guard(held: corral.Held) -> None:
-    await held.wait_lost()  # is cancelled, and looks for itself
+async def waits_for_the_loss(held: corral.Held) -> None:
+    await held.wait_lost()  # which does not keep it from being told
     raise AssertionError("not told")
 
 
@@ -321,7 +321,7 @@ async def has_a_long_timeout(held: corral.Held) -> None:
         loses_its_connection,
         finds_its_session_expired,
         finds_both_in_a_group,
-        writes_under_guard,
+        waits_for_the_loss,
         fails_in_its_clean_up,
         has_children,
         has_a_child_that_fails_of_the_loss,
@@ -903,6 +903,29 @@ async def test_a_blocked_body_of_nested_locks(short: corral.Client) -> None:
 
     holder = Holder(short.lock("/lock"), body)
     assert isinstance(await holder.outcome(), corral.LockLost)
+
+
+async def test_a_loss_noticed_as_another_task_leaves(short: corral.Client) -> None:
+    """L4: where it is another task's leaving that finds the lock lost, nobody is cancelled: the exit
+    raises."""
+    lock = short.lock("/lock")
+    entered = asyncio.Event()
+
+    async def enter() -> None:
+        await lock.__aenter__()
+        entered.set()
+        await forever()
+
+    task = asyncio.create_task(enter())
+    await within(entered.wait())
+    block_past_the_lease(short)
+    with pytest.raises(corral.LockLost):
+        await lock.__aexit__(None, None, None)
+    await settle(short)
+    assert not task.done()
+    assert task.cancelling() == 0
+    task.cancel()
+    await ended(task)
 
 
 async def test_a_body_that_outlives_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -129,11 +129,14 @@ async def by_garbage_of_another_thread(zk: corral.Client, reached: asyncio.Event
     reached.set()
     await go.wait()
     del cycle
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)  # so that it refuses what another thread may not ask of it
     gc.disable()
     try:
         await asyncio.to_thread(gc.collect)
     finally:
         gc.enable()
+        loop.set_debug(False)
     await turns()
 
 
