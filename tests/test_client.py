@@ -246,6 +246,7 @@ async def test_connect_timeout_names_each_server(proxy: TcpProxy, others: int) -
         await nobody_connected(proxy)
     for server in servers:
         assert f"{server}: " in str(caught.value)
+    assert f"{proxy.address}: no answer" in str(caught.value)
     assert before.new() == []
 
 

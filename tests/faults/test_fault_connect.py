@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -12,7 +13,7 @@ from fault_support import within
 import corral
 from corral import State
 from corral.testing import TcpProxy
-from corral.testing._server import free_ports
+from corral.testing._server import four_letter_word, free_ports
 from support import turns, until
 
 Connect = Callable[..., corral.Client]
@@ -133,6 +134,35 @@ async def test_cancelled_at_each_step(
     await until(lambda: nobody(proxy), "the connection is closed")
     assert client.state is State.CLOSED or not steps  # at once it was not even begun
     assert client.session_id == 0
+
+
+async def test_cancelled_in_the_tick_of_the_session(
+    connect: Connect, zookeeper: str, proxy: TcpProxy, other: corral.Client
+) -> None:
+    """S8: a session that comes in the very tick in which entering is cancelled is ended on the server."""
+    cancelled_with_a_session = 0
+    for steps in range(12):
+        before = await sessions(zookeeper)
+        client = connect(to=proxy.address)
+        states = client.states()
+        async with proxy.hold_replies() as held:
+            entering = asyncio.create_task(client.__aenter__())
+            await within(held.arrived())
+        await turns(steps)
+        entering.cancel()
+        await asyncio.wait([entering])
+        if not entering.cancelled():
+            await client.close()
+        if State.CONNECTED in [state async for state in states]:
+            cancelled_with_a_session += entering.cancelled()
+            assert await sessions(zookeeper) <= before
+    assert cancelled_with_a_session
+
+
+async def sessions(address: str) -> set[str]:
+    """The sessions that a server knows."""
+    known, _, _ = (await four_letter_word(address, "dump")).partition("ephemeral nodes dump")
+    return set(re.findall(r"0x[0-9a-f]+", known))
 
 
 async def test_nobody_listens(zookeeper: str, root: str) -> None:

@@ -164,12 +164,13 @@ async def test_a_deleted_node_is_noticed_by_the_next_heartbeat(rig: Rig) -> None
 async def test_a_crowd_of_holds(rig: Rig) -> None:
     """S3, L4: of more locks than one heartbeat can check, those whose nodes are deleted are found, and no
     other is lost."""
-    locks = [rig.zk.lock(f"/locks/{number}") for number in range(250)]
+    locks = [rig.zk.lock(f"/{number}") for number in range(250)]
+    await within(asyncio.gather(*(rig.zk.create(lock.path) for lock in locks)))
     held = await within(asyncio.gather(*(lock.acquire() for lock in locks)))
     victims = {held[number] for number in (3, 4, 120, 249)}
     for number, each in enumerate(held):
         if each in victims:
-            await rig.other.delete(f"/locks/{number}/" + each.node.rpartition("/")[2])
+            await rig.other.delete(f"/{number}/" + each.node.rpartition("/")[2])
     for each in victims:
         assert isinstance(await within(each.wait_lost()), corral.LockLost)
     assert {each for each in held if not each.is_valid} == victims
@@ -875,7 +876,7 @@ async def test_a_loss_is_declared_before_any_answer(short: corral.Client) -> Non
         events.append("answer")
 
     tasks = [asyncio.create_task(answered()), asyncio.create_task(lost())]
-    await turns(3)
+    await turns(2)  # it is sent, and its answer is not back yet, with eager tasks either
     block_past_the_lease(short)
     assert events == []
     await within(asyncio.gather(*tasks))

@@ -372,6 +372,17 @@ def test_refused_watches_condemn(driven: Driven) -> None:
     assert driven.machine.condemned is not None
 
 
+def test_what_follows_in_the_same_bytes_does_not_count(driven: Driven) -> None:
+    """S7: from the frame on for which the connection is to be closed nothing is believed, though it is there."""
+    read = driven.read()
+    [sent] = driven.heard()
+    refused = messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4)
+    answer = messages.REPLY_HEADER.pack(sent.xid, 0, 0) + GET_REPLY
+    driven.say_bytes(b"".join(len(each).to_bytes(4, "big") + each for each in (refused, answer)))
+    assert driven.machine.condemned is not None
+    assert not read.answered
+
+
 def test_an_uncalled_for_pong_is_harmless(driven: Driven) -> None:
     """S7: the answer to a ping that was not sent changes nothing."""
     driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0))

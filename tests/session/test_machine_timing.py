@@ -226,6 +226,21 @@ def test_lease_by_ping_trades_that_away(feed: Feed) -> None:
     assert holder.ended == pytest.approx(START + 5 * T + T - LATENESS)
 
 
+def test_a_ping_of_the_last_connection_is_not_waited_for(feed: Feed) -> None:
+    """S1: with lease="ping" too, a heartbeat that was lost with its connection does not count against the next,
+    which begins with one of its own."""
+    driven = Driven(feed, lease_by_ping=True)
+    driven.connect()
+    driven.hold()
+    driven.go(START + T / 6)
+    driven.lose()
+    driven.go(START + T / 6 + T / 2)
+    driven.connect()
+    seen = driven.go(driven.now + T / 6, well)
+    assert times(seen, PING) == pytest.approx([T * 4 / 6, T * 5 / 6])
+    assert driven.drops == []
+
+
 def test_a_longer_timeout_does_not_stretch_old_proofs(driven: Driven) -> None:
     """S3: another server may grant a longer timeout; what was proven before was proven for the shorter one."""
     driven.hold()
@@ -337,6 +352,7 @@ def test_every_entry_moves_the_clock_first(entry: str, feed: Feed) -> None:
     driven.connect()
     holder = driven.hold("/mine")
     driven.read("/under-way")
+    driven.write("/under-way-too")
     driven.heard()
     driven.write("/waiting")
     end = driven.machine.lease_end()

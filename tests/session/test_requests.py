@@ -78,7 +78,7 @@ def test_the_window_counts_bytes(way: str) -> None:
 def test_a_refused_request_counts_until_it_is_reclaimed() -> None:
     """Fairness: a request that was taken back is still in the window, and is counted once when it goes again."""
     requests = Requests()
-    requests.waiting.append(request(size=MAX_BYTES_IN_FLIGHT))
+    requests.waiting.extend([request(size=MAX_BYTES_IN_FLIGHT), request(size=1)])
     for _ in range(3):
         [xid] = take(requests)
         refused = requests.answered(xid)
