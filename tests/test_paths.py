@@ -70,6 +70,15 @@ def test_the_rules_are_the_servers(path: str) -> None:
     assert we_take(path) == zookeeper_takes(path)
 
 
+def test_every_character_is_judged_as_the_server_does() -> None:
+    """The forbidden characters are exactly the server's, to the first and the last of each range."""
+    edges = (0xD800, 0xF900, 0xFFF0, 0x10000, 0x110000)
+    codes = {*range(0x400), *(code for edge in edges for code in range(edge - 16, min(edge + 16, 0x110000)))}
+    judged = {code: we_take(f"/a{chr(code)}b") for code in codes}
+    assert judged == {code: zookeeper_takes(f"/a{chr(code)}b") for code in codes}
+    assert {True, False} == set(judged.values())
+
+
 @pytest.mark.parametrize(
     ("path", "error", "named"),
     [

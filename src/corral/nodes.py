@@ -240,11 +240,12 @@ class Nodes:
             stat = await self.exists(path)
             if stat is not None and stat.version != expected != -1:
                 raise errors.BadVersion("delete", path)
-        for attempt in range(TRIES):
+        refused, refilled = False, 0
+        while refilled < TRIES:
             try:
                 found = await self._tree(full)
             except errors.NoNode:
-                if attempt:
+                if refused:
                     return
                 raise errors.NoNode("delete", path) from None
             try:
@@ -252,7 +253,9 @@ class Nodes:
             except errors.TransactionFailed as error:
                 if not isinstance(error.cause, errors.NoNode | errors.NotEmpty):
                     raise error.cause from error
-                continue  # somebody deletes or creates below it at the same time: look again
+                # Somebody deletes (which is progress) or creates below it at the same time: look again.
+                refused, refilled = True, refilled + isinstance(error.cause, errors.NotEmpty)
+                continue
             except (errors.ConnectionLoss, errors.ReplyError) as error:
                 what = "the answer to a part of it was lost, so the outcome is unknown"
                 raise type(error)("delete", path, f"{what}: {error}") from error

@@ -407,6 +407,16 @@ def test_the_session_ends_exactly(margin: float, feed: Feed) -> None:
     assert (driven.machine.state is State.EXPIRED) is (margin == 0)
 
 
+def test_a_session_can_be_over_when_its_connection_is(driven: Driven) -> None:
+    """S3, S9: if nothing was heard for so long that the session is over, and the loop was blocked meanwhile, it
+    is over with the connection: the next one does not ask for it."""
+    waiting = driven.write("/bound", bound_to=SESSION)
+    driven.now += 2 * T
+    driven.lose()
+    assert driven.machine.state is State.EXPIRED
+    assert isinstance(waiting.error, errors.SessionExpired)
+
+
 def test_an_attempt_is_not_cut_short_by_expiry(driven: Driven) -> None:
     """S3: the server's word goes before our clock: while it is being asked the session is not declared over,
     and if it takes us back, it is not."""
