@@ -14,6 +14,7 @@ from corral import paths
 from corral.errors import UsageTypeError, UsageValueError
 
 DEFAULT_PORT = 2181
+NOT_TRIED = "not tried yet"
 
 
 class Address(NamedTuple):
@@ -97,7 +98,7 @@ class Resolver:
     def __init__(self, servers: Sequence[Address], rng: random.Random) -> None:
         self._servers = servers
         self._rng = rng
-        self.failures = {str(server): "not tried yet" for server in servers}
+        self.failures = {str(server): NOT_TRIED for server in servers}
         """What each server last answered, for the error that ends a vain search."""
 
     async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
@@ -110,7 +111,7 @@ class Resolver:
         # An address that a name no longer has is of no more interest, nor is a name that has addresses.
         unresolved = [str(server) for server, some in zip(self._servers, found, strict=True) if not some]
         self.failures = {
-            name: self.failures.get(name, "not tried yet") for name in (*unresolved, *map(str, addresses))
+            name: self.failures.get(name, NOT_TRIED) for name in (*unresolved, *map(str, addresses))
         }
         self._rng.shuffle(addresses)
         if last in addresses:
@@ -129,6 +130,11 @@ class Resolver:
             self.failed(server, f"name not resolved: {str(error) or 'no answer in time'}")
             return []
         return [Address(str(info[4][0]), server.port) for info in infos]
+
+    def trying(self, server: Address) -> None:
+        """Note that an attempt is under way; what an earlier one came to says more."""
+        if self.failures.get(str(server), NOT_TRIED) == NOT_TRIED:
+            self.failures[str(server)] = "no answer yet"
 
     def failed(self, server: Address, why: str) -> None:
         """Note what became of an attempt."""

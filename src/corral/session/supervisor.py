@@ -114,15 +114,12 @@ class Session:
             async with asyncio.timeout(limit) as scope:
                 await self._ready
         except BaseException as error:
-            if self._machine.session_id:
-                self._stopping.set()  # cancelled in the tick in which the session came: end it on the server
-            else:
-                self._supervisor.cancel()
+            said = self._resolver.describe()
+            # Not cancelled: should the session come in this very tick, it is to be ended on the server too.
+            self._stopping.set()
             await asyncio.wait([self._supervisor])
             if isinstance(error, TimeoutError) and scope.expired():
-                raise errors.ConnectTimeout(
-                    f"no session within connect_timeout={limit} s; {self._resolver.describe()}"
-                ) from None
+                raise errors.ConnectTimeout(f"no session within connect_timeout={limit} s; {said}") from None
             raise
 
     async def close(self) -> None:
@@ -387,7 +384,7 @@ class Session:
         connection = Connection(self._machine, self.clock, address, self._rearm_timer, self._loop)
         self._connection = connection
         contact = self._machine.contact
-        self._resolver.failed(address, "no answer yet")
+        self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
                 await self._loop.create_connection(lambda: connection, address.host, address.port)
