@@ -5,46 +5,38 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy, Kind, Message
 from corral.wire import messages
 
 
-def opcode(body: bytes) -> int:
-    """The operation that a request asks for."""
-    return int.from_bytes(body[4:8], signed=True)
-
-
-def asks_for(*operations: messages.Operation) -> Callable[[bytes], bool]:
-    """Matches requests for one of some operations, for `TcpProxy.lose_request` and `lose_reply`."""
+def asks_for(*operations: messages.Operation) -> Callable[[Message], bool]:
+    """Matches requests for one of some operations, told apart by their opcodes."""
     wanted = {operation.opcode for operation in operations}
-    return lambda body: opcode(body) in wanted
+    return lambda message: message.kind is Kind.REQUEST and message.opcode in wanted
 
 
 class Seen:
-    """The requests that have passed a proxy, in order, without pings."""
+    """The requests that have come to a proxy, in order, without pings and connect requests."""
 
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-
-    def record(self, body: bytes) -> bool:
-        """Note a request; False, since it is not to be lost."""
-        if opcode(body) != messages.PING.opcode:
-            self.bodies.append(body)
-        return False
+    def __init__(self, requests: list[Message]) -> None:
+        self.requests = requests
 
     @property
     def opcodes(self) -> list[int]:
         """What was asked for."""
-        return [opcode(body) for body in self.bodies]
+        return [request.opcode for request in self.requests]
 
     def count(self, *operations: messages.Operation) -> int:
         """How many requests were for one of these operations."""
-        return sum(map(asks_for(*operations), self.bodies))
+        return sum(map(asks_for(*operations), self.requests))
 
 
 @contextlib.asynccontextmanager
-async def requests_seen(proxy: TcpProxy) -> AsyncIterator[Seen]:
-    """Record the requests that clients of a proxy make. Enter it before a fault that loses some of them."""
-    seen = Seen()
-    async with proxy.lose_request(seen.record):
-        yield seen
+async def requests_seen(proxy: FaultProxy) -> AsyncIterator[Seen]:
+    """Record the requests that clients of a proxy make."""
+
+    def is_of_interest(message: Message) -> bool:
+        return message.kind is Kind.REQUEST and message.operation not in ("ping", "connect")
+
+    async with proxy.record(is_of_interest) as requests:
+        yield Seen(requests)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import corral
-from corral.testing import ContainerServer, LocalEnsemble, LocalServer, Server, ServerUnavailable, TcpProxy
+from corral.testing import ContainerServer, FaultProxy, LocalEnsemble, LocalServer, Server, ServerUnavailable
 
 SESSION_TIMEOUT = 4.0
 """What tests ask for unless they are about it; short, as some wait for a session to end."""
@@ -153,9 +153,9 @@ async def other(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.C
 
 
 @pytest.fixture
-async def proxy(zookeeper: str) -> AsyncIterator[TcpProxy]:
+async def proxy(zookeeper: str) -> AsyncIterator[FaultProxy]:
     """A proxy before the shared server, to break connections with."""
-    async with TcpProxy(zookeeper) as between:
+    async with FaultProxy(zookeeper) as between:
         yield between
 
 

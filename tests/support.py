@@ -9,10 +9,10 @@ PATIENCE = 30.0
 """Seconds after which a wait has failed; never a measure of how fast something is."""
 
 
-async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
+async def until(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:
     """Wait until an observation from outside comes true."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not await condition():
                 await asyncio.sleep(0.01)
     except TimeoutError:

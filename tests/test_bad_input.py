@@ -14,7 +14,7 @@ import pytest
 
 import corral
 from client_support import requests_seen
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy
 from corral.wire import framing, messages
 from support import PATIENCE
 
@@ -85,7 +85,7 @@ BAD_PATHS: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize("verb", PATH_TAKERS)
-async def test_bad_paths(connect: Connect, proxy: TcpProxy, verb: str) -> None:
+async def test_bad_paths(connect: Connect, proxy: FaultProxy, verb: str) -> None:
     """Every verb and factory that takes a path refuses one that cannot be, alike, and sends nothing."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         for path, builtin, rule in BAD_PATHS:
@@ -212,7 +212,7 @@ BAD_ARGUMENTS: dict[str, Bad] = {
 
 
 @pytest.mark.parametrize("case", BAD_ARGUMENTS)
-async def test_bad_arguments(connect: Connect, proxy: TcpProxy, case: str) -> None:
+async def test_bad_arguments(connect: Connect, proxy: FaultProxy, case: str) -> None:
     """An argument that cannot be is a UsageError, and Python's ValueError or TypeError; nothing is sent."""
     call, builtin, says = BAD_ARGUMENTS[case]
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
@@ -237,7 +237,7 @@ async def test_secrets_are_not_told(zk: corral.Client) -> None:
 # Frames
 
 
-async def test_a_frame_over_the_limit_is_not_sent(connect: Connect, proxy: TcpProxy) -> None:
+async def test_a_frame_over_the_limit_is_not_sent(connect: Connect, proxy: FaultProxy) -> None:
     """S7: a request over the limit is refused with its size and the limit; one of exactly the limit, which is
     the server's own, is taken."""
     limit = framing.DEFAULT_MAX_REQUEST
@@ -276,7 +276,7 @@ TOO_LARGE: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-async def test_whatever_is_too_large_is_not_sent(connect: Connect, proxy: TcpProxy, case: str) -> None:
+async def test_whatever_is_too_large_is_not_sent(connect: Connect, proxy: FaultProxy, case: str) -> None:
     """S7: max_request holds for every request; the connection and its neighbours are unaffected."""
     async with connect(proxy.address, max_request=1024) as zk, requests_seen(proxy) as seen:
         before = asyncio.create_task(carry_out(zk.exists("/")))
@@ -424,7 +424,7 @@ async def test_not_opened(connect: Connect, verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_closed(connect: Connect, proxy: TcpProxy, verb: str) -> None:
+async def test_closed(connect: Connect, proxy: FaultProxy, verb: str) -> None:
     """S5: a client that was closed says so, to everything that is asked of it; and connects no more."""
     async with connect(proxy.address) as zk:
         pass
@@ -437,7 +437,7 @@ async def test_closed(connect: Connect, proxy: TcpProxy, verb: str) -> None:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-async def test_opened_twice(connect: Connect, proxy: TcpProxy, closed: bool) -> None:
+async def test_opened_twice(connect: Connect, proxy: FaultProxy, closed: bool) -> None:
     """A client is for one use: entering it again is refused, open or closed, and it goes on as it was."""
     async with connect(proxy.address) as zk:
         if closed:
@@ -504,7 +504,7 @@ async def _guarded(held: corral.Held) -> None:
 
 @pytest.mark.parametrize("place", ELSEWHERE)
 @pytest.mark.parametrize("verb", [*VERBS, "close"])
-async def test_in_another_thread(connect: Connect, proxy: TcpProxy, place: str, verb: str) -> None:
+async def test_in_another_thread(connect: Connect, proxy: FaultProxy, place: str, verb: str) -> None:
     """S8: use from another thread, with an event loop of its own or without one, is an error that says so;
     nothing is sent and the client goes on in its own."""
     call: Call = VERBS.get(verb, lambda zk: zk.close())
@@ -520,7 +520,7 @@ async def test_in_another_thread(connect: Connect, proxy: TcpProxy, place: str, 
 @pytest.mark.parametrize("place", ELSEWHERE)
 @pytest.mark.parametrize("verb", HELD)
 async def test_what_is_held_belongs_to_its_loop(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, place: str, verb: str
+    connect: Connect, proxy: FaultProxy, other: corral.Client, place: str, verb: str
 ) -> None:
     """S8: so it is with what the client has given out: another thread gets an error, and it stays held."""
     async with connect(proxy.address) as zk:
@@ -553,7 +553,7 @@ async def test_a_watch_and_states_belong_to_their_loop(connect: Connect, place: 
 
 
 @pytest.mark.parametrize("place", ELSEWHERE)
-async def test_after_a_fork(connect: Connect, proxy: TcpProxy, place: str) -> None:
+async def test_after_a_fork(connect: Connect, proxy: FaultProxy, place: str) -> None:
     """S8: in a forked process the client is an error that says so; the parent's goes on."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         with warnings.catch_warnings():
@@ -589,7 +589,7 @@ MISUSES: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] = {
 
 
 @pytest.mark.parametrize("case", MISUSES)
-async def test_misuse(connect: Connect, proxy: TcpProxy, case: str) -> None:
+async def test_misuse(connect: Connect, proxy: FaultProxy, case: str) -> None:
     """What has no meaning at this moment says so, names the lock and sends nothing."""
     call, says = MISUSES[case]
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:

@@ -17,13 +17,13 @@ import corral
 from client_support import asks_for, requests_seen
 from corral import State
 from corral.session.state_stream import StateStream
-from corral.testing import LocalServer, TcpProxy
+from corral.testing import FaultProxy, LocalServer
 from corral.testing._server import LOOPBACK, four_letter_word, free_ports
 from corral.wire import messages
 from support import PATIENCE, turns, until
 
 Connect = Callable[..., corral.Client]
-Situation = Callable[[TcpProxy, corral.Client], contextlib.AbstractAsyncContextManager[None]]
+Situation = Callable[[FaultProxy, corral.Client], contextlib.AbstractAsyncContextManager[None]]
 
 
 class Footprint:
@@ -64,7 +64,7 @@ async def ended(awaitable: Awaitable[Any]) -> Any:
         return (await asyncio.gather(awaitable, return_exceptions=True))[0]
 
 
-async def nobody_connected(proxy: TcpProxy) -> None:
+async def nobody_connected(proxy: FaultProxy) -> None:
     """Wait until the proxy has seen every client go."""
 
     async def none() -> bool:
@@ -236,7 +236,7 @@ async def test_unreachable_servers(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("others", [0, 1])
-async def test_connect_timeout_names_each_server(proxy: TcpProxy, others: int) -> None:
+async def test_connect_timeout_names_each_server(proxy: FaultProxy, others: int) -> None:
     """A server that takes the connection and is silent is named too, and so is one whose turn never came."""
     servers = [proxy.address, *(f"{LOOPBACK}:{port}" for port in free_ports(others))]
     before = Footprint()
@@ -250,7 +250,7 @@ async def test_connect_timeout_names_each_server(proxy: TcpProxy, others: int) -
     assert before.new() == []
 
 
-async def test_a_silent_server_does_not_stop_the_search(zookeeper: str, proxy: TcpProxy) -> None:
+async def test_a_silent_server_does_not_stop_the_search(zookeeper: str, proxy: FaultProxy) -> None:
     """S1: a server that takes connections and says nothing is left for the next one, if it comes first."""
     async with proxy.black_hole():
         while proxy.accepted < 2:
@@ -260,7 +260,7 @@ async def test_a_silent_server_does_not_stop_the_search(zookeeper: str, proxy: T
                     assert await zk.exists("/") is not None
 
 
-async def test_the_order_is_random(zookeeper: str, proxy: TcpProxy) -> None:
+async def test_the_order_is_random(zookeeper: str, proxy: FaultProxy) -> None:
     """S1: clients with one list spread over its servers."""
     used = set()
     async with asyncio.timeout(PATIENCE):
@@ -269,7 +269,7 @@ async def test_the_order_is_random(zookeeper: str, proxy: TcpProxy) -> None:
                 used.add(zk.server)
 
 
-async def test_waiting_for_ever(connect: Connect, proxy: TcpProxy) -> None:
+async def test_waiting_for_ever(connect: Connect, proxy: FaultProxy) -> None:
     """connect_timeout=None waits until there is a server, whenever that is."""
     async with proxy.refuse():
         entering = asyncio.create_task(connect(proxy.address, connect_timeout=None).__aenter__())
@@ -284,7 +284,7 @@ async def test_waiting_for_ever(connect: Connect, proxy: TcpProxy) -> None:
 # Credentials that are refused
 
 
-async def test_refused_credentials(connect: Connect, proxy: TcpProxy) -> None:
+async def test_refused_credentials(connect: Connect, proxy: FaultProxy) -> None:
     """S6: entering with credentials that the server refuses raises AuthFailed, and leaves nothing."""
     zk = connect(proxy.address, auth=[("nosuchscheme", b"secret")])
     before = Footprint()
@@ -296,7 +296,7 @@ async def test_refused_credentials(connect: Connect, proxy: TcpProxy) -> None:
         await zk.get("/")
 
 
-async def test_credentials_refused_later(connect: Connect, proxy: TcpProxy, other: corral.Client) -> None:
+async def test_credentials_refused_later(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
     """S6: a client whose added credentials are refused is of no more use: all that waits, and all that is
     asked of it later, raises AuthFailed; what it holds is lost; no connection is tried again."""
     await other.create("/n")
@@ -330,7 +330,7 @@ async def test_credentials_refused_later(connect: Connect, proxy: TcpProxy, othe
 # States
 
 
-async def test_states_tell_each_change(connect: Connect, proxy: TcpProxy) -> None:
+async def test_states_tell_each_change(connect: Connect, proxy: FaultProxy) -> None:
     """S3: the state now, then each change: over a cut, suspended and connected again; last of all, closed."""
     zk = connect(proxy.address)
     early = zk.states()
@@ -384,13 +384,13 @@ async def test_states_are_for_one_reader(connect: Connect) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected(proxy: TcpProxy, zk: corral.Client) -> AsyncIterator[None]:
+async def connected(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
     """All is well."""
     yield
 
 
 @contextlib.asynccontextmanager
-async def disconnected(proxy: TcpProxy, zk: corral.Client) -> AsyncIterator[None]:
+async def disconnected(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
     """There is no server, and the client knows it."""
     states = zk.states()
     async with proxy.refuse():
@@ -402,14 +402,14 @@ async def disconnected(proxy: TcpProxy, zk: corral.Client) -> AsyncIterator[None
 
 
 @contextlib.asynccontextmanager
-async def in_flight(proxy: TcpProxy, zk: corral.Client) -> AsyncIterator[None]:
+async def in_flight(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
     """The server answers, and its answers do not come."""
-    async with proxy.hold_replies():
+    async with proxy.black_hole(requests=False):
         yield
 
 
 @contextlib.asynccontextmanager
-async def black_hole(proxy: TcpProxy, zk: corral.Client) -> AsyncIterator[None]:
+async def black_hole(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
     """Nothing passes either way."""
     async with proxy.black_hole():
         yield
@@ -446,7 +446,7 @@ def what_came(waiting: dict[str, asyncio.Task[Any]]) -> dict[str, str]:
 
 @pytest.mark.parametrize("situation", [disconnected, in_flight, black_hole])
 async def test_closing_wakes_requests(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, situation: Situation
+    connect: Connect, proxy: FaultProxy, other: corral.Client, situation: Situation
 ) -> None:
     """S5: a request that waits, for a connection or for its answer, ends with ClientClosed when the client is
     closed; and closing ends, whatever the network does."""
@@ -466,7 +466,7 @@ async def test_closing_wakes_requests(
 
 @pytest.mark.parametrize("situation", [connected, disconnected, black_hole])
 async def test_closing_wakes_who_waits_for_others(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, situation: Situation
+    connect: Connect, proxy: FaultProxy, other: corral.Client, situation: Situation
 ) -> None:
     """S5: so it is with those who wait for what others do: in the line of a lock, for a change of a node."""
     await other.create("/n")
@@ -487,7 +487,7 @@ async def test_closing_wakes_who_waits_for_others(
             assert what_came(waiting) == dict.fromkeys(EVENTS, "ClientClosed")
 
 
-async def test_closing_tells_the_holder(connect: Connect, proxy: TcpProxy, other: corral.Client) -> None:
+async def test_closing_tells_the_holder(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
     """S5, L4: what is held is lost with the client: the holder is told before the server is, and then others
     can hold it at once."""
     async with connect(proxy.address) as zk:
@@ -559,7 +559,7 @@ async def test_a_cancelled_close_closes(connect: Connect, zookeeper: str, after:
         await until(gone, "the session is closed")
 
 
-async def test_closing_while_it_opens(connect: Connect, proxy: TcpProxy) -> None:
+async def test_closing_while_it_opens(connect: Connect, proxy: FaultProxy) -> None:
     """S5: a client that is closed while it is being opened ends the entering with ClientClosed."""
     before = Footprint()
     async with proxy.black_hole():
@@ -648,7 +648,7 @@ async def test_an_exit_stack_that_moves(connect: Connect, other: corral.Client) 
     assert before.new() == []
 
 
-async def test_connecting_can_be_cancelled_anywhere(connect: Connect, proxy: TcpProxy) -> None:
+async def test_connecting_can_be_cancelled_anywhere(connect: Connect, proxy: FaultProxy) -> None:
     """S8: entering that is cancelled after any number of turns ends at once and leaves nothing: no task, no
     timer, no connection at the server's side."""
     before = Footprint()
@@ -668,7 +668,7 @@ async def test_connecting_can_be_cancelled_anywhere(connect: Connect, proxy: Tcp
     assert zk.state is State.CLOSED
 
 
-async def test_cancelled_as_the_session_comes(connect: Connect, zookeeper: str, proxy: TcpProxy) -> None:
+async def test_cancelled_as_the_session_comes(connect: Connect, zookeeper: str, proxy: FaultProxy) -> None:
     """S8: entering that is cancelled in the very turn in which there is a session ends that on the server."""
     zk = connect(proxy.address)
     entering = asyncio.create_task(zk.__aenter__())
@@ -687,7 +687,7 @@ async def test_cancelled_as_the_session_comes(connect: Connect, zookeeper: str, 
 # Under load
 
 
-async def test_a_lock_is_kept_under_load(connect: Connect, proxy: TcpProxy) -> None:
+async def test_a_lock_is_kept_under_load(connect: Connect, proxy: FaultProxy) -> None:
     """S1, S3: ten thousand requests at once do not hold up the heartbeats of a lock: they go out in between,
     the lock is kept for longer than the session timeout, and every request is answered."""
     # Ten thousand tasks block the loop for a while on a busy machine: longer than that must the lease be.
@@ -701,9 +701,9 @@ async def test_a_lock_is_kept_under_load(connect: Connect, proxy: TcpProxy) -> N
         assert proxy.accepted == 1
     # Behind what was asked for before it, a heartbeat would come when a whole batch has been sent.
     gets, within_a_batch = 0, 0
-    for body in seen.bodies:
-        gets += asks_for(messages.GET)(body)
-        within_a_batch += asks_for(messages.MULTI)(body) and gets % 10_000 != 0
+    for request in seen.requests:
+        gets += asks_for(messages.GET)(request)
+        within_a_batch += asks_for(messages.MULTI)(request) and gets % 10_000 != 0
     assert within_a_batch >= 3
 
 
@@ -743,7 +743,9 @@ async def test_a_normal_life_is_quiet(connect: Connect, log: pytest.LogCaptureFi
     assert log.records != []
 
 
-async def test_a_cut_is_no_warning(connect: Connect, proxy: TcpProxy, log: pytest.LogCaptureFixture) -> None:
+async def test_a_cut_is_no_warning(
+    connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
+) -> None:
     """A connection that breaks and is there again at once is noted, not warned of."""
     async with connect(proxy.address) as zk:
         await proxy.cut(reset=True)
@@ -752,7 +754,7 @@ async def test_a_cut_is_no_warning(connect: Connect, proxy: TcpProxy, log: pytes
 
 
 async def test_one_warning_when_no_server_is_reachable(
-    connect: Connect, proxy: TcpProxy, log: pytest.LogCaptureFixture
+    connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
 ) -> None:
     """While no server is there, there is one warning, which names each and why; later rounds say less loudly
     what they find."""
@@ -774,7 +776,7 @@ async def test_one_warning_when_no_server_is_reachable(
 
 
 async def test_a_session_that_could_not_be_closed_is_a_warning(
-    connect: Connect, proxy: TcpProxy, log: pytest.LogCaptureFixture
+    connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
 ) -> None:
     """S5: closing says so once if the session, with its ephemerals, had to be left to expire."""
     async with connect(proxy.address, session_timeout=1) as zk:

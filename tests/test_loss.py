@@ -11,7 +11,7 @@ import pytest
 import corral
 from client_support import asks_for, requests_seen
 from corral.session.requests import MAX_IN_FLIGHT
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy, before, committed
 from corral.testing._server import four_letter_word
 from corral.wire import messages
 from corral.wire.messages import Operation
@@ -106,16 +106,16 @@ WRITES: dict[str, Write] = {
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize("case", WRITES)
 async def test_a_write_is_never_sent_twice(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, case: str, lost: str
+    connect: Connect, proxy: FaultProxy, other: corral.Client, case: str, lost: str
 ) -> None:
     """S2: a write on which the connection breaks raises ConnectionLoss, which names it; the server may have
     applied it, and may not. It is not sent again, and the session goes on."""
     write = WRITES[case]
     await other.create("/n", b"old")
-    lose = proxy.lose_reply if lost == "reply" else proxy.lose_request
+    lose = committed if lost == "reply" else before
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         session = zk.session_id
-        async with lose(asks_for(write.operation)):
+        async with proxy.cut_at(lose(match=asks_for(write.operation)), reset=True):
             with pytest.raises(corral.ConnectionLoss) as caught:
                 await write.call(zk)
         await zk.exists("/")  # what had been sent again would have gone before
@@ -145,15 +145,15 @@ READS: dict[str, tuple[Operation, Callable[[corral.Client], Awaitable[Any]], str
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize("case", READS)
 async def test_a_read_is_sent_again(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, case: str, lost: str
+    connect: Connect, proxy: FaultProxy, other: corral.Client, case: str, lost: str
 ) -> None:
     """S2: a read on which the connection breaks is sent again on the next, and its caller does not notice."""
     operation, call, _ = READS[case]
     await other.create("/n", b"old")
     expected = await call(other)
-    lose = proxy.lose_reply if lost == "reply" else proxy.lose_request
+    lose = committed if lost == "reply" else before
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
-        async with lose(asks_for(operation)) as loss:
+        async with proxy.cut_at(lose(match=asks_for(operation)), reset=True) as loss:
             assert await call(zk) == expected
             assert loss.fired.is_set()
         assert seen.count(operation) == 2
@@ -162,13 +162,13 @@ async def test_a_read_is_sent_again(
 
 @pytest.mark.parametrize("case", READS)
 async def test_a_read_that_kills_two_connections_fails(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, case: str
+    connect: Connect, proxy: FaultProxy, other: corral.Client, case: str
 ) -> None:
     """S2: a read on which the connection dies twice fails, since it may be what kills it; others go on."""
     operation, call, name = READS[case]
     await other.create("/n")
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
-        async with proxy.lose_request(asks_for(operation)), proxy.lose_request(asks_for(operation)):
+        async with proxy.cut_at(before(match=asks_for(operation)), reset=True, times=2):
             with pytest.raises(corral.ConnectionLoss, match=f"^{name}: "):
                 await call(zk)
         assert seen.count(operation) == 2
@@ -186,7 +186,7 @@ async def disconnected(zk: corral.Client) -> None:
 
 
 async def test_requests_wait_while_disconnected(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S2: a request made while disconnected, read or write, waits and is carried out; it does not fail."""
     await other.create("/n", b"old")
@@ -215,7 +215,7 @@ async def _call(call: Callable[[corral.Client], Awaitable[object]], zk: corral.C
 
 
 async def test_what_is_cancelled_while_it_waits_is_not_sent(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S8: a request whose caller has gone before it was sent is never sent."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
@@ -234,14 +234,14 @@ async def test_what_is_cancelled_while_it_waits_is_not_sent(
 
 
 async def test_the_order_is_kept_over_a_reconnect(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S4: one session is one FIFO: reads that are sent again go first, then what has waited, in the order of
     the calls; so each read sees exactly the writes that were asked for before it."""
     await other.create("/n", b"old")
     read, look, write = messages.GET.opcode, messages.EXISTS.opcode, messages.SET.opcode
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
-        async with proxy.hold_replies():
+        async with proxy.black_hole(requests=False):
             # So many that the last of them wait for others' answers, with what comes behind.
             early: list[asyncio.Task[Any]] = []
             for _ in range(MAX_IN_FLIGHT // 2):
@@ -251,7 +251,7 @@ async def test_the_order_is_kept_over_a_reconnect(
                 tasks += [asyncio.create_task(zk.set("/n", b"%d" % n)), asyncio.create_task(zk.get("/n"))]
 
             async def all_sent() -> bool:
-                return len(seen.bodies) == MAX_IN_FLIGHT
+                return len(seen.requests) == MAX_IN_FLIGHT
 
             await until(all_sent, "as many as may be are in flight")
             async with proxy.refuse():
@@ -260,7 +260,7 @@ async def test_the_order_is_kept_over_a_reconnect(
                 for n in range(10, 20):
                     tasks += [asyncio.create_task(zk.set("/n", b"%d" % n)), asyncio.create_task(zk.get("/n"))]
                 await turns()
-                seen.bodies.clear()
+                seen.requests.clear()
         for n in range(20):
             stat = await tasks[2 * n]
             assert await tasks[2 * n + 1] == (b"%d" % n, stat)
@@ -272,7 +272,7 @@ async def test_the_order_is_kept_over_a_reconnect(
 
 
 async def test_reads_and_writes_in_flight_together(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S2: of many requests in flight when the connection breaks, exactly the writes fail."""
     await other.create("/n", b"old")
@@ -281,7 +281,7 @@ async def test_reads_and_writes_in_flight_together(
         return await _sets(other) == 10
 
     async with connect(proxy.address) as zk:
-        async with proxy.hold_replies():
+        async with proxy.black_hole(requests=False):
             tasks: list[asyncio.Task[Any]] = []
             for _ in range(10):
                 tasks.append(asyncio.create_task(zk.set("/n", b"new")))
@@ -294,10 +294,12 @@ async def test_reads_and_writes_in_flight_together(
     assert await _sets(other) == 10
 
 
-async def test_parents_are_made_over_a_loss(connect: Connect, proxy: TcpProxy, other: corral.Client) -> None:
+async def test_parents_are_made_over_a_loss(
+    connect: Connect, proxy: FaultProxy, other: corral.Client
+) -> None:
     """S2: making parents is sent again, since it changes nothing where they are; the create itself is not."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
-        async with proxy.lose_reply(asks_for(messages.CREATE)):
+        async with proxy.cut_at(committed(match=asks_for(messages.CREATE)), reset=True):
             path, _ = await zk.create("/a/b/c", b"leaf", make_parents=True, with_stat=True)
         assert path == "/a/b/c"
         assert seen.count(messages.CREATE2) == 2  # refused for its parents, then done
@@ -306,7 +308,7 @@ async def test_parents_are_made_over_a_loss(connect: Connect, proxy: TcpProxy, o
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_fin_and_reset_are_one_event(connect: Connect, proxy: TcpProxy, reset: bool) -> None:
+async def test_fin_and_reset_are_one_event(connect: Connect, proxy: FaultProxy, reset: bool) -> None:
     """S1: however the connection ends, the session goes on at once on the next."""
     async with connect(proxy.address) as zk:
         session = zk.session_id
@@ -323,7 +325,7 @@ async def test_fin_and_reset_are_one_event(connect: Connect, proxy: TcpProxy, re
 
 
 async def test_a_too_large_reply_fails_its_own_request(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S7: a reply over max_reply is ReplyError, with size and limit, for its own request, which is not
     sent again; the neighbours in the same flight are answered, and the connection goes on."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import corral
-from client_support import opcode, requests_seen
-from corral.testing import LocalServer, TcpProxy
+from client_support import requests_seen
+from corral.testing import FaultProxy, LocalServer, Message, before
 from corral.wire import framing, messages
 from support import PATIENCE, turns, until
 from testing.raw_session import CREATE, RawSession
@@ -115,7 +115,7 @@ async def test_containers_are_collected(zk: corral.Client) -> None:
 
 @pytest.mark.parametrize("sequential", [False, True])
 async def test_nodes_with_a_ttl_are_removed(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, sequential: bool
+    connect: Connect, proxy: FaultProxy, other: corral.Client, sequential: bool
 ) -> None:
     """A node with a TTL (seconds) is removed when nothing happened to it for so long; it is no ephemeral."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
@@ -125,7 +125,7 @@ async def test_nodes_with_a_ttl_are_removed(
     await gone(other, brief)
     assert await other.exists(lasting) == stat
     assert stat.ephemeral_owner == 0
-    sent = [body for body in seen.bodies if opcode(body) == messages.CREATE_TTL.opcode]
+    sent = [request.body for request in seen.requests if request.opcode == messages.CREATE_TTL.opcode]
     assert [int.from_bytes(body[-8:]) for body in sent] == [50, 3_600_000]  # the protocol's milliseconds
 
 
@@ -180,7 +180,7 @@ async def test_many_make_the_same_parents(zk: corral.Client, other: corral.Clien
 
 
 async def test_a_parent_that_vanishes_is_made_again(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """L10: parents may vanish between their making and the create (containers do): then they are made again.
 
@@ -190,27 +190,27 @@ async def test_a_parent_that_vanishes_is_made_again(
     with Elsewhere(connect) as elsewhere:
         vanished: list[str] = []
 
-        def vanish(body: bytes) -> bool:
+        def vanish(message: Message) -> bool:
             # The node itself is asked for by CREATE2, because of with_stat; its parents are not.
-            if opcode(body) == messages.CREATE2.opcode and vanished.count("/p") < 3:
+            if message.opcode == messages.CREATE2.opcode and vanished.count("/p") < 3:
                 elsewhere.run(lambda zk: zk.delete("/p", recursive=True))
                 vanished.append("/p")
             return False
 
         await other.create("/p")
-        async with connect(proxy.address) as zk, proxy.lose_request(vanish):
+        async with connect(proxy.address) as zk, proxy.cut_at(before(match=vanish), reset=True):
             path, _ = await zk.create("/p/q", make_parents=True, with_stat=True)
     assert path == "/p/q"
     assert vanished == ["/p"] * 3
     assert await other.children("/p") == ["q"]
 
 
-async def test_a_parent_that_always_vanishes_is_given_up(connect: Connect, proxy: TcpProxy) -> None:
+async def test_a_parent_that_always_vanishes_is_given_up(connect: Connect, proxy: FaultProxy) -> None:
     """Parents that vanish whenever they were made end in NoNode, not in trying for ever."""
     with Elsewhere(connect) as elsewhere:
 
-        def vanish(body: bytes) -> bool:
-            if opcode(body) == messages.CREATE2.opcode:
+        def vanish(message: Message) -> bool:
+            if message.opcode == messages.CREATE2.opcode:
                 elsewhere.run(remove)
             return False
 
@@ -218,7 +218,7 @@ async def test_a_parent_that_always_vanishes_is_given_up(connect: Connect, proxy
             if await zk.exists("/p"):
                 await zk.delete("/p", recursive=True)
 
-        async with connect(proxy.address) as zk, proxy.lose_request(vanish):
+        async with connect(proxy.address) as zk, proxy.cut_at(before(match=vanish), reset=True):
             with pytest.raises(corral.NoNode, match="'/p/q'"):
                 await zk.create("/p/q", make_parents=True, with_stat=True)
 
@@ -344,7 +344,7 @@ async def test_delete(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_delete_recursive_in_bounded_steps(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """A tree of 10,000 nodes goes, in transactions that are each far below the frame limit."""
     await other.create("/tree")
@@ -356,7 +356,7 @@ async def test_delete_recursive_in_bounded_steps(
         await zk.delete("/tree", recursive=True)
     await other.sync()
     assert await other.children("/") == ["beside"]
-    transactions = [body for body in seen.bodies if opcode(body) == messages.MULTI.opcode]
+    transactions = [request.body for request in seen.requests if request.opcode == messages.MULTI.opcode]
     deletes = [len(messages.decode_multi(memoryview(body), 8, len(body))) for body in transactions]
     assert sum(deletes) == 1 + 100 + 100 * 99
     assert max(deletes) <= 1000  # so that none holds up the server
@@ -396,7 +396,7 @@ async def _take_all(zk: corral.Client) -> None:
 @pytest.mark.parametrize("change", [_add, _take, _take_all])
 async def test_delete_recursive_while_others_change_the_tree(
     connect: Connect,
-    proxy: TcpProxy,
+    proxy: FaultProxy,
     other: corral.Client,
     change: Callable[[corral.Client], Awaitable[None]],
 ) -> None:
@@ -405,28 +405,28 @@ async def test_delete_recursive_while_others_change_the_tree(
     done: list[None] = []
     with Elsewhere(connect) as elsewhere:
 
-        def interfere(body: bytes) -> bool:
-            if opcode(body) == messages.MULTI.opcode and not done:
+        def interfere(message: Message) -> bool:
+            if message.opcode == messages.MULTI.opcode and not done:
                 done.append(elsewhere.run(change))
             return False
 
-        async with connect(proxy.address) as zk, proxy.lose_request(interfere):
+        async with connect(proxy.address) as zk, proxy.cut_at(before(match=interfere), reset=True):
             await zk.delete("/tree", recursive=True)
     assert done
     await other.sync()
     assert await other.exists("/tree") is None
 
 
-async def test_delete_recursive_ends_if_others_never_do(connect: Connect, proxy: TcpProxy) -> None:
+async def test_delete_recursive_ends_if_others_never_do(connect: Connect, proxy: FaultProxy) -> None:
     """Others who create below it without end are NotEmpty in the end, not a loop for ever."""
     with Elsewhere(connect) as elsewhere:
 
-        def interfere(body: bytes) -> bool:
-            if opcode(body) == messages.MULTI.opcode:
+        def interfere(message: Message) -> bool:
+            if message.opcode == messages.MULTI.opcode:
                 elsewhere.run(lambda zk: zk.create("/tree/", sequential=True))
             return False
 
-        async with connect(proxy.address) as zk, proxy.lose_request(interfere):
+        async with connect(proxy.address) as zk, proxy.cut_at(before(match=interfere), reset=True):
             await zk.create("/tree")
             with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
                 await zk.delete("/tree", recursive=True)
@@ -467,7 +467,7 @@ async def test_without_the_right_credentials_it_is_no_auth(
 
 @pytest.mark.parametrize("how", ["connect", "add_auth", "one of two"])
 async def test_credentials_are_given_again_on_each_connection(
-    connect: Connect, secret: str, proxy: TcpProxy, how: str
+    connect: Connect, secret: str, proxy: FaultProxy, how: str
 ) -> None:
     """S4: credentials, from the start or added later, hold over a reconnect, before what waits is sent."""
     given = {"connect": [USER], "add_auth": [], "one of two": [("digest", b"bob:guess"), USER]}[how]

@@ -9,7 +9,7 @@ import pytest
 
 import corral
 from client_support import requests_seen
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy
 from corral.wire import messages
 
 Connect = Callable[..., corral.Client]
@@ -80,7 +80,7 @@ async def test_one_refusal_applies_none(
     assert (await other.get("/a/b"))[0] == b"old"
 
 
-async def test_an_exception_in_the_body_sends_nothing(connect: Connect, proxy: TcpProxy) -> None:
+async def test_an_exception_in_the_body_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
     """What leaves the body leaves it unchanged, and nothing was sent; so with a cancellation."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
 
@@ -97,7 +97,7 @@ async def test_an_exception_in_the_body_sends_nothing(connect: Connect, proxy: T
         assert seen.opcodes == [messages.EXISTS.opcode]
 
 
-async def test_collecting_sends_nothing(connect: Connect, proxy: TcpProxy) -> None:
+async def test_collecting_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
     """Until the commit nothing is sent; then one request, whatever the number of writes."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         tx = zk.transaction()
@@ -109,7 +109,7 @@ async def test_collecting_sends_nothing(connect: Connect, proxy: TcpProxy) -> No
         assert seen.opcodes == [messages.EXISTS.opcode, messages.MULTI.opcode]
 
 
-async def test_an_empty_transaction_is_nothing(connect: Connect, proxy: TcpProxy) -> None:
+async def test_an_empty_transaction_is_nothing(connect: Connect, proxy: FaultProxy) -> None:
     """Committing nothing succeeds, and is not even sent."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         async with zk.transaction() as tx:
@@ -154,7 +154,7 @@ async def test_a_commit_in_the_body_is_the_one(zk: corral.Client) -> None:
     assert await zk.children("/") == ["s-0000000000"]
 
 
-async def test_too_large_is_refused_before_sending(connect: Connect, proxy: TcpProxy) -> None:
+async def test_too_large_is_refused_before_sending(connect: Connect, proxy: FaultProxy) -> None:
     """S7: a transaction over the frame limit is refused with size and limit, nothing of it was sent, and the
     connection is unaffected."""
     async with connect(proxy.address, max_request=4096) as zk, requests_seen(proxy) as seen:

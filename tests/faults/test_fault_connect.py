@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -12,35 +13,22 @@ from fault_support import within
 
 import corral
 from corral import State
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy, committed
 from corral.testing._server import four_letter_word, free_ports
 from support import turns, until
 
 Connect = Callable[..., corral.Client]
-Fault = Callable[[TcpProxy], contextlib.AbstractAsyncContextManager[object]]
+Fault = contextlib.AbstractAsyncContextManager[object]
+MakeFault = Callable[[FaultProxy], Fault]
 
 
-@contextlib.asynccontextmanager
-async def cut_in_the_handshake(proxy: TcpProxy, *, reset: bool = False) -> AsyncIterator[None]:
+def cut_in_the_handshake(proxy: FaultProxy, *, reset: bool = False) -> Fault:
     """Each connection ends when the server has answered the connect request, before we have the answer."""
-
-    async def cut_on() -> None:
-        async with proxy.hold_replies() as held:
-            while True:
-                await held.arrived(held.bytes + 1)
-                await proxy.cut(reset=reset)
-
-    cutting = asyncio.create_task(cut_on())
-    await turns(1)
-    try:
-        yield
-    finally:
-        cutting.cancel()
-        await asyncio.wait([cutting])
+    return proxy.cut_at(committed("connect"), reset=reset, times=sys.maxsize)
 
 
 @contextlib.asynccontextmanager
-async def closed_at_once(proxy: TcpProxy) -> AsyncIterator[None]:
+async def closed_at_once(proxy: FaultProxy) -> AsyncIterator[None]:
     """Each connection ends with FIN as soon as it is accepted."""
 
     async def cut_on() -> None:
@@ -48,7 +36,7 @@ async def closed_at_once(proxy: TcpProxy) -> AsyncIterator[None]:
             await until(lambda: connected(proxy), "somebody connects")
             await proxy.cut()
 
-    async def connected(proxy: TcpProxy) -> bool:
+    async def connected(proxy: FaultProxy) -> bool:
         return proxy.connections > 0
 
     async with proxy.black_hole():
@@ -60,11 +48,11 @@ async def closed_at_once(proxy: TcpProxy) -> AsyncIterator[None]:
             await asyncio.wait([cutting])
 
 
-FAULTS: dict[str, Fault] = {
+FAULTS: dict[str, MakeFault] = {
     "reset when it connects": lambda proxy: proxy.refuse(),
     "closed when it connects": closed_at_once,
     "no answer": lambda proxy: proxy.black_hole(),
-    "the answer is withheld": lambda proxy: proxy.hold_replies(),
+    "the answer is withheld": lambda proxy: proxy.black_hole(requests=False),
     "the answer is lost, FIN": cut_in_the_handshake,
     "the answer is lost, RST": lambda proxy: cut_in_the_handshake(proxy, reset=True),
 }
@@ -73,7 +61,7 @@ by_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 
 
 @by_fault
-async def test_no_session_in_time(connect: Connect, proxy: TcpProxy, fault: Fault) -> None:
+async def test_no_session_in_time(connect: Connect, proxy: FaultProxy, fault: MakeFault) -> None:
     """S1, S5: entering gives up after `connect_timeout`, and the error names what each server did; the
     object is used up, and no connection is left."""
     client = connect(to=proxy.address, connect_timeout=0.5)
@@ -89,7 +77,7 @@ async def test_no_session_in_time(connect: Connect, proxy: TcpProxy, fault: Faul
 
 @by_fault
 async def test_connects_when_the_fault_ends(
-    connect: Connect, proxy: TcpProxy, fault: Fault, caplog: pytest.LogCaptureFixture
+    connect: Connect, proxy: FaultProxy, fault: MakeFault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """S1: entering goes on trying until there is a server, and is then a client like any other."""
     async with fault(proxy):
@@ -102,7 +90,7 @@ async def test_connects_when_the_fault_ends(
 
 @by_fault
 async def test_cancelled_while_connecting(
-    connect: Connect, proxy: TcpProxy, fault: Fault, caplog: pytest.LogCaptureFixture
+    connect: Connect, proxy: FaultProxy, fault: MakeFault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """S8: entering that is cancelled ends at once, whatever it waits for, and no connection is left."""
     client = connect(to=proxy.address, connect_timeout=None)
@@ -119,7 +107,7 @@ async def test_cancelled_while_connecting(
 
 @pytest.mark.parametrize("steps", [*range(6), 8, 12, 16, 24, 32, 48, 64, 96, 128])
 async def test_cancelled_at_each_step(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, steps: int
+    connect: Connect, proxy: FaultProxy, other: corral.Client, steps: int
 ) -> None:
     """S8: cancelled at any step of connecting, up to the one in which there is a session, entering leaves no
     connection, and no session that it knows of: what it got is closed on the server."""
@@ -137,7 +125,7 @@ async def test_cancelled_at_each_step(
 
 
 async def test_cancelled_in_the_tick_of_the_session(
-    connect: Connect, zookeeper: str, proxy: TcpProxy, other: corral.Client
+    connect: Connect, zookeeper: str, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S8: a session that comes in the very tick in which entering is cancelled is ended on the server."""
     cancelled_with_a_session = 0
@@ -145,7 +133,7 @@ async def test_cancelled_in_the_tick_of_the_session(
         before = await sessions(zookeeper)
         client = connect(to=proxy.address)
         states = client.states()
-        async with proxy.hold_replies() as held:
+        async with proxy.black_hole(requests=False) as held:
             entering = asyncio.create_task(client.__aenter__())
             await within(held.arrived())
         await turns(steps)
@@ -181,7 +169,7 @@ async def test_name_that_does_not_resolve(zookeeper: str, root: str) -> None:
     assert await within(enter_and_read(corral.connect(f"nowhere.invalid,{zookeeper}{root}"))) == []
 
 
-async def test_every_server_is_named(connect: Connect, proxy: TcpProxy) -> None:
+async def test_every_server_is_named(connect: Connect, proxy: FaultProxy) -> None:
     """S1: the error of a vain search has what became of each server."""
     [port] = free_ports(1)
     async with proxy.refuse():
@@ -198,10 +186,10 @@ async def enter_and_read(client: corral.Client) -> list[str]:
         return await zk.children("/")
 
 
-async def nobody(proxy: TcpProxy) -> bool:
+async def nobody(proxy: FaultProxy) -> bool:
     return proxy.connections == 0
 
 
-async def tried(proxy: TcpProxy, caplog: pytest.LogCaptureFixture) -> bool:
+async def tried(proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> bool:
     """Whether a client has been here; of those that are refused their own log tells."""
     return proxy.accepted > 0 or "no server has taken" in caplog.text

@@ -14,7 +14,7 @@ from fault_support import say_nothing, speaking, until_state, within
 
 import corral
 from corral import State
-from corral.testing import LocalEnsemble, LocalServer, TcpProxy
+from corral.testing import FaultProxy, LocalEnsemble, LocalServer
 from support import PATIENCE, turns, until
 
 SESSION_TIMEOUT = 4.0
@@ -221,7 +221,7 @@ async def enter_and_read(hosts: str) -> None:
 
 @pytest.mark.parametrize("silent", SILENT, ids=SILENT_IDS)
 async def test_reconnecting_past_silent_servers(
-    proxy: TcpProxy,
+    proxy: FaultProxy,
     root: str,
     silent: Callable[[], contextlib.AbstractAsyncContextManager[str]],
 ) -> None:
@@ -238,7 +238,9 @@ async def test_reconnecting_past_silent_servers(
             assert stat.ephemeral_owner == zk.session_id == session
 
 
-async def test_silence_after_the_session_is_given_up_too(zookeeper: str, root: str, proxy: TcpProxy) -> None:
+async def test_silence_after_the_session_is_given_up_too(
+    zookeeper: str, root: str, proxy: FaultProxy
+) -> None:
     """S1: a connection on which an answer is due for half of T is dropped, and another server is asked."""
     async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:
         session = zk.session_id
@@ -249,7 +251,7 @@ async def test_silence_after_the_session_is_given_up_too(zookeeper: str, root: s
         assert zk.session_id == session
 
 
-async def test_idle_connection_is_watched_over(proxy: TcpProxy, root: str) -> None:
+async def test_idle_connection_is_watched_over(proxy: FaultProxy, root: str) -> None:
     """S1: a connection that is silent is found out although nobody asks for anything: there are pings."""
     async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:
         async with proxy.black_hole():

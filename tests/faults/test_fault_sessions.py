@@ -14,7 +14,7 @@ from fault_support import states_of, until_state, within
 
 import corral
 from corral import State
-from corral.testing import LocalServer, TcpProxy
+from corral.testing import FaultProxy, LocalServer, after, before, committed
 from support import turns, until
 
 Connect = Callable[..., corral.Client]
@@ -28,7 +28,7 @@ takes its lease to end by at least half of T sooner."""
 
 
 @contextlib.asynccontextmanager
-async def disconnected(proxy: TcpProxy) -> AsyncIterator[None]:
+async def disconnected(proxy: FaultProxy) -> AsyncIterator[None]:
     """Nothing reaches the server, and nothing comes from it; attempts to connect are silent."""
     async with proxy.black_hole():
         await proxy.cut()
@@ -62,7 +62,7 @@ async def hold(lock: corral.Lock, held: asyncio.Future[corral.Held], told: Calla
             told()
 
 
-async def test_lapsed_and_resumed(connect: Connect, proxy: TcpProxy, other: corral.Client) -> None:
+async def test_lapsed_and_resumed(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
     """S3: what is held is lost when the lease ends; the session is resumed if a server still has it. Waiters,
     watches and ephemerals go on; the node of what was lost is removed."""
     await other.create("/node", b"before")
@@ -103,7 +103,7 @@ async def test_lapsed_and_resumed(connect: Connect, proxy: TcpProxy, other: corr
 
 @pytest.mark.parametrize("by_server", [True, False], ids=["the server says so", "the client gives up"])
 async def test_states_of_an_expired_session(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, by_server: bool
+    connect: Connect, proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
     """S3: connected, suspended, lapsed (if there is something to lose), expired, and connected again with
     another session: without any doing, and whoever notices first that the old one is over."""
@@ -138,18 +138,11 @@ async def test_told_before_the_next_holds(
 
     async def contend(number: int) -> None:
         path = f"/lock-{number}"
-        heartbeats = 0
-        enough = asyncio.Event()
-
-        def count(body: bytes) -> bool:
-            nonlocal heartbeats
-            heartbeats += int.from_bytes(body[4:8]) == (14 if lease == "quorum" else 11)
-            if heartbeats > number:
-                enough.set()
-            return False
-
+        # Each moment of a heartbeat comes twice: once with a silence, once with an end that can be seen.
+        moment = (before, committed, after)[number % 3]
+        heartbeat = moment("transaction" if lease == "quorum" else "ping", nth=number + 1)
         async with (
-            TcpProxy(zookeeper) as proxy,
+            FaultProxy(zookeeper) as proxy,
             connect(to=proxy.address, session_timeout=T, lease=lease) as zk,
         ):
             held = asyncio.get_running_loop().create_future()
@@ -157,9 +150,8 @@ async def test_told_before_the_next_holds(
             mine = await within(held)
             waiting = asyncio.create_task(other.lock(path).acquire())
             waiting.add_done_callback(lambda _: order.append(f"{number} next"))
-            async with proxy.lose_request(count):
-                await within(enough.wait())
-            async with proxy.black_hole():
+            async with proxy.black_hole(heartbeat) as hole:
+                await within(hole.fired.wait())
                 if number % 2:
                     await proxy.cut()  # which it notices; of a silence it learns by the clock alone
                 next_one = await within(waiting)
@@ -182,7 +174,7 @@ async def test_told_before_the_next_holds(
         ]
 
 
-async def test_lease_goes_on(connect: Connect, proxy: TcpProxy, other: corral.Client) -> None:
+async def test_lease_goes_on(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
     """S3: an idle holder whose connection is well keeps what it holds, over twice its session timeout."""
     async with connect(session_timeout=T) as quorum, connect(session_timeout=T, lease="ping") as ping:
         clients = {"/quorum": quorum, "/ping": ping}
@@ -199,7 +191,7 @@ async def test_lease_goes_on(connect: Connect, proxy: TcpProxy, other: corral.Cl
 
 @pytest.mark.parametrize("by_server", [True, False], ids=["the server says so", "the client gives up"])
 async def test_requests_over_the_end_of_a_session(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, by_server: bool
+    connect: Connect, proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
     """S2: what was not sent when the session ended is carried out by the next, in its order, but for what
     means nothing without the old one: ephemerals, and what depends on a lock, raise `SessionExpired`."""
@@ -237,7 +229,7 @@ async def test_requests_over_the_end_of_a_session(
 
 
 async def test_in_flight_over_the_end_of_a_session(
-    connect: Connect, proxy: TcpProxy, other: corral.Client
+    connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S2: of what was under way when the connection was lost for good a write raises `ConnectionLoss`, and a
     read is answered in the new session."""
@@ -256,7 +248,7 @@ async def test_in_flight_over_the_end_of_a_session(
 
 @pytest.mark.parametrize("by_server", [True, False], ids=["the server says so", "the client gives up"])
 async def test_waiters_and_watches_over_the_end_of_a_session(
-    connect: Connect, proxy: TcpProxy, other: corral.Client, by_server: bool
+    connect: Connect, proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
     """S3, W3: a waiter for a lock stands in line again, at its end; a watch tells the last
     state, and goes on."""

@@ -8,19 +8,21 @@ import pytest
 from lock_support import Rig, Tap
 
 import corral
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy
 
 
 @pytest.fixture
-async def tap(zookeeper: str) -> AsyncIterator[Tap]:
-    """A recorder of what goes to the shared server."""
-    async with Tap(zookeeper) as between:
-        yield between
+async def tap(proxy: FaultProxy) -> AsyncIterator[Tap]:
+    """A record of what comes to `proxy`."""
+    record = Tap()
+    async with proxy.record(record.note):
+        yield record
 
 
 @pytest.fixture
-async def rig(connect: Callable[..., corral.Client], tap: Tap, zookeeper: str) -> AsyncIterator[Rig]:
-    """`rig.zk` goes through `rig.proxy`, and `rig.tap` behind it; `rig.other` goes straight to the server."""
-    async with TcpProxy(tap.address) as proxy:
-        async with connect() as other, connect(proxy.address, session_timeout=2.0) as zk:
-            yield Rig(zk, other, proxy, tap, zookeeper)
+async def rig(
+    connect: Callable[..., corral.Client], proxy: FaultProxy, tap: Tap, zookeeper: str
+) -> AsyncIterator[Rig]:
+    """`rig.zk` goes through `rig.proxy`, as recorded by `rig.tap`; `rig.other` straight to the server."""
+    async with connect() as other, connect(proxy.address, session_timeout=2.0) as zk:
+        yield Rig(zk, other, proxy, tap, zookeeper)

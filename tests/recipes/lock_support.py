@@ -7,18 +7,16 @@ import contextlib
 import re
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import corral
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy, Kind, Message
 from corral.testing._server import four_letter_word
 from corral.wire import messages
+from corral.wire.messages import Operation
 from support import PATIENCE, until
 
 T = TypeVar("T")
-
-CREATE2, CHILDREN, DELETE, GET, MULTI, CREATE_CONTAINER = 15, 8, 2, 4, 14, 19
 
 LOCK_NAME = re.compile(
     r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-lock-(?P<number>\d{10}|-\d{9}|-[1-9]\d{9})"
@@ -84,58 +82,29 @@ async def watched_paths(address: str) -> dict[str, list[str]]:
     return found
 
 
-def opcode(code: int) -> Callable[[bytes], bool]:
-    """Matches requests of one operation, for `TcpProxy.lose_request` and `lose_reply`."""
-    return lambda body: int.from_bytes(body[4:8], signed=True) == code
-
-
 # The wire
 
 
-class Frame(NamedTuple):
-    """A message seen on the wire."""
-
-    link: int
-    """On which connection, counted from 0."""
-    chunk: int
-    """In which piece that was received at once, counted over the connection and direction."""
-    to_server: bool
-    xid: int
-    code: int
-    """The operation of a request, the error code of a reply."""
-    body: bytes
-
-
 class Tap:
-    """A proxy that records every message but each connection's first. Clients connect to `address`."""
+    """What comes to a proxy, in order: what a fault then loses too."""
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self.target = host, int(port)
-        self.frames: list[Frame] = []
-        self.sessions: dict[int, messages.ConnectReply] = {}
-        """What the server granted, by connection."""
-        self.links = 0
-        self._open: set[_End] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
         self._news = asyncio.Event()
 
-    @property
-    def address(self) -> str:
-        return "{}:{}".format(*self._listener.sockets[0].getsockname()[:2])
-
-    def requests(self, start: int = 0, *, ours: bool = True) -> list[int]:
-        """The operations asked for since frame `start`, without pings and heartbeats if only `ours`."""
-        codes = [frame.code for frame in self.frames[start:] if frame.to_server]
-        return [code for code in codes if not ours or code not in (messages.PING.opcode, MULTI)]
-
-    def events(self, start: int = 0) -> list[Frame]:
-        """The notifications of watches since frame `start`."""
-        return [
-            frame
-            for frame in self.frames[start:]
-            if not frame.to_server and frame.xid == messages.NOTIFICATION_XID
+    def requests(self, start: int = 0, *, ours: bool = True) -> list[Operation]:
+        """The operations asked for since message `start`, connecting aside; if only `ours`, pings and
+        heartbeats too."""
+        asked = [
+            messages.OPERATIONS[message.opcode]
+            for message in self.messages[start:]
+            if message.kind is Kind.REQUEST and message.operation != "connect"
         ]
+        return [each for each in asked if not ours or each not in (messages.PING, messages.MULTI)]
+
+    def events(self, start: int = 0) -> list[Message]:
+        """The notifications of watches since message `start`."""
+        return [message for message in self.messages[start:] if message.kind is Kind.EVENT]
 
     async def seen(self, condition: Callable[[], object]) -> None:
         """Wait until what was recorded fulfils a condition."""
@@ -144,109 +113,31 @@ class Tap:
                 self._news.clear()
                 await self._news.wait()
 
-    def record(self, frame: Frame) -> None:
-        if frame.chunk >= 0:
-            self.frames.append(frame)
-        elif not frame.to_server:
-            self.sessions[frame.link] = messages.decode_connect_reply(frame.body, 0, len(frame.body))
+    def password(self, session_id: int) -> bytes:
+        """With which that session can be taken over."""
+        greetings = [
+            messages.decode_connect_reply(message.body, 0, len(message.body))
+            for message in self.messages
+            if message.kind is Kind.REPLY and message.operation == "connect"
+        ]
+        [password] = {reply.password for reply in greetings if reply.session_id == session_id}
+        return password
+
+    def note(self, message: Message) -> bool:
+        """Record one, for `FaultProxy.record`, which cannot be waited for."""
+        self.messages.append(message)
         self._news.set()
-
-    async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _End(self, to_server=True), "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.close()
-        for task in self._connecting:
-            task.cancel()
-        for end in list(self._open):
-            end.transport.abort()
-        while self._open or self._connecting:
-            self._news.clear()
-            await self._news.wait()
-
-
-class _End(asyncio.Protocol):
-    """One end of a tapped connection: what it receives goes out at its peer."""
-
-    transport: asyncio.Transport
-    peer: _End | None = None
-
-    def __init__(self, tap: Tap, *, to_server: bool) -> None:
-        self.tap = tap
-        self.to_server = to_server
-        self.link = tap.links
-        self.chunk = -1
-        self.waiting = b""  # for the peer
-        self.partial = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.tap._open.add(self)
-        if self.to_server:
-            self.link = self.tap.links
-            self.tap.links += 1
-            task = asyncio.get_running_loop().create_task(self._connect())
-            self.tap._connecting.add(task)
-            task.add_done_callback(self._connected)
-
-    async def _connect(self) -> None:
-        peer = _End(self.tap, to_server=False)
-        peer.link, peer.peer = self.link, self
-        try:
-            await asyncio.get_running_loop().create_connection(lambda: peer, *self.tap.target)
-        except OSError:
-            self.transport.abort()
-            return
-        if self.transport.is_closing():
-            peer.transport.abort()
-            return
-        self.peer = peer
-        peer.transport.write(self.waiting)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        self.tap._connecting.discard(task)
-        self.tap._news.set()
-
-    def data_received(self, data: bytes) -> None:
-        self.partial += data
-        while len(self.partial) >= 4:
-            end = 4 + int.from_bytes(self.partial[:4])
-            if len(self.partial) < end:
-                break
-            self._record(bytes(self.partial[4:end]))
-            del self.partial[:end]
-        self.chunk += 1
-        if self.peer is not None:
-            self.peer.transport.write(data)
-        else:
-            self.waiting += data
-
-    def _record(self, body: bytes) -> None:
-        xid = int.from_bytes(body[:4], signed=True)
-        at = 4 if self.to_server else 12
-        code = int.from_bytes(body[at : at + 4], signed=True)
-        self.tap.record(Frame(self.link, self.chunk, self.to_server, xid, code, body))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.tap._open.discard(self)
-        self.tap._news.set()
-        if self.peer is not None:
-            self.peer.transport.close()
+        return False
 
 
 async def end_session(tap: Tap, address: str, session_id: int) -> None:
     """Have the server end a session as if it had expired: take it over, with the password that was seen on
     the wire, and close it."""
-    [password] = {reply.password for reply in tap.sessions.values() if reply.session_id == session_id}
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
-            connect = messages.encode_connect(0, 10.0, session_id, password)
+            connect = messages.encode_connect(0, 10.0, session_id, tap.password(session_id))
             close = messages.REQUEST_HEADER.pack(8, 1, messages.CLOSE.opcode)
             writer.write(len(connect).to_bytes(4) + connect + close)
             await reader.read()
@@ -331,7 +222,7 @@ class Rig(NamedTuple):
 
     zk: corral.Client
     other: corral.Client
-    proxy: TcpProxy
+    proxy: FaultProxy
     tap: Tap
     server: str
 

@@ -8,11 +8,6 @@ from typing import Any
 
 import pytest
 from lock_support import (
-    CHILDREN,
-    CREATE2,
-    CREATE_CONTAINER,
-    DELETE,
-    GET,
     LOCK_NAME,
     Rig,
     Tap,
@@ -27,8 +22,19 @@ from lock_support import (
 )
 
 import corral
-from corral.testing import TcpProxy
-from corral.wire import messages
+from client_support import asks_for
+from corral.testing import FaultProxy, before, committed
+from corral.wire.messages import (
+    CHILDREN,
+    CREATE,
+    CREATE2,
+    CREATE_CONTAINER,
+    DELETE,
+    GET,
+    MULTI,
+    PING,
+    SET,
+)
 from support import turns, until
 
 Connect = Callable[..., corral.Client]
@@ -90,11 +96,11 @@ async def test_first_come_first_served(zk: corral.Client, other: corral.Client) 
 
 
 async def test_a_release_wakes_one_waiter_of_twenty(
-    connect: Connect, tap: Tap, zookeeper: str, root: str
+    connect: Connect, proxy: FaultProxy, tap: Tap, zookeeper: str, root: str
 ) -> None:
     """L1: with twenty waiters each node but the last is watched exactly once, and a release is news to one of
     them alone, who asks nothing more."""
-    async with connect(tap.address) as zk, connect(tap.address) as other:
+    async with connect(proxy.address) as zk, connect(proxy.address) as other:
         await zk.create("/lock")
         held = await zk.lock("/lock").acquire()
         waiters = [
@@ -111,13 +117,13 @@ async def test_a_release_wakes_one_waiter_of_twenty(
 
         await until(all_wait, "each waiter watches the node before its own, and only that")
 
-        start = len(tap.frames)
+        start = len(tap.messages)
         await held.release()
         done, _ = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
         await settle(zk)
         await settle(other)
         assert len(tap.events(start)) == 1
-        assert [code for code in tap.requests(start) if code != messages.SET.opcode] == [DELETE]
+        assert [asked for asked in tap.requests(start) if asked != SET] == [DELETE]
         assert [task for task in waiters if task.done()] == list(done)
         assert {task.result().node for task in done} == {f"{root}/lock/{names[1]}"}
 
@@ -127,38 +133,42 @@ async def test_a_release_wakes_one_waiter_of_twenty(
             await task.result().release()
 
 
-async def test_a_waiter_is_idle(connect: Connect, other: corral.Client, tap: Tap) -> None:
+async def test_a_waiter_is_idle(connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap) -> None:
     """L1: a waiter asks nothing while it waits; its session just says that it is alive."""
-    async with other.lock("/lock"), connect(tap.address, session_timeout=2.0) as zk:
+    async with other.lock("/lock"), connect(proxy.address, session_timeout=2.0) as zk:
         waiter = asyncio.create_task(zk.lock("/lock").acquire())
         await tap.seen(lambda: GET in tap.requests())
         await settle(zk)
-        start = len(tap.frames)
+        start = len(tap.messages)
         await tap.seen(lambda: len(tap.requests(start, ours=False)) >= 3)
-        assert set(tap.requests(start, ours=False)) == {messages.PING.opcode}
+        assert set(tap.requests(start, ours=False)) == {PING}
         waiter.cancel()
         await ended(waiter)
 
 
-async def test_a_holder_costs_one_small_write_now_and_then(connect: Connect, tap: Tap) -> None:
+async def test_a_holder_costs_one_small_write_now_and_then(
+    connect: Connect, proxy: FaultProxy, tap: Tap
+) -> None:
     """S3: all that a holder's session says while nothing happens is its heartbeat."""
-    async with connect(tap.address, session_timeout=2.0) as zk, zk.lock("/lock"):
-        start = len(tap.frames)
+    async with connect(proxy.address, session_timeout=2.0) as zk, zk.lock("/lock"):
+        start = len(tap.messages)
         await tap.seen(lambda: len(tap.requests(start, ours=False)) >= 5)
-        assert set(tap.requests(start, ours=False)) <= {messages.MULTI.opcode, messages.PING.opcode}
-        assert messages.MULTI.opcode in tap.requests(start, ours=False)
+        assert set(tap.requests(start, ours=False)) <= {MULTI, PING}
+        assert MULTI in tap.requests(start, ours=False)
 
 
 # L2: what it costs
 
 
-async def test_an_uncontended_acquire_is_one_round_trip(connect: Connect, tap: Tap) -> None:
+async def test_an_uncontended_acquire_is_one_round_trip(
+    connect: Connect, proxy: FaultProxy, tap: Tap
+) -> None:
     """L2: create and list are both sent before any answer has come, and nothing is asked after them; a
     release is one request."""
-    async with TcpProxy(tap.address) as proxy, connect(proxy.address, session_timeout=10.0) as zk:
+    async with connect(proxy.address, session_timeout=10.0) as zk:
         await zk.create("/lock")
-        start = len(tap.frames)
-        async with proxy.hold_replies():
+        start = len(tap.messages)
+        async with proxy.black_hole(requests=False):
             task = asyncio.create_task(zk.lock("/lock").acquire())
             await tap.seen(lambda: len(tap.requests(start)) >= 2)
             assert not task.done()
@@ -168,22 +178,23 @@ async def test_an_uncontended_acquire_is_one_round_trip(connect: Connect, tap: T
         assert tap.requests(start) == [CREATE2, CHILDREN, DELETE]
 
 
-async def test_create_and_list_are_one_write(connect: Connect, tap: Tap) -> None:
+async def test_create_and_list_are_one_write(connect: Connect, proxy: FaultProxy, tap: Tap) -> None:
     """L2: create and list leave in one piece."""
-    async with connect(tap.address) as zk:
+    async with connect(proxy.address, session_timeout=10.0) as zk:
         await zk.create("/lock")
-        start = len(tap.frames)
-        async with zk.lock("/lock"):
-            pass
-        create, listing = [
-            frame for frame in tap.frames[start:] if frame.to_server and frame.code in (CREATE2, CHILDREN)
-        ]
-        assert create.chunk == listing.chunk
+        async with proxy.black_hole() as held:
+            start = len(tap.messages)
+            task = asyncio.create_task(zk.lock("/lock").acquire())
+            await within(held.arrived())  # the first piece: this goes on before another is read
+            assert tap.requests(start) == [CREATE2, CHILDREN]
+        await (await within(task)).release()
 
 
-async def test_a_handoff_costs_no_list(connect: Connect, other: corral.Client, tap: Tap) -> None:
+async def test_a_handoff_costs_no_list(
+    connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap
+) -> None:
     """L2: with one node ahead, a waiter sets one watch, and asks nothing more when it is woken."""
-    async with connect(tap.address, session_timeout=10.0) as zk:
+    async with connect(proxy.address, session_timeout=10.0) as zk:
         async with other.lock("/lock"):
             task = asyncio.create_task(zk.lock("/lock").acquire())
             await until_line(other, "/lock", 2)
@@ -193,15 +204,15 @@ async def test_a_handoff_costs_no_list(connect: Connect, other: corral.Client, t
         await held.release()
 
 
-async def test_missing_parents_are_made_as_containers(connect: Connect, tap: Tap) -> None:
+async def test_missing_parents_are_made_as_containers(connect: Connect, proxy: FaultProxy, tap: Tap) -> None:
     """L2: a lock's parents need not be there; those that are made are containers, so that they go again."""
-    async with connect(tap.address) as zk:
+    async with connect(proxy.address) as zk:
         await zk.create("/locks")
         async with zk.lock("/locks/a/b") as held:
             assert LOCK_NAME.fullmatch(held.node.rpartition("/")[2])
-        made = [frame.body for frame in tap.frames if frame.to_server and frame.code == CREATE_CONTAINER]
-        assert any(b"/locks/a/b" in body for body in made)
-        assert messages.CREATE.opcode not in tap.requests()[1:]  # the first is the test's own
+        made = [message.path or "" for message in tap.messages if asks_for(CREATE_CONTAINER)(message)]
+        assert any(path.endswith("/locks/a/b") for path in made)
+        assert CREATE not in tap.requests()[1:]  # the first is the test's own
 
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
@@ -218,7 +229,7 @@ async def test_the_parent_vanishes_meanwhile(rig: Rig, way: str) -> None:
     lock = rig.zk.lock("/lock")
     task = asyncio.create_task(_as_coroutine(observed(getattr(lock, way)(), on_wait)))
     await within(making.wait())
-    async with rig.proxy.hold_replies():  # the request that makes it is just going out
+    async with rig.proxy.black_hole(requests=False):  # the request that makes it is just going out
 
         async def made() -> object:
             return await rig.other.exists("/lock")
@@ -401,8 +412,8 @@ async def test_a_release_whose_connection_breaks(rig: Rig, fault: str) -> None:
     """L6: a release on which the connection breaks, before the server or behind it, is done all the same."""
     lock = rig.zk.lock("/lock")
     held = await lock.acquire()
-    lose = rig.proxy.lose_request if fault == "request" else rig.proxy.lose_reply
-    async with lose(lambda body: int.from_bytes(body[4:8]) == DELETE) as loss:
+    lose = before if fault == "request" else committed
+    async with rig.proxy.cut_at(lose("delete"), reset=True) as loss:
         await within(held.release())
         assert loss.fired.is_set()
     assert await children(rig.other, "/lock") == []

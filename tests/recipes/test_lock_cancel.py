@@ -11,18 +11,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import anyio
 import pytest
 from lock_support import (
-    CHILDREN,
-    CREATE2,
-    CREATE_CONTAINER,
-    DELETE,
-    GET,
-    MULTI,
     Rig,
     Strike,
     children,
     end_session,
     ended,
-    opcode,
     settle,
     until_line,
     watched_paths,
@@ -30,7 +23,9 @@ from lock_support import (
 )
 
 import corral
-from corral.wire import messages
+from client_support import asks_for
+from corral.testing import Message, before, committed
+from corral.wire.messages import CHILDREN, CREATE2, CREATE_CONTAINER, DELETE, GET, MULTI, PING, Operation
 from support import PATIENCE, turns, until
 
 LINES = ["free", "held", "two ahead", "no parent"]
@@ -53,7 +48,9 @@ async def line(rig: Rig, kind: str, path: str) -> AsyncIterator[int]:
     ]
 
     def is_watched(name: str) -> bool:
-        return any(frame.code == GET and name.encode() in frame.body for frame in rig.tap.frames)
+        return any(
+            message.operation == "get" and (message.path or "").endswith(name) for message in rig.tap.messages
+        )
 
     async def move_on() -> None:
         for name in reversed(ahead):  # so that the one in front is found by looking again
@@ -188,7 +185,7 @@ async def test_a_timeout_with_no_answer(rig: Rig, kind: str, fault: str) -> None
         if fault == "black hole":
             held = await stack.enter_async_context(rig.proxy.black_hole())
         elif fault == "slow server":
-            held = await stack.enter_async_context(rig.proxy.hold_replies())
+            held = await stack.enter_async_context(rig.proxy.black_hole(requests=False))
         else:
             await stack.enter_async_context(rig.proxy.refuse())
             await rig.proxy.cut()
@@ -219,7 +216,7 @@ async def test_cancelled_and_then_the_answer_is_lost(rig: Rig, kind: str, way: s
     lock = rig.zk.lock("/lock")
     session = rig.zk.session_id
     async with line(rig, kind, "/lock") as ahead:
-        async with rig.proxy.hold_replies():
+        async with rig.proxy.black_hole(requests=False):
             task = asyncio.create_task(getattr(lock, way)())
             await until_line(rig.other, "/lock", ahead + 1)
             task.cancel()
@@ -231,16 +228,18 @@ async def test_cancelled_and_then_the_answer_is_lost(rig: Rig, kind: str, way: s
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
-@pytest.mark.parametrize("code", [CREATE2, CHILDREN], ids=["create", "list"])
-async def test_the_message_is_lost_and_then_cancelled(rig: Rig, code: int, way: str, lost: str) -> None:
+@pytest.mark.parametrize("operation", [CREATE2, CHILDREN], ids=["create", "list"])
+async def test_the_message_is_lost_and_then_cancelled(
+    rig: Rig, operation: Operation, way: str, lost: str
+) -> None:
     """L3: the create or the list is lost with its connection, before the server or behind it, and the caller
     cancels while that is being found out."""
     await rig.other.create("/lock")
     lock = rig.zk.lock("/lock")
     session = rig.zk.session_id
-    lose = rig.proxy.lose_request if lost == "request" else rig.proxy.lose_reply
+    lose = before if lost == "request" else committed
     async with rig.proxy.refuse():
-        async with lose(opcode(code)) as loss:
+        async with rig.proxy.cut_at(lose(match=asks_for(operation)), reset=True) as loss:
             task = asyncio.create_task(getattr(lock, way)())
             await within(loss.fired.wait())
 
@@ -262,13 +261,13 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str, moment
     """L3: cancelled at any point while it finds out what became of a create whose answer is lost, an acquire
     ends at once and leaves nothing."""
     session = rig.zk.session_id
-    lose = rig.proxy.lose_request if lost == "request" else rig.proxy.lose_reply
+    lose = before if lost == "request" else committed
     for step in itertools.count():
         path = f"/lock-{step}"
         await rig.other.create(path)
         lock = rig.zk.lock(path)
         strike = Strike(step, when_done=moment == "as it is answered")
-        async with lose(opcode(CREATE2)):
+        async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True):
             task = strike.start(lock.acquire())
             while not strike.reached and not task.done():
                 await asyncio.sleep(0)
@@ -286,17 +285,23 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str, moment
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize(
-    ("kind", "code"),
-    [(kind, code) for kind in LINES for code in (CREATE2, CHILDREN)]
+    ("kind", "operation"),
+    [(kind, operation) for kind in LINES for operation in (CREATE2, CHILDREN)]
     + [("held", GET), ("two ahead", GET), ("no parent", CREATE_CONTAINER)],
+    ids=str,
 )
-async def test_a_lost_message_makes_no_second_node(rig: Rig, kind: str, code: int, lost: str) -> None:
+async def test_a_lost_message_makes_no_second_node(
+    rig: Rig, kind: str, operation: Operation, lost: str
+) -> None:
     """L3, S2: whichever message of an acquire is lost, before the server or behind it, the acquire succeeds,
     with exactly one node in line."""
     lock = rig.zk.lock("/lock")
     session = rig.zk.session_id
-    lose = rig.proxy.lose_request if lost == "request" else rig.proxy.lose_reply
-    async with line(rig, kind, "/lock"), lose(opcode(code)) as loss:
+    lose = before if lost == "request" else committed
+    async with (
+        line(rig, kind, "/lock"),
+        rig.proxy.cut_at(lose(match=asks_for(operation)), reset=True) as loss,
+    ):
         held = await within(lock.acquire())
         assert loss.fired.is_set()
         assert held.is_valid
@@ -311,16 +316,16 @@ async def test_a_lost_message_makes_no_second_node(rig: Rig, kind: str, code: in
 async def test_try_acquire_with_a_lost_message(rig: Rig, lost: str) -> None:
     """L3: try_acquire whose create is lost knows what became of it: True of a free lock, with one node; and
     none of a held one, with nothing left."""
-    lose = rig.proxy.lose_request if lost == "request" else rig.proxy.lose_reply
+    lose = before if lost == "request" else committed
     lock = rig.zk.lock("/lock")
     await rig.other.create("/lock")
-    async with lose(opcode(CREATE2)):
+    async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True):
         held = await within(lock.try_acquire())
     assert held is not None
     assert len(await children(rig.other, "/lock")) == 1
     await held.release()
     theirs = await rig.other.lock("/lock").acquire()
-    async with lose(opcode(CREATE2)):
+    async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True):
         assert await within(lock.try_acquire()) is None
     await settle(rig.zk)
     assert await children(rig.other, "/lock") == [theirs.node.rpartition("/")[2]]
@@ -335,7 +340,7 @@ async def test_the_answer_is_lost_and_the_session_too(rig: Rig, way: str) -> Non
     session = rig.zk.session_id
     await rig.other.create("/lock")
     async with rig.proxy.refuse():
-        async with rig.proxy.lose_reply(opcode(CREATE2)) as loss:
+        async with rig.proxy.cut_at(committed(match=asks_for(CREATE2)), reset=True) as loss:
             task = asyncio.create_task(getattr(lock, way)())
             await within(loss.fired.wait())
         assert len(await children(rig.other, "/lock")) == 1
@@ -352,16 +357,16 @@ async def test_another_sessions_node_with_our_name_is_not_ours(rig: Rig) -> None
     await rig.other.create("/lock")
     prefix: list[str] = []
 
-    def create(body: bytes) -> bool:
-        if int.from_bytes(body[4:8]) != CREATE2:
+    def create(message: Message) -> bool:
+        if not asks_for(CREATE2)(message):
             return False
-        length = int.from_bytes(body[8:12])
-        prefix.append(body[12 : 12 + length].decode().rpartition("/")[2])
+        assert message.path is not None
+        prefix.append(message.path.rpartition("/")[2])
         return True
 
     lock = rig.zk.lock("/lock")
     async with rig.proxy.refuse():
-        async with rig.proxy.lose_request(create) as loss:
+        async with rig.proxy.cut_at(before(match=create), reset=True) as loss:
             task = asyncio.create_task(lock.acquire())
             await within(loss.fired.wait())
         foreign = await rig.other.create(f"/lock/{prefix[0]}", ephemeral=True, sequential=True)
@@ -377,9 +382,9 @@ async def test_another_sessions_node_with_our_name_is_not_ours(rig: Rig) -> None
 async def waited_long(rig: Rig) -> None:
     """Wait until what was proven when a waiter of `rig.zk` joined is a session timeout old."""
     await until_line(rig.other, "/lock", 2)
-    start = len(rig.tap.frames)
+    start = len(rig.tap.messages)
     # Pings are a third of it apart, and prove nothing.
-    await rig.tap.seen(lambda: rig.tap.requests(start, ours=False).count(messages.PING.opcode) >= 3)
+    await rig.tap.seen(lambda: rig.tap.requests(start, ours=False).count(PING) >= 3)
     assert MULTI not in rig.tap.requests(ours=False)
 
 
@@ -395,8 +400,10 @@ async def test_cancelled_while_it_makes_sure_of_its_lease(rig: Rig, moment: str)
             task = strike.start(lock.acquire())
             await waited_long(rig)
             if moment in ("unsent", "unanswered"):
-                lose = rig.proxy.lose_request if moment == "unsent" else rig.proxy.lose_reply
-                loss = await stack.enter_async_context(lose(opcode(MULTI)))
+                lose = before if moment == "unsent" else committed
+                loss = await stack.enter_async_context(
+                    rig.proxy.cut_at(lose(match=asks_for(MULTI)), reset=True)
+                )
             else:
                 strike.aim_at_next()
         if moment in ("unsent", "unanswered"):
@@ -404,7 +411,7 @@ async def test_cancelled_while_it_makes_sure_of_its_lease(rig: Rig, moment: str)
             task.cancel()
         await ended(task)
         assert task.cancelled()
-    assert MULTI in rig.tap.requests(ours=False) or moment == "unsent"
+    assert MULTI in rig.tap.requests(ours=False)
     await assert_nothing_left(rig, lock, session)
 
 
@@ -472,7 +479,7 @@ async def test_closing_while_a_node_is_still_to_be_removed(rig: Rig, server: str
     leaves no task; the node goes with the session, at the latest when that expires."""
     await rig.other.create("/lock")
     async with AsyncExitStack() as stack:
-        async with rig.proxy.hold_replies():
+        async with rig.proxy.black_hole(requests=False):
             task = asyncio.create_task(rig.zk.lock("/lock").acquire())
             await until_line(rig.other, "/lock", 1)
             task.cancel()
@@ -489,10 +496,10 @@ async def test_a_broken_release_of_a_cancelled_waiter(rig: Rig) -> None:
     session = rig.zk.session_id
     lock = rig.zk.lock("/lock")
     async with rig.other.lock("/lock"):
-        for lose in (rig.proxy.lose_request, rig.proxy.lose_reply):
+        for lose in (before, committed):
             task = asyncio.create_task(lock.acquire())
             await until_line(rig.other, "/lock", 2)
-            async with lose(opcode(DELETE)) as loss:
+            async with rig.proxy.cut_at(lose(match=asks_for(DELETE)), reset=True) as loss:
                 task.cancel()
                 await within(loss.fired.wait())
                 await until_line(rig.other, "/lock", 1)

@@ -10,7 +10,7 @@ import pytest
 from lock_support import LOCK_NAME, Tap, children, until_line, within
 
 import corral
-from corral.wire import messages
+from corral.testing import FaultProxy, Kind
 from support import PATIENCE, turns
 
 
@@ -26,14 +26,16 @@ async def test_our_node_is_curators(zk: corral.Client, other: corral.Client) -> 
         assert (await other.get_acl(f"/lock/{name}"))[0] == list(corral.OPEN_ACL)
 
 
-async def test_data_on_the_wire_is_never_null(connect: Callable[..., corral.Client], tap: Tap) -> None:
+async def test_data_on_the_wire_is_never_null(
+    connect: Callable[..., corral.Client], proxy: FaultProxy, tap: Tap
+) -> None:
     """L10: a lock without data sends empty data, not null, on which Curator's readers fail."""
-    async with connect(tap.address) as zk, zk.lock("/lock"):
+    async with connect(proxy.address) as zk, zk.lock("/lock"):
         pass
     creates = [
-        frame.body
-        for frame in tap.frames
-        if frame.to_server and frame.code in (messages.CREATE2.opcode, messages.CREATE_CONTAINER.opcode)
+        message.body
+        for message in tap.messages
+        if message.kind is Kind.REQUEST and message.operation == "create"
     ]
     assert len(creates) >= 2
     for body in creates:

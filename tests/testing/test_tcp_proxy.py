@@ -1,4 +1,4 @@
-"""TcpProxy: what passes, what is withheld, what is lost; on an echo server, and once on a real ZooKeeper."""
+"""TcpProxy: what passes, what is withheld, what is lost; on an echo server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import pytest
-from raw_session import NO_NODE, RawSession
 
-from corral.errors import UsageStateError
-from corral.testing import LocalServer, TcpProxy
+from corral.errors import UsageStateError, UsageValueError
+from corral.testing import TcpProxy
 from corral.testing._server import LOOPBACK, free_ports
 
 T = TypeVar("T")
@@ -23,6 +22,12 @@ T = TypeVar("T")
 async def within(awaitable: Awaitable[T]) -> T:
     """Wait for what must come, but not for ever."""
     return await asyncio.wait_for(awaitable, 10)
+
+
+async def turns(count: int = 20) -> None:
+    """Let the event loop go round, for whatever might happen and must not."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -44,6 +49,7 @@ class Echo:
         self.received = bytearray()
         self.accepted = 0
         self.ended = asyncio.Event()  # the first time that a client went
+        self.resets = 0  # how many of them went with a reset
         self._grew = asyncio.Event()
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -83,7 +89,7 @@ class Echo:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         self._writers.append(writer)
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await self._read(reader):
                 self.received += data
                 self._grew.set()
@@ -91,6 +97,8 @@ class Echo:
                     writer.write(data[start : start + (self._pieces or len(data))])
                     await writer.drain()
                     await asyncio.sleep(0)
+        except ConnectionError:
+            self.resets += 1
         self.ended.set()
         writer.close()
 
@@ -133,25 +141,18 @@ async def connection(proxy: TcpProxy) -> AsyncIterator[Client]:
             await within(writer.wait_closed())
 
 
+async def arrives(client: Client, data: bytes) -> None:
+    """What is sent comes back."""
+    client.writer.write(data)
+    assert await client.get(len(data)) == data
+
+
 def frame(body: bytes) -> bytes:
     return struct.pack(">i", len(body)) + body
 
 
 def request(xid: int, payload: bytes = b"") -> bytes:
     return frame(struct.pack(">i", xid) + payload)
-
-
-GREETING = frame(b"hello, I am a connect request")
-
-
-def has(payload: bytes) -> Callable[[bytes], bool]:
-    return lambda body: body[4:] == payload
-
-
-async def greet(client: Client) -> None:
-    """Exchange the first messages, which faults on messages let pass."""
-    client.writer.write(GREETING)
-    assert await client.get(len(GREETING)) == GREETING
 
 
 async def test_bytes_pass_both_ways(proxy: TcpProxy, echo: Echo) -> None:
@@ -275,6 +276,27 @@ async def test_what_a_closed_sender_sent_comes_out_of_a_black_hole(proxy: TcpPro
         assert bytes(echo.received) == b"alate"
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_an_end_does_not_pass_a_black_hole(proxy: TcpProxy, echo: Echo, reset: bool) -> None:
+    """Of a peer that closes, the other hears when the black hole ends, not before, though nothing else waits."""
+    async with connection(proxy) as client:
+        client.writer.write(b"a")
+        await client.get(1)
+        async with proxy.black_hole() as held:
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                client.writer.transport.abort()
+            else:
+                client.writer.close()
+            await until(lambda: not proxy.connections)  # the end has come as far as the proxy
+            async with connection(proxy) as another:  # for whatever would have passed by now
+                another.writer.write(b"b")
+                await within(held.arrived(1))
+            assert not echo.ended.is_set()
+        await within(echo.ended.wait())
+
+
 async def test_a_full_black_hole_pushes_back(proxy: TcpProxy, echo: Echo) -> None:
     """Withholding is bounded: a sender that goes on and on is held up, as by a full window."""
     data = frame(bytes(32 << 20))
@@ -292,7 +314,7 @@ async def test_a_full_black_hole_pushes_back(proxy: TcpProxy, echo: Echo) -> Non
 async def test_held_replies_come_late(proxy: TcpProxy, echo: Echo) -> None:
     """While replies are held requests reach the server; the replies are delivered when the fault ends."""
     async with connection(proxy) as client:
-        async with proxy.hold_replies() as held:
+        async with proxy.black_hole(requests=False) as held:
             client.writer.write(b"write")
             await within(held.arrived(5))
             assert await echo.got(5) == b"write"
@@ -304,7 +326,7 @@ async def test_held_replies_come_late(proxy: TcpProxy, echo: Echo) -> None:
 async def test_held_replies_are_lost_by_a_cut(proxy: TcpProxy, echo: Echo, reset: bool) -> None:
     """A cut while replies are held: the server carried the request out and the client never knows."""
     async with connection(proxy) as client:
-        async with proxy.hold_replies() as held:
+        async with proxy.black_hole(requests=False) as held:
             client.writer.write(b"write")
             await within(held.arrived())
             await within(proxy.cut(reset=reset))
@@ -353,117 +375,6 @@ async def test_cut_ends_every_connection(proxy: TcpProxy, echo: Echo, reset: boo
         async with connection(proxy) as third:
             third.writer.write(b"y")
             assert await third.get(1) == b"y"
-
-
-@pytest.mark.parametrize("step", [1, 7, 1000], ids=["byte by byte", "in pieces", "whole"])
-async def test_a_lost_reply(step: int) -> None:
-    """The server has the request that matches, the client gets the reply before it, and of its own nothing
-    but a reset; however the bytes are cut up."""
-    first, second = request(1, b"first"), request(2, b"second")
-    async with Echo(step) as echo, TcpProxy(echo.address) as proxy, connection(proxy) as client:
-        async with proxy.lose_reply(has(b"second")) as loss:
-            await greet(client)
-            for start in range(0, len(first + second), step):
-                client.writer.write((first + second)[start : start + step])
-                await asyncio.sleep(0)
-            assert await client.get(len(first)) == first
-            with pytest.raises(ConnectionResetError):
-                await client.rest()
-            assert loss.fired.is_set()
-            assert client.reader._buffer == b""  # type: ignore[attr-defined]
-        await within(echo.ended.wait())
-        assert bytes(echo.received) == GREETING + first + second
-
-
-async def test_a_reply_is_lost_once(proxy: TcpProxy) -> None:
-    """When the fault has fired, the same request on a new connection is answered."""
-    async with proxy.lose_reply(has(b"x")) as loss:
-        async with connection(proxy) as client:
-            await greet(client)
-            client.writer.write(request(1, b"x"))
-            with pytest.raises(ConnectionResetError):
-                await client.rest()
-        assert loss.fired.is_set()
-        async with connection(proxy) as client:
-            await greet(client)
-            client.writer.write(request(1, b"x"))
-            assert await client.get(len(request(1, b"x"))) == request(1, b"x")
-
-
-async def test_a_reply_that_cannot_come_is_not_waited_for(proxy: TcpProxy) -> None:
-    """If the connection ends before the reply, the next request that matches is the one."""
-    async with proxy.lose_reply(has(b"x")) as loss:
-        async with connection(proxy) as client, proxy.hold_replies():
-            async with contextlib.AsyncExitStack() as stack:
-                hole = await stack.enter_async_context(proxy.black_hole())
-                client.writer.write(GREETING + request(1, b"x"))
-                await within(hole.arrived(len(GREETING + request(1, b"x"))))
-                await within(proxy.cut())
-        assert not loss.fired.is_set()
-        async with connection(proxy) as client:
-            await greet(client)
-            client.writer.write(request(9, b"x"))
-            with pytest.raises(ConnectionResetError):
-                await client.rest()
-        assert loss.fired.is_set()
-
-
-async def test_a_reply_that_was_waited_for_passes_when_the_fault_ends() -> None:
-    """A reply of which half is there when the fault ends is delivered."""
-    reply, go = request(1, b"x"), asyncio.Event()
-
-    async def answer_in_halves(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readexactly(len(GREETING)))
-        await reader.readexactly(len(reply))
-        writer.write(reply[:6])
-        await go.wait()
-        writer.write(reply[6:])
-        writer.close()
-
-    async with await asyncio.start_server(answer_in_halves, LOOPBACK, 0) as server:
-        async with TcpProxy(f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}") as proxy:
-            async with connection(proxy) as client:
-                async with proxy.lose_reply(has(b"x")):
-                    await greet(client)
-                    client.writer.write(reply)
-                    (link,) = proxy._links
-                    await until(lambda: len(link.replies._partial) == 6)
-                    assert client.reader._buffer == b""  # type: ignore[attr-defined]
-                assert await client.get(6) == reply[:6]
-                go.set()
-                assert await client.rest() == reply[6:]
-
-
-async def test_a_lost_request(proxy: TcpProxy, echo: Echo) -> None:
-    """The server has what was sent before the request that matches, nothing of it; the client is reset."""
-    async with connection(proxy) as client:
-        async with proxy.lose_request(has(b"second")) as loss:
-            await greet(client)
-            client.writer.write(request(1, b"first") + request(2, b"second") + request(3, b"third"))
-            await within(loss.fired.wait())
-            with pytest.raises(ConnectionResetError):
-                await client.rest()
-        await within(echo.ended.wait())
-        assert bytes(echo.received) == GREETING + request(1, b"first")
-
-
-async def test_faults_are_not_asked_about_the_greeting(proxy: TcpProxy) -> None:
-    """`match` sees the body of each request, in order, and never the first message of a connection."""
-    seen: list[bytes] = []
-    async with proxy.lose_request(lambda body: bool(seen.append(body))), connection(proxy) as client:
-        await greet(client)
-        client.writer.write(request(1, b"a") + request(2, b"b"))
-        await client.get(2 * len(request(1, b"a")))
-    assert seen == [request(1, b"a")[4:], request(2, b"b")[4:]]
-
-
-async def test_faults_let_pass_what_is_not_zookeepers(proxy: TcpProxy) -> None:
-    """Bytes that make no sense as messages just pass, while a fault waits for one."""
-    async with proxy.lose_request(lambda body: True), connection(proxy) as client:
-        client.writer.write(b"srvr")
-        assert await client.get(4) == b"srvr"
-        client.writer.write(request(1))
-        assert await client.get(8) == request(1)
 
 
 async def test_a_dead_target_resets_the_client() -> None:
@@ -519,41 +430,144 @@ async def test_an_address_needs_an_open_proxy() -> None:
 
 
 def test_it_works_on_uvloop() -> None:
-    """The faults are the same on uvloop: an end, a reset, a black hole, a lost reply."""
+    """The faults are the same on uvloop: an end, a reset, a black hole, held replies."""
     uvloop = pytest.importorskip("uvloop")
 
     async def main() -> None:
         async with Echo() as echo, TcpProxy(echo.address) as proxy:
             await test_nothing_passes_a_black_hole(proxy, echo)
             async with connection(proxy) as client:
-                await greet(client)
+                client.writer.write(b"x")
+                await client.get(1)
                 await within(proxy.cut(reset=True))
                 with pytest.raises(ConnectionResetError):
                     await client.rest()
-        for test in (test_a_lost_request, test_held_replies_come_late):
-            async with Echo() as echo, TcpProxy(echo.address) as proxy:
-                await test(proxy, echo)
-        await test_a_lost_reply(1)
+        async with Echo() as echo, TcpProxy(echo.address) as proxy:
+            await test_held_replies_come_late(proxy, echo)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
 
 
-async def test_a_real_server_and_a_lost_message() -> None:
-    """On ZooKeeper: the node whose create's reply was lost exists; the one whose create was lost does not."""
-    async with LocalServer() as server, TcpProxy(server.address) as proxy:
-        async with proxy.lose_reply(lambda body: b"/committed" in body) as loss:
-            async with RawSession(proxy.address) as session:
-                assert await session.create("/before") == 0
-                with pytest.raises(ConnectionError):
-                    await session.create("/committed")
-        assert loss.fired.is_set()
-        async with proxy.lose_request(lambda body: b"/never" in body) as loss:
-            async with RawSession(proxy.address) as session:
-                with pytest.raises(ConnectionError):
-                    await session.create("/never")
-        assert loss.fired.is_set()
-        async with RawSession(server.address) as session:
-            assert await session.exists("/before") == 0
-            assert await session.exists("/committed") == 0
-            assert await session.exists("/never") == NO_NODE
+@pytest.mark.parametrize(
+    ("requests", "replies"), [(True, True), (True, False), (False, True)], ids=["both", "requests", "replies"]
+)
+async def test_a_delay_withholds_its_ways(proxy: TcpProxy, echo: Echo, requests: bool, replies: bool) -> None:
+    """Nothing passes before its time on a way that is slow, and the other way is as quick as ever; what has
+    not passed when the delay ends passes then."""
+    async with connection(proxy) as client:
+        await arrives(client, b"before")
+        async with proxy.delay(3600, requests=requests, replies=replies):
+            async with proxy.black_hole(replies=False) as hole:  # which tells what has come
+                client.writer.write(b"late")
+                await within(hole.arrived(4))
+            if requests:
+                echo._writers[0].write(b"unasked")
+                if not replies:
+                    assert await client.get(7) == b"unasked"
+                await turns()
+                assert bytes(echo.received) == b"before"
+            else:
+                assert await echo.got(10) == b"beforelate"
+                await turns()
+                assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        assert await client.get(11 if requests and replies else 4) in (b"late", b"unaskedlate")
+
+
+async def test_a_delay_keeps_the_order(proxy: TcpProxy) -> None:
+    """What comes late comes in order, what was sent while others were under way too; in delays within delays,
+    and when the longer one ends first."""
+    data = b"".join(b"%03d" % n for n in range(60))
+    async with connection(proxy) as client, proxy.delay(0.005):
+        for start in range(0, len(data), 3):
+            client.writer.write(data[start : start + 3])
+            if start == 60:
+                async with proxy.delay(0.01):
+                    client.writer.write(b"mid")
+                    await turns()
+            await turns()
+        assert await client.get(len(data) + 3) == data[:63] + b"mid" + data[63:]
+
+
+async def test_an_end_is_delayed_too(proxy: TcpProxy, echo: Echo) -> None:
+    """So is the end of a connection: after all that was sent before it."""
+    async with proxy.delay(0.005), connection(proxy) as client:
+        client.writer.write(b"bye")
+        client.writer.close()
+        await within(echo.ended.wait())
+    assert bytes(echo.received) == b"bye"
+
+
+async def test_a_half_open_connection_whose_server_has_gone(proxy: TcpProxy, echo: Echo) -> None:
+    """The server sees the end. The client sees nothing, what it sends is lost, and in the end it is reset.
+    New connections pass."""
+    async with connection(proxy) as client:
+        await arrives(client, b"before")
+        async with proxy.half_open():
+            await within(echo.ended.wait())
+            client.writer.write(b"lost")
+            async with connection(proxy) as another:
+                await arrives(another, b"new")
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+            assert not client.reader.at_eof()
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+    assert bytes(echo.received) == b"beforenew"
+
+
+async def test_a_half_open_connection_whose_client_has_gone(proxy: TcpProxy, echo: Echo) -> None:
+    """The client sees the end. The server sees nothing, what it sends is lost, and in the end it is reset.
+    New connections pass."""
+    async with connection(proxy) as client:
+        await arrives(client, b"before")
+        async with proxy.half_open(gone="client"):
+            echo._writers[0].write(b"lost")
+            assert await client.rest() == b""
+            another = contextlib.AsyncExitStack()
+            await arrives(await another.enter_async_context(connection(proxy)), b"new")
+            assert not echo.ended.is_set()
+        await within(echo.ended.wait())
+        assert echo.resets == 1
+        await another.aclose()
+    assert bytes(echo.received) == b"beforenew"
+
+
+async def test_who_stays_half_open_may_go(proxy: TcpProxy) -> None:
+    """The side that was not told may close by itself; then there is nothing to reset, and nothing is left."""
+    async with proxy.half_open(), connection(proxy) as later:
+        await arrives(later, b"not half-open")
+        async with proxy.half_open():
+            later.writer.close()
+            await until(lambda: not proxy.connections)
+
+
+@pytest.mark.parametrize("step", [1, 1000], ids=["byte by byte", "whole"])
+async def test_rewriting_what_a_client_says_first(echo: Echo, step: int) -> None:
+    """The first bytes of each client are rewritten, once there are enough; what follows passes as it is."""
+
+    def rewrite(opening: bytes) -> tuple[bytes, int] | None:
+        return (b"goodbye", 5) if len(opening) >= 5 else None
+
+    data = b"hello, world, hello"
+    async with TcpProxy(echo.address, rewrite_opening=rewrite) as proxy, connection(proxy) as client:
+        for start in range(0, len(data), step):
+            client.writer.write(data[start : start + step])
+            await asyncio.sleep(0)
+        assert await client.get(21) == b"goodbye, world, hello"
+
+
+async def test_an_opening_that_stays_too_short(echo: Echo) -> None:
+    """What a client has said when it closes passes as it is, if it was not enough to be rewritten."""
+    async with TcpProxy(echo.address, rewrite_opening=lambda _: None) as proxy:
+        async with connection(proxy) as client:
+            client.writer.write(b"hel")
+            client.writer.close()
+            await within(echo.ended.wait())
+    assert bytes(echo.received) == b"hel"
+
+
+@pytest.mark.parametrize("target", ["", "localhost", "localhost:", "localhost:http", ":x"])
+def test_a_target_that_is_none(target: str) -> None:
+    """A target that is not host:port is refused by name."""
+    with pytest.raises(UsageValueError, match=r"host:port, not"):
+        TcpProxy(target)

@@ -8,11 +8,11 @@ import pytest
 from watching import watching_sessions
 
 import corral
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy
 
 
 @pytest.fixture
-async def proxied(connect: Callable[..., corral.Client], proxy: TcpProxy) -> AsyncIterator[corral.Client]:
+async def proxied(connect: Callable[..., corral.Client], proxy: FaultProxy) -> AsyncIterator[corral.Client]:
     """A client whose connection goes through `proxy`."""
     async with connect(to=proxy.address) as client:
         yield client

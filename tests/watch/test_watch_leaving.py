@@ -8,10 +8,11 @@ import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
-from watching import Op, requests_through
 
 import corral
-from corral.testing import TcpProxy
+from client_support import requests_seen
+from corral.testing import FaultProxy
+from corral.wire import messages
 from support import PATIENCE, turns, until
 
 Watchers = Callable[[str], Awaitable[int]]
@@ -200,7 +201,7 @@ async def test_closing_the_client_ends_its_watches(
     await gone(zk, watchers)
 
 
-async def test_watch_that_was_never_read(zk: corral.Client, proxy: TcpProxy, watchers: Watchers) -> None:
+async def test_watch_that_was_never_read(zk: corral.Client, proxy: FaultProxy, watchers: Watchers) -> None:
     """W5: a watch that nobody read has asked nothing of anybody."""
     events = zk.watch("/node")
     assert registered(zk) == (0, 0)
@@ -210,11 +211,11 @@ async def test_watch_that_was_never_read(zk: corral.Client, proxy: TcpProxy, wat
 
 
 async def test_left_while_the_first_read_is_under_way(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
 ) -> None:
     """W5: a reader that leaves before its answer comes leaves no watch, though the server has set one."""
     await other.create("/node")
-    async with proxy.hold_replies() as held:
+    async with proxy.black_hole(requests=False) as held:
         waiting = asyncio.create_task(next_event(proxied.watch("/node")))
         await held.arrived()
         assert await watchers("/node") == 1
@@ -225,11 +226,11 @@ async def test_left_while_the_first_read_is_under_way(
 
 
 async def test_one_leaves_and_another_comes_while_the_read_is_under_way(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
 ) -> None:
     """W5, W7: leaving takes back one's own interest, not that of who has come since."""
     await other.create("/node", b"x")
-    async with proxy.hold_replies() as held:
+    async with proxy.black_hole(requests=False) as held:
         waiting = asyncio.create_task(next_event(proxied.watch("/node")))
         await held.arrived()
         waiting.cancel()
@@ -246,11 +247,11 @@ async def test_one_leaves_and_another_comes_while_the_read_is_under_way(
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
 async def test_left_while_disconnected(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers, how: str
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers, how: str
 ) -> None:
     """W5: a watch that was left without a connection is not set again on the next one."""
     await other.create("/node")
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         events = proxied.watch("/node")
         await next_event(events)
         async with proxy.refuse():
@@ -265,7 +266,7 @@ async def test_left_while_disconnected(
             waiting.cancelled() or waiting.exception()
             del waiting, events
         await proxied.exists("/node")
-    assert requests[Op.SET_WATCHES] == 0
+    assert requests.count(messages.SET_WATCHES) == 0
     await gone(proxied, watchers)
 
 
@@ -314,11 +315,11 @@ async def test_cancelled_in_the_tick_of_the_event(zk: corral.Client, other: corr
 
 
 async def test_polling_costs_nothing(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
 ) -> None:
     """W4: an `anext` that is cancelled again and again, as polling does it, asks the server nothing."""
     await other.create("/node", b"x")
-    async with requests_through(proxy) as requests, proxied.watch("/node") as events:
+    async with requests_seen(proxy) as requests, proxied.watch("/node") as events:
         await next_event(events)
         for _ in range(20):
             waiting = asyncio.create_task(next_event(events))
@@ -326,5 +327,5 @@ async def test_polling_costs_nothing(
             waiting.cancel()
             await asyncio.wait([waiting])
         await proxied.sync()
-        assert (requests[Op.GET], requests[Op.REMOVE_WATCHES]) == (1, 0)
+        assert (requests.count(messages.GET), requests.count(messages.REMOVE_WATCHES)) == (1, 0)
         assert await watchers("/node") == 1

@@ -5,82 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
-from watching import Op, requests_through
 
 import corral
+from client_support import asks_for, requests_seen
 from corral import State
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy, Point, after, before, committed, on_event
+from corral.testing.proxy import Reached
+from corral.wire import messages
 from support import PATIENCE, turns, until
 
 Watchers = Callable[[str], Awaitable[int]]
-Fault = Callable[[TcpProxy, int, int], contextlib.AbstractAsyncContextManager[asyncio.Event]]
+Fault = Callable[[FaultProxy, int, int], contextlib.AbstractAsyncContextManager[Reached]]
 
 # What happens to the node while it is watched: its data after each step, None where it is gone.
 HISTORY = [b"0", b"1", None, b"3", None, b"5", b"6"]
 
 
-class Nth:
-    """Matches the n-th request that it is asked about."""
+def at(make_point: Callable[..., Point], *, reset: bool) -> Fault:
+    """The connection ends there with the n-th request after the connect, and with the `times` - 1 after it."""
 
-    def __init__(self, n: int) -> None:
-        self._left = n
+    def fault(proxy: FaultProxy, n: int, times: int) -> contextlib.AbstractAsyncContextManager[Reached]:
+        point = make_point(match=lambda message: message.operation != "connect", nth=n)
+        return proxy.cut_at(point, reset=reset, times=times)
 
-    def __call__(self, body: bytes) -> bool:
-        self._left -= 1
-        return self._left == 0
-
-
-@contextlib.asynccontextmanager
-async def lost_request(proxy: TcpProxy, n: int, times: int) -> AsyncIterator[asyncio.Event]:
-    """The n-th request never arrives, and the connection is reset; so for the next, up to `times`."""
-    async with contextlib.AsyncExitStack() as stack:
-        losses = [await stack.enter_async_context(proxy.lose_request(Nth(n))) for _ in range(times)]
-        yield losses[0].fired
+    return fault
 
 
-@contextlib.asynccontextmanager
-async def lost_reply(proxy: TcpProxy, n: int, times: int) -> AsyncIterator[asyncio.Event]:
-    """The reply to the n-th request never arrives, and the connection is reset; so for the next."""
-    async with contextlib.AsyncExitStack() as stack:
-        losses = [await stack.enter_async_context(proxy.lose_reply(Nth(n))) for _ in range(times)]
-        yield losses[0].fired
-
-
-def cut_after_request(
-    proxy: TcpProxy, n: int, times: int
-) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
-    """The connection ends with FIN when the n-th request has passed; so for the next."""
-    return cut_after(proxy, range(n, n + times), reset=False)
-
-
-def reset_after_request(
-    proxy: TcpProxy, n: int, times: int
-) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
-    """The connection ends with RST when the n-th request has passed; so for the next."""
-    return cut_after(proxy, range(n, n + times), reset=True)
-
-
-@contextlib.asynccontextmanager
-async def cut_after(proxy: TcpProxy, which: range, *, reset: bool) -> AsyncIterator[asyncio.Event]:
-    fired = asyncio.Event()
-    cutting: list[asyncio.Task[None]] = []
-    numbers = itertools.count(1)
-
-    def strike(body: bytes) -> bool:
-        if next(numbers) in which:
-            fired.set()
-            cutting.append(asyncio.create_task(proxy.cut(reset=reset)))  # in the next loop turn
-        return False
-
-    async with proxy.lose_request(strike):
-        yield fired
-    await asyncio.gather(*cutting)
-
-
-FAULTS = [lost_request, lost_reply, cut_after_request, reset_after_request]
+FAULTS = {
+    f"{make_point.__name__}-{'RST' if reset else 'FIN'}": at(make_point, reset=reset)
+    for make_point in (before, committed, after)
+    for reset in (False, True)
+}
 
 
 class Follower:
@@ -120,15 +78,15 @@ async def write(zk: corral.Client, path: str, data: bytes | None, before: bytes 
 
 
 @pytest.mark.parametrize("times", [1, 3], ids=["once", "three times in a row"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_connection_lost_at_each_message(
-    connect: Callable[..., corral.Client], proxy: TcpProxy, other: corral.Client, fault: Fault, times: int
+    connect: Callable[..., corral.Client], proxy: FaultProxy, other: corral.Client, fault: Fault, times: int
 ) -> None:
     """W3: with the connection lost at any request, before it, after it or with its reply, once or again and
     again, each state of the node that stays is delivered, and none older than one before."""
     for n in itertools.count(1):
         path = f"/node-{n}"
-        async with connect(to=proxy.address) as zk, fault(proxy, n, times) as fired:
+        async with connect(to=proxy.address) as zk, fault(proxy, n, times) as cut:
             async with zk.watch(path) as events:
                 follower = Follower(events)
                 assert not (await follower.next()).exists
@@ -139,7 +97,7 @@ async def test_connection_lost_at_each_message(
                     await write(other, path, data, before)
                     await reached
                     before = data
-        if not fired.is_set():
+        if not cut.fired.is_set():
             break
     # Of a state that is there one reading, of one that is not two: fewer would not be all messages.
     assert n > sum(1 if data else 2 for data in [None, *HISTORY])
@@ -148,7 +106,7 @@ async def test_connection_lost_at_each_message(
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 @pytest.mark.parametrize("step", range(len(HISTORY)))
 async def test_notification_lost(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, step: int, reset: bool
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, step: int, reset: bool
 ) -> None:
     """W3: a notification that is lost with its connection is made good when the watch is set again."""
     async with proxied.watch("/node") as events:
@@ -160,17 +118,17 @@ async def test_notification_lost(
         await follower.reach(before)
         reached = asyncio.create_task(follower.reach(HISTORY[step]))
         await turns()
-        async with proxy.hold_replies() as held:
+        async with proxy.cut_at(on_event(), reset=reset) as loss:
             await write(other, "/node", HISTORY[step], before)
-            await held.arrived()
-            await proxy.cut(reset=reset)
+            async with asyncio.timeout(PATIENCE):
+                await loss.fired.wait()
         await reached
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
 @pytest.mark.parametrize("step", range(len(HISTORY)))
 async def test_changed_while_nobody_could_be_reached(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, step: int, waits: bool
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, step: int, waits: bool
 ) -> None:
     """W3: what was changed without a connection, once or more, is told after it: the last state alone."""
     async with proxied.watch("/node") as events:
@@ -192,7 +150,7 @@ async def test_changed_while_nobody_could_be_reached(
 
 @pytest.mark.parametrize("change", [True, False], ids=["changed", "unchanged"])
 async def test_black_hole(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers, change: bool
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers, change: bool
 ) -> None:
     """W3: a connection that falls silent is given up, and the watch goes on over the next one, as it was."""
     await other.create("/node", b"old")
@@ -217,7 +175,7 @@ async def test_black_hole(
 
 @pytest.mark.parametrize("by_server", [True, False], ids=["the server says so", "the client gives up"])
 async def test_session_expired(
-    connect: Callable[..., corral.Client], proxy: TcpProxy, other: corral.Client, by_server: bool
+    connect: Callable[..., corral.Client], proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
     """W3: the last state is delivered over the end of the session, and the new one goes on watching: whatever
     was seen last, and whatever happened since."""
@@ -262,42 +220,42 @@ async def test_session_expired(
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
 async def test_lost_while_watches_are_set_again(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers, lost: str
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers, lost: str
 ) -> None:
     """W3: a second loss, of the message that sets the watches again, changes nothing."""
     await other.create("/node", b"old")
-    async with proxied.watch("/node") as events, requests_through(proxy) as requests:
+    async with proxied.watch("/node") as events, requests_seen(proxy) as requests:
         follower = Follower(events)
         await follower.next()
         waiting = asyncio.create_task(follower.next())
-        lose = proxy.lose_request if lost == "request" else proxy.lose_reply
-        async with lose(lambda body: int.from_bytes(body[4:8]) == Op.SET_WATCHES) as loss:
+        lose = before if lost == "request" else committed
+        async with proxy.cut_at(lose(match=asks_for(messages.SET_WATCHES)), reset=True) as loss:
             await proxy.cut()
             async with asyncio.timeout(PATIENCE):
                 await loss.fired.wait()
             await proxied.exists("/")
-        assert requests[Op.SET_WATCHES] == 2
+        assert requests.count(messages.SET_WATCHES) == 2
         assert await watchers("/node") == 1
         await other.set("/node", b"new")
         assert (await waiting).data == b"new"
 
 
 async def test_many_watches_are_all_set_again(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S4, W3: watches of more paths than one message holds are set again in several, none forgotten."""
     pad = "x" * 900
     paths = [f"/{pad}-{number:03}" for number in range(300)]
     watches = [proxied.watch(path) for path in paths]
     assert not any([event.exists for event in await asyncio.gather(*map(anext, watches))])
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         async with proxy.refuse():
             await proxy.cut()
             await asyncio.gather(*(other.create(path, path[-3:].encode()) for path in paths))
         async with asyncio.timeout(PATIENCE):
             events = await asyncio.gather(*map(anext, watches))
     assert [event.data for event in events] == [path[-3:].encode() for path in paths]
-    assert requests[Op.SET_WATCHES] > 1
+    assert requests.count(messages.SET_WATCHES) > 1
 
 
 async def until_state(zk: corral.Client, wanted: State) -> None:

@@ -8,11 +8,12 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import pytest
-from watching import Op, requests_through
 
 import corral
+from client_support import requests_seen
 from corral import EventKind
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy
+from corral.wire import messages
 from support import PATIENCE, turns, until
 
 Watchers = Callable[[str], Awaitable[int]]
@@ -34,18 +35,18 @@ async def write_many(zk: corral.Client, path: str, size: int) -> bytes:
 
 
 async def test_reader_that_stays_away_gets_the_newest(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """W2: a thousand writes while nobody asks are not read; the next `anext` reads once, the newest."""
     await other.create("/node", b"first")
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         async with proxied.watch("/node") as events:
             await next_event(events)
             last = await write_many(other, "/node", size=10)
-            assert requests[Op.GET] == 1
+            assert requests.count(messages.GET) == 1
             event = await next_event(events)
             assert (event.kind, event.data) == (EventKind.CHANGED, last)
-            assert requests[Op.GET] == 2
+            assert requests.count(messages.GET) == 2
             waiting = asyncio.create_task(next_event(events))
             await proxied.exists("/node")
             await turns()
@@ -55,7 +56,7 @@ async def test_reader_that_stays_away_gets_the_newest(
 
 
 async def test_reader_that_lags_behind_skips(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """W2: a reader that needs its time sees fewer states, each read once, and ends with the last."""
     await other.create("/node", b"first")
@@ -69,12 +70,12 @@ async def test_reader_that_lags_behind_skips(
             await proxied.sync()
             await proxied.exists("/")  # two round trips for each event, of which a write takes one
 
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         reading = asyncio.create_task(read_slowly(b"%010d" % (WRITES - 1)))
         await write_many(other, "/node", size=10)
         async with asyncio.timeout(PATIENCE):
             await reading
-    assert requests[Op.GET] == len(seen) < WRITES
+    assert requests.count(messages.GET) == len(seen) < WRITES
     assert [event.stat.mzxid for event in seen] == sorted({event.stat.mzxid for event in seen})
 
 
@@ -98,7 +99,7 @@ async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: co
 
 
 async def test_a_thousand_readers_cost_the_server_one(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
 ) -> None:
     """W4: a thousand tasks on one path are one watch on the server, one read a change, and one good-bye."""
     await other.create("/node", b"0")
@@ -117,52 +118,52 @@ async def test_a_thousand_readers_cost_the_server_one(
 
         await until(seen, f"a thousand readers have seen {value}")
 
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         readers = [asyncio.create_task(follow(number)) for number in range(len(last_seen))]
         await everybody_has_seen(0)
         for value in range(1, changes + 1):
             await other.set("/node", b"%d" % value)
             await everybody_has_seen(value)
-        assert requests[Op.GET] == 1 + changes
+        assert requests.count(messages.GET) == 1 + changes
         assert await watchers("/node") == 1
         for reader in readers:
             reader.cancel()
         await asyncio.wait(readers)
         await until(lambda: nobody_watches(watchers, "/node"), "the server's watch is gone")
-    assert requests[Op.REMOVE_WATCHES] == 1
+    assert requests.count(messages.REMOVE_WATCHES) == 1
 
 
 async def test_readers_of_a_chroot_share_too(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """W4: clients made by `chroot` share the session, and the watches with it."""
     await other.create("/team/node", b"x", make_parents=True)
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         async with proxied.watch("/team/node") as above, proxied.chroot("/team").watch("/node") as below:
             await asyncio.gather(next_event(above), next_event(below))
             waiting = [asyncio.create_task(next_event(events)) for events in (above, below)]
             await turns()
             await other.set("/team/node", b"y")
             assert [event.data for event in await asyncio.gather(*waiting)] == [b"y", b"y"]
-    assert requests[Op.GET] == 2
+    assert requests.count(messages.GET) == 2
 
 
 async def test_reconnect_sets_one_watch_for_all(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
 ) -> None:
     """W4: after a reconnect the shared watch is set once, and nothing is read that did not change."""
     await other.create("/node", b"x")
     watches = [proxied.watch("/node") for _ in range(10)]
     await asyncio.gather(*map(next_event, watches))
     waiting = [asyncio.create_task(next_event(events)) for events in watches]
-    async with requests_through(proxy) as requests:
+    async with requests_seen(proxy) as requests:
         await proxy.cut()
         await proxied.exists("/node")
-        assert (requests[Op.SET_WATCHES], requests[Op.GET]) == (1, 0)
+        assert (requests.count(messages.SET_WATCHES), requests.count(messages.GET)) == (1, 0)
         assert await watchers("/node") == 1
         await other.set("/node", b"y")
         assert {event.data for event in await asyncio.gather(*waiting)} == {b"y"}
-        assert requests[Op.GET] == 1
+        assert requests.count(messages.GET) == 1
 
 
 @pytest.mark.parametrize("stays", [0, 1], ids=["the first stays", "the second stays"])

@@ -9,7 +9,7 @@ import pytest
 
 import corral
 from corral import Acl, EventKind, Perm
-from corral.testing import TcpProxy
+from corral.testing import FaultProxy
 from support import PATIENCE, turns
 
 Change = Callable[[corral.Client], Awaitable[object]]
@@ -121,11 +121,11 @@ async def test_never_two_equal_states_in_a_row(zk: corral.Client, other: corral.
 
 
 async def test_created_while_it_is_being_read(
-    proxied: corral.Client, proxy: TcpProxy, other: corral.Client
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """W1, W3: a node that is created just as the server has said that there is none is told all the same."""
     async with proxied.watch("/node") as events:
-        async with proxy.hold_replies() as held:
+        async with proxy.black_hole(requests=False) as held:
             waiting = asyncio.create_task(next_event(events))
             await held.arrived()
             await other.create("/node", b"just now")

@@ -6,14 +6,34 @@ from corral.testing._server import ServerUnavailable as ServerUnavailable
 from corral.testing.containers import ContainerServer as ContainerServer
 from corral.testing.local import LocalEnsemble as LocalEnsemble
 from corral.testing.local import LocalServer as LocalServer
-from corral.testing.proxy import TcpProxy as TcpProxy
+from corral.testing.proxy import FaultProxy as FaultProxy
+from corral.testing.proxy import Kind as Kind
+from corral.testing.proxy import Message as Message
+from corral.testing.proxy import Moment as Moment
+from corral.testing.proxy import Point as Point
+from corral.testing.proxy import after as after
+from corral.testing.proxy import after_event as after_event
+from corral.testing.proxy import before as before
+from corral.testing.proxy import committed as committed
+from corral.testing.proxy import on_event as on_event
+from corral.testing.tcp import TcpProxy as TcpProxy
 
 __all__ = [
     "ContainerServer",
+    "FaultProxy",
+    "Kind",
     "LocalEnsemble",
     "LocalServer",
+    "Message",
+    "Moment",
+    "Point",
     "Server",
     "ServerOptions",
     "ServerUnavailable",
     "TcpProxy",
+    "after",
+    "after_event",
+    "before",
+    "committed",
+    "on_event",
 ]

@@ -1,445 +1,488 @@
-"""A TCP proxy that stands between a client and a server, and breaks the network on demand.
+"""A proxy that understands ZooKeeper's messages, and breaks the network exactly where a test wants it broken.
 
-    async with TcpProxy(server.address) as proxy:
+    async with FaultProxy(server.address) as proxy:
         async with corral.connect(proxy.address) as zk:
-            async with proxy.black_hole():
-                ...
+            async with proxy.cut_at(committed("create")) as cut:
+                with pytest.raises(corral.ConnectionLoss):  # the znode is there, and nobody was told
+                    await zk.create("/jobs/job-", sequential=True)
+            assert cut.message.path == "/jobs/job-"
 
-A fault is an asynchronous context manager that undoes itself; faults may be nested and overlap. What a fault
-withholds is delivered when it ends, in order, as TCP would send it again; even if its sender has closed the
-connection meanwhile, since a kernel goes on sending for it. It is lost if the receiver has closed, or if the
-connection was reset or `cut`.
+It knows nothing of corral: any client, of any library, can be put behind it. A fault is an asynchronous
+context manager that undoes itself:
 
-The faults on single messages know of ZooKeeper no more than that a message is a length and a body, and that
-a body begins with the number by which request and reply are paired.
+===============================  =======================================================================
+``cut_at(point)``                the connection ends at that point, with FIN or RST
+``black_hole(point)``            from there on nothing passes, both ways or one, and nothing is closed
+``half_open(point)``             from there on one side is gone, and the other is not told
+``delay(seconds)``               everything passes later
+``refuse()``                     new connections are reset
+``await cut()``                  every connection ends now
+``record()``                     no fault: a list of what comes by
+===============================  =======================================================================
+
+A *point* says where: `before` a request reaches the server; when it is `committed`, but its reply has not
+passed; `after` its reply; `on_event` or `after_event` of a watch. It is addressed by operation, by count, by
+a predicate. Without a point the fault begins at once. What is withheld is delivered when the fault ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import enum
 import struct
-from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Self, cast
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
-from corral.errors import UsageStateError
-from corral.testing._server import LOOPBACK
+from corral.errors import UsageValueError
+from corral.testing.tcp import Flow, Held, Link, Parcel, TcpProxy
+from corral.wire import messages
 
-__all__ = ["Held", "Loss", "TcpProxy"]
-
-_HELD_BEFORE_PUSHBACK = 1 << 20
-"""Bytes that one direction withholds before its sender is no longer read from, as behind a full window."""
+__all__ = [
+    "FaultProxy",
+    "Hole",
+    "Kind",
+    "Message",
+    "Moment",
+    "Point",
+    "Reached",
+    "after",
+    "after_event",
+    "before",
+    "committed",
+    "on_event",
+]
 
 _LARGEST_FRAME = 1 << 28
 """A length above this is none: what flows is not ZooKeeper's (TLS, four letter words), and just passes."""
 
-
-class Held:
-    """What a fault is withholding."""
-
-    def __init__(self, *, requests: bool, replies: bool) -> None:
-        self.bytes = 0
-        """How many bytes were withheld since the fault began."""
-        self._requests = requests
-        self._replies = replies
-        self._grew = asyncio.Event()
-
-    async def arrived(self, n: int = 1) -> None:
-        """Wait until at least `n` bytes were withheld since the fault began. Cancelling it is safe."""
-        while self.bytes < n:
-            self._grew.clear()
-            await self._grew.wait()
-
-    def _stops(self, flow: _Flow) -> bool:
-        return self._requests if flow.to_server else self._replies
-
-    def _count(self, n: int) -> None:
-        self.bytes += n
-        self._grew.set()
+_CONNECT = "connect"
+_OPERATIONS = frozenset({_CONNECT} | {operation.name for operation in messages.OPERATIONS.values()})
+_WITH_PATH = frozenset(
+    opcode
+    for opcode, operation in messages.OPERATIONS.items()
+    if operation.request.fields[:1] == ("path",)
+)  # fmt: skip
 
 
-class Loss:
-    """A fault that loses one message, and the connection with it."""
+class Kind(enum.Enum):
+    """What a message is."""
 
-    def __init__(self, match: Callable[[bytes], bool], *, of_reply: bool) -> None:
-        self.fired = asyncio.Event()
-        """Set when the message was lost and the client's connection is being reset."""
-        self._match = match
-        self._of_reply = of_reply
-        self._link: _Link | None = None  # on which the matching request passed, whose reply is to be lost
-        self._xid = b""
-
-    def _awaits(self, link: _Link) -> bool:
-        """Whether the reply to lose is still to come on this connection."""
-        return self._link is link and not self.fired.is_set()
-
-    def _takes(self, flow: _Flow, body: bytes) -> bool:
-        """Whether this message is the one to lose; of a request whose reply is, takes note."""
-        if self.fired.is_set():
-            return False
-        if not flow.to_server:
-            return self._link is flow.link and body[:4] == self._xid
-        unclaimed = self._link is None or self._link.over  # that connection died without the reply
-        if not unclaimed or not self._match(body):
-            return False
-        if self._of_reply:
-            self._link, self._xid = flow.link, body[:4]
-        return not self._of_reply
+    REQUEST = "request"
+    REPLY = "reply"
+    EVENT = "event"
 
 
-class TcpProxy:
-    """A proxy on a free loopback port; clients connect to `address`.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message between a client and a server."""
 
-    ``async with`` opens it, and on leaving closes the port and every connection; leaving does not wait for
-    anybody else, and may be cancelled. It belongs to the event loop it is entered in. As with ZooKeeper, an
-    end of one direction is the end of the connection.
+    kind: Kind
+    operation: str
+    """The verb: ``"create"`` for each kind of create, ``"children"`` with or without a stat, ``"connect"``,
+    ``"transaction"``, ``"ping"``...; of a reply that of its request; ``"event"`` for an event."""
+    opcode: int
+    """ZooKeeper's number of the operation; 0 for connect, and for events."""
+    path: str | None
+    """The full path on the server that a request, its reply or an event is about, where it is about one."""
+    xid: int
+    """What a request and its reply are paired by; negative ones have a meaning of their own."""
+    error: int
+    """ZooKeeper's error code of a reply; else 0."""
+    connection: int
+    """Which of the proxy's connections it came by on, counted from 1."""
+    body: bytes = field(repr=False)
+    """All of it, but for its length in front."""
+
+    def __str__(self) -> str:
+        about = self.operation if self.path is None else f"{self.operation} {self.path!r}"
+        return about if self.kind is not Kind.REPLY else f"reply to {about}"
+
+
+Match = Callable[[Message], bool]
+
+
+class Moment(enum.Enum):
+    """Where a point is, as seen from a message."""
+
+    BEFORE = "before"
+    """A request has not reached the server, and with a cut never will."""
+    COMMITTED = "committed"
+    """The server has carried the request out, and its reply has not passed; with a cut it never will."""
+    AFTER = "after"
+    """The reply has passed."""
+    ON_EVENT = "on_event"
+    """An event has been sent, and has not passed; with a cut it never will."""
+    AFTER_EVENT = "after_event"
+    """An event has passed."""
+
+    @property
+    def of_event(self) -> bool:
+        """Whether it is about an event, not about a request."""
+        return self in (Moment.ON_EVENT, Moment.AFTER_EVENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A moment of the `nth` message (from 1) that is of an operation and matches, since the fault began.
+
+    Pings are counted only where they are asked for by name: they come as time goes by. Made by `before`,
+    `committed`, `after`, `on_event` and `after_event`.
     """
+
+    moment: Moment
+    operation: str | None = None
+    match: Match | None = None
+    nth: int = 1
+
+    def __post_init__(self) -> None:
+        if self.nth < 1:
+            raise UsageValueError(f"nth counts from 1, so it cannot be {self.nth}")
+        if self.operation is not None and self.operation not in _OPERATIONS:
+            raise UsageValueError(
+                f"there is no operation {self.operation!r}; there are {', '.join(sorted(_OPERATIONS))}"
+            )
+
+    def __str__(self) -> str:
+        of = "" if self.moment.of_event else f" {self.operation or 'request'}"
+        return f"{self.moment.value}{of} #{self.nth}{' that matches' if self.match else ''}"
+
+    def concerns(self, message: Message) -> bool:
+        """Whether the message is one of those that are counted."""
+        if message.kind is not (Kind.EVENT if self.moment.of_event else Kind.REQUEST):
+            return False
+        if self.operation is None:
+            return message.operation != "ping" and (self.match is None or self.match(message))
+        return message.operation == self.operation and (self.match is None or self.match(message))
+
+
+def before(operation: str | None = None, *, match: Match | None = None, nth: int = 1) -> Point:
+    """Before a request reaches the server."""
+    return Point(Moment.BEFORE, operation, match, nth)
+
+
+def committed(operation: str | None = None, *, match: Match | None = None, nth: int = 1) -> Point:
+    """After the server has carried a request out, and before its reply passes."""
+    return Point(Moment.COMMITTED, operation, match, nth)
+
+
+def after(operation: str | None = None, *, match: Match | None = None, nth: int = 1) -> Point:
+    """After the reply to a request has passed."""
+    return Point(Moment.AFTER, operation, match, nth)
+
+
+def on_event(*, match: Match | None = None, nth: int = 1) -> Point:
+    """When a watch's event has been sent, before it passes."""
+    return Point(Moment.ON_EVENT, None, match, nth)
+
+
+def after_event(*, match: Match | None = None, nth: int = 1) -> Point:
+    """After a watch's event has passed."""
+    return Point(Moment.AFTER_EVENT, None, match, nth)
+
+
+class Reached:
+    """Whether a fault's point was reached, and by what."""
+
+    def __init__(self) -> None:
+        self.fired = asyncio.Event()
+        """Set when the point was first reached, and the fault has begun."""
+        self.message: Message | None = None
+        """The request or the event by which it was reached last."""
+
+
+class Hole(Held, Reached):
+    """What a black hole is withholding, and whether it has opened."""
+
+    def __init__(self, *, requests: bool, replies: bool, open_: bool) -> None:
+        Held.__init__(self, requests=requests, replies=replies, open_=open_)
+        Reached.__init__(self)
+
+
+class _Trigger:
+    """Counts what a point concerns, and acts when it is reached; and for the `times` - 1 messages after it.
+
+    A request that is lost with its connection before its reply came is not counted: the next one is.
+    """
+
+    def __init__(self, point: Point, reached: Reached, act: Callable[[Link], None], times: int = 1) -> None:
+        if times < 1:
+            raise UsageValueError(f"a fault happens at least once, so times cannot be {times}")
+        self.over = False
+        """Whether the fault has ended; then it does not act on a reply that is still to come."""
+        self._point = point
+        self._reached = reached
+        self._act = act
+        self._last = point.nth + times - 1
+        self._count = 0
+        self._awaited: dict[_Exchange, Link] = {}  # requests whose replies are to come
+
+    def came(self, link: Link, event: Message, moment: Moment) -> None:
+        """An event is the next to pass, or has passed."""
+        if self._point.moment is moment and self._counts(event):
+            self._act_on(link, event)
+
+    def _counts(self, message: Message) -> bool:
+        """Whether this message is one at which to act."""
+        if not self._point.concerns(message):
+            return False
+        self._count += 1
+        return self._point.nth <= self._count <= self._last
+
+    def requested(self, link: Link, exchange: _Exchange) -> None:
+        """A request is the next to pass."""
+        for other in [other for other, of in self._awaited.items() if of.over]:
+            del self._awaited[other]
+            self._count -= 1
+        if not self._counts(exchange.request):
+            return
+        if self._point.moment is Moment.BEFORE:
+            self._act_on(link, exchange.request)
+        else:
+            self._awaited[exchange] = link
+            exchange.triggers.append(self)
+
+    def replied(self, link: Link, exchange: _Exchange, moment: Moment) -> None:
+        """The reply to such a request is the next to pass, or has passed."""
+        if self._point.moment is moment and not link.over and not self.over:
+            del self._awaited[exchange]
+            self._act_on(link, exchange.request)
+
+    def _act_on(self, link: Link, message: Message) -> None:
+        self._reached.message = message
+        self._act(link)
+        self._reached.fired.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Exchange:
+    """A request, and what its reply will be paired with."""
+
+    request: Message
+    triggers: list[_Trigger] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class _Content:
+    """What the proxy has made of a frame."""
+
+    message: Message
+    exchange: _Exchange | None
+    """Of a request and of its reply; None for events, and for replies to nothing."""
+    seen: bool = False
+    """Whether it was about to pass already, and a fault began there that withheld it."""
+
+
+class FaultProxy(TcpProxy):
+    """A `TcpProxy` that understands ZooKeeper's messages. See the module's documentation."""
 
     def __init__(self, target: str) -> None:
         """`target` is the server, as ``host:port``; it need not be there yet."""
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
-        self.accepted = 0
-        """How many connections were accepted so far; refused ones do not count."""
-        self._listener: asyncio.Server | None = None
-        self._links: set[_Link] = set()
-        self._held: list[Held] = []
-        self._losses: list[Loss] = []
-        self._refusals = 0
-        self._connectable = (
-            asyncio.Event()
-        )  # cleared by a black hole: nothing gets to the server, no SYN either
-        self._connectable.set()
+        super().__init__(target)
+        self._triggers: list[_Trigger] = []
+        self._records: list[tuple[list[Message], Match]] = []
 
-    def __repr__(self) -> str:
-        return f"<TcpProxy to {self._target[0]}:{self._target[1]}, {self.connections} connections>"
-
-    @property
-    def address(self) -> str:
-        """Where clients connect, as ``host:port``."""
-        if self._listener is None:
-            raise UsageStateError("a proxy has an address inside its async with block")
-        return f"{LOOPBACK}:{self._listener.sockets[0].getsockname()[1]}"
-
-    @property
-    def connections(self) -> int:
-        """How many clients are connected now."""
-        return sum(not link.client.lost.is_set() for link in self._links)
-
-    async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Link(self).client, LOOPBACK, 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        self._refusals += 1  # what the kernel has accepted already
-        await self.cut()
-        await self._listener.wait_closed()
-
-    async def cut(self, *, reset: bool = False) -> None:
-        """Close every connection now, with FIN or, with ``reset=True``, with RST; new ones are accepted.
-
-        What was withheld is lost. The closing is done before the first wait; this waits until it is seen.
-        """
-        links = list(self._links)
-        for link in links:
-            link.cut(reset=reset)
-        for link in links:
-            await link.gone.wait()
+    def _make_link(self) -> Link:
+        return _FramedLink(self)
 
     @contextlib.asynccontextmanager
-    async def black_hole(self) -> AsyncIterator[Held]:
-        """Nothing passes either way, and nothing is closed.
-
-        New connections are accepted and stay silent; the server gets to see them when the fault ends.
-        """
-        self._connectable.clear()
+    async def record(self, match: Match = lambda message: True) -> AsyncIterator[list[Message]]:
+        """The messages that come to the proxy and match, in order, those that a fault then withholds or
+        loses among them: a list that grows."""
+        entry = list[Message](), match
+        self._records.append(entry)
         try:
-            async with self._holding(Held(requests=True, replies=True)) as held:
-                yield held
+            yield entry[0]
         finally:
-            if not any(other._requests for other in self._held):
-                self._connectable.set()
+            self._records.remove(entry)
 
     @contextlib.asynccontextmanager
-    async def hold_replies(self) -> AsyncIterator[Held]:
-        """What clients send reaches the server; what the server sends is withheld.
+    async def cut_at(self, point: Point, *, reset: bool = False, times: int = 1) -> AsyncIterator[Reached]:
+        """The connection ends at the point, for the client with FIN or, with ``reset=True``, with RST.
 
-        So that a write is carried out while its answer is under way: ``await held.arrived()``, then `cut`.
+        With `times` the messages counted next meet the same fate, on whatever connections they come. The
+        server always sees FIN, after all that has passed. New connections are accepted.
         """
-        async with self._holding(Held(requests=False, replies=True)) as held:
-            yield held
+        reached = Reached()
+        with self._triggered(point, reached, lambda link: link.cut_when_sent(reset=reset), times):
+            yield reached
 
     @contextlib.asynccontextmanager
-    async def refuse(self) -> AsyncIterator[None]:
-        """New connections are reset at once; those that are open go on."""
-        self._refusals += 1
+    async def black_hole(
+        self, point: Point | None = None, *, requests: bool = True, replies: bool = True
+    ) -> AsyncIterator[Hole]:
+        """From the point on (None: from now on) nothing passes, on any connection, and nothing is closed:
+        neither way, or one way only. See `TcpProxy.black_hole`."""
+        hole = Hole(requests=requests, replies=replies, open_=point is None)
+
+        def begin(link: Link) -> None:
+            hole._open = True
+            self._connect_if_possible()
+
+        async with self._hole(hole):
+            with self._triggered(point, hole, begin):
+                yield hole
+
+    @contextlib.asynccontextmanager
+    async def half_open(
+        self, point: Point | None = None, *, gone: Literal["server", "client"] = "server"
+    ) -> AsyncIterator[Reached]:
+        """One side of the open connections has gone, and the other is not told; with a point: of that
+        connection, from there on. See `TcpProxy.half_open`."""
+        reached, split = Reached(), list[Link]()
+
+        def begin(link: Link) -> None:
+            split.append(link)
+            link.split(gone)
+
+        if point is None:
+            for link in list(self._links):
+                begin(link)
+        try:
+            with self._triggered(point, reached, begin):
+                yield reached
+        finally:
+            for link in split:
+                link.rejoin()
+
+    @contextlib.contextmanager
+    def _triggered(
+        self, point: Point | None, reached: Reached, act: Callable[[Link], None], times: int = 1
+    ) -> Iterator[None]:
+        if point is None:
+            reached.fired.set()
+            yield
+            return
+        trigger = _Trigger(point, reached, act, times)
+        self._triggers.append(trigger)
         try:
             yield
         finally:
-            self._refusals -= 1
-
-    @contextlib.asynccontextmanager
-    async def lose_request(self, match: Callable[[bytes], bool]) -> AsyncIterator[Loss]:
-        """The first request that matches is lost, and its connection reset: the server never has it.
-
-        `match` is given the body of each request: the number it is paired by and the operation code, four
-        bytes each, then the rest. It is not asked about a connection's first message, which has neither.
-        """
-        async with self._losing(Loss(match, of_reply=False)) as loss:
-            yield loss
-
-    @contextlib.asynccontextmanager
-    async def lose_reply(self, match: Callable[[bytes], bool]) -> AsyncIterator[Loss]:
-        """The reply to the first request that matches is lost, and its connection reset: the server has
-        carried the request out, and the client never knows. `match` is as in `lose_request`.
-
-        If the connection ends otherwise before that reply, the next request that matches is taken.
-        """
-        async with self._losing(Loss(match, of_reply=True)) as loss:
-            yield loss
-
-    @contextlib.asynccontextmanager
-    async def _holding(self, held: Held) -> AsyncIterator[Held]:
-        self._held.append(held)
-        try:
-            yield held
-        finally:
-            self._held.remove(held)
-            self._release()
-
-    @contextlib.asynccontextmanager
-    async def _losing(self, loss: Loss) -> AsyncIterator[Loss]:
-        self._losses.append(loss)
-        try:
-            yield loss
-        finally:
-            self._losses.remove(loss)
-            self._release()
-
-    def _release(self) -> None:
-        for link in list(self._links):
-            link.requests.release()
-            link.replies.release()
+            trigger.over = True
+            self._triggers.remove(trigger)
 
 
-class _Link:
-    """One connection through the proxy: two sockets, and a flow in each direction."""
+class _FramedLink(Link):
+    """A connection whose bytes are cut into messages, and requests paired with replies."""
 
-    def __init__(self, proxy: TcpProxy) -> None:
-        self.proxy = proxy
-        self.client = _Side(self)
-        self.server = _Side(self)
-        self.requests = _Flow(self, self.client, self.server, to_server=True)
-        self.replies = _Flow(self, self.server, self.client, to_server=False)
-        self.client.inward, self.client.outward = self.requests, self.replies
-        self.server.inward, self.server.outward = self.replies, self.requests
-        self.over = False  # nothing passes any more
-        self.gone = asyncio.Event()  # both sockets are closed
-        self._connecting: asyncio.Task[None] | None = None
+    proxy: FaultProxy
 
-    def opened(self, side: _Side) -> None:
-        if self.over:
-            side.abort(reset=False)
-        elif side is self.server:
-            self.requests.release()
-        elif self.proxy._refusals:
-            self.over = True
-            side.abort(reset=True)
+    def __init__(self, proxy: FaultProxy) -> None:
+        super().__init__(proxy)
+        self._partial = {self.requests: bytearray(), self.replies: bytearray()}
+        self._framed = {self.requests: True, self.replies: True}  # until a length makes no sense
+        # A connection's first messages are unlike the others: they have no xid and no opcode.
+        self._introduced = False
+        self._greeted = False
+        self._unanswered: deque[_Exchange] = deque()
+
+    def parcels(self, flow: Flow, data: bytes) -> Iterable[Parcel]:
+        now = asyncio.get_running_loop().time()
+        partial = self._partial[flow]
+        partial += data
+        while self._framed[flow] and len(partial) >= 4:
+            length = int.from_bytes(partial[:4], signed=True)
+            if not 0 <= length <= _LARGEST_FRAME:
+                self._framed[flow] = False
+            elif len(partial) < 4 + length:
+                break
+            else:
+                content = self._understand(flow, bytes(partial[4 : 4 + length]))
+                for record, match in self.proxy._records:
+                    if match(content.message):
+                        record.append(content.message)
+                yield Parcel(bytes(partial[: 4 + length]), now, content)
+                del partial[: 4 + length]
+        if not self._framed[flow] and partial:
+            yield Parcel(bytes(partial), now, None)
+            partial.clear()
+
+    def rest(self, flow: Flow) -> bytes:
+        partial = self._partial[flow]
+        rest = bytes(partial)
+        partial.clear()
+        return rest
+
+    def next(self, flow: Flow, parcel: Parcel) -> None:
+        content = parcel.content
+        if not isinstance(content, _Content) or content.seen:
+            return
+        content.seen = True
+        message, exchange = content.message, content.exchange
+        if message.kind is Kind.EVENT:
+            for trigger in self._live_triggers():
+                trigger.came(self, message, Moment.ON_EVENT)
+        elif exchange is not None and message.kind is Kind.REQUEST:
+            for trigger in self._live_triggers():
+                trigger.requested(self, exchange)
+        elif exchange is not None:
+            for trigger in exchange.triggers:
+                trigger.replied(self, exchange, Moment.COMMITTED)
+
+    def passed(self, flow: Flow, parcel: Parcel) -> None:
+        content = parcel.content
+        if not isinstance(content, _Content) or content.message.kind is Kind.REQUEST:
+            return
+        if content.exchange is not None:
+            for trigger in content.exchange.triggers:
+                trigger.replied(self, content.exchange, Moment.AFTER)
+        elif content.message.kind is Kind.EVENT:
+            for trigger in self._live_triggers():
+                trigger.came(self, content.message, Moment.AFTER_EVENT)
+
+    def _live_triggers(self) -> Iterator[_Trigger]:
+        """The proxy's triggers, as long as none has ended this connection."""
+        for trigger in tuple(self.proxy._triggers):
+            if not self.over:
+                yield trigger
+
+    def _understand(self, flow: Flow, body: bytes) -> _Content:
+        if flow.to_server:
+            exchange = _Exchange(self._request(body))
+            self._unanswered.append(exchange)
+            return _Content(exchange.request, exchange)
+        if not self._greeted:
+            self._greeted = True
+            answered = self._unanswered.popleft() if self._unanswered else None
+            xid, error = 0, 0
         else:
-            self.proxy.accepted += 1
-            self.proxy._links.add(self)
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
-            self._connecting.add_done_callback(self._connected)
+            xid, _, error = messages.REPLY_HEADER.unpack_from(body.ljust(messages.REPLY_HEADER.size, b"\0"))
+            if xid == messages.NOTIFICATION_XID:
+                return _Content(self._event(body), None)
+            answered = next((each for each in self._unanswered if each.request.xid == xid), None)
+            if answered is not None:
+                self._unanswered.remove(answered)
+        request = answered.request if answered is not None else _UNKNOWN
+        return _Content(
+            Message(
+                Kind.REPLY, request.operation, request.opcode, request.path, xid, error, self.number, body
+            ),
+            answered,
+        )
 
-    async def _connect(self) -> None:
-        try:
-            await self.proxy._connectable.wait()
-            await asyncio.get_running_loop().create_connection(lambda: self.server, *self.proxy._target)
-        except OSError:
-            self.cut(reset=True)  # for the client, what is nearest to being refused
+    def _request(self, body: bytes) -> Message:
+        if not self._introduced:
+            self._introduced = True
+            return Message(Kind.REQUEST, _CONNECT, 0, None, 0, 0, self.number, body)
+        xid, opcode = _XID_AND_OPCODE.unpack_from(body.ljust(_XID_AND_OPCODE.size, b"\0"))
+        operation = messages.OPERATIONS.get(opcode)
+        path = _string_at(body, _XID_AND_OPCODE.size) if opcode in _WITH_PATH else None
+        name = operation.name if operation is not None else f"opcode {opcode}"
+        return Message(Kind.REQUEST, name, opcode, path, xid, 0, self.number, body)
 
-    def _connected(self, _: asyncio.Task[None]) -> None:
-        # A callback, since a task that is cancelled before its first step runs no `finally`.
-        self._connecting = None
-        self.check_gone()
-
-    def cut(self, *, reset: bool) -> None:
-        """Close both sockets now; the server always sees FIN, so that it reads all that it was sent."""
-        self.over = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        self.client.abort(reset=reset)
-        self.server.abort(reset=False)
-
-    def loses(self, flow: _Flow, body: bytes) -> bool:
-        """Whether a fault takes this message; then the connection is as good as gone."""
-        for loss in self.proxy._losses:
-            if loss._takes(flow, body):
-                loss.fired.set()
-                self.over = True
-                self.client.abort(reset=True)
-                self.server.close()  # after what it was sent before
-                return True
-        return False
-
-    def check_gone(self) -> None:
-        sides = [side for side in (self.client, self.server) if side.transport is not None]
-        if self._connecting is None and all(side.lost.is_set() for side in sides):
-            self.over = True
-            self.proxy._links.discard(self)
-            self.gone.set()
+    def _event(self, body: bytes) -> Message:
+        path = _string_at(body, messages.REPLY_HEADER.size + 8)  # the event's type and the session's state
+        return Message(Kind.EVENT, "event", 0, path, messages.NOTIFICATION_XID, 0, self.number, body)
 
 
-class _Side(asyncio.Protocol):
-    """One of a connection's two sockets."""
-
-    inward: _Flow  # what it receives
-    outward: _Flow  # what it sends
-
-    def __init__(self, link: _Link) -> None:
-        self._link = link
-        self.transport: asyncio.Transport | None = None
-        self.lost = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._link.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.inward.receive(data)
-
-    def pause_writing(self) -> None:
-        self.outward.push_back(True)
-
-    def resume_writing(self) -> None:
-        self.outward.push_back(False)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-        self.outward.drop()
-        self.inward.end(reset=exc is not None)
-        self._link.check_gone()
-
-    def close(self) -> None:
-        """Close, after what was written."""
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self, *, reset: bool) -> None:
-        """Close at once, with RST or with FIN."""
-        if self.transport is None or self.lost.is_set():
-            return
-        if reset:
-            linger = struct.pack("ii", 1, 0)  # on, for no time: the kernel then sends RST
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.transport.abort()
+_XID_AND_OPCODE = struct.Struct(">ii")
+_UNKNOWN = Message(Kind.REPLY, "unknown", 0, None, 0, 0, 0, b"")
 
 
-class _Flow:
-    """One direction of a connection: cuts it into messages, asks the faults, and passes on or withholds."""
-
-    def __init__(self, link: _Link, source: _Side, sink: _Side, *, to_server: bool) -> None:
-        self.link = link
-        self.to_server = to_server
-        self._source = source
-        self._sink = sink
-        self._withheld = bytearray()
-        self._ended = False  # the source has closed; so will the sink, after what is withheld
-        self._reset = False  # the source was reset
-        self._sink_full = False
-        self._framed = True  # until a length makes no sense
-        self._greeted = False  # whether the first message has passed, which is unlike the others
-        self._partial = bytearray()  # the message that is coming in, with its length
-        self._passed = 0  # how much of it was passed on already
-
-    def receive(self, data: bytes) -> None:
-        if self.link.over:
-            return
-        self._partial += data
-        while (end := self._end_of_message()) is not None:
-            body = bytes(self._partial[4:end])
-            greeting, self._greeted = not self._greeted, True
-            if not greeting and self.link.loses(self, body):
-                return
-            self._pass(end)
-            del self._partial[:end]
-            self._passed = 0
-        # A reply that is to be lost must not be begun; it is known once it is whole.
-        if self.to_server or not any(loss._awaits(self.link) for loss in self.link.proxy._losses):
-            self._pass(len(self._partial))
-        if not self._framed:
-            self._partial.clear()
-            self._passed = 0
-
-    def release(self) -> None:
-        """A fault has ended, or the sink is there: pass on what nothing withholds any more."""
-        self.receive(b"")
-        self._settle()
-
-    def end(self, *, reset: bool) -> None:
-        """The source has closed, or was reset: then so will the sink, when it would get to know."""
-        self._ended = True
-        self._reset = reset
-        if reset:
-            self._withheld.clear()
-        self._settle()
-
-    def drop(self) -> None:
-        """The sink has closed."""
-        self._withheld.clear()
-
-    def push_back(self, full: bool) -> None:
-        self._sink_full = full
-        self._regulate()
-
-    def _end_of_message(self) -> int | None:
-        if not self._framed or len(self._partial) < 4:
-            return None
-        length = int.from_bytes(self._partial[:4], signed=True)
-        self._framed = 0 <= length <= _LARGEST_FRAME
-        return 4 + length if self._framed and len(self._partial) >= 4 + length else None
-
-    def _pass(self, end: int) -> None:
-        """Pass on what has come in of the message up to there."""
-        data = self._partial[self._passed : end]
-        self._passed = end
-        if not data or self._sink.lost.is_set():
-            return
-        self._withheld += data
-        for held in self.link.proxy._held:
-            if held._stops(self):
-                held._count(len(data))
-        self._settle()
-
-    def _settle(self) -> None:
-        """Write what is withheld, and then the end, if nothing stands in the way."""
-        if self.link.over:
-            self._withheld.clear()
-        sink = self._sink.transport
-        if sink is not None and not any(held._stops(self) for held in self.link.proxy._held):
-            if self._withheld and not self._sink.lost.is_set():
-                sink.write(bytes(self._withheld))
-                self._withheld.clear()
-            if self._ended and self._reset:
-                self._sink.abort(reset=True)
-            elif self._ended:
-                self._sink.close()
-        self._regulate()
-
-    def _regulate(self) -> None:
-        """Read from the source only while what it sends can go somewhere."""
-        source = self._source.transport
-        if source is None or source.is_closing():
-            return
-        wanted = not self._sink_full and len(self._withheld) < _HELD_BEFORE_PUSHBACK
-        if wanted and not source.is_reading():
-            source.resume_reading()
-        elif not wanted and source.is_reading():
-            source.pause_reading()
+def _string_at(body: bytes, at: int) -> str | None:
+    """The string that begins there, if one does."""
+    length = int.from_bytes(body[at : at + 4], signed=True)
+    raw = body[at + 4 : at + 4 + length]
+    return raw.decode("utf-8", "replace") if 0 <= length == len(raw) else None

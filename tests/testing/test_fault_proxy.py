@@ -1,0 +1,571 @@
+"""FaultProxy: each fault strikes exactly where its point says; on scripted servers and on real ZooKeeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss
+from raw_session import NO_NODE, RawSession
+from test_tcp_proxy import Client, Echo, arrives, connection, frame, turns, within
+
+import corral
+from corral.errors import UsageValueError
+from corral.testing import (
+    FaultProxy,
+    Kind,
+    Message,
+    Moment,
+    Point,
+    after,
+    after_event,
+    before,
+    committed,
+    on_event,
+)
+from corral.testing._server import LOOPBACK, four_letter_word
+from corral.wire import messages
+from support import until
+
+GREETING = frame(b"hello, I am a connect request")
+GET = messages.GET.opcode
+NODE_EXISTS = -110
+
+
+MOMENTS = [before, committed, after]
+
+
+def request(xid: int, path: str, opcode: int = GET) -> bytes:
+    raw = path.encode()
+    return frame(struct.pack(">iii", xid, opcode, len(raw)) + raw + b"\0")
+
+
+def event(path: str) -> bytes:
+    raw = path.encode()
+    header = struct.pack(">iqi", messages.NOTIFICATION_XID, 0, 0)
+    return frame(header + struct.pack(">iii", 3, 3, len(raw)) + raw)
+
+
+def about(path: str) -> Callable[[Message], bool]:
+    return lambda message: message.path == path
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    async with Echo() as server:
+        yield server
+
+
+@pytest.fixture
+async def fault(echo: Echo) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(echo.address) as between:
+        yield between
+
+
+async def greet(client: Client) -> None:
+    """Exchange the first messages, which are unlike the others."""
+    await arrives(client, GREETING)
+
+
+async def assert_ended(client: Client, *, reset: bool) -> None:
+    """The connection ends so, and nothing came before its end."""
+    if reset:
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+    else:
+        assert await client.rest() == b""
+
+
+# Where a cut strikes
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+@pytest.mark.parametrize("step", [1, 7, 1000], ids=["byte by byte", "in pieces", "whole"])
+@pytest.mark.parametrize("make_point", MOMENTS)
+async def test_cut_at_each_moment(make_point: Callable[..., Point], step: int, reset: bool) -> None:
+    """Before: the server has all that was sent before it and nothing of it. Committed: the server has it,
+    the client nothing of its reply. After: the client has the whole reply. However the bytes are cut up."""
+    first, second = request(1, "/first"), request(2, "/second")
+    async with Echo(step) as echo, FaultProxy(echo.address) as proxy, connection(proxy) as client:
+        async with proxy.cut_at(make_point("get", match=about("/second")), reset=reset) as cut:
+            await greet(client)
+            for message in (first, second):
+                for start in range(0, len(message), step):
+                    client.writer.write(message[start : start + step])
+                    await asyncio.sleep(0)
+                if message is first:
+                    assert await client.get(len(first)) == first
+            if make_point is after and not reset:  # a stream that was reset does not give out what it has
+                assert await client.get(len(second)) == second
+            if make_point is after and reset:
+                with pytest.raises(ConnectionResetError):
+                    await client.rest()
+            else:
+                await assert_ended(client, reset=reset)
+            assert cut.fired.is_set()
+            assert cut.message is not None
+            assert (cut.message.operation, cut.message.path) == ("get", "/second")
+        await within(echo.ended.wait())
+        assert bytes(echo.received) == GREETING + first + (b"" if make_point is before else second)
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_after_a_reply_the_client_has_it(zookeeper: str, root: str, reset: bool) -> None:
+    """A client whose connection ends after a reply has read that reply, however it ends."""
+    async with FaultProxy(zookeeper) as proxy, corral.connect(proxy.address + root) as zk:
+        for number in range(3):
+            async with proxy.cut_at(after("create"), reset=reset) as cut:
+                assert await zk.create(f"/n-{number}") == f"/n-{number}"
+            assert cut.fired.is_set()
+            await zk.sync()
+        assert proxy.accepted == 4
+
+
+@pytest.mark.parametrize("make_point", MOMENTS)
+async def test_the_connect_is_a_request(fault: FaultProxy, make_point: Callable[..., Point]) -> None:
+    """The exchange that opens a session can be cut like any other."""
+    async with fault.cut_at(make_point("connect")) as cut, connection(fault) as client:
+        client.writer.write(GREETING)
+        if make_point is after:
+            assert await client.get(len(GREETING)) == GREETING
+        await assert_ended(client, reset=False)
+        assert cut.fired.is_set()
+
+
+async def test_nth_and_times(fault: FaultProxy) -> None:
+    """nth counts what matches, over connections; times is how many are struck from there on."""
+    fates = []
+    async with fault.cut_at(before("get", nth=2), times=2, reset=True):
+        for number in range(1, 5):
+            async with connection(fault) as client:
+                await greet(client)
+                other = request(9, "/x", messages.EXISTS.opcode)
+                client.writer.write(other)
+                assert await client.get(len(other)) == other  # is not counted
+                client.writer.write(request(number, "/x"))
+                try:
+                    await client.get(len(request(number, "/x")))
+                except (ConnectionResetError, asyncio.IncompleteReadError):
+                    fates.append("cut")
+                else:
+                    fates.append("passed")
+    assert fates == ["passed", "cut", "cut", "passed"]
+
+
+async def test_a_reply_that_cannot_come_is_not_counted(fault: FaultProxy) -> None:
+    """If the connection ends before the reply that is awaited, the next request that matches is the one."""
+    async with fault.cut_at(committed("get"), reset=True) as cut:
+        async with connection(fault) as client:
+            await greet(client)
+            async with fault.black_hole(requests=False) as held:
+                client.writer.write(request(1, "/x"))
+                await within(held.arrived())
+                await within(fault.cut())
+        assert not cut.fired.is_set()
+        async with connection(fault) as client:
+            await greet(client)
+            client.writer.write(request(9, "/x"))
+            await assert_ended(client, reset=True)
+        assert cut.fired.is_set()
+
+
+async def test_a_fault_that_has_ended_does_not_strike(fault: FaultProxy) -> None:
+    """A reply that is still to come when the fault ends is delivered."""
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.black_hole(requests=False) as held:
+            async with fault.cut_at(committed("get")) as cut:
+                client.writer.write(request(1, "/x"))
+                await within(held.arrived())
+        assert await client.get(len(request(1, "/x"))) == request(1, "/x")
+        assert not cut.fired.is_set()
+
+
+async def test_several_faults_at_once(fault: FaultProxy) -> None:
+    """Of two faults at one request the first strikes, and the other awaits the next."""
+    async with fault.cut_at(before("get")) as first, fault.cut_at(before("get")) as second:
+        for struck in (first, second):
+            async with connection(fault) as client:
+                await greet(client)
+                client.writer.write(request(1, "/x"))
+                await assert_ended(client, reset=False)
+            assert struck.fired.is_set()
+            assert second.fired.is_set() == (struck is second)
+
+
+async def test_a_point_is_where_a_message_passes(fault: FaultProxy) -> None:
+    """What another fault withholds has not come to the point yet: a cut strikes when it would pass."""
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.cut_at(committed("get")) as cut:
+            async with fault.black_hole(requests=False) as hole:
+                client.writer.write(request(1, "/x"))
+                await within(hole.arrived(len(request(1, "/x"))))
+                await turns()
+                assert not cut.fired.is_set()
+            await assert_ended(client, reset=False)
+            assert cut.fired.is_set()
+
+
+async def test_a_cut_while_everything_is_slow(fault: FaultProxy, echo: Echo) -> None:
+    """After a reply that came late the client has it, and nothing of the next."""
+    first, second = request(1, "/first"), request(2, "/second")
+    async with fault.delay(0.005), connection(fault) as client:
+        await greet(client)
+        async with fault.cut_at(after("get")):
+            client.writer.write(first + second)
+            assert await client.rest() == first
+        await within(echo.ended.wait())
+
+
+# Black holes and half-open connections, at a point
+
+
+@pytest.mark.parametrize("make_point", MOMENTS)
+async def test_a_black_hole_from_a_point_on(
+    fault: FaultProxy, echo: Echo, make_point: Callable[..., Point]
+) -> None:
+    """Until its point a black hole does nothing; from there on nothing passes. Before: that request neither.
+    Committed: the server has the request. After: the client has the reply. In the end all is delivered."""
+    first, second, third = request(1, "/first"), request(2, "/second"), request(3, "/third")
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.black_hole(make_point("get", nth=2)) as hole:
+            await arrives(client, first)
+            assert not hole.fired.is_set()
+            client.writer.write(second)
+            await within(hole.fired.wait())
+            assert hole.message is not None
+            assert hole.message.path == "/second"
+            client.writer.write(third)
+            await within(hole.arrived(len(third)))
+            await turns()
+            assert bytes(echo.received) == GREETING + first + (b"" if make_point is before else second)
+            if make_point is after:
+                assert await client.get(len(second)) == second
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        late = third if make_point is after else second + third
+        assert await client.get(len(late)) == late
+
+
+async def test_a_black_hole_one_way_from_a_point_on(fault: FaultProxy, echo: Echo) -> None:
+    """So it is with one way alone: the other one goes on."""
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.black_hole(committed("get"), requests=False) as hole:
+            client.writer.write(request(1, "/x"))
+            await within(hole.fired.wait())
+            client.writer.write(request(2, "/y"))
+            assert await echo.got(len(GREETING + request(1, "/x") + request(2, "/y")))
+            await turns()
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        late = request(1, "/x") + request(2, "/y")
+        assert await client.get(len(late)) == late
+
+
+async def test_a_black_hole_from_a_point_on_is_for_new_connections_too(fault: FaultProxy, echo: Echo) -> None:
+    """From the point on new connections are silent as well, and not before it."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with fault.black_hole(before("get")) as hole:
+            client = await stack.enter_async_context(connection(fault))
+            await greet(client)
+            client.writer.write(request(1, "/x"))
+            await within(hole.fired.wait())
+            another = await stack.enter_async_context(connection(fault))
+            another.writer.write(GREETING)
+            await within(hole.arrived(len(GREETING)))
+            assert echo.accepted == 1
+        assert await another.get(len(GREETING)) == GREETING
+
+
+@pytest.mark.parametrize("gone", ["server", "client"])
+@pytest.mark.parametrize("make_point", MOMENTS)
+async def test_half_open_from_a_point_on(
+    fault: FaultProxy, echo: Echo, make_point: Callable[..., Point], gone: Literal["server", "client"]
+) -> None:
+    """The connection on which the point is reached is half-open from there on: one side sees the end, the
+    other nothing, until it is reset when the fault ends. Other connections are as ever."""
+    get, reply = request(1, "/x"), request(1, "/x") if make_point is after else b""
+    async with connection(fault) as other, connection(fault) as client:
+        await greet(other)
+        await greet(client)
+        async with fault.half_open(make_point("get", match=about("/x")), gone=gone) as reached:
+            client.writer.write(get)
+            await within(reached.fired.wait())
+            if gone == "server":
+                await within(echo.ended.wait())
+                assert await client.get(len(reply)) == reply
+                client.writer.write(request(2, "/lost"))
+            else:
+                assert await client.rest() == reply
+                echo._writers[1].write(b"lost")
+            await arrives(other, request(1, "/y"))
+            assert client.reader._buffer == b""  # type: ignore[attr-defined]
+            assert client.reader.at_eof() == (gone == "client")
+            assert echo.ended.is_set() == (gone == "server")
+        if gone == "server":
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        await within(echo.ended.wait())
+        assert echo.resets == (gone == "client")
+    greetings_and_get = GREETING * 2 + (b"" if make_point is before else get)
+    assert bytes(echo.received) == greetings_and_get + request(1, "/y")
+
+
+# What is counted and recorded
+
+
+async def test_pings_are_counted_by_name_alone(fault: FaultProxy) -> None:
+    """Pings come as time goes by: a point without an operation does not count them, one that names them does."""
+    ping = frame(struct.pack(">ii", messages.PING_XID, messages.PING.opcode))
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.cut_at(before()) as unnamed, fault.black_hole(before("ping")) as named:
+            client.writer.write(ping)
+            await within(named.fired.wait())
+            assert not unnamed.fired.is_set()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: before("created"),
+        lambda: before("get", nth=0),
+        lambda: Point(Moment.AFTER, nth=-1),
+    ],
+)
+def test_a_point_that_cannot_be_reached(make: Callable[[], Point]) -> None:
+    """An operation that does not exist and a count below one are refused, by name."""
+    with pytest.raises(UsageValueError, match=r"created|counts from 1"):
+        make()
+
+
+async def test_no_times(fault: FaultProxy) -> None:
+    """A fault that is never to happen is refused."""
+    with pytest.raises(UsageValueError, match="times cannot be 0"):
+        async with fault.cut_at(before(), times=0):
+            pass
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"srvr", b"\xff\xff\xff\xff?", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"GET / HTTP/1.1\r\n\r\n"],
+)
+async def test_what_is_not_zookeepers_passes(fault: FaultProxy, nonsense: bytes, greeted: bool) -> None:
+    """Bytes that make no sense as messages just pass, and all that follows them, while a fault waits for one:
+    four-letter words, TLS, whatever else."""
+    async with fault.cut_at(before("get")) as cut, fault.record() as seen, connection(fault) as client:
+        if greeted:
+            await greet(client)
+        await arrives(client, nonsense)
+        await arrives(client, request(1, "/x"))
+        assert not cut.fired.is_set()
+        assert len(seen) == 2 * greeted
+
+
+async def test_half_a_frame_before_the_end_passes(fault: FaultProxy, echo: Echo) -> None:
+    """What a client has sent of a message when it closes still reaches the server."""
+    async with connection(fault) as client:
+        await greet(client)
+        client.writer.write(request(1, "/x")[:7])
+        client.writer.close()
+        await within(echo.ended.wait())
+    assert bytes(echo.received) == GREETING + request(1, "/x")[:7]
+
+
+streams = st.lists(st.binary(max_size=40).map(frame), min_size=1, max_size=8)
+edges = st.lists(st.integers(0, 300), max_size=8)
+
+
+async def write_in_pieces(writer: asyncio.StreamWriter, data: bytes, cuts: list[int]) -> None:
+    """Write it, cut up at some places."""
+    places = [0, *sorted(at % (len(data) + 1) for at in cuts), len(data)]
+    for start, end in itertools.pairwise(places):
+        writer.write(data[start:end])
+        await asyncio.sleep(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(asked=streams, answered=streams, cuts_there=edges, cuts_back=edges)
+def test_any_frames_cut_up_anyhow(
+    asked: list[bytes], answered: list[bytes], cuts_there: list[int], cuts_back: list[int]
+) -> None:
+    """Whatever the frames are and however they come, both ways at once, they pass unchanged, and are recorded
+    one by one, those of each way in their order."""
+    there, back = b"".join(asked), b"".join(answered)
+    arrived: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await write_in_pieces(writer, back, cuts_back)
+        arrived.append(await reader.read())
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
+            address = f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+            async with FaultProxy(address) as proxy, proxy.record() as seen:
+                async with connection(proxy) as client:
+                    await write_in_pieces(client.writer, there, cuts_there)
+                    assert await client.get(len(back)) == back
+
+                async def gone() -> bool:
+                    return bool(arrived)
+
+                await until(gone, "the server has seen the end")
+        assert arrived == [there]
+        assert [frame(message.body) for message in seen if message.kind is Kind.REQUEST] == asked
+        assert [frame(message.body) for message in seen if message.kind is not Kind.REQUEST] == answered
+
+    asyncio.run(main())
+
+
+# On real ZooKeeper
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_a_real_server(zookeeper: str, root: str, reset: bool) -> None:
+    """The node whose create was cut before the server does not exist; the others do, and after the reply
+    the client knows it."""
+    async with FaultProxy(zookeeper) as proxy, proxy.record() as seen:
+        for make_point in MOMENTS:
+            path = f"{root}/{make_point.__name__}"
+            async with proxy.cut_at(make_point("create", match=about(path)), reset=reset) as cut:
+                async with RawSession(proxy.address) as session:
+                    if make_point is after:
+                        assert await session.create(path) == 0
+                    else:
+                        with pytest.raises((ConnectionError, EOFError)):
+                            await session.create(path)
+            assert cut.fired.is_set()
+        async with RawSession(zookeeper) as session:
+            assert await session.exists(f"{root}/before") == NO_NODE
+            assert await session.exists(f"{root}/committed") == 0
+            assert await session.exists(f"{root}/after") == 0
+    replied = [
+        message.path for message in seen if message.kind is Kind.REPLY and message.operation == "create"
+    ]
+    assert replied == [f"{root}/committed", f"{root}/after"]
+
+
+async def test_what_a_message_tells(zookeeper: str, root: str) -> None:
+    """Of each message: the connection, the operation by name and by number, the path, the reply's error; and
+    a record has those that match."""
+    node, none = f"{root}/n", f"{root}/none"
+    async with FaultProxy(zookeeper) as proxy, proxy.record() as seen:
+        async with proxy.record(lambda message: message.error != 0) as refusals:
+            for _ in range(2):
+                async with RawSession(proxy.address) as session:
+                    await session.create(node)
+            async with RawSession(proxy.address) as session:
+                await session.exists(none)
+    told = [
+        (each.connection, each.kind, each.operation, each.opcode, each.path, each.xid, each.error)
+        for each in seen
+    ]
+    ask, answer = Kind.REQUEST, Kind.REPLY
+    assert told == [
+        (1, ask, "connect", 0, None, 0, 0),
+        (1, answer, "connect", 0, None, 0, 0),
+        (1, ask, "create", 1, node, 1, 0),
+        (1, answer, "create", 1, node, 1, 0),
+        (2, ask, "connect", 0, None, 0, 0),
+        (2, answer, "connect", 0, None, 0, 0),
+        (2, ask, "create", 1, node, 1, 0),
+        (2, answer, "create", 1, node, 1, NODE_EXISTS),
+        (3, ask, "connect", 0, None, 0, 0),
+        (3, answer, "connect", 0, None, 0, 0),
+        (3, ask, "exists", 3, none, 1, 0),
+        (3, answer, "exists", 3, none, 1, NO_NODE),
+    ]
+    assert [str(each) for each in refusals] == [f"reply to create {node!r}", f"reply to exists {none!r}"]
+
+
+async def test_four_letter_words(zookeeper: str) -> None:
+    """A server's commands work through the proxy, and are no messages."""
+    async with FaultProxy(zookeeper) as proxy, proxy.record() as seen:
+        assert "Zookeeper version" in await four_letter_word(proxy.address, "srvr")
+        assert seen == []
+
+
+async def test_events_are_counted(fault: FaultProxy, echo: Echo) -> None:
+    """Of many events the nth that matches is the one, and those before it have passed."""
+    events = [event(path) for path in ("/a", "/b", "/a", "/a")]
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.cut_at(on_event(match=about("/a"), nth=2)) as cut:
+            echo._writers[0].write(b"".join(events))
+            assert await client.rest() == events[0] + events[1]
+        assert cut.message is not None
+        assert (cut.message.kind, cut.message.path) == (Kind.EVENT, "/a")
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.cut_at(after_event(nth=2)):
+            echo._writers[1].write(b"".join(events))
+            assert await client.rest() == events[0] + events[1]
+
+
+@pytest.mark.parametrize("make_point", [on_event, after_event])
+async def test_events(zookeeper: str, root: str, zk: corral.Client, make_point: Callable[..., Point]) -> None:
+    """An event is a message with its path; cut on it, it never passes, and after it, it has."""
+    async with FaultProxy(zookeeper) as proxy, corral.connect(proxy.address + root) as behind:
+        async with behind.watch("/n") as events:
+            assert not (await anext(events)).exists
+            async with proxy.cut_at(make_point(match=about(f"{root}/n"))) as cut:
+                await zk.create("/n", b"1")
+                event = await within(anext(events))
+            assert event.data == b"1"
+            assert cut.fired.is_set()
+            assert cut.message is not None
+            assert cut.message.kind is Kind.EVENT
+
+        async def again() -> bool:
+            return proxy.accepted == 2
+
+        await until(again, "connected again")
+
+
+async def test_any_client_library(zookeeper: str, root: str) -> None:
+    """kazoo behind it: its create is carried out and its reply is lost, of which it tells; the next one passes."""
+
+    def work(address: str) -> str:
+        client = KazooClient(address, timeout=4)
+        client.start(timeout=20)
+        try:
+            with pytest.raises(ConnectionLoss):
+                client.create_async(f"{root}/lost").get(timeout=20)
+            assert client.exists_async(f"{root}/lost").get(timeout=20)
+            return str(client.create_async(f"{root}/told").get(timeout=20))
+        finally:
+            client.stop()
+            client.close()
+
+    async with FaultProxy(zookeeper) as proxy, proxy.cut_at(committed("create")) as cut:
+        assert await asyncio.to_thread(work, proxy.address) == f"{root}/told"
+        assert cut.fired.is_set()
+
+
+def test_it_works_on_uvloop() -> None:
+    """Each moment is as exact on uvloop."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        for make_point in MOMENTS:
+            for reset in (False, True):
+                await test_cut_at_each_moment(make_point, 7, reset)
+            async with Echo() as echo, FaultProxy(echo.address) as proxy:
+                await test_a_black_hole_from_a_point_on(proxy, echo, make_point)
+            for gone in ("server", "client"):
+                async with Echo() as echo, FaultProxy(echo.address) as proxy:
+                    await test_half_open_from_a_point_on(proxy, echo, make_point, gone)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
