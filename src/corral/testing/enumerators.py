@@ -1,0 +1,364 @@
+"""Every cut and every cancel: a scenario is run once to count, then once for each point where it can break.
+
+    async def scenario(run: Run) -> None:  # fresh each time; its client is behind `proxy`
+        async with corral.connect(proxy.address) as zk:
+            outcome = await run.operation(zk.lock("/lock").acquire())
+            ...  # whatever has become of it, check what must be true
+
+    tally = await every_cut(proxy, scenario)
+    assert not tally.broken, tally
+
+A scenario checks its own invariants, best through a client that is not behind the proxy, and raises whatever
+says that one is broken. What every run is held to beside them: it ends within its bound; it leaves no task
+and no timer; no error is seen by the event loop alone. Nothing here knows corral: any client may be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import gc
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+from corral.testing.proxy import FaultProxy, Kind, Message, Moment, Point
+
+__all__ = ["Broken", "Outcome", "Run", "Scenario", "Tally", "Way", "every_cancel", "every_cut"]
+
+T = TypeVar("T")
+
+BOUND = 30.0
+"""Seconds after which a run counts as one that hangs."""
+AT_ONCE = 10
+"""Turns of the event loop within which a cancelled operation has ended: it waits for nothing any more."""
+TURNS_AFTER_MESSAGE = 5
+"""In how many turns after a message the operation is cancelled: by then all have seen what it brought."""
+
+
+class Broken(AssertionError):
+    """A run has broken what every run is held to."""
+
+
+class Way(enum.Enum):
+    """What happens to the connection in the moment of a cancel."""
+
+    NOTHING = "no cut"
+    FIN = "FIN"
+    RST = "RST"
+    BLACK_HOLE = "black hole"
+    """Nothing passes until the cancelled operation has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What became of an operation: a value, or an error, or it was cancelled by its run."""
+
+    value: T | None
+    error: BaseException | None
+    cancelled: bool
+
+    def result(self) -> T:
+        """The value; raises the error."""
+        if self.error is not None:
+            raise self.error
+        return cast(T, self.value)
+
+
+class Run:
+    """One run of a scenario. This one cancels nothing; it counts where others may."""
+
+    def __init__(self, proxy: FaultProxy, bound: float = BOUND) -> None:
+        self.steps = 0
+        """How often the operation has waited."""
+        self.messages = 0
+        """How many messages, pings aside, came to the proxy while it was under way."""
+        self.reached = False
+        """Whether the run has come to its point."""
+        self._proxy = proxy
+        self._bound = bound
+        self._task: asyncio.Task[Any] | None = None
+
+    async def operation(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
+        """Run the operation that is in question, in a task of its own, and tell what became of it."""
+        async with self._proxy.record(self._on_message):
+            self._task = asyncio.get_running_loop().create_task(self._observed(coroutine))
+            await asyncio.wait([self._task], timeout=self._bound)
+            if not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=self._bound)
+                raise Broken(f"the operation hangs: not done after {self._bound:g} s")
+        await self._ended()
+        if self._task.cancelled():
+            if not self.reached:
+                raise Broken("the operation ended as cancelled, and nobody had cancelled it")
+            return Outcome(None, None, True)
+        error = self._task.exception()
+        return Outcome(None if error else self._task.result(), error, False)
+
+    async def _observed(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return await _observe(coroutine, self._waits)
+
+    def _waits(self, awaited: asyncio.Future[Any] | None) -> None:
+        self._on_wait(self.steps, awaited)
+        self.steps += 1
+
+    def _on_message(self, message: Message) -> bool:
+        if self._task is not None and not self._task.done() and message.operation != "ping":
+            self._on_traffic(self.messages)
+            self.messages += 1
+        return False
+
+    # What runs that cancel do otherwise
+
+    def _on_wait(self, step: int, awaited: asyncio.Future[Any] | None) -> None:
+        """The operation is about to wait, for the `step`-th time (from 0)."""
+
+    def _on_traffic(self, number: int) -> None:
+        """The `number`-th message (from 0) has come to the proxy."""
+
+    async def _ended(self) -> None:
+        """The operation has ended."""
+
+
+class _Cancelling(Run):
+    """A run that cancels its operation, and does something to the connection in the same tick."""
+
+    def __init__(self, proxy: FaultProxy, bound: float, way: Way, at_once: bool) -> None:
+        super().__init__(proxy, bound)
+        self._way = way
+        self._at_once = at_once
+        self._cutting: asyncio.Task[None] | None = None
+        self._late = False
+
+    def _strike(self, _: object = None) -> None:
+        if self._task is None or self._task.done():
+            return
+        loop = asyncio.get_running_loop()
+        self.reached = True
+        self._task.cancel()
+        if self._way is Way.BLACK_HOLE:
+            self._cutting = loop.create_task(self._black_hole(self._task))
+        elif self._way is not Way.NOTHING:
+            self._cutting = loop.create_task(self._proxy.cut(reset=self._way is Way.RST))
+        self._in_turns(AT_ONCE, self._look)
+
+    def _look(self) -> None:
+        self._late = self._task is not None and not self._task.done()
+
+    async def _black_hole(self, task: asyncio.Task[Any]) -> None:
+        async with self._proxy.black_hole():
+            await asyncio.wait([task], timeout=self._bound)
+
+    async def _ended(self) -> None:
+        if self._cutting is not None:
+            await asyncio.wait([self._cutting])
+        if self._late and self._at_once:
+            raise Broken(f"cancelled, the operation had not ended {AT_ONCE} turns of the event loop later")
+
+    def _in_turns(self, turns: int, act: Callable[[], None]) -> None:
+        if turns == 0:
+            act()
+        else:
+            asyncio.get_running_loop().call_soon(self._in_turns, turns - 1, act)
+
+
+class _AtStep(_Cancelling):
+    """Cancels where the operation waits, or in the tick in which what it waits for is there."""
+
+    def __init__(
+        self, proxy: FaultProxy, bound: float, way: Way, at_once: bool, step: int, *, as_it_ends: bool
+    ) -> None:
+        super().__init__(proxy, bound, way, at_once)
+        self._step = step
+        self._as_it_ends = as_it_ends
+
+    def _on_wait(self, step: int, awaited: asyncio.Future[Any] | None) -> None:
+        if step != self._step:
+            return
+        if self._as_it_ends and awaited is not None:
+            awaited.add_done_callback(self._strike)  # before the task's own, which comes after this returns
+        else:
+            asyncio.get_running_loop().call_soon(self._strike)
+
+    def __str__(self) -> str:
+        when = "as it is answered" if self._as_it_ends else "while it waits"
+        return f"cancelled at wait {self._step}, {when}, {self._way.value}"
+
+
+class _AtMessage(_Cancelling):
+    """Cancels some turns of the event loop after a message has come to the proxy."""
+
+    def __init__(
+        self, proxy: FaultProxy, bound: float, way: Way, at_once: bool, number: int, turns: int
+    ) -> None:
+        super().__init__(proxy, bound, way, at_once)
+        self._number = number
+        self._turns = turns
+
+    def _on_traffic(self, number: int) -> None:
+        if number == self._number:
+            self._in_turns(self._turns, self._strike)
+
+    def __str__(self) -> str:
+        return f"cancelled {self._turns} turns after message {self._number}, {self._way.value}"
+
+
+Scenario: TypeAlias = Callable[[Run], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many points were tried, how many of them were reached, and which have broken something."""
+
+    what: str
+    tried: int = 0
+    reached: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        said = f"{self.what}: {self.tried} points tried, {self.reached} reached, {len(self.broken)} broken"
+        return "\n  ".join([said, *self.broken])
+
+
+async def every_cut(
+    proxy: FaultProxy, scenario: Scenario, *, what: str = "cuts", bound: float = BOUND
+) -> Tally:
+    """Cut the connection at each message of a scenario: before each request reaches the server, after it was
+    carried out, after its reply; instead of each event, and after it; each with FIN and with RST.
+
+    A point that is not reached, since runs differ, is tried all the same, as a run without a cut.
+    """
+    tally = Tally(what)
+    async with proxy.record(lambda message: message.operation != "ping") as seen:
+        await _held_to(scenario, Run(proxy, bound))
+    for point in _cut_points(seen):
+        for reset in (False, True):
+            async with proxy.cut_at(point, reset=reset) as cut:
+                error = await _tried(scenario, Run(proxy, bound))
+            at = cut.message or "not reached"
+            _count(tally, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
+    return tally
+
+
+async def every_cancel(
+    proxy: FaultProxy,
+    scenario: Scenario,
+    *,
+    what: str = "cancels",
+    ways: Sequence[Way] = tuple(Way),
+    at_once: bool = True,
+    bound: float = BOUND,
+) -> Tally:
+    """Cancel a scenario's operation at each of its waits, while it waits and in the tick in which what it
+    waits for is there; and some turns of the event loop after each message. Each in each of the `ways`.
+
+    Cancelled, it must end `at_once`, within a few turns of the event loop; else within its bound.
+    """
+    tally = Tally(what)
+    count = Run(proxy, bound)
+    await _held_to(scenario, count)
+
+    def points() -> Iterator[_Cancelling]:
+        for way in ways:
+            for step in range(count.steps):
+                for as_it_ends in (False, True):
+                    yield _AtStep(proxy, bound, way, at_once, step, as_it_ends=as_it_ends)
+            for number in range(count.messages):
+                for turns in range(TURNS_AFTER_MESSAGE):
+                    yield _AtMessage(proxy, bound, way, at_once, number, turns)
+
+    for run in points():
+        error = await _tried(scenario, run)
+        _count(tally, str(run), run.reached, error)
+    return tally
+
+
+def _cut_points(seen: Sequence[Message]) -> Iterator[Point]:
+    requests = sum(message.kind is Kind.REQUEST for message in seen)
+    events = sum(message.kind is Kind.EVENT for message in seen)
+    for moment in Moment:
+        for nth in range(1, (events if moment.of_event else requests) + 1):
+            yield Point(moment, nth=nth)
+
+
+def _count(tally: Tally, point: str, reached: bool, error: Exception | None) -> None:
+    tally.tried += 1
+    tally.reached += reached
+    if error is not None:
+        tally.broken.append(f"{point}: {type(error).__name__}: {error}")
+
+
+async def _tried(scenario: Scenario, run: Run) -> Exception | None:
+    try:
+        await _held_to(scenario, run)
+    except Exception as error:
+        return error
+    return None
+
+
+async def _held_to(scenario: Scenario, run: Run) -> None:
+    """Run a scenario, and hold it to what every run is held to."""
+    async with _nothing_left():
+        try:
+            async with asyncio.timeout(3 * run._bound) as scope:
+                await scenario(run)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise Broken(f"the scenario hangs: not done after {3 * run._bound:g} s") from error
+
+
+@contextlib.asynccontextmanager
+async def _nothing_left() -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(
+        lambda _, context: complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+    )
+    tasks, timers = asyncio.all_tasks(), _timers(loop)
+    try:
+        yield
+        left = set[asyncio.Task[Any]]()
+        for _ in range(AT_ONCE):  # what has been closed may need some turns to be gone
+            await asyncio.sleep(0)
+            left = {task for task in asyncio.all_tasks() - tasks if not task.done()}
+        gc.collect()  # "exception was never retrieved" is said when a future goes
+        if left:
+            raise Broken(f"tasks are left behind: {left}")
+        if overdue := _timers(loop) - timers:
+            raise Broken(f"timers are left behind: {overdue}")
+        if complaints:
+            raise Broken(f"errors that only the event loop saw: {complaints}")
+    finally:
+        loop.set_exception_handler(handler)
+
+
+def _timers(loop: asyncio.AbstractEventLoop) -> set[str]:
+    """What is due to be called later; nothing of a loop that keeps it elsewhere, such as uvloop's.
+
+    Not the timers themselves: who was there before may have set a new one for the same.
+    """
+    return {repr(timer._callback) for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()}
+
+
+@types.coroutine
+def _observe(
+    coroutine: Coroutine[Any, Any, T], on_wait: Callable[[asyncio.Future[Any] | None], None]
+) -> Generator[Any, Any, T]:
+    """Run a coroutine, and call `on_wait` whenever it is about to wait, with what for (None for one turn)."""
+    error: BaseException | None = None
+    while True:
+        try:
+            awaited = coroutine.send(None) if error is None else coroutine.throw(error)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+        on_wait(awaited)
+        error = None
+        try:
+            yield awaited
+        except BaseException as thrown:
+            error = thrown

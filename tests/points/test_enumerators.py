@@ -1,0 +1,171 @@
+"""The enumerators find what is broken: locks that are wrong on purpose, one for each thing that a run is held
+to, and each is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+from scenarios import Connect, Stage, acquiring
+
+import corral
+from corral.testing import FaultProxy
+from corral.testing.enumerators import Run, Way, every_cancel, every_cut
+
+
+class Wrapped:
+    """A lock that is right; those below are wrong in one thing each."""
+
+    def __init__(self, zk: corral.Client, path: str) -> None:
+        self.path = path
+        self._zk = zk
+        self._lock = zk.lock(path)
+
+    async def acquire(self) -> corral.Held:
+        return await self._lock.acquire()
+
+    async def __aenter__(self) -> corral.Held:
+        return await self._lock.__aenter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._lock.__aexit__(None, None, None)
+
+
+class LeavesItsNode(Wrapped):
+    """Cancelled, it leaves a node in the line: as aiozk does."""
+
+    async def acquire(self) -> corral.Held:
+        await self._zk.create(f"{self.path}/_c_x-lock-", ephemeral=True, sequential=True)
+        await asyncio.sleep(0.01)
+        for name in await self._zk.children(self.path):
+            await self._zk.delete(f"{self.path}/{name}")
+        return await super().acquire()
+
+
+class CreatesTwice(Wrapped):
+    """When the answer to its create is lost it just tries again, and stands in line behind itself."""
+
+    async def acquire(self) -> corral.Held:
+        while True:
+            try:
+                path = await self._zk.create(f"{self.path}/_c_x-lock-", ephemeral=True, sequential=True)
+                break
+            except corral.ConnectionLoss:
+                continue
+        while len(await self._zk.children(self.path)) > 1:
+            await asyncio.sleep(0.01)
+        await self._zk.delete(path)
+        return await super().acquire()
+
+
+class RaisesWhatNobodyExpects(Wrapped):
+    """It turns a lost answer into an error of its own."""
+
+    async def acquire(self) -> corral.Held:
+        try:
+            await self._zk.set(self.path, b"")
+        except corral.ConnectionLoss as error:
+            raise RuntimeError("what is this?") from error
+        return await super().acquire()
+
+
+class SwallowsTheCancel(Wrapped):
+    """Cancelled, it goes on waiting."""
+
+    async def acquire(self) -> corral.Held:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+        return await super().acquire()
+
+
+class LeavesATask(Wrapped):
+    """It has a task that nobody ends."""
+
+    tasks: ClassVar[list[asyncio.Task[None]]] = []
+
+    async def acquire(self) -> corral.Held:
+        LeavesATask.tasks.append(asyncio.create_task(asyncio.sleep(3600)))
+        return await super().acquire()
+
+
+class LeavesATimer(Wrapped):
+    """It sets a timer that nobody cancels."""
+
+    async def acquire(self) -> corral.Held:
+        asyncio.get_running_loop().call_later(3600, print)
+        return await super().acquire()
+
+
+class ForgetsAnError(Wrapped):
+    """It has a future whose error nobody retrieves."""
+
+    async def acquire(self) -> corral.Held:
+        asyncio.get_running_loop().create_future().set_exception(RuntimeError("forgotten"))
+        return await super().acquire()
+
+
+class IsNotHeld(Wrapped):
+    """It says that it holds, and has no node in the line."""
+
+    async def acquire(self) -> corral.Held:
+        held = await super().acquire()
+        await self._zk.delete(held.node.removeprefix(self._zk.chroot_path))
+        return held
+
+
+WRONG: dict[type[Wrapped], tuple[Callable[..., object], str]] = {
+    LeavesItsNode: (every_cancel, "left in the line"),
+    CreatesTwice: (every_cut, "hangs"),
+    RaisesWhatNobodyExpects: (every_cut, "what is this"),
+    SwallowsTheCancel: (every_cancel, "had not ended"),
+}
+WRONG_AT_ONCE: dict[type[Wrapped], str] = {
+    LeavesATask: "tasks are left behind",
+    LeavesATimer: "timers are left behind",
+    ForgetsAnError: "only the event loop saw",
+    IsNotHeld: "ours in the line are|not valid",
+}
+
+
+@pytest.fixture
+async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> Stage:
+    return Stage(connect, proxy, other, itertools.count(), patience=0.3)
+
+
+@pytest.mark.parametrize("lock", WRONG, ids=lambda lock: lock.__name__)
+async def test_a_wrong_lock_is_found(stage: Stage, lock: type[Wrapped]) -> None:
+    """A lock that is wrong only where it is struck breaks at some points, and they are told with the reason."""
+    enumerate_points, reason = WRONG[lock]
+    scenario = acquiring("free", make=lock)(stage)  # type: ignore[arg-type]
+    if enumerate_points is every_cancel:
+        tally = await every_cancel(stage.proxy, scenario, ways=[Way.NOTHING], bound=1.0)
+    else:
+        tally = await every_cut(stage.proxy, scenario, bound=1.0)
+    assert any(reason in point for point in tally.broken), tally
+    assert 0 < len(tally.broken) < tally.tried, tally
+    assert str(tally).splitlines()[0].endswith(f"{tally.reached} reached, {len(tally.broken)} broken")
+
+
+@pytest.mark.parametrize("lock", WRONG_AT_ONCE, ids=lambda lock: lock.__name__)
+async def test_a_lock_that_is_always_wrong_is_found(stage: Stage, lock: type[Wrapped]) -> None:
+    """A lock that is wrong without being struck does not even get as far as being struck."""
+    scenario = acquiring("free", make=lock)(stage)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match=WRONG_AT_ONCE[lock]):
+        await every_cut(stage.proxy, scenario, bound=1.0)
+    for task in LeavesATask.tasks:
+        task.cancel()
+
+
+async def test_a_scenario_that_hangs_is_found(stage: Stage) -> None:
+    """A scenario that does not end is broken, and its operation is ended."""
+
+    async def hangs(run: Run) -> None:
+        await run.operation(asyncio.sleep(3600))
+
+    with pytest.raises(AssertionError, match="hangs"):
+        await every_cut(stage.proxy, hangs, bound=0.05)
