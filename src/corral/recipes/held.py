@@ -118,16 +118,21 @@ class Held:
         done as soon as there is one again. Cancelling the wait does not stop it.
         """
         self._session.check_place()
+        await self._release()
+
+    async def _release(self) -> None:
         if self._phase is Phase.HELD:
             self._phase = Phase.RELEASING
             self._line.leave(self._place, self._released)
+            self._session.send_now()
         self._over()
         while self._phase is Phase.RELEASING:
             await self._next_phase()
 
     def _next_phase(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting = [each for each in self._waiting if not each.done()]  # the cancelled ones go
+        if self._waiting:
+            self._waiting = [each for each in self._waiting if not each.done()]  # the cancelled ones go
         self._waiting.append(future)
         return future
 
@@ -195,7 +200,7 @@ class Held:
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not Phase.LOST:
-            await self.release()
+            await self._release()
             return
         self._over()
         late = self._session.clock() - self._ended

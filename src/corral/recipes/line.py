@@ -117,6 +117,7 @@ class Line:
             request = Request(messages.CREATE2, create, prefix, outcome, bound_to=self._session.session_id)
             self._session.submit(request)
             self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
+            self._session.send_now()
             try:
                 created, stat = await outcome.wait()
             except asyncio.CancelledError:
@@ -249,6 +250,8 @@ class Line:
         """The names that block ours, the nearest last."""
         if place.name not in names or place.session_id != self._session.session_id:
             raise PlaceLost
+        if len(names) == 1:
+            return []
         numbers = {name: int(match[1]) for name in names if (match := self._layout.contender.search(name))}
         if all(0 <= number < _LAST_NUMBER for number in numbers.values()):
             order, ours = numbers, place.sequence

@@ -36,7 +36,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_entry = on_entry
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._flush_due = False
+        self._flush_due: asyncio.Handle | None = None
         self._paused = False
         self._broken: Exception | None = None
         self.made = False
@@ -95,12 +95,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def flush_soon(self) -> None:
         """Write what the machine has to say at the end of this loop turn: one write for all of it."""
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+        if self._flush_due is None:
+            self._flush_due = self._loop.call_soon(self._flush)
+
+    def flush_if_idle(self) -> None:
+        """Write it now, if it would be the first thing that is on its way: whoever has asked for it has no
+        more to say, and is spared a turn of the loop. Others that ask in this turn are gathered as ever."""
+        if self._flush_due is not None and not self._machine.requests.in_flight:
+            self._flush_due.cancel()
+            self._flush()
 
     def _flush(self) -> None:
-        self._flush_due = False
+        self._flush_due = None
         if self._transport is None:
             return
         try:

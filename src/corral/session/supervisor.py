@@ -190,6 +190,11 @@ class Session:
         if connection is not None:
             connection.flush_soon()
 
+    def send_now(self) -> None:
+        """Send what was asked for, if nothing is under way yet: for whoever is about to wait for it."""
+        if self._connection is not None:
+            self._connection.flush_if_idle()
+
     def watch(self, path: str, watcher: Watcher) -> None:
         """Fire `watcher` when the node at the full path may have changed, once `watch_read` has armed it."""
         self._machine.watches.add(path, watcher)
