@@ -56,7 +56,7 @@ def types(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors."""
     session.install(".")
-    for name in ("workers", "lock_with_timeout", "reload_config", "service_lifespan"):
+    for name in ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network"):
         session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
 
 

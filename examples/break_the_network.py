@@ -1,0 +1,89 @@
+"""A test of your own code on a network that breaks exactly where you say, and then everywhere.
+
+A service counts visits in a znode. Its first version takes a lost answer for a failure and tries again:
+`every_cut` finds where it counts one visit twice. The second version finds out what became of the lost write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Awaitable, Callable
+
+import corral
+import zookeeper
+from corral.testing import FaultProxy, committed
+from corral.testing.enumerators import Run, every_cut
+
+Count = Callable[[corral.Client, str], Awaitable[None]]
+
+
+async def naive(zk: corral.Client, path: str) -> None:
+    """Count a visit; when something goes wrong, try again."""
+    while True:
+        try:
+            data, stat = await zk.get(path)
+            await zk.set(path, b"%d" % (int(data) + 1), version=stat.version)
+        except (corral.ConnectionLoss, corral.BadVersion):
+            continue
+        return
+
+
+async def careful(zk: corral.Client, path: str) -> None:
+    """Count a visit under a lock; when an answer was lost, look whether the write was applied."""
+    async with zk.lock(f"{path}-lock") as held:
+        data, stat = await zk.get(path)
+        wanted = b"%d" % (int(data) + 1)
+        while (await zk.get(path))[0] != wanted:
+            try:
+                async with held.transaction() as tx:  # applied only while the lock is held
+                    tx.set(path, wanted, version=stat.version)
+            except corral.ConnectionLoss:
+                continue
+
+
+async def main(hosts: str, arguments: argparse.Namespace) -> bool:
+    """Break one message, then every one."""
+    proxied = hosts.split(",")[0]
+    async with FaultProxy(proxied) as proxy, corral.connect(proxied) as observer:
+        root = await observer.create("/examples/visits-", sequential=True, make_parents=True)
+
+        # At one point: the server creates the znode, and its answer is lost.
+        async with corral.connect(proxy.address) as zk, proxy.cut_at(committed("create")) as cut:
+            try:
+                await zk.create(f"{root}/lost")
+            except corral.ConnectionLoss as error:
+                print(f"cut at {cut.message}; it was told: {error}")
+        await observer.sync()
+        created = await observer.exists(f"{root}/lost") is not None
+        print(f"is it there? {created}")
+
+        # At every point: a fresh run each time, checked through a connection that nobody cuts.
+        numbers = itertools.count()
+
+        async def broken_by_cuts(count: Count, name: str) -> int:
+            async def scenario(run: Run) -> None:
+                path = f"{root}/{next(numbers)}"
+                await observer.create(path, b"0")
+                async with corral.connect(proxy.address) as zk:
+
+                    async def one_visit() -> None:
+                        await count(zk, path)
+
+                    (await run.operation(one_visit())).result()
+                await observer.sync()
+                visits, _ = await observer.get(path)
+                assert visits == b"1", f"one visit was counted as {visits.decode()}"
+
+            tally = await every_cut(proxy, scenario, what=name)
+            print(tally)
+            return len(tally.broken)
+
+        caught = await broken_by_cuts(naive, "naive")
+        left = await broken_by_cuts(careful, "careful")
+        await observer.delete(root, recursive=True)
+        return created and caught > 0 and left == 0
+
+
+if __name__ == "__main__":
+    zookeeper.run(main, argparse.ArgumentParser(description=__doc__))
