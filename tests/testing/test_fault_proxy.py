@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal
 
 import pytest
@@ -70,6 +70,15 @@ async def fault(echo: Echo) -> AsyncIterator[FaultProxy]:
         yield between
 
 
+@contextlib.asynccontextmanager
+async def scripted(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A server that does so with each connection; yields its address."""
+    async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
+        yield f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+
+
 async def greet(client: Client) -> None:
     """Exchange the first messages, which are unlike the others."""
     await arrives(client, GREETING)
@@ -127,6 +136,53 @@ async def test_after_a_reply_the_client_has_it(zookeeper: str, root: str, reset:
             assert cut.fired.is_set()
             await zk.sync()
         assert proxy.accepted == 4
+
+
+async def test_all_that_passed_before_a_cut_arrives() -> None:
+    """A cut waits until each side was sent what has passed, however much that is and however slowly it reads."""
+    large = request(1, "/" + "x" * (16 << 20))
+    asked: asyncio.Queue[bytes] = asyncio.Queue()
+    cut_there = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(len(GREETING)))
+        await cut_there.wait()
+        asked.put_nowait(await reader.read())
+        writer.close()
+
+    async with scripted(serve) as address, FaultProxy(address) as proxy, connection(proxy) as client:
+        await greet(client)
+        async with proxy.cut_at(before("get", nth=2)) as cut:
+            client.writer.write(large + request(2, "/never"))
+            await within(cut.fired.wait())
+            cut_there.set()
+            assert await within(asked.get()) == large
+    async with Echo() as echo, FaultProxy(echo.address) as proxy, connection(proxy) as client:
+        await greet(client)
+        async with proxy.cut_at(after("get")) as cut:
+            client.writer.write(large)
+            await within(cut.fired.wait())
+            await turns()
+            assert await client.rest() == large
+
+
+async def test_replies_are_paired_by_number() -> None:
+    """The reply to a request is the one with its number, though it is not the first to come."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(len(GREETING)))
+        requests = [await reader.readexactly(len(request(1, "/a"))) for _ in range(3)]
+        writer.writelines(reversed(requests))
+        await reader.read()
+        writer.close()
+
+    async with scripted(serve) as address, FaultProxy(address) as proxy, connection(proxy) as client:
+        await greet(client)
+        async with proxy.cut_at(committed("get", nth=2)) as cut:
+            client.writer.write(request(1, "/a") + request(2, "/b") + request(3, "/c"))
+            assert await client.rest() == request(3, "/c")
+        assert cut.message is not None
+        assert cut.message.path == "/b"
 
 
 @pytest.mark.parametrize("make_point", MOMENTS)
@@ -213,6 +269,20 @@ async def test_a_point_is_where_a_message_passes(fault: FaultProxy) -> None:
                 assert not cut.fired.is_set()
             await assert_ended(client, reset=False)
             assert cut.fired.is_set()
+
+
+async def test_what_had_to_wait_is_counted_once(fault: FaultProxy) -> None:
+    """A request with which a black hole begins is counted by other faults before, not again when it passes."""
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.cut_at(before("get", nth=2)) as cut:
+            async with fault.black_hole(before("get")) as hole:
+                client.writer.write(request(1, "/x"))
+                await within(hole.fired.wait())
+            assert await client.get(len(request(1, "/x"))) == request(1, "/x")
+            assert not cut.fired.is_set()
+            client.writer.write(request(2, "/x"))
+            await assert_ended(client, reset=False)
 
 
 async def test_a_cut_while_everything_is_slow(fault: FaultProxy, echo: Echo) -> None:
@@ -410,17 +480,15 @@ def test_any_frames_cut_up_anyhow(
         writer.close()
 
     async def main() -> None:
-        async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
-            address = f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
-            async with FaultProxy(address) as proxy, proxy.record() as seen:
-                async with connection(proxy) as client:
-                    await write_in_pieces(client.writer, there, cuts_there)
-                    assert await client.get(len(back)) == back
+        async with scripted(serve) as address, FaultProxy(address) as proxy, proxy.record() as seen:
+            async with connection(proxy) as client:
+                await write_in_pieces(client.writer, there, cuts_there)
+                assert await client.get(len(back)) == back
 
-                async def gone() -> bool:
-                    return bool(arrived)
+            async def gone() -> bool:
+                return bool(arrived)
 
-                await until(gone, "the server has seen the end")
+            await until(gone, "the server has seen the end")
         assert arrived == [there]
         assert [frame(message.body) for message in seen if message.kind is Kind.REQUEST] == asked
         assert [frame(message.body) for message in seen if message.kind is not Kind.REQUEST] == answered

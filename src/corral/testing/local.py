@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar, Unpack
@@ -47,6 +47,7 @@ from corral.testing._server import (
     free_ports,
     patience,
 )
+from corral.testing.peers import Peer, PeerNetwork
 
 __all__ = ["LocalEnsemble", "LocalOptions", "LocalServer"]
 
@@ -54,6 +55,12 @@ _INSTALL = "apt-get install -y --no-install-recommends zookeeper"
 _DEBIAN_JARS = Path("/usr/share/java")
 _PORT_ATTEMPTS = 5
 _STOP_TIMEOUT = 10.0
+_PAST_PROXIES = {
+    "reconfigEnabled": "the servers then take over their leader's configuration, with its own addresses",
+    "sslQuorum": "the addresses in what servers tell each other can then not be replaced",
+}
+"""Settings under which servers get to know each other's own addresses, and why."""
+
 _LOG_TAIL = 4000
 
 
@@ -78,6 +85,7 @@ class LocalServer(Server):
         self._java = java
         self._settings = Settings(**options)
         self._quorum: Mapping[str, str] = {}  # the lines of zoo.cfg that make it one of an ensemble
+        self._network: PeerNetwork | None = None  # that of its ensemble, if that can be partitioned
         self._id: int | None = None  # its number in the ensemble
         self._port: int | None = None
         self._settled = False  # whether a start has succeeded, so that the port is for good
@@ -205,6 +213,8 @@ class LocalServer(Server):
         """Start the JVM, and return at once."""
         if self._directory is None:
             raise UsageStateError("a server of an ensemble has no files before start() of the ensemble")
+        if self._network is not None:
+            self._network.check_loop()  # in another it would look for its peers in vain
         command = [
             *_guard(),
             _find_java(self._java),
@@ -305,16 +315,37 @@ class LocalEnsemble:
     ``init_limit`` and ``sync_limit`` are ZooKeeper's, in ticks: how long a follower may take to join, and how
     long it may be out of touch with the leader before each gives up on the other. The rest are
     `LocalOptions`, for every server.
+
+    With ``partitionable=True`` its servers can be cut off from each other by `partition`. Then what they say
+    to each other passes through proxies in this process, in the event loop of the first `start`: use the
+    ensemble in that one alone (else `UsageStateError`), and do not block it. Without, an ensemble belongs to
+    no event loop.
     """
 
     def __init__(
-        self, n: int = 3, *, init_limit: int = 20, sync_limit: int = 5, **options: Unpack[LocalOptions]
+        self,
+        n: int = 3,
+        *,
+        init_limit: int = 20,
+        sync_limit: int = 5,
+        partitionable: bool = False,
+        **options: Unpack[LocalOptions],
     ) -> None:
         if n < 2:
             raise UsageValueError(
                 f"an ensemble has at least two servers, not {n}; LocalServer is a single one"
             )
+        if partitionable:
+            for name, why in _PAST_PROXIES.items():
+                value = options.get("extra_config", {}).get(name, "false")
+                if value.strip().lower() != "false":
+                    raise UsageValueError(
+                        f"extra_config {name}={value!r}: a partitionable ensemble cannot have it, since "
+                        f"{why}; leave out that or partitionable"
+                    )
         self._limits = {"initLimit": str(init_limit), "syncLimit": str(sync_limit)}
+        self._partitionable = partitionable
+        self._network: PeerNetwork | None = None  # made by the first start, closed by `close`
         self._servers = [LocalServer(**options) for _ in range(n)]
         for number, server in enumerate(self._servers, start=1):
             server._id = number
@@ -339,14 +370,18 @@ class LocalEnsemble:
         Raises `ServerUnavailable` if one of them does not within `start_timeout` seconds. If this fails or is
         cancelled, what it started is killed.
         """
+        if self._network is not None:
+            self._network.check_loop()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
-            if not self._settled:
-                self._configure()
-            down = [server for server in self._servers if not server.running]
             try:
+                if not self._settled:
+                    await self._configure()
+                down = [server for server in self._servers if not server.running]
                 await _start(down, self._servers[0]._settings.start_timeout, wait=True)
-            except _PortTaken:
-                if self._settled or attempt == _PORT_ATTEMPTS:
+            except BaseException as error:
+                if not self._settled:
+                    await self._close_network()
+                if self._settled or attempt == _PORT_ATTEMPTS or not isinstance(error, _PortTaken):
                     raise
             else:
                 self._settled = True
@@ -366,6 +401,42 @@ class LocalEnsemble:
         for server in self._servers:
             server._close()
         self._settled = False
+        await self._close_network()
+
+    @contextlib.asynccontextmanager
+    async def partition(self, *servers: LocalServer) -> AsyncIterator[None]:
+        """Cut these servers off from all the others, and from nothing else: clients stay attached.
+
+            async with ensemble.partition(follower):
+                ...
+
+        Inside the block nothing passes between the two sides and nothing is closed, as when a switch between
+        them is down; a server that is started meanwhile does not get through either. When it ends, what was
+        withheld is delivered, as by TCP. Partitions may overlap: what any of them parts stays parted.
+
+        Nobody is told. A follower stops serving when it has not heard of its leader for ``sync_limit`` ticks,
+        and a leader when it has not heard of enough followers for that long; until then each answers what it
+        can answer alone. After the block, `followers` waits until all serve under one leader.
+
+        `UsageStateError` if the ensemble is not partitionable, or was not started; `UsageValueError` if what
+        is to be cut off is none of its servers, or all of them.
+        """
+        if not self._partitionable:
+            raise UsageStateError(
+                f"{self!r} cannot be partitioned: its servers talk to each other directly; make it with "
+                "LocalEnsemble(..., partitionable=True)"
+            )
+        numbers = {self._number_of(server) for server in servers}
+        if not 0 < len(numbers) < len(self._servers):
+            raise UsageValueError(
+                f"a partition has servers on both sides, so at least 1 and at most {len(self._servers) - 1} "
+                f"can be cut off from the others, not {len(numbers)}"
+            )
+        if self._network is None:
+            raise UsageStateError(f"{self!r} has no network to be partitioned; call start() first")
+        self._network.check_loop()
+        async with self._network.partition(numbers):
+            yield
 
     async def leader(self, timeout: float = 30.0) -> LocalServer:
         """Wait until a server leads, and return it; `ServerUnavailable` after `timeout` seconds.
@@ -407,20 +478,38 @@ class LocalEnsemble:
     ) -> None:
         await self.close()
 
-    def _configure(self) -> None:
+    async def _configure(self) -> None:
         """Take ports for every server, and write the files that they are started with."""
         n = len(self._servers)
         ports = free_ports(3 * n)
-        quorum = {f"server.{i + 1}": f"{LOOPBACK}:{ports[n + i]}:{ports[2 * n + i]}" for i in range(n)}
+        peers = {i + 1: Peer(ports[n + i], ports[2 * n + i]) for i in range(n)}
+        if self._partitionable:
+            self._network = PeerNetwork(peers)
+            await self._network.open()
         for server, port in zip(self._servers, ports, strict=False):
-            server._quorum = {**self._limits, **quorum}
+            assert server._id is not None  # it is one of ours
+            of_all = self._network.as_seen_by(server._id) if self._network is not None else peers
+            server._quorum = {**self._limits, **{f"server.{i}": str(peer) for i, peer in of_all.items()}}
+            server._network = self._network
             server._configure(port)
+
+    def _number_of(self, server: LocalServer) -> int:
+        if server not in self._servers:
+            raise UsageValueError(f"{server!r} is none of {self!r}; choose among its .servers")
+        return self._servers.index(server) + 1
+
+    async def _close_network(self) -> None:
+        if self._network is not None:
+            await self._network.close()
+            self._network = None
 
     def _awake(self) -> list[LocalServer]:
         return [server for server in self._servers if server.running and not server.paused]
 
     async def _wait_for(self, choose: Callable[[_Roles], _T | None], timeout: float) -> _T:
         """Ask the servers for their roles until `choose` makes something of the answers."""
+        if self._network is not None:
+            self._network.check_loop()  # in another they have nobody to elect
         deadline = time.monotonic() + timeout
         while True:
             awake = self._awake()
