@@ -54,7 +54,8 @@ class Held:
     ) -> None:
         self.name = name
         """What is held, as its owner calls it."""
-        self.owner = asyncio.current_task()
+        self._loop = session.loop
+        self.owner = asyncio.current_task(self._loop)
         """The task that acquired it."""
         self._nodes = nodes
         self._session = session
@@ -62,7 +63,6 @@ class Held:
         self._place = place
         self._on_over = on_over
         self._phase = Phase.HELD
-        self._loop = asyncio.get_running_loop()
         self._waiting: list[asyncio.Future[None]] = []
         self._error: errors.SessionError | None = None
         self._ended = 0.0
@@ -189,7 +189,7 @@ class Held:
             raise errors.UsageStateError(
                 f"{self.name} was entered before; use one 'async with' for each acquire()"
             )
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._loop)
         self._cancelling = self._task.cancelling() if self._task is not None else 0
         return self
 

@@ -111,8 +111,8 @@ class Line:
         guid = str(uuid.uuid4())
         prefix = paths.join(self.full, f"_c_{guid}-{self._layout.name}")
         create = messages.encode_create(prefix, data, tuple(acl), _EPHEMERAL_SEQUENTIAL)
+        loop = self._session.loop
         while True:
-            loop = asyncio.get_running_loop()
             outcome, listing = Outcome(loop), Outcome(loop)
             request = Request(messages.CREATE2, create, prefix, outcome, bound_to=self._session.session_id)
             self._session.submit(request)
@@ -133,7 +133,7 @@ class Line:
                 if found is None:
                     continue
                 return found
-            place = self._place(created, stat)
+            place = _place(created, int(created[len(prefix) :]), stat)
             try:
                 return place, await self._names(listing)
             except BaseException:
@@ -148,19 +148,20 @@ class Line:
         Raises `PlaceLost` if our node or our session is gone. On cancel our node stays: `leave` it.
         """
         while True:
-            ahead = await self._ahead(place, names, blocks)
-            if not ahead:
+            nearest, ahead = await self._ahead(place, names, blocks)
+            if nearest is None:
                 return
-            await self._watch_until_gone(place, ahead[-1])
+            await self._watch_until_gone(place, nearest)
             # If nobody else was ahead, it is our turn: whoever joins stands behind us. Otherwise those
             # ahead may have left in any order, so look again.
-            if len(ahead) == 1:
+            if ahead == 1:
                 return
             names = await self.names()
 
     async def is_blocked(self, place: Place, names: Sequence[str]) -> bool:
         """Whether anybody stands before us. Raises `PlaceLost` if our node or our session is gone."""
-        return bool(await self._ahead(place, names, lambda name: True))
+        _, ahead = await self._ahead(place, names, lambda name: True)
+        return ahead > 0
 
     def leave(self, place: Place, on_done: Callable[[], None] | None = None) -> None:
         """Delete our node, and see to it that it is deleted; returns at once, `on_done` tells when it is."""
@@ -218,7 +219,7 @@ class Line:
 
     async def names(self) -> list[str]:
         """The names of the line's children, contenders or not; none if there is no line."""
-        listing = Outcome(asyncio.get_running_loop())
+        listing = Outcome(self._session.loop)
         self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
         return await self._names(listing)
 
@@ -229,7 +230,7 @@ class Line:
             except errors.NoNode:
                 return []
             except errors.ConnectionLoss:  # twice on one read; it changes nothing, so go on
-                listing = Outcome(asyncio.get_running_loop())
+                listing = Outcome(self._session.loop)
                 self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
             else:
                 return names
@@ -237,27 +238,34 @@ class Line:
     def _submit(self, op: messages.Operation, body: bytes, outcome: Outcome) -> None:
         self._session.submit(Request(op, body, self.full, outcome))
 
-    def _place(self, path: str, stat: Stat) -> Place:
-        name = path.rpartition("/")[2]
-        return Place(path, name, self._number(name), stat.czxid, stat.ephemeral_owner)
-
     def _number(self, name: str) -> int:
         match = self._layout.contender.search(name)
         assert match is not None
         return int(match[1])
 
-    async def _ahead(self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]) -> list[str]:
-        """The names that block ours, the nearest last."""
+    async def _ahead(
+        self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]
+    ) -> tuple[str | None, int]:
+        """The nearest name that blocks ours, and how many do."""
         if place.name not in names or place.session_id != self._session.session_id:
             raise PlaceLost
         if len(names) == 1:
-            return []
-        numbers = {name: int(match[1]) for name in names if (match := self._layout.contender.search(name))}
-        if all(0 <= number < _LAST_NUMBER for number in numbers.values()):
-            order, ours = numbers, place.sequence
-        else:
-            order, ours = await self._order_of_creation(numbers), place.czxid
-        return sorted((name for name in order if order[name] < ours and blocks(name)), key=order.__getitem__)
+            return None, 0
+        find, order, ours = self._layout.contender.search, dict[str, int](), place.sequence
+        for name in names:
+            if match := find(name):
+                order[name] = number = int(match[1])
+                if not 0 <= number < _LAST_NUMBER:
+                    contenders = [name for name in names if find(name)]
+                    order, ours = await self._order_of_creation(contenders), place.czxid
+                    break
+        nearest, last, ahead = None, -1, 0
+        for name, position in order.items():
+            if position < ours and blocks(name):
+                ahead += 1
+                if position > last:
+                    nearest, last = name, position
+        return nearest, ahead
 
     async def _order_of_creation(self, names: Iterable[str]) -> dict[str, int]:
         """The zxid of creation of each node that is still there."""
@@ -286,12 +294,12 @@ class Line:
     async def _watch_until_gone(self, place: Place, name: str) -> None:
         path = paths.join(self.full, name)
         body = messages.encode_get(path, True)
-        signal = _Signal(asyncio.get_running_loop())
+        signal = _Signal(self._session.loop)
         self._session.watch(path, signal)
         try:
             while True:
                 # Reading the data, not existence: no watch is left where there is no node.
-                read = asyncio.get_running_loop().create_future()
+                read = self._session.loop.create_future()
                 self._session.watch_read(messages.GET, body, path, path, read)
                 try:
                     await read
@@ -314,7 +322,8 @@ class Line:
 
         def settled(value: Any, error: BaseException | None) -> None:
             if error is None:
-                self.leave(self._place(*value))
+                created, stat = value
+                self.leave(_place(created, 0, stat))  # its number does not matter any more
             elif isinstance(error, _UNKNOWN):
                 self._sweep_later(guid)
 
@@ -346,7 +355,7 @@ class Line:
     async def _find(self, guid: str) -> tuple[Place, list[str]] | None:
         """After a create of unknown outcome: our place and the line, or None if the create did not happen."""
         while True:
-            listing = Outcome(asyncio.get_running_loop())
+            listing = Outcome(self._session.loop)
             check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
             write = self._session.request(messages.MULTI, check, self.full)
             self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
@@ -369,7 +378,12 @@ class Line:
                 return None
             except errors.ConnectionLoss:
                 continue
-            return self._place(path, stat) if stat.ephemeral_owner == self._session.session_id else None
+            mine = stat.ephemeral_owner == self._session.session_id
+            return _place(path, self._number(name), stat) if mine else None
+
+
+def _place(path: str, number: int, stat: Stat) -> Place:
+    return Place(path, path.rpartition("/")[2], number, stat.czxid, stat.ephemeral_owner)
 
 
 class _Signal:

@@ -27,16 +27,14 @@ class Holders:
     def __init__(self) -> None:
         self._by_path: dict[str, set[Held]] = {}
 
-    def check(self, full: str, path: str) -> None:
-        """Raise `AlreadyHeld` if the current task holds the path."""
+    def check(self, full: str, path: str, task: asyncio.Task[object] | None) -> None:
+        """Raise `AlreadyHeld` if the task holds the path."""
         held = self._by_path.get(full)
-        if held:
-            task = asyncio.current_task()
-            if any(each.owner is task and each.is_valid for each in held):
-                raise errors.AlreadyHeld(
-                    f"lock {path!r} is held by this task already, so it would wait for itself; locks are not "
-                    "re-entrant: release it first, or pass the Held on"
-                )
+        if held and any(each.owner is task and each.is_valid for each in held):
+            raise errors.AlreadyHeld(
+                f"lock {path!r} is held by this task already, so it would wait for itself; locks are not "
+                "re-entrant: release it first, or pass the Held on"
+            )
 
     def add(self, full: str, held: Held) -> None:
         """It is held now."""
@@ -116,8 +114,8 @@ class Lock:
             self._over(held)  # lost in the same breath: its node is being removed
 
     async def _join(self) -> tuple[Place, list[str]]:
-        self._session.check_place()
-        self._holders.check(self._full, self.path)
+        task = asyncio.current_task(self._session.check_place())
+        self._holders.check(self._full, self.path, task)
         return await self._line.join(self._data)
 
     def _hold(self, place: Place) -> Held:
@@ -135,8 +133,7 @@ class Lock:
 
         See `Held.release`. Raises `UsageStateError` if nothing is acquired.
         """
-        self._session.check_place()
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._session.check_place())
         # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
         ours = [held for held in self._acquired if held.owner is task]
         candidates = ours or [held for held in self._acquired if held.is_valid] or list(self._acquired)
@@ -166,7 +163,7 @@ class Lock:
             raise errors.UsageStateError(f"lock {self.path!r} was not entered; use 'async with'")
         # What this task entered last (twice, if it entered again after a loss); a task that has not entered
         # leaves for the one that did first.
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._session.loop)
         held = next((each for each in reversed(self._entered) if each.owner is task), self._entered[0])
         self._entered.remove(held)
         await held.__aexit__(exc_type, exc, tb)

@@ -135,11 +135,18 @@ class Session:
         if self._failure is not None:
             raise self._failure
 
-    def check_place(self) -> None:
-        """Raise `UsageStateError` unless this is the event loop that opened the session."""
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that opened the session; for those who run in it."""
+        assert self._loop is not None
+        return self._loop
+
+    def check_place(self) -> asyncio.AbstractEventLoop:
+        """Raise `UsageStateError` unless this is the event loop that opened the session; returns it."""
         try:
-            if asyncio.get_running_loop() is self._loop:
-                return
+            loop = asyncio.get_running_loop()
+            if loop is self._loop:
+                return loop
         except RuntimeError:
             raise errors.UsageStateError(
                 "a corral client is used from within its event loop; there is none running here "

@@ -98,10 +98,11 @@ class WatchRegistry:
     def notify(self, kind: int, path: str) -> None:
         """The server has told of an event, and has used up its watch."""
         entry = self._entries.get(path)
-        if entry is not None and kind in _NODE_EVENTS:
+        change = _NODE_EVENTS.get(kind)
+        if entry is not None and change is not None:
             entry.armed = Armed.NO
             for watcher in tuple(entry.watchers):
-                watcher.fire(Change(kind))
+                watcher.fire(change)
 
     def rearm(self, zxid: int) -> Iterator[tuple[Operation, bytes]]:
         """Messages that set every watch again; the server fires those whose node changed after `zxid`."""
@@ -129,4 +130,4 @@ class WatchRegistry:
                 watcher.fire(Change.UNKNOWN)
 
 
-_NODE_EVENTS = frozenset(Change) - {Change.UNKNOWN}
+_NODE_EVENTS: dict[int, Change] = {int(change): change for change in Change if change is not Change.UNKNOWN}
