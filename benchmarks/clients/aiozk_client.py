@@ -1,0 +1,70 @@
+"""aiozk. Its lock objects are for one user at a time and are kept, which spares it making them anew."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import aiozk
+
+from clients import Tally
+
+
+class AiozkClient:
+    def __init__(self, zk: Any, end: ExitStack) -> None:
+        self._zk = zk
+        self._end = end
+        self._lock = functools.cache(zk.recipes.Lock)
+
+    @property
+    def session_id(self) -> int:
+        return int(self._zk.session.session_id or 0)
+
+    async def gets_at_once(self, path: str, count: int) -> None:
+        await asyncio.gather(*(self._zk.get(path) for _ in range(count)))
+
+    async def gets_in_turn(self, path: str, count: int) -> None:
+        for _ in range(count):
+            await self._zk.get(path)
+
+    async def sets_at_once(self, path: str, data: bytes, count: int) -> None:
+        # Forced, or it would send the version that it has cached, and all but the first would be refused.
+        await asyncio.gather(*(self._zk.set_data(path, data, force=True) for _ in range(count)))
+
+    async def locks_in_turn(self, path: str, count: int) -> None:
+        lock = self._lock(path)
+        for _ in range(count):
+            await lock.acquire()
+            await lock.release()
+
+    async def locks_at_once(self, paths: Sequence[str]) -> None:
+        await asyncio.gather(*(self._lock(path).acquire() for path in paths))
+        await asyncio.gather(*(self._lock(path).release() for path in paths))
+
+    async def watch(self, path: str, count: int, tally: Tally) -> None:
+        await self.follow([path] * count, tally)
+
+    async def follow(self, paths: Sequence[str], tally: Tally) -> None:
+        """A DataWatcher for each, as parts of a program that do not know each other have."""
+        for path in paths:
+            watcher = self._zk.recipes.DataWatcher()
+            watcher.add_callback(path, tally.seen)
+            self._end.callback(watcher.remove_callback, path, tally.seen)
+
+    async def hold(self, path: str) -> Callable[[], bool]:
+        lock = self._lock(path)
+        await lock.acquire()
+        return lambda: bool(lock.is_locked)
+
+
+@asynccontextmanager
+async def connect(hosts: str, session_timeout: float) -> AsyncIterator[AiozkClient]:
+    """A client between `start` and `close`."""
+    zk = aiozk.ZKClient(hosts, session_timeout=session_timeout)
+    await zk.start()
+    with ExitStack() as end:
+        yield AiozkClient(zk, end)
+    await zk.close()

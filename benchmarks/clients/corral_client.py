@@ -1,0 +1,61 @@
+"""corral, used as its README does: a lock is made where it is used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import corral
+from clients import Tally
+
+
+class CorralClient:
+    def __init__(self, zk: corral.Client, tasks: AsyncExitStack) -> None:
+        self._zk = zk
+        self._tasks = tasks
+
+    @property
+    def session_id(self) -> int:
+        return self._zk.session_id
+
+    async def gets_at_once(self, path: str, count: int) -> None:
+        await asyncio.gather(*(self._zk.get(path) for _ in range(count)))
+
+    async def gets_in_turn(self, path: str, count: int) -> None:
+        for _ in range(count):
+            await self._zk.get(path)
+
+    async def sets_at_once(self, path: str, data: bytes, count: int) -> None:
+        await asyncio.gather(*(self._zk.set(path, data) for _ in range(count)))
+
+    async def locks_in_turn(self, path: str, count: int) -> None:
+        for _ in range(count):
+            async with self._zk.lock(path):
+                pass
+
+    async def locks_at_once(self, paths: Sequence[str]) -> None:
+        held = await asyncio.gather(*(self._zk.lock(path).acquire() for path in paths))
+        await asyncio.gather(*(each.release() for each in held))
+
+    async def watch(self, path: str, count: int, tally: Tally) -> None:
+        await self.follow([path] * count, tally)
+
+    async def follow(self, paths: Sequence[str], tally: Tally) -> None:
+        async def watcher(path: str) -> None:
+            async for event in self._zk.watch(path):
+                tally.seen(event.data or b"")
+
+        for path in paths:
+            self._tasks.callback(asyncio.create_task(watcher(path)).cancel)
+
+    async def hold(self, path: str) -> Callable[[], bool]:
+        held = await self._zk.lock(path).acquire()
+        return lambda: held.is_valid
+
+
+@asynccontextmanager
+async def connect(hosts: str, session_timeout: float) -> AsyncIterator[CorralClient]:
+    """A client in its ``async with``."""
+    async with corral.connect(hosts, session_timeout=session_timeout) as zk, AsyncExitStack() as tasks:
+        yield CorralClient(zk, tasks)

@@ -1,0 +1,109 @@
+"""kazoo. It blocks its caller, so each verb is a thread's work, and what is done at once takes a thread each.
+
+The threads are kept from one call to the next, which spares it starting them anew; so are its lock objects,
+which look for their directory only once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import kazoo.client
+
+from clients import Tally
+
+START_TIMEOUT = 15.0
+MOST_THREADS = 1000
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class KazooClient:
+    def __init__(self, zk: Any) -> None:
+        self._zk = zk
+        self._lock = functools.cache(zk.Lock)
+        self._threads = ThreadPoolExecutor(MOST_THREADS)
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def session_id(self) -> int:
+        return int(self._zk.client_id[0]) if self._zk.client_id else 0
+
+    def _apart(self, job: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
+        return self._loop.run_in_executor(self._threads, functools.partial(job, *args, **kwargs))
+
+    async def gets_at_once(self, path: str, count: int) -> None:
+        def gets() -> None:
+            for answer in [self._zk.get_async(path) for _ in range(count)]:
+                answer.get()
+
+        await self._apart(gets)
+
+    async def gets_in_turn(self, path: str, count: int) -> None:
+        def gets() -> None:
+            for _ in range(count):
+                self._zk.get(path)
+
+        await self._apart(gets)
+
+    async def sets_at_once(self, path: str, data: bytes, count: int) -> None:
+        def sets() -> None:
+            for answer in [self._zk.set_async(path, data) for _ in range(count)]:
+                answer.get()
+
+        await self._apart(sets)
+
+    async def locks_in_turn(self, path: str, count: int) -> None:
+        def cycles() -> None:
+            lock = self._lock(path)
+            for _ in range(count):
+                with lock:
+                    pass
+
+        await self._apart(cycles)
+
+    async def locks_at_once(self, paths: Sequence[str]) -> None:
+        await asyncio.gather(*(self._apart(self._lock(path).acquire) for path in paths))
+        await asyncio.gather(*(self._apart(self._lock(path).release) for path in paths))
+
+    async def watch(self, path: str, count: int, tally: Tally) -> None:
+        await self.follow([path] * count, tally)
+
+    async def follow(self, paths: Sequence[str], tally: Tally) -> None:
+        """The callbacks are called in kazoo's thread, which passes the word on to the loop's."""
+
+        def tell(data: bytes, stat: Any) -> None:
+            self._loop.call_soon_threadsafe(tally.seen, data)
+
+        def watch() -> None:
+            for path in paths:
+                self._zk.DataWatch(path, tell)
+
+        await self._apart(watch)
+
+    async def hold(self, path: str) -> Callable[[], bool]:
+        lock = self._lock(path)
+        await self._apart(lock.acquire)
+        return lambda: bool(lock.is_acquired)
+
+    async def close(self) -> None:
+        """End the session and kazoo's own threads."""
+        await self._apart(self._zk.stop)
+        await self._apart(self._zk.close)
+        self._threads.shutdown(wait=False)
+
+
+@asynccontextmanager
+async def connect(hosts: str, session_timeout: float) -> AsyncIterator[KazooClient]:
+    """A client between `start` and `stop`."""
+    zk = kazoo.client.KazooClient(hosts, timeout=session_timeout)
+    await asyncio.to_thread(zk.start, START_TIMEOUT)
+    client = KazooClient(zk)
+    yield client
+    await client.close()

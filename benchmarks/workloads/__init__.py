@@ -1,0 +1,35 @@
+"""What is measured, in the order of the table."""
+
+from __future__ import annotations
+
+from bench import Workload
+from workloads import (
+    connect,
+    failover,
+    follow,
+    get,
+    get_in_turn,
+    handoffs,
+    import_time,
+    lock,
+    set,
+    thousand_locks,
+    watchers,
+)
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        get.WORKLOAD,
+        set.WORKLOAD,
+        get_in_turn.WORKLOAD,
+        lock.WORKLOAD,
+        thousand_locks.WORKLOAD,
+        handoffs.WORKLOAD,
+        watchers.WORKLOAD,
+        follow.WORKLOAD,
+        *failover.WORKLOADS,
+        connect.WORKLOAD,
+        import_time.WORKLOAD,
+    )
+}
