@@ -390,6 +390,18 @@ async def test_half_open_from_a_point_on(
     assert bytes(echo.received) == greetings_and_get + request(1, "/y")
 
 
+async def test_a_delay_of_some(fault: FaultProxy, echo: Echo) -> None:
+    """A message that matches is late, and what is behind it waits for it; what is before it does not."""
+    first, second, third = (request(number, f"/{number}") for number in (1, 2, 3))
+    async with connection(fault) as client:
+        await greet(client)
+        async with fault.delay(3600, match=about("/2")):
+            client.writer.write(first + second + third)
+            assert await client.get(len(first)) == first
+            assert bytes(echo.received) == GREETING + first
+        assert await client.get(len(second + third)) == second + third
+
+
 # What is counted and recorded
 
 

@@ -151,7 +151,7 @@ class _PatientLink(Link):
 
     A learner may look for the leader before that has opened its port. Refused, it tries again, five times in
     as many seconds; but reset after it was connected, which is all that a proxy can do, it votes again, alone
-    in its round, and the leader waits for it for ``init_limit`` ticks. (Seen: about one election of five.)
+    in its round, and the leader waits for it for ``init_limit`` ticks. (Seen: 7 of 24 elections.)
     """
 
     async def _connect(self) -> None:

@@ -14,7 +14,7 @@ context manager that undoes itself:
 ``cut_at(point)``                the connection ends at that point, with FIN or RST
 ``black_hole(point)``            from there on nothing passes, both ways or one, and nothing is closed
 ``half_open(point)``             from there on one side is gone, and the other is not told
-``delay(seconds)``               everything passes later
+``delay(seconds)``               everything passes later, or what matches and all behind it
 ``refuse()``                     new connections are reset
 ``await cut()``                  every connection ends now
 ``record()``                     no fault: a list of what comes by
@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from corral.errors import UsageValueError
-from corral.testing.tcp import Flow, Held, Link, Parcel, TcpProxy
+from corral.testing.tcp import Delay, Flow, Held, Link, Parcel, TcpProxy
 from corral.wire import messages
 
 __all__ = [
@@ -275,6 +275,19 @@ class _Content:
     """Whether it was about to pass already, and a fault began there that withheld it."""
 
 
+class _DelayOfSome:
+    """A delay of the messages that match."""
+
+    def __init__(self, delay: Delay, match: Match) -> None:
+        self._delay = delay
+        self._match = match
+
+    def until(self, flow: Flow, parcel: Parcel) -> float:
+        content = parcel.content
+        matches = isinstance(content, _Content) and self._match(content.message)
+        return self._delay.until(flow, parcel) if matches else float("-inf")
+
+
 class FaultProxy(TcpProxy):
     """A `TcpProxy` that understands ZooKeeper's messages. See the module's documentation."""
 
@@ -346,6 +359,16 @@ class FaultProxy(TcpProxy):
         finally:
             for link in split:
                 link.rejoin()
+
+    @contextlib.asynccontextmanager
+    async def delay(
+        self, seconds: float, *, requests: bool = True, replies: bool = True, match: Match | None = None
+    ) -> AsyncIterator[None]:
+        """Messages pass `seconds` later than they came, both ways or one; with `match` those alone that it
+        picks, and what is behind them, since order is kept. Events count as replies."""
+        fault = Delay(seconds, requests=requests, replies=replies)
+        async with self._fault(fault if match is None else _DelayOfSome(fault, match)):
+            yield
 
     @contextlib.contextmanager
     def _triggered(

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple, Protocol, Self, TypeAlias, cast
 from corral.errors import UsageStateError, UsageValueError
 from corral.testing._server import LOOPBACK
 
-__all__ = ["Held", "Link", "Parcel", "TcpProxy"]
+__all__ = ["Delay", "Held", "Link", "Parcel", "TcpProxy"]
 
 _HELD_BEFORE_PUSHBACK = 1 << 20
 """Bytes that one direction withholds before its sender is no longer read from, as behind a full window."""
@@ -87,7 +87,7 @@ class Held:
         self._grew.set()
 
 
-class _Delay:
+class Delay:
     """Each parcel passes so much later than it came."""
 
     def __init__(self, seconds: float, *, requests: bool, replies: bool) -> None:
@@ -192,7 +192,7 @@ class TcpProxy:
         self, seconds: float, *, requests: bool = True, replies: bool = True
     ) -> AsyncIterator[None]:
         """Everything passes `seconds` later than it came, both ways or one; order is kept."""
-        async with self._fault(_Delay(seconds, requests=requests, replies=replies)):
+        async with self._fault(Delay(seconds, requests=requests, replies=replies)):
             yield
 
     @contextlib.asynccontextmanager
