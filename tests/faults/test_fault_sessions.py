@@ -283,19 +283,23 @@ async def test_waiters_and_watches_over_the_end_of_a_session(
 
 
 @pytest.mark.parametrize("waits_for", ["the answer", "something else"])
-async def test_blocked_loop_is_told_before_any_answer(connect: Connect, waits_for: str) -> None:
+async def test_blocked_loop_is_told_before_any_answer(
+    connect: Connect, proxy: FaultProxy, waits_for: str
+) -> None:
     """S9: when the event loop was blocked for longer than the lease, the holder is told before an answer is
     delivered that lay ready in the socket; and never gets that answer itself."""
     order: list[str] = []
 
     async def hold_and_block(zk: corral.Client) -> None:
         async with zk.lock("/lock") as held:
-            reading = asyncio.ensure_future(zk.exists("/"))
-            reading.add_done_callback(lambda _: order.append("answered"))
-            waiting = asyncio.ensure_future(
-                zk.exists("/") if waits_for == "the answer" else asyncio.Event().wait()
-            )
-            await turns()  # the requests are in the socket
+            async with proxy.black_hole(after("exists")) as passed:
+                reading = asyncio.ensure_future(zk.exists("/"))
+                reading.add_done_callback(lambda _: order.append("answered"))
+                waiting = asyncio.ensure_future(
+                    zk.exists("/") if waits_for == "the answer" else asyncio.Event().wait()
+                )
+                await passed.fired.wait()
+            # The answers are in the socket, and the client has not had a turn since, to read them.
             time.sleep(zk.session_timeout)  # which is what this is about
             assert not held.is_valid
             try:
@@ -305,7 +309,7 @@ async def test_blocked_loop_is_told_before_any_answer(connect: Connect, waits_fo
                 order.append("told")
                 await asyncio.wait([reading])
 
-    async with connect(session_timeout=T) as zk:
+    async with connect(to=proxy.address, session_timeout=T) as zk:
         with pytest.raises(corral.LockLost):
             await hold_and_block(zk)
     assert order == ["told", "answered"]
