@@ -1,7 +1,7 @@
 """The machine kept as the supervisor keeps it: one timer, and a server that can answer by itself.
 
 `Driven` adds to `scripted.Server` what a session adds to its machine: its timer is set only when the supervisor
-would set it (after `opened`, `lost`, `hold`, `tick`, and after `received` when the machine is restless), so
+would set it (after `opened`, `lost`, `tick`, and after `hold` and `received` when the machine is restless), so
 whatever the machine forgets to say comes too late here as it would there.
 """
 
@@ -113,7 +113,8 @@ class Driven(Server):
     def keep(self, holder: Holder) -> None:
         """This is held."""
         self.machine.hold(holder, self.now)
-        self._rearm()
+        if self.machine.restless:
+            self._rearm()
 
     def submit(self, op: messages.Operation, path: str, **options: Any) -> Answer:
         """Somebody asks for something; the log calls them by the path."""
@@ -141,11 +142,8 @@ class Driven(Server):
     # The clock
 
     def deadline(self) -> float:
-        """What `Machine.deadline` says, without the supervisor's having asked."""
-        restless = self.machine.restless
-        due = self.machine.deadline()
-        self.machine.restless = restless
-        return due
+        """What `Machine.deadline` would say, without the supervisor's having asked."""
+        return self.machine.due()
 
     def go(self, to: float, server: Callable[[Sent], bytes | None] = never) -> list[tuple[float, Sent]]:
         """Let the time pass until `to`; returns when what was sent.

@@ -9,10 +9,18 @@ from scripted import DIGEST, GET_REPLY, Answer, Feed, T, whole
 from corral import errors
 from corral.session.machine import Phase
 from corral.session.requests import MAX_IN_FLIGHT, Request
+from corral.session.watches import Change
 from corral.types import State
 from corral.wire import messages
 
 MOVED, EXPIRED, NO_NODE = -118, -112, -101
+
+
+class Watcher:
+    """Whoever wants to know."""
+
+    def fire(self, change: Change) -> None:
+        """It is not told here."""
 
 
 def refused_in_results(code: int) -> bytes:
@@ -321,27 +329,69 @@ def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
     assert read.result == (bytes(1024 - overhead), STAT)
 
 
+def watching(driven: Driven, path: str) -> Answer:
+    """Somebody wants to know when a node changes, and reads it so that the server will tell."""
+    driven.machine.watches.add(path, Watcher())
+    return driven.read(path, watches=path)
+
+
 def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
-    """S7, W5: the server has set the watch of a read whose answer was too large: whoever keeps the books of
-    watches is told the code."""
+    """S7, W5: the server has set the watch of a read whose answer was too large: that is in the books."""
     driven = Driven(feed, max_reply=1024)
     driven.connect()
-    codes: list[int] = []
-    driven.submit(messages.GET, "/a", on_answer=codes.append)
+    watching(driven, "/a")
     [sent] = driven.heard()
     driven.answer(sent, bytes(5000))
-    assert codes == [0]
+    assert driven.machine.watches.is_armed("/a")
 
 
-def test_the_code_comes_before_the_answer(driven: Driven) -> None:
-    """W5: `on_answer` is told the code before the waiter is told anything, and even if nobody waits any more."""
-    driven.submit(messages.GET, "/a", on_answer=lambda code: driven.log.append(f"code {code}"))
-    cancelled = driven.submit(messages.GET, "/b", on_answer=lambda code: driven.log.append(f"code {code}"))
+def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
+    """W5: whoever is told the answer finds the watch in the books; and it is there even if nobody waits for
+    the answer any more."""
+
+    class Curious(Answer):
+        def set_result(self, result: object) -> None:
+            super().set_result(driven.machine.watches.is_armed("/a"))
+
+    driven.machine.watches.add("/a", Watcher())
+    curious = Curious()
+    driven.machine.submit(Request(messages.GET, messages.encode_get("/a", True), "/a", curious, watches="/a"))
+    cancelled = watching(driven, "/b")
     one, two = driven.heard()
     cancelled.cancelled = True
     driven.answer(one, GET_REPLY)
-    driven.answer(two, code=NO_NODE)
-    assert driven.log == ["code 0", "/a", "code -101"]
+    driven.answer(two, GET_REPLY)
+    assert curious.result is True
+    assert driven.machine.watches.is_armed("/b")
+
+
+def test_a_watch_that_nobody_wants_any_more_is_removed(driven: Driven) -> None:
+    """W5: whoever wanted a watch has left while the read that sets it was on its way: it is removed again."""
+    watcher = Watcher()
+    driven.machine.watches.add("/a", watcher)
+    driven.read("/a", watches="/a")
+    [sent] = driven.heard()
+    driven.machine.unwatch("/a", watcher)
+    assert driven.heard() == []  # as far as is known the server has none
+    driven.answer(sent, GET_REPLY)
+    [removal] = driven.heard()
+    assert (removal.opcode, path_of(removal)) == (messages.REMOVE_WATCHES.opcode, "/a")
+
+
+def test_the_answer_to_a_write_that_nobody_waits_for_is_kept(driven: Driven) -> None:
+    """L3: a task learns of its cancel a turn of the loop later than its future is gone; what came between,
+    an answer or the loss of the connection, can still be had."""
+    answers = [driven.write(f"/{number}") for number in range(2)]
+    requests = list(driven.machine.requests.waiting)
+    sent = driven.heard()
+    for answer in answers:
+        answer.cancelled = True
+    driven.reply(sent[0])
+    driven.lose()
+    assert not any(answer.answered for answer in answers)
+    assert requests[0].unclaimed == (STAT, None)
+    assert requests[1].unclaimed is not None
+    assert isinstance(requests[1].unclaimed[1], errors.ConnectionLoss)
 
 
 def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 from corral import errors
 from corral.nodes import Nodes
@@ -32,6 +32,16 @@ class Phase(enum.Enum):
     LOST = "lost"
 
 
+_HELD, _RELEASING, _RELEASED, _LOST = Phase  # see `machine` for why
+
+
+class Recipe(Protocol):
+    """Whoever makes a `Held`."""
+
+    def over(self, held: Held) -> None:
+        """Its owner is done with it."""
+
+
 class Held:
     """A lock that is held. Made by ``acquire()``; as an async context manager it is released on exit.
 
@@ -50,19 +60,20 @@ class Held:
         session: Session,
         line: Line,
         place: Place,
-        on_over: Callable[[Held], None],
+        owner: asyncio.Task[object] | None,
+        via: Recipe,
     ) -> None:
         self.name = name
         """What is held, as its owner calls it."""
-        self._loop = session.loop
-        self.owner = asyncio.current_task(self._loop)
+        self.owner = owner
         """The task that acquired it."""
+        self.via = via
+        """The object through which it was acquired."""
         self._nodes = nodes
         self._session = session
         self._line = line
         self._place = place
-        self._on_over = on_over
-        self._phase = Phase.HELD
+        self._phase = _HELD
         self._waiting: list[asyncio.Future[None]] = []
         self._error: errors.SessionError | None = None
         self._ended = 0.0
@@ -91,7 +102,7 @@ class Held:
     @property
     def is_valid(self) -> bool:
         """Whether it is held now: computed from the clock, so right even when nothing was noticed yet."""
-        return self._phase is Phase.HELD and self._session.is_held(self)
+        return self._phase is _HELD and self._session.is_held(self)
 
     def transaction(self) -> Transaction:
         """A transaction that applies only if this is still held: checked by the server, atomically.
@@ -107,9 +118,9 @@ class Held:
     async def wait_lost(self) -> errors.LockLost | None:
         """Wait until it is lost, and return the error; None once it is released. Cancelling loses nothing."""
         self._session.check_place()
-        while self._phase in (Phase.HELD, Phase.RELEASING):
+        while self._phase in (_HELD, _RELEASING):
             await self._next_phase()
-        return self._lost_error() if self._phase is Phase.LOST else None
+        return self._lost_error() if self._phase is _LOST else None
 
     async def release(self) -> None:
         """Give it up: the next in line may hold it. Never raises for being late, nor for being twice.
@@ -118,43 +129,44 @@ class Held:
         done as soon as there is one again. Cancelling the wait does not stop it.
         """
         self._session.check_place()
-        await self._release()
-
-    async def _release(self) -> None:
-        if self._phase is Phase.HELD:
-            self._phase = Phase.RELEASING
-            self._line.leave(self._place, self._released)
-            self._session.send_now()
-        self._over()
-        while self._phase is Phase.RELEASING:
+        self._give_up()
+        while self._phase is _RELEASING:
             await self._next_phase()
 
+    def _give_up(self) -> None:
+        if self._phase is _HELD:
+            self._phase = _RELEASING
+            self._line.leave(self._place, self._released)
+        self._over()
+
     def _next_phase(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[None] = self._session.loop.create_future()
         if self._waiting:
             self._waiting = [each for each in self._waiting if not each.done()]  # the cancelled ones go
         self._waiting.append(future)
         return future
 
     def _released(self) -> None:
-        if self._phase is Phase.RELEASING:
+        if self._phase is _RELEASING:
             self._session.unhold(self)
-            self._enter(Phase.RELEASED)
+            self._enter(_RELEASED)
 
     def lost(self, error: errors.SessionError, ended: float) -> None:
         """The session's word that it is held no longer."""
-        if self._phase is Phase.RELEASING:
-            self._enter(Phase.RELEASED)  # the deletion goes on, but nobody has to wait for it any more
+        if self._phase is _RELEASING:
+            self._enter(_RELEASED)  # the deletion goes on, but nobody has to wait for it any more
             return
         self._error = error
         self._ended = ended
         self._line.leave(self._place)
-        self._enter(Phase.LOST)
+        self._enter(_LOST)
         task = self._task
         if task is not None and not task.done():
             self._cancelled = True
             task.cancel(f"{self.name} was lost")
-            self._alarm = self._loop.call_later(self._session.timeout * OUTLIVED_AFTER, self._log_outlived)
+            self._alarm = self._session.loop.call_later(
+                self._session.timeout * OUTLIVED_AFTER, self._log_outlived
+            )
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
@@ -168,7 +180,7 @@ class Held:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self._on_over(self)
+        self.via.over(self)
 
     def _log_outlived(self) -> None:
         late = self._session.clock() - self._ended
@@ -178,20 +190,24 @@ class Held:
         return errors.LockLost(f"{self.name} was lost: {self._error}")
 
     async def __aenter__(self) -> Held:
-        self._session.check_place()
-        if self._phase is not Phase.HELD:
+        self.enter()
+        return self
+
+    def enter(self) -> None:
+        """From now on the current task is cancelled should it be lost."""
+        task = asyncio.current_task(self._session.check_place())
+        if self._phase is not _HELD:
             raise (
                 self._lost_error()
-                if self._phase is Phase.LOST
+                if self._phase is _LOST
                 else errors.UsageStateError(f"{self.name} was released; acquire it again")
             )
         if self._task is not None:
             raise errors.UsageStateError(
                 f"{self.name} was entered before; use one 'async with' for each acquire()"
             )
-        self._task = asyncio.current_task(self._loop)
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
-        return self
+        self._task = task
+        self._cancelling = task.cancelling() if task is not None else 0
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -199,8 +215,10 @@ class Held:
         self._session.check_place()
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
-        if self._phase is not Phase.LOST:
-            await self._release()
+        if self._phase is not _LOST:
+            self._give_up()
+            while self._phase is _RELEASING:
+                await self._next_phase()
             return
         self._over()
         late = self._session.clock() - self._ended

@@ -41,7 +41,7 @@ from corral.session.watches import Change
 from corral.types import OPEN_ACL, Acl, Stat
 from corral.wire import messages
 
-from .outcome import Outcome, Removal
+from .removal import Removal
 
 logger = logging.getLogger("corral.recipes")
 
@@ -108,37 +108,44 @@ class Line:
         On cancel, and on any error, no node of ours is left, or it is removed as soon as a server can be
         reached.
         """
+        session = self._session
         guid = str(uuid.uuid4())
         prefix = paths.join(self.full, f"_c_{guid}-{self._layout.name}")
         create = messages.encode_create(prefix, data, tuple(acl), _EPHEMERAL_SEQUENTIAL)
-        loop = self._session.loop
+        listing = messages.encode_children(self.full, False)
+        new_future = session.loop.create_future
         while True:
-            outcome, listing = Outcome(loop), Outcome(loop)
-            request = Request(messages.CREATE2, create, prefix, outcome, bound_to=self._session.session_id)
-            self._session.submit(request)
-            self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
-            self._session.send_now()
+            created, listed = new_future(), new_future()
+            request = Request(messages.CREATE2, create, prefix, created, bound_to=session.session_id)
+            session.submit_now(request, Request(messages.CHILDREN, listing, self.full, listed))
             try:
-                created, stat = await outcome.wait()
-            except asyncio.CancelledError:
-                self._follow_up(request, outcome, guid)
-                raise
-            except errors.NoNode:
-                await self._nodes.make(self.full, container=True)
+                path, stat = await created
+            except BaseException as error:
+                _disregard(listed)
+                if isinstance(error, asyncio.CancelledError):
+                    self._follow_up(request, guid)
+                    raise
+                if isinstance(error, errors.NoNode):
+                    await self._nodes.make(self.full, container=True)
+                elif isinstance(error, _UNKNOWN):
+                    found = await self._find_or_sweep(guid)
+                    if found is not None:
+                        return found
+                elif not isinstance(
+                    error, errors.SessionExpired
+                ):  # that is not sent, or gone with its session
+                    raise
                 continue
-            except errors.SessionExpired:
-                continue  # not sent, or gone with its session: there is another session to join in
-            except _UNKNOWN:
-                found = await self._find_or_sweep(guid)
-                if found is None:
-                    continue
-                return found
-            place = _place(created, int(created[len(prefix) :]), stat)
+            place = _place(path, int(path[len(prefix) :]), stat)
             try:
-                return place, await self._names(listing)
+                return place, await self._names_in(listed)
             except BaseException:
                 self.leave(place)
                 raise
+
+    def is_alone(self, place: Place, names: Sequence[str]) -> bool:
+        """Whether there is nobody but us in the line, so that it is our turn, or it would be."""
+        return len(names) == 1 and names[0] == place.name
 
     async def wait_turn(
         self, place: Place, names: Sequence[str], blocks: Callable[[str], bool] = lambda name: True
@@ -159,7 +166,7 @@ class Line:
             names = await self.names()
 
     async def is_blocked(self, place: Place, names: Sequence[str]) -> bool:
-        """Whether anybody stands before us. Raises `PlaceLost` if our node or our session is gone."""
+        """Whether anybody stands ahead of us. Raises `PlaceLost` if our node or our session is gone."""
         _, ahead = await self._ahead(place, names, lambda name: True)
         return ahead > 0
 
@@ -167,8 +174,13 @@ class Line:
         """Delete our node, and see to it that it is deleted; returns at once, `on_done` tells when it is."""
         Removal(self._session, place.path, place.session_id, on_done)
 
+    def is_proven(self, place: Place, least: float) -> bool:
+        """Whether our session is what it was, and the lease has at least `least` seconds left."""
+        session = self._session
+        return place.session_id == session.session_id and session.lease_left >= least
+
     async def confirm(self, place: Place, least: float) -> None:
-        """See to it that the lease has at least `least` seconds left, by a quorum write if need be.
+        """See to it that `is_proven`, by a quorum write if need be.
 
         Raises `PlaceLost` if our node or our session is gone.
         """
@@ -219,24 +231,19 @@ class Line:
 
     async def names(self) -> list[str]:
         """The names of the line's children, contenders or not; none if there is no line."""
-        listing = Outcome(self._session.loop)
-        self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
-        return await self._names(listing)
+        return await self._names_in(self._list())
 
-    async def _names(self, listing: Outcome) -> list[str]:
+    def _list(self) -> asyncio.Future[list[str]]:
+        return self._session.request(messages.CHILDREN, messages.encode_children(self.full, False), self.full)
+
+    async def _names_in(self, listed: asyncio.Future[list[str]]) -> list[str]:
         while True:
             try:
-                names: list[str] = await listing.wait()
+                return await listed
             except errors.NoNode:
                 return []
             except errors.ConnectionLoss:  # twice on one read; it changes nothing, so go on
-                listing = Outcome(self._session.loop)
-                self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
-            else:
-                return names
-
-    def _submit(self, op: messages.Operation, body: bytes, outcome: Outcome) -> None:
-        self._session.submit(Request(op, body, self.full, outcome))
+                listed = self._list()
 
     def _number(self, name: str) -> int:
         match = self._layout.contender.search(name)
@@ -292,42 +299,44 @@ class Line:
         }
 
     async def _watch_until_gone(self, place: Place, name: str) -> None:
-        path = paths.join(self.full, name)
+        session, path = self._session, paths.join(self.full, name)
         body = messages.encode_get(path, True)
-        signal = _Signal(self._session.loop)
-        self._session.watch(path, signal)
+        signal = _Signal(session.loop)
+        session.watch(path, signal)
         try:
             while True:
                 # Reading the data, not existence: no watch is left where there is no node.
-                read = self._session.loop.create_future()
-                self._session.watch_read(messages.GET, body, path, path, read)
+                read = session.loop.create_future()
+                session.submit_now(Request(messages.GET, body, path, read, watches=path))
                 try:
                     await read
                 except errors.NoNode:
                     return
                 except errors.ConnectionLoss:
                     continue
-                if await signal.wait() is Change.DELETED:
+                if await signal.fired is Change.DELETED:
                     return
-                if place.session_id != self._session.session_id:
+                signal.rearm()
+                if place.session_id != session.session_id:
                     raise PlaceLost
         finally:
-            self._session.unwatch(path, signal)
+            session.unwatch(path, signal)
 
-    def _follow_up(self, request: Request, outcome: Outcome, guid: str) -> None:
+    def _follow_up(self, request: Request, guid: str) -> None:
         """Nobody waits for a create any more: whatever becomes of it, its node must go."""
         if not request.sent:
-            outcome.withdraw()
-            return
-
-        def settled(value: Any, error: BaseException | None) -> None:
-            if error is None:
-                created, stat = value
-                self.leave(_place(created, 0, stat))  # its number does not matter any more
-            elif isinstance(error, _UNKNOWN):
-                self._sweep_later(guid)
-
-        outcome.when_settled(settled)
+            return  # nor will it be, as nobody waits for it
+        future: Any
+        future, request.waiter = request.waiter, _Abandoned(self, guid)
+        # The answer may be there: it came in the tick of the cancel, before it or after it.
+        value, error = request.unclaimed or (None, None)
+        if not future.cancelled():
+            error = future.exception()
+            value = None if error else future.result()
+        if value is not None:
+            request.resolve(value)
+        elif error is not None:
+            request.reject(error)
 
     async def _find_or_sweep(self, guid: str) -> tuple[Place, list[str]] | None:
         try:
@@ -355,15 +364,17 @@ class Line:
     async def _find(self, guid: str) -> tuple[Place, list[str]] | None:
         """After a create of unknown outcome: our place and the line, or None if the create did not happen."""
         while True:
-            listing = Outcome(self._session.loop)
             check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
             write = self._session.request(messages.MULTI, check, self.full)
-            self._submit(messages.CHILDREN, messages.encode_children(self.full, False), listing)
+            listed = self._list()
             try:
                 await write  # whatever its result: it has been ordered after the create
-            except errors.ConnectionLoss:
-                continue
-            names = await self._names(listing)
+            except BaseException as error:
+                _disregard(listed)
+                if isinstance(error, errors.ConnectionLoss):
+                    continue
+                raise
+            names = await self._names_in(listed)
             for name in names:
                 if guid in name and (place := await self._owned(name)) is not None:
                     return place, names
@@ -386,25 +397,46 @@ def _place(path: str, number: int, stat: Stat) -> Place:
     return Place(path, path.rpartition("/")[2], number, stat.czxid, stat.ephemeral_owner)
 
 
+def _disregard(answer: asyncio.Future[Any]) -> None:
+    """Nobody will look at this answer, nor at the error that it may be."""
+    if not answer.cancel():
+        answer.exception()
+
+
+class _Abandoned:
+    """Waits for the answer to a create in place of whoever was cancelled (`requests.Waiter`)."""
+
+    __slots__ = ("_guid", "_line")
+
+    def __init__(self, line: Line, guid: str) -> None:
+        self._line = line
+        self._guid = guid
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        path, stat = result
+        self._line.leave(_place(path, 0, stat))  # its number does not matter any more
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        if isinstance(exception, _UNKNOWN):
+            self._line._sweep_later(self._guid)
+
+
 class _Signal:
     """Waits for a node's change."""
 
-    __slots__ = ("_change", "_loop", "_wake")
+    __slots__ = ("_loop", "fired")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._change: Change | None = None
-        self._wake: asyncio.Future[None] | None = None
+        self.rearm()
+
+    def rearm(self) -> None:
+        """Wait for the next change."""
+        self.fired: asyncio.Future[Change] = self._loop.create_future()
 
     def fire(self, change: Change) -> None:
-        self._change = change
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def wait(self) -> Change:
-        """The newest change since the last `wait`."""
-        while self._change is None:
-            self._wake = self._loop.create_future()
-            await self._wake
-        change, self._change = self._change, None
-        return change
+        if not self.fired.done():
+            self.fired.set_result(change)

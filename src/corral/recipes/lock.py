@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 
 from corral import errors
@@ -10,7 +11,7 @@ from corral.nodes import Nodes
 from corral.session.supervisor import Session
 
 from .held import Held
-from .line import Contender, Layout, Line, Place, PlaceLost
+from .line import Contender, Layout, Line, PlaceLost
 
 __all__ = ["Lock"]
 
@@ -22,29 +23,32 @@ LEAST_LEASE = 1 / 4
 
 
 class Holders:
-    """Who holds which path through one client, so that a task does not wait for itself (L7)."""
+    """What is held through one client, by full path: who, and through which object (L7)."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, set[Held]] = {}
+        self._by_path: dict[str, list[Held]] = {}
 
     def check(self, full: str, path: str, task: asyncio.Task[object] | None) -> None:
-        """Raise `AlreadyHeld` if the task holds the path."""
-        held = self._by_path.get(full)
-        if held and any(each.owner is task and each.is_valid for each in held):
+        """Raise `AlreadyHeld` if the task holds the path, so that it would wait for itself."""
+        if full in self._by_path and any(each.owner is task and each.is_valid for each in self.of(full)):
             raise errors.AlreadyHeld(
                 f"lock {path!r} is held by this task already, so it would wait for itself; locks are not "
                 "re-entrant: release it first, or pass the Held on"
             )
 
+    def of(self, full: str) -> Sequence[Held]:
+        """What is held at a path, or was lost and is not given up yet, in the order of acquiring."""
+        return self._by_path.get(full, ())
+
     def add(self, full: str, held: Held) -> None:
         """It is held now."""
-        self._by_path.setdefault(full, set()).add(held)
+        self._by_path.setdefault(full, []).append(held)
 
     def discard(self, full: str, held: Held) -> None:
-        """It is held no longer."""
+        """Its owner is done with it."""
         of_path = self._by_path.get(full)
-        if of_path is not None:
-            of_path.discard(held)
+        if of_path is not None and held in of_path:
+            of_path.remove(held)
             if not of_path:
                 del self._by_path[full]
 
@@ -74,7 +78,6 @@ class Lock:
         self._data = data
         self._holders = holders
         self._line = Line(nodes, session, full, CURATOR)
-        self._acquired: dict[Held, None] = {}
         self._entered: list[Held] = []
 
     async def acquire(self) -> Held:
@@ -94,39 +97,37 @@ class Lock:
         return await self._take(wait=False)
 
     async def _take(self, *, wait: bool) -> Held | None:
-        while True:
-            place, names = await self._join()
-            try:
-                if not wait and await self._line.is_blocked(place, names):
-                    self._line.leave(place)
-                    return None
-                await self._line.wait_turn(place, names)
-                await self._line.confirm(place, self._session.timeout * LEAST_LEASE)
-            except PlaceLost:
-                self._line.leave(place)
-                continue
-            except BaseException:
-                self._line.leave(place)
-                raise
-            held = self._hold(place)
-            if held.is_valid:
-                return held
-            self._over(held)  # lost in the same breath: its node is being removed
-
-    async def _join(self) -> tuple[Place, list[str]]:
         task = asyncio.current_task(self._session.check_place())
         self._holders.check(self._full, self.path, task)
-        return await self._line.join(self._data)
+        line, least_lease = self._line, self._session.timeout * LEAST_LEASE
+        while True:
+            place, names = await line.join(self._data)
+            try:
+                if not line.is_alone(place, names):
+                    if not wait and await line.is_blocked(place, names):
+                        line.leave(place)
+                        return None
+                    await line.wait_turn(place, names)
+                if not line.is_proven(place, least_lease):
+                    await line.confirm(place, least_lease)
+            except PlaceLost:
+                line.leave(place)
+                continue
+            except BaseException:
+                line.leave(place)
+                raise
+            held = Held(f"lock {self.path!r}", self._nodes, self._session, line, place, task, self)
+            self._holders.add(self._full, held)
+            if held.is_valid:
+                return held
+            self.over(held)  # lost in the same breath: its node is being removed
 
-    def _hold(self, place: Place) -> Held:
-        held = Held(f"lock {self.path!r}", self._nodes, self._session, self._line, place, self._over)
-        self._acquired[held] = None
-        self._holders.add(self._full, held)
-        return held
-
-    def _over(self, held: Held) -> None:
-        self._acquired.pop(held, None)
+    def over(self, held: Held) -> None:
+        """Its owner is done with it; for `Held`."""
         self._holders.discard(self._full, held)
+
+    def _acquired(self) -> list[Held]:
+        return [held for held in self._holders.of(self._full) if held.via is self]
 
     async def release(self) -> None:
         """Release what this task acquired through this object, else what another task holds through it.
@@ -134,9 +135,10 @@ class Lock:
         See `Held.release`. Raises `UsageStateError` if nothing is acquired.
         """
         task = asyncio.current_task(self._session.check_place())
+        acquired = self._acquired()
         # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
-        ours = [held for held in self._acquired if held.owner is task]
-        candidates = ours or [held for held in self._acquired if held.is_valid] or list(self._acquired)
+        ours = [held for held in acquired if held.owner is task]
+        candidates = ours or [held for held in acquired if held.is_valid] or acquired
         if not candidates:
             raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
         await candidates[-1].release()  # of several only the newest can still be held
@@ -151,22 +153,26 @@ class Lock:
         return await self._line.contenders()
 
     async def __aenter__(self) -> Held:
-        held = await self.acquire()
-        await held.__aenter__()
+        held = await self._take(wait=True)
+        assert held is not None
+        held.enter()
         self._entered.append(held)
         return held
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if not self._entered:
+        entered = self._entered
+        if not entered:
             raise errors.UsageStateError(f"lock {self.path!r} was not entered; use 'async with'")
-        # What this task entered last (twice, if it entered again after a loss); a task that has not entered
-        # leaves for the one that did first.
-        task = asyncio.current_task(self._session.loop)
-        held = next((each for each in reversed(self._entered) if each.owner is task), self._entered[0])
-        self._entered.remove(held)
+        held = entered[0]
+        if len(entered) > 1:
+            # What this task entered last (twice, if it entered again after a loss); a task that has not
+            # entered leaves for the one that did first.
+            task = asyncio.current_task(self._session.loop)
+            held = next((each for each in reversed(entered) if each.owner is task), held)
+        entered.remove(held)
         await held.__aexit__(exc_type, exc, tb)
 
     def __repr__(self) -> str:
-        return f"<Lock {self.path!r}, {'acquired' if self._acquired else 'not acquired'}>"
+        return f"<Lock {self.path!r}, {'acquired' if self._acquired() else 'not acquired'}>"

@@ -12,6 +12,8 @@ from .machine import Machine, Phase
 
 logger = logging.getLogger("corral.connection")
 
+_UP = Phase.UP
+
 
 class Connection(asyncio.BufferedProtocol):
     """The adapter between a transport and the machine. `on_entry` is called after each entry into the
@@ -63,7 +65,7 @@ class Connection(asyncio.BufferedProtocol):
             self.drop(machine.condemned)
         elif machine.has_output():
             self.flush_soon()
-        if not self.established.done() and machine.phase is Phase.UP:
+        if machine.phase is _UP and not self.established.done():
             self.established.set_result(None)
         if machine.restless:
             self._on_entry()
@@ -98,12 +100,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._flush_due is None:
             self._flush_due = self._loop.call_soon(self._flush)
 
-    def flush_if_idle(self) -> None:
+    def flush_now(self) -> None:
         """Write it now, if it would be the first thing that is on its way: whoever has asked for it has no
         more to say, and is spared a turn of the loop. Others that ask in this turn are gathered as ever."""
-        if self._flush_due is not None and not self._machine.requests.in_flight:
+        if self._machine.requests.in_flight:
+            self.flush_soon()
+            return
+        if self._flush_due is not None:
             self._flush_due.cancel()
-            self._flush()
+        self._flush()
 
     def _flush(self) -> None:
         self._flush_due = None

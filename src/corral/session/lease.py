@@ -67,9 +67,11 @@ class LeaseClock:
         # When each was sent and answered. Those older than T prove nothing any more, so the oldest may go.
         self._touches: deque[tuple[float, float]] = deque(maxlen=round(1 / _GRAIN) + 2)
         self._connect_sent = float("-inf")
-        self._last_write = float("-inf")
         self.anchor = float("-inf")
         """The newest time at which the leader is known to have touched the session, or later."""
+        # An answer to what was sent before these would say nothing new: of a burst the first says enough.
+        self.touch_due = float("-inf")
+        self.proof_due = float("-inf")
 
     @property
     def end(self) -> float:
@@ -88,27 +90,29 @@ class LeaseClock:
             self.anchor = float("-inf")  # what was proven was proven of another session
         self._touches.clear()  # what was sent on another connection need not have arrived
         self._connect_sent = sent
-        self._last_write = float("-inf")
+        self.touch_due = self.proof_due = float("-inf")
         if created or self._by_ping:
             self._advance(sent)
 
     def disconnected(self) -> None:
         """The connection is gone; what it has proven stays."""
         self._touches.clear()
+        self.touch_due = float("-inf")
         self._connect_sent = float("-inf")
 
     def answered(self, sent: float, now: float) -> None:
         """A request sent at `sent` has been answered at `now`: a touch, but not yet a proof."""
         if self._by_ping:
             self._advance(sent)
-        elif not self._touches or sent - self._touches[-1][0] >= self.timeout * _GRAIN:
+        elif sent >= self.touch_due:
+            self.touch_due = sent + self.timeout * _GRAIN
             self._touches.append((sent, now))
 
     def proven(self, sent: float, now: float) -> None:
         """A quorum write that was sent at `sent` has been answered at `now`, on this connection."""
-        if sent - self._last_write < self.timeout * _GRAIN and sent >= self._last_write:
-            return  # of a burst of writes the first says enough
-        self._last_write = sent
+        if sent < self.proof_due:
+            return
+        self.proof_due = sent + self.timeout * _GRAIN
         self._advance(self._connect_sent)
         half_tick = self.timeout / 4 if self._half_tick is None else self._half_tick
         horizon = sent - half_tick - (now - sent) - self.timeout * _SLACK

@@ -42,9 +42,9 @@ from corral.wire.compile import DecodeError
 
 from .auth import Credentials
 from .holdings import INFINITY, Heartbeat, Hold, Holdings
-from .requests import Request, Requests, Waiter
+from .requests import NOBODY, Request, Requests, Waiter
 from .states import TRANSITIONS, Change
-from .watches import WatchRegistry
+from .watches import Armed, Watcher, WatchRegistry
 
 logger = logging.getLogger("corral.session")
 
@@ -64,6 +64,13 @@ class Phase(enum.Enum):
     UP = "up"
 
 
+# Plainly named, since these are asked about for each message: before Python 3.12 looking up a member of an
+# enumeration takes as long as calling a function.
+_DOWN, _HANDSHAKE, _UP = Phase.DOWN, Phase.HANDSHAKE, Phase.UP
+_LAPSED = State.LAPSED
+_FINAL = (State.AUTH_FAILED, State.CLOSED)
+
+
 class Machine:
     """One session. `timeout` in seconds is what is asked for until a server has said what it grants."""
 
@@ -78,7 +85,7 @@ class Machine:
         on_state: Callable[[State], None] = lambda state: None,
     ) -> None:
         self.state = State.SUSPENDED
-        self.phase = Phase.DOWN
+        self.phase = _DOWN
         self.condemned: str | None = None
         """Why the connection is to be closed, or None."""
         self.session_id = 0
@@ -92,6 +99,8 @@ class Machine:
         """When a server was last heard of."""
         self.restless = False
         """Whether `deadline` may be nearer than it was when it was last asked for."""
+        self._promised = INFINITY
+        """What `deadline` was when it was last asked for."""
 
         self._requested_timeout = timeout
         self._password = _NO_PASSWORD
@@ -116,7 +125,7 @@ class Machine:
     def opened(self, now: float) -> bytes:
         """A connection is open: what to send first."""
         self.advance(now)
-        self.phase = Phase.HANDSHAKE
+        self.phase = _HANDSHAKE
         self.condemned = None
         self._frames = framing.Frames(self._max_reply)
         self._connect_sent = now
@@ -136,23 +145,23 @@ class Machine:
         self.advance(now)
         self._quiet_since = now
         try:
-            while self.condemned is None and self.phase is not Phase.DOWN:
+            while self.condemned is None and self.phase is not _DOWN:
                 end = frames.next()
                 if end == framing.NEED_DATA:
                     break
                 if end == framing.OVERSIZED:
                     self._oversized(now)
-                elif self.phase is Phase.HANDSHAKE:
-                    self._handshake(now, frames.view, frames.start, end)
-                else:
+                elif self.phase is _UP:
                     self._frame(now, frames.view, frames.start, end)
+                else:
+                    self._handshake(now, frames.view, frames.start, end)
         except (framing.StreamError, DecodeError) as error:
             self._condemn(f"the server's bytes make no sense: {error}")
 
     def pump(self, now: float, *, urgent_only: bool = False) -> list[bytes]:
         """What to send now, as pieces to be joined; with `urgent_only` what cannot wait for the socket."""
         out: list[bytes] = []
-        if self.phase is not Phase.UP or self.condemned is not None:
+        if self.phase is not _UP or self.condemned is not None:
             return out
         self.advance(now)
         idle = not self.requests.in_flight and self._ping_sent is None
@@ -170,17 +179,17 @@ class Machine:
     def has_output(self) -> bool:
         """Whether `pump` would have something to send."""
         requests = self.requests
-        return self.phase is Phase.UP and bool(requests.urgent or requests.waiting)
+        return self.phase is _UP and bool(requests.urgent or requests.waiting)
 
     def lost(self, now: float, why: str) -> None:
         """The connection is gone, or never came to be."""
         self.advance(now)
-        if self.phase is Phase.DOWN:
+        if self.phase is _DOWN:
             return
         self.restless = True
-        if self.phase is Phase.UP:
+        if self.phase is _UP:
             self._zxid_when_lost = self.last_zxid
-        self.phase = Phase.DOWN
+        self.phase = _DOWN
         self._ping_sent = None
         self._holdings.disconnected()
         for request in self.requests.reclaim():
@@ -199,7 +208,7 @@ class Machine:
         if due is not None:
             self._holdings.note_lateness(now - due)
             self.advance(now)
-        if self.phase is not Phase.UP or self.condemned is not None:
+        if self.phase is not _UP or self.condemned is not None:
             return
         heartbeat = self._holdings.heartbeat
         if heartbeat is not None and now >= self._holdings.due():
@@ -214,13 +223,18 @@ class Machine:
     def deadline(self) -> float:
         """When `tick` is to be called next, at the latest; infinite for never. Clears `restless`."""
         self.restless = False
+        self._promised = self.due()
+        return self._promised
+
+    def due(self) -> float:
+        """What `deadline` would say now."""
         due = self._holdings.end
-        if self.phase is Phase.UP and self.condemned is None:
+        if self.phase is _UP and self.condemned is None:
             due = min(due, self._silence_due())
             if self._ping_sent is None:
                 due = min(due, self._last_sent + self.timeout * PING_AFTER)
             due = min(due, self._holdings.due())
-        elif self.phase is Phase.DOWN and self.session_id:
+        elif self.phase is _DOWN and self.session_id:
             due = min(due, self._expiry_due())
         return due
 
@@ -228,7 +242,7 @@ class Machine:
 
     def submit(self, request: Request) -> None:
         """Queue a request; it is answered sooner or later, or rejected at once if it never can be."""
-        if self.closing or self.state in (State.AUTH_FAILED, State.CLOSED):
+        if self.closing or self.state in _FINAL:
             request.reject(self._final_error())
         elif request.bound_to and request.bound_to != self.session_id:
             request.reject(self._expired_error())
@@ -237,11 +251,11 @@ class Machine:
 
     def hold(self, hold: Hold, now: float) -> None:
         """Tell `hold` when the lease ends, and keep it from ending: heartbeats from now on."""
-        if self.closing or self.state in (State.AUTH_FAILED, State.CLOSED):
+        if self.closing or self.state in _FINAL:
             hold.lost(self._final_error(), now)
             return
         self._holdings.add(hold, now)
-        self.restless = True
+        self.restless = self.restless or min(self._holdings.end, self._holdings.due()) < self._promised
         self.advance(now)
 
     def unhold(self, hold: Hold) -> None:
@@ -258,10 +272,10 @@ class Machine:
 
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these too, now and on each connection to come."""
-        if self.closing or self.state in (State.AUTH_FAILED, State.CLOSED):
+        if self.closing or self.state in _FINAL:
             raise self._final_error()
         self._credentials.append(credentials)
-        if self.phase is Phase.UP:
+        if self.phase is _UP:
             self.requests.urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
 
     def close(self, now: float, waiter: Waiter) -> bool:
@@ -285,7 +299,7 @@ class Machine:
         """Nothing more will come: reject everything. `error` if that is because something broke."""
         self.advance(now)
         self.closing = True
-        self.phase = Phase.DOWN
+        self.phase = _DOWN
         self.session_id = 0
         reason = self._final_error(error)
         self._holdings.lose_all(reason, now)
@@ -307,7 +321,7 @@ class Machine:
         """Declare what `now` has made true: a lease that has lapsed, a session that is over."""
         if now >= self._holdings.end:
             self._lapse(now)
-        if self.phase is Phase.DOWN and self.session_id and now >= self._expiry_due():
+        if self.phase is _DOWN and self.session_id and now >= self._expiry_due():
             self._expire(f"no server was heard of for {now - self.contact:.2f} s")
 
     def _lapse(self, now: float) -> None:
@@ -364,7 +378,7 @@ class Machine:
         self.restless = True
         self.session_id = reply.session_id
         self._password = reply.password
-        self.phase = Phase.UP
+        self.phase = _UP
         self._last_sent = self._connect_sent
         self._quiet_since = now
         self._lease.connected(self._connect_sent, reply.timeout, created=created)
@@ -387,7 +401,9 @@ class Machine:
             raise framing.StreamError(f"a reply of {end - start} bytes")
         xid, zxid, code = messages.REPLY_HEADER.unpack_from(view, start)
         start += messages.REPLY_HEADER.size
-        self._alive(now)
+        self.contact = now
+        if self.state is _LAPSED:
+            self._establish()  # lapsed with the connection open, and it is alive after all
         if xid >= 0:
             self._answer(now, xid, zxid, code, view, start, end)
         elif xid == messages.NOTIFICATION_XID:
@@ -427,33 +443,57 @@ class Machine:
             else:
                 if request.op is messages.MULTI:
                     code = _session_error_in(result)
-        if code == errors.SessionMoved.code or code == _SESSION_EXPIRED:
+        if code and code in _SESSION_ERRORS:
             self._out_of_session(request, code)
             return
-        if request.on_answer is not None:
-            request.on_answer(code)
+        if request.watches is not None:
+            self._watch_answered(request.watches, request.op, code)
         if code:
             request.reject(errors.server_error(code, request.op.name, request.path))
             return
-        self._lease.answered(request.sent_at, now)
-        if request.op.is_write and failure is None:
-            self._lease.proven(request.sent_at, now)
-        self._holdings.renew()
+        lease, sent = self._lease, request.sent_at
+        if sent >= lease.touch_due:
+            lease.answered(sent, now)
+            self._holdings.renew()
+        if request.op.is_write and sent >= lease.proof_due and failure is None:
+            lease.proven(sent, now)
+            self._holdings.renew()
         if failure is not None:
             request.reject(failure)
         else:
             request.resolve(result)
 
+    def _watch_answered(self, path: str, op: messages.Operation, code: int) -> None:
+        """A read that sets a watch was answered: note whether the server has it now."""
+        if code == 0:
+            armed = Armed.DATA
+        elif code == errors.NoNode.code and op is messages.EXISTS:
+            armed = Armed.EXIST
+        else:
+            return
+        if not self.watches.armed(path, armed):
+            self._remove_watch(path)  # whoever wanted it has left while the read was on its way
+
+    def unwatch(self, path: str, watcher: Watcher) -> None:
+        """Fire `watcher` no more; the server's watch goes with the last of them."""
+        if self.watches.remove(path, watcher):
+            self._remove_watch(path)
+
+    def _remove_watch(self, path: str) -> None:
+        if self.phase is _UP:  # else it has gone with the connection
+            body = messages.encode_remove_watches(path, messages.WATCHER_DATA)
+            self.submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
+
     def _oversized(self, now: float) -> None:
         xid, zxid, code = messages.REPLY_HEADER.unpack_from(self._frames.view, self._frames.start)
-        request = self.requests.answered(xid) if self.phase is Phase.UP else None
+        request = self.requests.answered(xid) if self.phase is _UP else None
         size = self._frames.skip()
         if request is None:
             raise framing.StreamError(f"a frame of {size} bytes, over the limit of {self._max_reply}")
-        self._alive(now)
+        self.contact = now
         self.last_zxid = max(self.last_zxid, zxid)
-        if request.on_answer is not None:
-            request.on_answer(code)
+        if request.watches is not None:
+            self._watch_answered(request.watches, request.op, code)
         request.reject(
             errors.ReplyError(
                 request.op.name,
@@ -461,11 +501,6 @@ class Machine:
                 f"the answer is {size:,} bytes, over the limit of {self._max_reply:,}; raise max_reply",
             )
         )
-
-    def _alive(self, now: float) -> None:
-        self.contact = now
-        if self.state is State.LAPSED:
-            self._establish()  # lapsed with the connection open, and it is alive after all
 
     def _ping_answered(self, now: float) -> None:
         if self._ping_sent is None:
@@ -540,12 +575,13 @@ class Machine:
 
 
 _SESSION_EXPIRED = -112
+_SESSION_ERRORS = (_SESSION_EXPIRED, errors.SessionMoved.code)
 
 
 def _session_error_in(results: Sequence[messages.MultiResult]) -> int:
     """A transaction that the session's end has refused says so in one of its results, not in its header."""
     for result in results:
-        if result.error in (_SESSION_EXPIRED, errors.SessionMoved.code):
+        if result.error in _SESSION_ERRORS:
             return result.error
     return 0
 

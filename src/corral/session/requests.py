@@ -8,7 +8,7 @@ order in which a session is answered). When the connection breaks, `reclaim` dec
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from corral import errors
@@ -56,7 +56,8 @@ class Request:
     """One request: what to send, who waits, and what is known of its fate."""
 
     __slots__ = (
-        "attempts", "body", "bound_to", "on_answer", "op", "path", "refused", "sent_at", "waiter", "xid",
+        "attempts", "body", "bound_to", "op", "path", "refused", "sent_at", "unclaimed", "waiter", "watches",
+        "xid",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +68,7 @@ class Request:
         waiter: Waiter,
         *,
         bound_to: int = 0,
-        on_answer: Callable[[int], None] | None = None,
+        watches: str | None = None,
     ) -> None:
         self.op = op
         self.body = body
@@ -76,14 +77,18 @@ class Request:
         self.waiter = waiter
         self.bound_to = bound_to
         """The session without which the request means nothing, or 0."""
-        self.on_answer = on_answer
-        """Called with the error code, before the waiter and before anything that follows is read."""
+        self.watches = watches
+        """The full path of the node that the server watches from now on, if this read asks it to."""
         self.xid = 0
         """What the server will answer under; 0 until it is sent."""
         self.sent_at = 0.0
         self.attempts = 0
         self.refused = False
         """Whether the server has said that it was not applied, so that even a write may be sent again."""
+        self.unclaimed: tuple[Any, BaseException | None] | None = None
+        """The answer and the error (one is None) of one that was sent, if they came when its waiter had
+        gone. A future is gone as soon as its task is cancelled, and the task is told of that a turn of the
+        loop later: what comes between the two is here."""
 
     @property
     def sent(self) -> bool:
@@ -91,14 +96,18 @@ class Request:
         return self.attempts > 0
 
     def resolve(self, result: Any) -> None:
-        """Give the waiter its answer, unless it waits no more."""
+        """Give the waiter its answer; if it waits no more, note it."""
         if not self.waiter.done():
             self.waiter.set_result(result)
+        else:
+            self.unclaimed = (result, None)
 
     def reject(self, error: BaseException) -> None:
-        """Give the waiter an error, unless it waits no more."""
+        """Give the waiter an error; if it waits no more, note it."""
         if not self.waiter.done():
             self.waiter.set_exception(error)
+        else:
+            self.unclaimed = (None, error)
 
     def __repr__(self) -> str:
         return f"<{errors.describe(self.op.name, self.path)} xid={self.xid} attempts={self.attempts}>"
@@ -160,7 +169,8 @@ class Requests:
     def reclaim(self) -> Iterator[Request]:
         """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown.
 
-        A read on which the connection has died twice is yielded too: it may be what kills it.
+        A read on which the connection has died twice is yielded too: it may be what kills it. So is a write
+        that nobody waits for: whoever has left it may still come for its outcome.
         """
         unanswered = list(self.in_flight)
         self.in_flight.clear()
@@ -168,12 +178,10 @@ class Requests:
         self.urgent.clear()
         lost = []
         for request in reversed(unanswered):
-            if request.waiter.done():
-                continue
-            if request.refused or not (request.op.is_write or request.attempts >= 2):
-                self.waiting.appendleft(request)
-            else:
+            if not request.refused and (request.op.is_write or request.attempts >= 2):
                 lost.append(request)
+            elif not request.waiter.done():
+                self.waiting.appendleft(request)
         yield from reversed(lost)
 
     def drop_bound(self, session_id: int) -> list[Request]:

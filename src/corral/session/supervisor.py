@@ -8,6 +8,7 @@ waiter is told, and so is whoever closes.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -29,9 +30,9 @@ from .connection import Connection
 from .holdings import Hold
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine, Phase
-from .requests import NOBODY, Request, Waiter
+from .requests import Request
 from .state_stream import StateStream
-from .watches import Armed, Watcher
+from .watches import Watcher
 
 logger = logging.getLogger("corral.session")
 
@@ -44,11 +45,7 @@ GOOD_CONNECTION = 1.0
 LEAST_ATTEMPT = 0.2
 
 if hasattr(time, "CLOCK_BOOTTIME"):  # Linux: counts while the machine is suspended, as the server's does
-
-    def default_clock() -> float:
-        """Seconds that only grow, and go on while the machine sleeps."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
+    default_clock: Callable[[], float] = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 else:
     default_clock = time.monotonic
 
@@ -187,58 +184,47 @@ class Session:
         return future
 
     def submit(self, request: Request) -> None:
-        """Send a request whose waiter is not a future. Raises `FrameTooLarge` before anything is sent."""
-        if len(request.body) > self._max_body:
-            raise errors.FrameTooLarge(
-                request.op.name, request.path, len(request.body) + 8, self._options.max_request
-            )
+        """Send a request, with all that is asked for in this turn of the loop."""
+        self._check_size(request)
         self._machine.submit(request)
-        connection = self._connection
-        if connection is not None:
-            connection.flush_soon()
-
-    def send_now(self) -> None:
-        """Send what was asked for, if nothing is under way yet: for whoever is about to wait for it."""
         if self._connection is not None:
-            self._connection.flush_if_idle()
+            self._connection.flush_soon()
+
+    def submit_now(self, *requests: Request) -> None:
+        """Send requests, at once if nothing is under way: for whoever has no more to say, and waits."""
+        for request in requests:
+            self._check_size(request)
+        for request in requests:
+            self._machine.submit(request)
+        if self._connection is not None:
+            self._connection.flush_now()
+
+    def _check_size(self, request: Request) -> None:
+        """Raise `FrameTooLarge`, before anything is sent."""
+        size = len(request.body)
+        if size > self._max_body:
+            raise errors.FrameTooLarge(request.op.name, request.path, size + 8, self._options.max_request)
 
     def watch(self, path: str, watcher: Watcher) -> None:
-        """Fire `watcher` when the node at the full path may have changed, once `watch_read` has armed it."""
+        """Fire `watcher` when the node at the full path may have changed, once a read has set the watch: one
+        that was sent with `Request.watches`."""
         self._machine.watches.add(path, watcher)
 
     def unwatch(self, path: str, watcher: Watcher) -> None:
         """Fire it no more; the server's watch goes with the last of them."""
-        if self._machine.watches.remove(path, watcher):
-            self._remove_server_watch(path)
+        self._machine.unwatch(path, watcher)
+        if self._connection is not None and self._machine.has_output():
+            self._connection.flush_soon()
 
     def is_armed(self, path: str) -> bool:
         """Whether the server will tell of the next change of the node."""
         return self._machine.watches.is_armed(path)
 
-    def watch_read(self, op: Operation, body: bytes, full: str, path: str, waiter: Waiter) -> None:
-        """Send a read that sets a watch (`op` is GET or EXISTS), and note the watch when it is set."""
-
-        def answered(code: int) -> None:
-            if code == 0:
-                armed = Armed.DATA
-            elif code == errors.NoNode.code and op is messages.EXISTS:
-                armed = Armed.EXIST
-            else:
-                return
-            if not self._machine.watches.armed(full, armed):
-                self._remove_server_watch(full)  # whoever wanted it has left while the read was on its way
-
-        self.submit(Request(op, body, path, waiter, on_answer=answered))
-
-    def _remove_server_watch(self, path: str) -> None:
-        if self._machine.phase is Phase.UP:  # else it has gone with the connection
-            body = messages.encode_remove_watches(path, messages.WATCHER_DATA)
-            self.submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
-
     def hold(self, hold: Hold) -> None:
         """Keep the lease, and tell `hold` when it ends; may tell at once."""
         self._machine.hold(hold, self.clock())
-        self._rearm_timer()
+        if self._machine.restless:
+            self._rearm_timer()
 
     def unhold(self, hold: Hold) -> None:
         """It is given up."""

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from corral import errors
+from corral.session.requests import Request
 from corral.session.supervisor import Session
 from corral.session.watches import Change
 from corral.types import Event, EventKind, Stat
@@ -127,7 +128,7 @@ class NodeFeed:
             self.stale = False
         encode = messages.encode_get if op is messages.GET else messages.encode_exists
         try:
-            self._session.watch_read(op, encode(self._full, True), self._full, self._path, self)
+            self._session.submit(Request(op, encode(self._full, True), self._path, self, watches=self._full))
         except errors.UsageError:  # too large a path: nothing was sent
             self._reading = None
             raise

@@ -1,0 +1,52 @@
+"""Nodes of ours that are deleted until it is certain that they are gone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from corral import errors
+from corral.session.requests import Request
+from corral.session.supervisor import Session
+from corral.wire import messages
+
+logger = logging.getLogger("corral.recipes")
+
+
+class Removal:
+    """Deletes a node of ours until it is certain: answered, found gone, or gone with its session.
+
+    Sent again after each connection that is lost over it: the name is ours alone, so deleting twice does no
+    harm. It needs no task, and does not stop for anybody's cancel.
+    """
+
+    __slots__ = ("_on_done", "_path", "_session", "_session_id")
+
+    def __init__(
+        self, session: Session, path: str, session_id: int, on_done: Callable[[], None] | None = None
+    ) -> None:
+        self._session = session
+        self._path = path
+        self._session_id = session_id
+        self._on_done = on_done
+        self._send()
+
+    def _send(self) -> None:
+        body = messages.encode_delete(self._path, -1)
+        self._session.submit_now(Request(messages.DELETE, body, self._path, self, bound_to=self._session_id))
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        if self._on_done is not None:
+            self._on_done()
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        if isinstance(exception, errors.ConnectionLoss):
+            self._send()
+            return
+        if not isinstance(exception, errors.NoNode | errors.SessionError):
+            logger.warning("%s stays until its session ends: %s", self._path, exception)
+        self.set_result(None)
