@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import enum
 import hashlib
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import UsageValueError
@@ -120,8 +119,7 @@ class EventKind(enum.Enum):
     """The znode is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A state of a watched znode. `data` and `stat` are None when it does not exist."""
 
     kind: EventKind

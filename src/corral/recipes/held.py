@@ -38,6 +38,10 @@ _HELD, _RELEASING, _RELEASED, _LOST = Phase  # see `machine` for why
 class Recipe(Protocol):
     """Whoever makes a `Held`."""
 
+    @property
+    def name(self) -> str:
+        """What it is, as its owner calls it."""
+
     def over(self, held: Held) -> None:
         """Its owner is done with it."""
 
@@ -55,7 +59,6 @@ class Held:
 
     def __init__(
         self,
-        name: str,
         nodes: Nodes,
         session: Session,
         line: Line,
@@ -63,8 +66,6 @@ class Held:
         owner: asyncio.Task[object] | None,
         via: Recipe,
     ) -> None:
-        self.name = name
-        """What is held, as its owner calls it."""
         self.owner = owner
         """The task that acquired it."""
         self.via = via
@@ -81,7 +82,16 @@ class Held:
         self._cancelling = 0
         self._cancelled = False
         self._alarm: asyncio.TimerHandle | None = None
-        session.hold(self)
+
+    def begin(self) -> bool:
+        """Have the session keep it, and tell of its loss. False if that has come already."""
+        self._session.hold(self)
+        return self._phase is _HELD
+
+    @property
+    def name(self) -> str:
+        """What is held, as its owner calls it."""
+        return self.via.name
 
     @property
     def fencing_token(self) -> int:

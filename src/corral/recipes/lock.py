@@ -116,11 +116,16 @@ class Lock:
             except BaseException:
                 line.leave(place)
                 raise
-            held = Held(f"lock {self.path!r}", self._nodes, self._session, line, place, task, self)
+            held = Held(self._nodes, self._session, line, place, task, self)
             self._holders.add(self._full, held)
-            if held.is_valid:
+            if held.begin():
                 return held
             self.over(held)  # lost in the same breath: its node is being removed
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"lock {self.path!r}"
 
     def over(self, held: Held) -> None:
         """Its owner is done with it; for `Held`."""
@@ -140,7 +145,7 @@ class Lock:
         ours = [held for held in acquired if held.owner is task]
         candidates = ours or [held for held in acquired if held.is_valid] or acquired
         if not candidates:
-            raise errors.UsageStateError(f"lock {self.path!r} is not acquired through this object")
+            raise errors.UsageStateError(f"{self.name} is not acquired through this object")
         await candidates[-1].release()  # of several only the newest can still be held
 
     async def locked(self) -> bool:
@@ -164,7 +169,7 @@ class Lock:
     ) -> None:
         entered = self._entered
         if not entered:
-            raise errors.UsageStateError(f"lock {self.path!r} was not entered; use 'async with'")
+            raise errors.UsageStateError(f"{self.name} was not entered; use 'async with'")
         held = entered[0]
         if len(entered) > 1:
             # What this task entered last (twice, if it entered again after a loss); a task that has not

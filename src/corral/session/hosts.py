@@ -162,16 +162,27 @@ class Backoff:
 
     FIRST = 0.05
     LONGEST = 2.0
+    LONGEST_IN_ELECTION = 0.2
+    """While servers take the connection and turn us away at once: they are electing a leader, which takes a
+    fraction of a second and ends for all of them at the same time."""
+    ELECTION = 20
+    """For so many rounds it may be one; then it is an ensemble without a quorum, which is to be spared."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._ceiling = 0.0
+        self._elections = 0
 
-    def next(self) -> float:
-        """Seconds to wait now."""
+    def next(self, *, turned_away: bool = False) -> float:
+        """Seconds to wait now; `turned_away` if the last round met a server that took the connection only to
+        close it."""
+        self._elections = self._elections + 1 if turned_away else 0
+        if 0 < self._elections <= self.ELECTION:
+            self._ceiling = min(self._ceiling, self.LONGEST_IN_ELECTION)
         ceiling, self._ceiling = self._ceiling, min(max(self._ceiling * 2, self.FIRST), self.LONGEST)
         return ceiling / 2 + self._rng.uniform(0, ceiling / 2)
 
     def reset(self) -> None:
         """A connection has held: the next retry is at once again."""
         self._ceiling = 0.0
+        self._elections = 0

@@ -68,6 +68,9 @@ class Phase(enum.Enum):
 # enumeration takes as long as calling a function.
 _DOWN, _HANDSHAKE, _UP = Phase.DOWN, Phase.HANDSHAKE, Phase.UP
 _LAPSED = State.LAPSED
+_HEADER = messages.REPLY_HEADER.size
+_unpack_header = messages.REPLY_HEADER.unpack_from
+_decode_event = messages.WATCH_EVENT.decode
 _FINAL = (State.AUTH_FAILED, State.CLOSED)
 
 
@@ -397,18 +400,18 @@ class Machine:
             self._change(Change.ESTABLISHED)
 
     def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
-        if end - start < messages.REPLY_HEADER.size:
+        if end - start < _HEADER:
             raise framing.StreamError(f"a reply of {end - start} bytes")
-        xid, zxid, code = messages.REPLY_HEADER.unpack_from(view, start)
-        start += messages.REPLY_HEADER.size
+        xid, zxid, code = _unpack_header(view, start)
+        start += _HEADER
         self.contact = now
         if self.state is _LAPSED:
             self._establish()  # lapsed with the connection open, and it is alive after all
         if xid >= 0:
             self._answer(now, xid, zxid, code, view, start, end)
         elif xid == messages.NOTIFICATION_XID:
-            event = messages.WATCH_EVENT.decode(view, start, end)
-            self.watches.notify(event[0], event[2])
+            kind, _, path = _decode_event(view, start, end)
+            self.watches.notify(kind, path)
         elif xid == messages.PING_XID:
             self._ping_answered(now)
         elif xid == messages.AUTH_XID:

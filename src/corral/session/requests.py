@@ -21,6 +21,7 @@ MAX_IN_FLIGHT = 1000
 # So that large writes do not pile up in front of a heartbeat either.
 MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
 
+_pack_header = messages.REQUEST_HEADER.pack
 _FIRST_XID = 1
 _LAST_XID = 0x7FFFFFFF
 
@@ -149,7 +150,7 @@ class Requests:
         size = len(body)
         self._bytes_in_flight += size
         self.in_flight.append(request)
-        out.append(messages.REQUEST_HEADER.pack(size + 8, xid, request.op.opcode))
+        out.append(_pack_header(size + 8, xid, request.op.opcode))
         out.append(body)
 
     def answered(self, xid: int) -> Request | None:

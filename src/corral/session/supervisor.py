@@ -22,7 +22,7 @@ import anyio.abc
 
 from corral import errors
 from corral.types import State
-from corral.wire import framing, messages
+from corral.wire import framing
 from corral.wire.messages import Operation
 
 from .auth import Credentials
@@ -184,26 +184,27 @@ class Session:
         return future
 
     def submit(self, request: Request) -> None:
-        """Send a request, with all that is asked for in this turn of the loop."""
-        self._check_size(request)
+        """Send a request, with all that is asked for in this turn of the loop. Raises `FrameTooLarge`, before
+        anything is sent."""
+        if len(request.body) > self._max_body:
+            raise self._too_large(request)
         self._machine.submit(request)
         if self._connection is not None:
             self._connection.flush_soon()
 
     def submit_now(self, *requests: Request) -> None:
-        """Send requests, at once if nothing is under way: for whoever has no more to say, and waits."""
+        """As `submit`, but at once if nothing is under way: for whoever has no more to say, and waits."""
         for request in requests:
-            self._check_size(request)
+            if len(request.body) > self._max_body:
+                raise self._too_large(request)
         for request in requests:
             self._machine.submit(request)
         if self._connection is not None:
             self._connection.flush_now()
 
-    def _check_size(self, request: Request) -> None:
-        """Raise `FrameTooLarge`, before anything is sent."""
-        size = len(request.body)
-        if size > self._max_body:
-            raise errors.FrameTooLarge(request.op.name, request.path, size + 8, self._options.max_request)
+    def _too_large(self, request: Request) -> errors.FrameTooLarge:
+        size, limit = len(request.body) + 8, self._options.max_request
+        return errors.FrameTooLarge(request.op.name, request.path, size, limit)
 
     def watch(self, path: str, watcher: Watcher) -> None:
         """Fire `watcher` when the node at the full path may have changed, once a read has set the watch: one
@@ -342,9 +343,9 @@ class Session:
 
     async def _keep_connected(self) -> None:
         last: Address | None = None
-        rounds = 0
+        rounds = turned_away = 0
         while True:
-            await anyio.sleep(self._backoff.next())
+            await anyio.sleep(self._backoff.next(turned_away=turned_away > 0))
             bound = self._attempt_bound(rounds)
             addresses = await self._resolver.round(bound, last=last)
             turned_away = 0

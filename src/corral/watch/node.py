@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import weakref
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from corral import errors
 from corral.session.requests import Request
@@ -31,19 +31,10 @@ from corral.wire import messages
 __all__ = ["NodeWatch"]
 
 
-class Snapshot(NamedTuple):
-    """A state of a node; both None if it does not exist."""
+Snapshot: TypeAlias = "tuple[bytes, Stat] | tuple[None, None]"
+"""A state of a node; both None if it does not exist."""
 
-    data: bytes | None
-    stat: Stat | None
-
-    @property
-    def mark(self) -> tuple[int, int]:
-        """What tells two states apart: not the version, which starts again when a node is re-created."""
-        return (self.stat.czxid, self.stat.mzxid) if self.stat is not None else (0, 0)
-
-
-ABSENT = Snapshot(None, None)
+ABSENT: Snapshot = (None, None)
 
 
 class Feeds:
@@ -83,6 +74,7 @@ class NodeFeed:
         self._loop = asyncio.get_running_loop()
         self._full = full
         self._path = path
+        self._get = messages.encode_get(full, True)
         self._reading: messages.Operation | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._session.watch(full, self)
@@ -104,7 +96,7 @@ class NodeFeed:
         if op is messages.EXISTS:
             self._read(messages.GET)  # created since we were told that it is not there
             return
-        self._publish(Snapshot(*result))
+        self._publish(result)
 
     def set_exception(self, error: BaseException, /) -> None:
         """A read failed."""
@@ -123,41 +115,38 @@ class NodeFeed:
     def _read(self, op: messages.Operation) -> None:
         if self._reading is not None:
             return  # what made it stale again will be seen when this read is published
-        self._reading = op
         if op is messages.GET:
-            self.stale = False
-        encode = messages.encode_get if op is messages.GET else messages.encode_exists
-        try:
-            self._session.submit(Request(op, encode(self._full, True), self._path, self, watches=self._full))
-        except errors.UsageError:  # too large a path: nothing was sent
-            self._reading = None
-            raise
+            body, self.stale = self._get, False
+        else:
+            body = messages.encode_exists(self._full, True)
+        self._session.submit(Request(op, body, self._path, self, watches=self._full))
+        self._reading = op
 
     def _publish(self, state: Snapshot) -> None:
         self.state = state
         self._wake(None)
 
     def _wake(self, error: BaseException | None) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for future in waiting:
+        for future in self._waiting:
             if future.done():
                 continue
             if error is None:
                 future.set_result(None)
             else:
                 future.set_exception(error)
+        self._waiting.clear()
 
     # The readers' side
 
-    async def news(self, future: asyncio.Future[None]) -> None:
-        """Wait on `future` for the next state to be published; reads if what is known is stale."""
+    def wait(self, future: asyncio.Future[None]) -> None:
+        """Resolve `future` when the next state is published; reads if what is known is stale."""
         self._waiting.add(future)
-        try:
-            if self.stale:
-                self._read(messages.GET)
-            await future
-        finally:
-            self._waiting.discard(future)
+        if self.stale:
+            self._read(messages.GET)
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Nobody waits for it any more."""
+        self._waiting.discard(future)
 
     def leave_soon(self) -> None:
         """One reader less, in the next loop turn: garbage is collected in any thread, and at any moment."""
@@ -207,55 +196,63 @@ class NodeWatch:
     async def __anext__(self) -> Event:
         if self._closed:
             raise StopAsyncIteration
-        self._feeds.session.check_place()
+        loop = self._feeds.session.check_place()
         if self._waiting is not None:
             raise errors.UsageStateError(
                 f"two tasks read one watch of {self._path!r}; call zk.watch() in each, they share it"
             )
-        if self._feed is None:
-            self._feed = feed = self._feeds.join(self._full, self._path)
-            self._end = weakref.finalize(self, feed.leave_soon)
-            self._end.atexit = False
-        else:
-            feed = self._feed
+        feed = self._feed or self._join()
         try:
-            if feed.stale or feed.state is None:
-                await self._news(feed)
-            # Whatever has been published by now is delivered, even if it is stale again: else a node that is
-            # written faster than we read would never be seen.
-            while (event := self._event(feed.state)) is None:
-                await self._news(feed)
-            return event
+            # Once we have waited, whatever has been published is delivered, even if it is stale again: else a
+            # node that is written faster than we read would never be seen.
+            acceptable = not feed.stale
+            while True:
+                if acceptable and (event := self._event(feed.state)) is not None:
+                    return event
+                self._waiting = future = loop.create_future()
+                try:
+                    feed.wait(future)
+                    await future
+                except BaseException:
+                    feed.forget(future)
+                    raise
+                finally:
+                    self._waiting = None
+                if self._closed:
+                    raise StopAsyncIteration
+                acceptable = True
         finally:
             # Whoever keeps a cancelled task keeps its traceback; it must not keep the watch alive (W5).
             self = None  # type: ignore[assignment]
 
-    async def _news(self, feed: NodeFeed) -> None:
-        self._waiting = asyncio.get_running_loop().create_future()
-        try:
-            await feed.news(self._waiting)
-            if self._closed:
-                raise StopAsyncIteration
-        finally:
-            self._waiting = None
-            self = None  # type: ignore[assignment]  # as in __anext__
+    def _join(self) -> NodeFeed:
+        self._feed = feed = self._feeds.join(self._full, self._path)
+        self._end = weakref.finalize(self, feed.leave_soon)
+        self._end.atexit = False
+        return feed
 
     def _event(self, state: Snapshot | None) -> Event | None:
+        """What to tell of a state, if it is news."""
         if state is None:
             return None
-        seen, stat = self._seen, state.stat
-        if seen is None:
+        data, stat = state
+        if self._seen is None:
             kind = EventKind.ABSENT if stat is None else EventKind.PRESENT
-        elif seen.mark == state.mark:
-            return None
-        elif stat is None:
-            kind = EventKind.DELETED
-        elif seen.stat is None or seen.stat.czxid != stat.czxid:
-            kind = EventKind.CREATED
         else:
-            kind = EventKind.CHANGED
+            seen = self._seen[1]
+            if stat is None:
+                if seen is None:
+                    return None
+                kind = EventKind.DELETED
+            # Not the version, which starts again when a node is re-created.
+            elif seen is None or seen.czxid != stat.czxid:
+                kind = EventKind.CREATED
+            elif seen.mzxid == stat.mzxid:
+                return None
+            else:
+                kind = EventKind.CHANGED
         self._seen = state
-        return Event(kind, self._path, state.data, stat)
+        return Event(kind, self._path, data, stat)
 
     async def __aenter__(self) -> NodeWatch:
         return self
