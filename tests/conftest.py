@@ -1,14 +1,15 @@
 """Which ZooKeeper the tests run on, clients on it, and what every test is held to beside its own promise.
 
-`--zookeeper` chooses the server that most tests share: `docker`, `local` (Debian's jars on a local JVM), a
-connect string of one that runs already, or `auto`, the first of docker and local that works; the summary says
-which it was. Tests that kill, pause or wipe servers always start local ones of their own.
+`--zookeeper` chooses the server that most tests share: `docker`, `local` (Debian's jars on a local JVM),
+`embedded`, a connect string of one that runs already, or `auto`, the first of docker and local that works; the
+summary says which it was. Tests that kill, pause or wipe servers start local ones of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import inspect
 import uuid
@@ -19,7 +20,15 @@ from typing import Any
 import pytest
 
 import corral
-from corral.testing import ContainerServer, FaultProxy, LocalEnsemble, LocalServer, Server, ServerUnavailable
+from corral.testing import (
+    ContainerServer,
+    EmbeddedServer,
+    FaultProxy,
+    LocalEnsemble,
+    LocalServer,
+    Server,
+    ServerUnavailable,
+)
 
 SESSION_TIMEOUT = 4.0
 """What tests ask for unless they are about it; short, as some wait for a session to end."""
@@ -31,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--zookeeper",
         default="auto",
-        metavar="auto|docker|local|HOSTS",
+        metavar="auto|docker|local|embedded|HOSTS",
         help="the ZooKeeper to test on (default: auto, the first of docker and local that works)",
     )
     parser.addoption(
@@ -74,18 +83,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def zookeeper(request: pytest.FixtureRequest) -> Iterator[str]:
     """The host:port of the server that tests share."""
     choice: str = request.config.getoption("--zookeeper")
-    if choice == "embedded":
-        raise pytest.UsageError("--zookeeper=embedded: there is no embedded server yet")
     if ":" in choice:
         request.config.stash[_chosen] = f"{choice}, as asked for"
         yield choice
         return
-    kinds: dict[str, Callable[[], Server]] = {"docker": ContainerServer, "local": LocalServer}
+    kinds: dict[str, Callable[[], Server]] = {
+        "docker": ContainerServer,
+        "local": LocalServer,
+        "embedded": functools.partial(EmbeddedServer, thread=True),
+    }
     if choice != "auto" and choice not in kinds:
-        raise pytest.UsageError(f"--zookeeper={choice}: not auto, docker, local or host:port")
+        raise pytest.UsageError(f"--zookeeper={choice}: not auto, docker, local, embedded or host:port")
     missing = []
     for name, make in kinds.items():
-        if choice not in ("auto", name):
+        if choice != name and (choice != "auto" or name == "embedded"):
             continue
         server = make()
         try:

@@ -23,7 +23,8 @@
         └── UsageStateError   (also RuntimeError) a client not open, another loop or thread...
             └── AlreadyHeld   this task holds that lock already
 
-`corral.testing` adds `ServerUnavailable`, for a server that cannot be had.
+`corral.testing` adds `ServerUnavailable`, for a server that cannot be had, and `Deadlock`, for a test in
+virtual time that waits for nothing.
 
 Catch `ServerError` for "it was refused", `ConnectionLoss` for "find out whether it happened",
 `SessionError` for "start over". Whoever reads a message finds the operation and the path in it.

@@ -33,7 +33,9 @@ from corral.testing import (
 )
 from corral.testing._server import LOOPBACK, four_letter_word
 from corral.wire import messages
-from support import until
+from support import PATIENCE, until
+
+Connect = Callable[..., corral.Client]
 
 GREETING = frame(b"hello, I am a connect request")
 GET = messages.GET.opcode
@@ -649,3 +651,38 @@ def test_it_works_on_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+# Sessions that end
+
+
+async def test_a_session_is_expired_on_the_server(proxy: FaultProxy, connect: Connect) -> None:
+    """Its ephemerals are gone when `expire` returns; its client is told, and has a new session."""
+    async with connect() as other, connect(proxy.address) as zk:
+        await zk.create("/mine", ephemeral=True)
+        first = zk.session_id
+        await proxy.expire(first)
+        assert await other.exists("/mine") is None
+        async with asyncio.timeout(PATIENCE):
+            async for state in zk.states():
+                if state is corral.State.CONNECTED and zk.session_id != first:
+                    break
+        await proxy.expire(first)  # over already: nothing happens
+        assert await zk.exists("/mine") is None
+
+
+async def test_every_connected_session_is_expired_without_an_id(proxy: FaultProxy, connect: Connect) -> None:
+    """Those that are connected through the proxy, and nobody else's."""
+    async with connect() as other, connect(proxy.address) as one, connect(proxy.address) as two:
+        await asyncio.gather(*(zk.create(f"/{n}", ephemeral=True) for n, zk in enumerate((other, one, two))))
+        await proxy.expire()
+        assert await other.children("/") == ["0"]
+
+
+async def test_only_sessions_that_were_seen_can_be_expired(proxy: FaultProxy, connect: Connect) -> None:
+    """The error names the session and the remedy."""
+    with pytest.raises(corral.UsageStateError, match="no session is connected"):
+        await proxy.expire()
+    async with connect() as other:
+        with pytest.raises(corral.UsageValueError, match=f"0x{other.session_id:x} was not seen"):
+            await proxy.expire(other.session_id)

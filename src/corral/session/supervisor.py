@@ -14,7 +14,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -62,8 +62,6 @@ class Options:
     tick_time: float | None = None
     max_request: int = framing.DEFAULT_MAX_REQUEST
     max_reply: int = framing.DEFAULT_MAX_REPLY
-    clock: Callable[[], float] = default_clock
-    rng: random.Random = field(default_factory=random.Random)
 
 
 class Session:
@@ -71,7 +69,8 @@ class Session:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self.clock = options.clock
+        self.clock: Callable[[], float] = default_clock
+        """The time in seconds; it only grows."""
         self._max_body = options.max_request - 8  # the request header is part of the frame
         self._machine = Machine(
             options.timeout,
@@ -81,8 +80,9 @@ class Session:
             max_reply=options.max_reply,
             on_state=self._state_changed,
         )
-        self._resolver = Resolver(options.servers, options.rng)
-        self._backoff = Backoff(options.rng)
+        self._rng = random.Random()
+        self._resolver = Resolver(options.servers, self._rng)
+        self._backoff = Backoff(self._rng)
         self._listeners: weakref.WeakSet[StateStream] = weakref.WeakSet()
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -103,6 +103,7 @@ class Session:
                 "this client was opened before; make another with corral.connect(), or share this one"
             )
         self._loop = asyncio.get_running_loop()
+        self._take_time_and_chance(self._loop)
         self._stopping = asyncio.Event()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._supervisor = self._loop.create_task(self._supervise(), name="corral supervisor")
@@ -118,6 +119,12 @@ class Session:
             if isinstance(error, TimeoutError) and scope.expired():
                 raise errors.ConnectTimeout(f"no session within connect_timeout={limit} s; {said}") from None
             raise
+
+    def _take_time_and_chance(self, loop: Any) -> None:
+        """In a loop of tests both are the test's (`corral.testing.VirtualLoop`)."""
+        if getattr(loop, "virtual", False):
+            self.clock = loop.time
+            self._rng.seed(loop.rng.random())
 
     async def close(self) -> None:
         """End the session on the server and wait until everything is down: bounded, see `CLOSE_PART`.

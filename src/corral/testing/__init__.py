@@ -4,6 +4,7 @@ from corral.testing._server import Server as Server
 from corral.testing._server import ServerOptions as ServerOptions
 from corral.testing._server import ServerUnavailable as ServerUnavailable
 from corral.testing.containers import ContainerServer as ContainerServer
+from corral.testing.embedded import EmbeddedServer as EmbeddedServer
 from corral.testing.local import LocalEnsemble as LocalEnsemble
 from corral.testing.local import LocalServer as LocalServer
 from corral.testing.proxy import FaultProxy as FaultProxy
@@ -17,9 +18,13 @@ from corral.testing.proxy import before as before
 from corral.testing.proxy import committed as committed
 from corral.testing.proxy import on_event as on_event
 from corral.testing.tcp import TcpProxy as TcpProxy
+from corral.testing.virtual import Deadlock as Deadlock
+from corral.testing.virtual import VirtualLoop as VirtualLoop
 
 __all__ = [
     "ContainerServer",
+    "Deadlock",
+    "EmbeddedServer",
     "FaultProxy",
     "Kind",
     "LocalEnsemble",
@@ -31,6 +36,7 @@ __all__ = [
     "ServerOptions",
     "ServerUnavailable",
     "TcpProxy",
+    "VirtualLoop",
     "after",
     "after_event",
     "before",

@@ -17,6 +17,7 @@ context manager that undoes itself:
 ``delay(seconds)``               everything passes later, or what matches and all behind it
 ``refuse()``                     new connections are reset
 ``await cut()``                  every connection ends now
+``await expire()``               the sessions that are connected end on the server, as if their time were up
 ``record()``                     no fault: a list of what comes by
 ===============================  =======================================================================
 
@@ -36,9 +37,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from corral.errors import UsageValueError
+from corral.errors import UsageStateError, UsageValueError
+from corral.testing.expiry import end_session
 from corral.testing.tcp import Delay, Flow, Held, Link, Parcel, TcpProxy
 from corral.wire import messages
+from corral.wire.compile import DecodeError
 
 __all__ = [
     "FaultProxy",
@@ -296,9 +299,34 @@ class FaultProxy(TcpProxy):
         super().__init__(target)
         self._triggers: list[_Trigger] = []
         self._records: list[tuple[list[Message], Match]] = []
+        self._passwords: dict[int, bytes] = {}
 
     def _make_link(self) -> Link:
         return _FramedLink(self)
+
+    async def expire(self, session_id: int | None = None) -> None:
+        """End a session on the server, as if its client had not been heard of for too long; without an id
+        every session that is connected through this proxy now.
+
+        It must have been connected through this proxy. Its ephemerals are gone when this returns; its client
+        finds out as soon as it has a connection again. Raises `UsageValueError` for a session that was never
+        seen here, and `OSError` if the server does not do it. Cancelled, it may have been done.
+        """
+        if session_id is None:
+            wanted = [link.session_id for link in self._links if isinstance(link, _FramedLink)]
+            ids = sorted({each for each in wanted if each})
+            if not ids:
+                raise UsageStateError("no session is connected through this proxy; name one that was")
+        elif session_id in self._passwords:
+            ids = [session_id]
+        else:
+            seen = ", ".join(f"0x{each:x}" for each in self._passwords) or "none"
+            raise UsageValueError(
+                f"session 0x{session_id:x} was not seen by this proxy (seen: {seen}); "
+                "connect its client to proxy.address"
+            )
+        for each in ids:
+            await end_session(*self._target, each, self._passwords[each])
 
     @contextlib.asynccontextmanager
     async def record(self, match: Match = lambda message: True) -> AsyncIterator[list[Message]]:
@@ -399,6 +427,8 @@ class _FramedLink(Link):
         # A connection's first messages are unlike the others: they have no xid and no opcode.
         self._introduced = False
         self._greeted = False
+        self.session_id = 0
+        """The session that the server has given to the client; 0 for none."""
         self._unanswered: deque[_Exchange] = deque()
 
     def parcels(self, flow: Flow, data: bytes) -> Iterable[Parcel]:
@@ -470,6 +500,7 @@ class _FramedLink(Link):
             self._greeted = True
             answered = self._unanswered.popleft() if self._unanswered else None
             xid, error = 0, 0
+            self._note_session(body)
         else:
             xid, _, error = messages.REPLY_HEADER.unpack_from(body.ljust(messages.REPLY_HEADER.size, b"\0"))
             if xid == messages.NOTIFICATION_XID:
@@ -484,6 +515,13 @@ class _FramedLink(Link):
             ),
             answered,
         )
+
+    def _note_session(self, body: bytes) -> None:
+        with contextlib.suppress(DecodeError):  # then it is none
+            granted = messages.decode_connect_reply(body, 0, len(body))
+            if granted.timeout > 0:
+                self.session_id = granted.session_id
+                self.proxy._passwords[granted.session_id] = granted.password
 
     def _request(self, body: bytes) -> Message:
         if not self._introduced:

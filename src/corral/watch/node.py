@@ -115,12 +115,16 @@ class NodeFeed:
     def _read(self, op: messages.Operation) -> None:
         if self._reading is not None:
             return  # what made it stale again will be seen when this read is published
+        self._reading = op
         if op is messages.GET:
             body, self.stale = self._get, False
         else:
             body = messages.encode_exists(self._full, True)
-        self._session.submit(Request(op, body, self._path, self, watches=self._full))
-        self._reading = op
+        try:
+            self._session.submit(Request(op, body, self._path, self, watches=self._full))
+        except errors.UsageError:  # too large a path: nothing was sent
+            self._reading = None
+            raise
 
     def _publish(self, state: Snapshot) -> None:
         self.state = state

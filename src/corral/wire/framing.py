@@ -63,7 +63,7 @@ class Frames:
             self._skip -= skipped
             self._read += skipped
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Append bytes, copying them; for whoever has them already."""
         rest = memoryview(data)
         while rest:

@@ -1,0 +1,5 @@
+"""An embedded ZooKeeper server: its core, without I/O (`zookeeper`), and the server around it (`server`)."""
+
+from .server import EmbeddedServer as EmbeddedServer
+
+__all__ = ["EmbeddedServer"]

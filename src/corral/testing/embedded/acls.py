@@ -1,0 +1,143 @@
+"""Access control: what a list allows to whom, and what lists a client may set.
+
+A connection has *identities*, pairs of a scheme and an id: ``ip`` from the start, ``digest`` for each
+credential that it has shown. An entry of a list matches an identity of its own scheme; ``world:anyone``
+matches everybody. Several rules are less obvious:
+
+- What is asked for may be several permissions at once, and one of them is enough.
+- ``auth`` stands for all identities of the connection that proves something, so not for ``ip``. It is
+  replaced when the list is set, and never stored.
+- An entry that occurs twice is stored once.
+- Of a digest, only the shape is checked: two parts around a colon.
+
+There is no superuser and no scheme beyond these: a server has them only if it is configured so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import ipaddress
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+
+from corral.types import OPEN_ACL, READ_ACL, Acl, Perm
+
+from .codes import INVALID_ACL, NO_AUTH, Refused
+
+__all__ = ["OPEN", "READABLE", "AccessList", "Identity", "digest_identity", "fix"]
+
+Identity = tuple[str, str]
+"""Scheme and id."""
+
+READ, WRITE, CREATE, DELETE, ADMIN = (
+    int(perm) for perm in (Perm.READ, Perm.WRITE, Perm.CREATE, Perm.DELETE, Perm.ADMIN)
+)
+
+
+class AccessList:
+    """The access control list of a node, prepared for being asked often."""
+
+    __slots__ = ("_others", "anyone", "entries")
+
+    def __init__(self, entries: tuple[Acl, ...]) -> None:
+        self.entries = entries
+        self.anyone = 0
+        """What everybody may do: looked at first, since it nearly always answers."""
+        others = []
+        for perms, scheme, name in entries:
+            if (scheme, name) == ("world", "anyone"):
+                self.anyone |= int(perms)
+            else:
+                others.append((int(perms), scheme, name))
+        self._others = tuple(others)
+
+    def allows(self, perms: int, identities: Iterable[Identity]) -> bool:
+        """Whether somebody with these identities has one of these permissions."""
+        if self.anyone & perms:
+            return True
+        return any(
+            granted & perms and scheme == of and _matches(scheme, name, given)
+            for granted, scheme, name in self._others
+            for of, given in identities
+        )
+
+    def demand(self, perms: int, identities: Iterable[Identity]) -> None:
+        """Refuse whoever has none of these permissions."""
+        if not self.anyone & perms and not self.allows(perms, identities):
+            raise Refused(NO_AUTH)
+
+    def masked(self) -> list[Acl]:
+        """The list as those see it who may not change it: without the hashes of passwords."""
+        return [
+            Acl(perms, scheme, re.sub(":.*", ":x", name) if scheme == "digest" else name)
+            for perms, scheme, name in self.entries
+        ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _access_list(entries: tuple[Acl, ...]) -> AccessList:
+    return AccessList(entries)
+
+
+OPEN = _access_list(OPEN_ACL)
+READABLE = _access_list(READ_ACL)
+
+
+def digest_identity(credential: bytes) -> Identity:
+    """The identity of whoever shows ``user:password``."""
+    text = credential.decode("utf-8", "replace")
+    hashed = b64encode(hashlib.sha1(text.encode()).digest()).decode()
+    return "digest", f"{text.partition(':')[0]}:{hashed}"
+
+
+def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool) -> AccessList:
+    """The list to store where a client sets this one. Refuses one that is empty or has what is not valid."""
+    fixed: list[Acl] = []
+    for entry in dict.fromkeys(entries):
+        perms, scheme, name = entry
+        if scheme == "world" and name == "anyone":
+            fixed.append(entry)
+        elif scheme == "auth":
+            proven = [Acl(perms, *identity) for identity in identities if identity[0] == "digest"]
+            if not proven:
+                raise Refused(INVALID_ACL)
+            fixed += proven
+        elif (scheme == "digest" and _is_digest(name)) or (scheme == "ip" and _network(name, ipv6=ipv6)):
+            fixed.append(entry)
+        else:
+            raise Refused(INVALID_ACL)
+    if not fixed:
+        raise Refused(INVALID_ACL)
+    return _access_list(tuple(fixed))
+
+
+def _is_digest(name: str) -> bool:
+    # As Java splits: what is empty at the end does not count.
+    return name.rstrip(":").count(":") == 1
+
+
+def _matches(scheme: str, expression: str, given: str) -> bool:
+    if scheme != "ip":
+        return expression == given
+    network = _network(expression, ipv6=True)
+    try:
+        return network is not None and ipaddress.ip_address(given) in network
+    except ValueError:
+        return False
+
+
+def _network(name: str, *, ipv6: bool) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The addresses that an id of the scheme ``ip`` stands for: one, or a prefix and its length in bits."""
+    address, slash, bits = name.partition("/")
+    # Java reads 01 as 1, where Python refuses to guess whether it is octal.
+    address = re.sub(r"\b0+(?=\d+(\.|$))", "", address)
+    try:
+        parsed = ipaddress.ip_address(address)
+        if parsed.version == 6 and not ipv6:
+            return None
+        length = int(bits) if slash else parsed.max_prefixlen
+        return ipaddress.ip_network((parsed, length), strict=False)
+    except ValueError:
+        return None

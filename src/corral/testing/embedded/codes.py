@@ -1,0 +1,56 @@
+"""The error codes that a server answers with, and the exception that carries one to where it is answered.
+
+Those that corral's users meet as errors of their own come from `corral.errors`; here are the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from corral import errors
+
+__all__ = [
+    "AUTH_FAILED",
+    "BAD_ARGUMENTS",
+    "BAD_VERSION",
+    "INVALID_ACL",
+    "MARSHALLING_ERROR",
+    "NODE_EXISTS",
+    "NOT_EMPTY",
+    "NOT_READ_ONLY",
+    "NO_AUTH",
+    "NO_CHILDREN_FOR_EPHEMERALS",
+    "NO_NODE",
+    "NO_WATCHER",
+    "OK",
+    "RECONFIG_DISABLED",
+    "RUNTIME_INCONSISTENCY",
+    "UNIMPLEMENTED",
+    "Refused",
+]
+
+OK: Final = 0
+RUNTIME_INCONSISTENCY: Final = -2
+MARSHALLING_ERROR: Final = -5
+UNIMPLEMENTED: Final = errors.Unimplemented.code
+BAD_ARGUMENTS: Final = errors.BadArguments.code
+NO_NODE: Final = errors.NoNode.code
+NO_AUTH: Final = errors.NoAuth.code
+BAD_VERSION: Final = errors.BadVersion.code
+NO_CHILDREN_FOR_EPHEMERALS: Final = errors.NoChildrenForEphemerals.code
+NODE_EXISTS: Final = errors.NodeExists.code
+NOT_EMPTY: Final = errors.NotEmpty.code
+INVALID_ACL: Final = errors.InvalidAcl.code
+AUTH_FAILED: Final = -115
+NOT_READ_ONLY: Final = -119
+NO_WATCHER: Final = errors.NoWatcher.code
+RECONFIG_DISABLED: Final = -123
+
+
+class Refused(Exception):
+    """The request is answered with an error, and nearly always with nothing else."""
+
+    def __init__(self, code: int, body: bytes = b"") -> None:
+        super().__init__(code)
+        self.code = code
+        self.body = body

@@ -1,0 +1,131 @@
+"""A connection, as the server's core sees it: who is at the other end, and which session it serves.
+
+The core knows no sockets. Whoever has one is a `Client`: it hands frames in, and is called back for frames
+out, synchronously, while `Link.received` runs or while something else makes an event.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+from .acls import Identity
+from .hashing import hash_of
+from .sessions import Session
+
+__all__ = ["Buffer", "Client", "Core", "Link"]
+
+Buffer = bytes | bytearray | memoryview
+
+_REPLY = struct.Struct(">iiqi")
+_REPLY_SIZE = 16
+
+
+class Client(Protocol):
+    """What the core needs of a connection. Neither method may raise, or call back into the core."""
+
+    def send(self, frame: bytes) -> None:
+        """Send a whole frame, its length included."""
+
+    def close(self) -> None:
+        """Close the connection once all that was sent is out. Called once at most, and not after `lost`."""
+
+
+class Core(Protocol):
+    """The server behind a connection."""
+
+    def received(self, link: Link, now: float, frame: Buffer) -> None:
+        """A frame has come in."""
+
+    def lost(self, link: Link, now: float) -> None:
+        """The connection is gone."""
+
+
+class Link:
+    """One connection to the server."""
+
+    __slots__ = (
+        "_client",
+        "_core",
+        "established",
+        "host",
+        "identities",
+        "is_open",
+        "last_opcode",
+        "last_xid",
+        "last_zxid",
+        "packets_received",
+        "packets_sent",
+        "port",
+        "session",
+    )
+
+    def __init__(self, core: Core, client: Client, host: str, port: int, established: int) -> None:
+        self._core = core
+        self._client = client
+        self.host = host
+        self.port = port
+        self.established = established
+        """Milliseconds since the epoch."""
+        self.identities: Sequence[Identity] = (("ip", host),)
+        self.session: Session[Link] | None = None
+        """The session that it serves, from its connect request on."""
+        self.is_open = True
+        self.packets_received = 0
+        self.packets_sent = 0
+        self.last_opcode = 0
+        self.last_xid = -1
+        self.last_zxid = 0
+
+    @property
+    def session_id(self) -> int:
+        """The id of its session, or 0."""
+        return 0 if self.session is None else self.session.id
+
+    def received(self, now: float, frame: Buffer) -> None:
+        """A frame has come in; without its length. After a close it is ignored."""
+        if self.is_open:
+            self._core.received(self, now, frame)
+
+    def lost(self, now: float) -> None:
+        """The connection is gone. Its session lives on until it expires."""
+        if self.is_open:
+            self.is_open = False
+            self._core.lost(self, now)
+
+    def send(self, frame: bytes) -> None:
+        """Send a whole frame."""
+        self.packets_sent += 1
+        self._client.send(frame)
+
+    def reply(self, xid: int, zxid: int, error: int, body: bytes = b"") -> None:
+        """Send the answer to a request."""
+        self.packets_sent += 1
+        self._client.send(_REPLY.pack(_REPLY_SIZE + len(body), xid, zxid, error) + body)
+
+    def close(self) -> None:
+        """Close the connection from the server's side."""
+        if self.is_open:
+            self.is_open = False
+            self._client.close()
+
+    def add_identity(self, identity: Identity) -> None:
+        """The client has shown who it is. The order is that of the server's own set of identities."""
+        if identity not in self.identities:
+            known = (*self.identities, identity)
+            # The table is doubled when it becomes three quarters full.
+            slots = max(16, 1 << (len(known) * 4 // 3).bit_length())
+            self.identities = sorted(known, key=lambda identity: _hash(identity) & slots - 1)
+
+
+def _hash(identity: Identity) -> int:
+    # Of a record of two strings, as a hash table uses it.
+    scheme, name = map(_plain_hash, identity)
+    value = ((17 * 37 + scheme) * 37 + name) & 0xFFFFFFFF
+    return value ^ value >> 16
+
+
+def _plain_hash(text: str) -> int:
+    mixed = hash_of(text)
+    return mixed ^ mixed >> 16

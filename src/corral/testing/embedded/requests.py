@@ -1,0 +1,294 @@
+"""What becomes of each request: by its opcode, from the body that came to the body that answers it.
+
+Handlers are called with a link that has a session. They raise `Refused`, or `DecodeError` for what they
+cannot read; what they change, and whom they tell of it, is done when they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from corral.types import Stat
+from corral.wire import messages
+from corral.wire.messages import Operation
+
+from . import acls
+from .codes import BAD_ARGUMENTS, MARSHALLING_ERROR, NO_NODE, OK, RECONFIG_DISABLED, Refused
+from .database import NO_ZXID, Database, event
+from .link import Buffer, Link
+from .tree import Node
+from .watches import Mode
+from .writes import Change, Writes
+
+__all__ = ["BODY", "REFUSED_READ_ONLY", "Handler", "Requests"]
+
+BODY = 8
+"""Where the body of a request begins, behind xid and opcode."""
+
+DELETE_CONTAINER = 20
+REFUSED_READ_ONLY = {op.opcode for op in messages.OPERATIONS.values() if op.is_write} | {
+    messages.SYNC.opcode,
+    DELETE_CONTAINER,
+}
+"""The opcodes that a read-only server does not serve."""
+
+Handler = Callable[[Link, Buffer], bytes | None]
+"""Takes a whole request; returns the body of the reply, or None for no reply."""
+
+
+class Requests:
+    """Serves requests from a database. `handlers` has them by opcode; only closing is not among them."""
+
+    def __init__(self, database: Database, *, version: str, extended_types: bool) -> None:
+        self._database = database
+        self._tree = database.tree
+        self._watches = database.watches
+        self._writes = Writes(self._tree, version=version, extended_types=extended_types)
+        self._follows_38 = version == "3.8"
+        m = messages
+        table: dict[Operation, Handler] = {
+            m.CREATE: self._create,
+            m.CREATE2: self._create2,
+            m.CREATE_CONTAINER: self._create_container,
+            m.CREATE_TTL: self._create_ttl,
+            m.DELETE: self._delete,
+            m.SET: self._set,
+            m.SET_ACL: self._set_acl,
+            m.CHECK: self._check,
+            m.MULTI: self._multi,
+            m.RECONFIG: self._reconfig,
+            m.EXISTS: self._exists,
+            m.GET: self._get,
+            m.GET_ACL: self._get_acl,
+            m.CHILDREN: self._children,
+            m.CHILDREN2: self._children2,
+            m.SYNC: self._sync,
+            m.MULTI_READ: self._multi_read,
+            m.GET_EPHEMERALS: self._get_ephemerals,
+            m.COUNT_ALL: self._count_all,
+            m.SET_WATCHES: self._set_watches,
+            m.SET_WATCHES2: self._set_watches2,
+            m.ADD_WATCH: self._add_watch,
+            m.CHECK_WATCHES: self._check_watches,
+            m.REMOVE_WATCHES: self._remove_watches,
+            m.PING: self._ping,
+            m.WHO_AM_I: self._who_am_i,
+        }
+        self.handlers: dict[int, Handler] = {
+            **{operation.opcode: handler for operation, handler in table.items()},
+            DELETE_CONTAINER: self._delete_container,
+        }
+
+    # Writes
+
+    def _asked(self, operation: Operation, frame: Buffer) -> Any:
+        """The fields of a write, which takes a zxid: up to 3.8 before it is known whether it decodes."""
+        if self._follows_38:
+            self._database.zxid += 1
+            return operation.request.decode(frame, BODY, len(frame))
+        fields = operation.request.decode(frame, BODY, len(frame))
+        self._database.zxid += 1
+        return fields
+
+    def _make(self, operation: Operation, link: Link, frame: Buffer) -> tuple[str, Stat]:
+        fields = self._asked(operation, frame)
+        creation = self._writes.create(self._tree, link, operation.opcode, *fields)
+        return creation.path, self._database.apply(creation).stat()
+
+    def _create(self, link: Link, frame: Buffer) -> bytes:
+        path, _ = self._make(messages.CREATE, link, frame)
+        return messages.CREATE.reply.encode(path)
+
+    def _create2(self, link: Link, frame: Buffer) -> bytes:
+        return messages.CREATE2.reply.encode(*self._make(messages.CREATE2, link, frame))
+
+    def _create_container(self, link: Link, frame: Buffer) -> bytes:
+        return messages.CREATE_CONTAINER.reply.encode(*self._make(messages.CREATE_CONTAINER, link, frame))
+
+    def _create_ttl(self, link: Link, frame: Buffer) -> bytes:
+        return messages.CREATE_TTL.reply.encode(*self._make(messages.CREATE_TTL, link, frame))
+
+    def _delete(self, link: Link, frame: Buffer) -> bytes:
+        path, version = self._asked(messages.DELETE, frame)
+        self._database.apply(self._writes.delete(self._tree, link, path, version))
+        return b""
+
+    def _set(self, link: Link, frame: Buffer) -> bytes:
+        path, data, version = self._asked(messages.SET, frame)
+        node = self._database.apply(self._writes.set_data(self._tree, link, path, data, version))
+        return messages.SET.reply.encode(node.stat())
+
+    def _set_acl(self, link: Link, frame: Buffer) -> bytes:
+        path, entries, version = self._asked(messages.SET_ACL, frame)
+        node = self._database.apply(self._writes.set_acl(self._tree, link, path, entries, version))
+        return messages.SET_ACL.reply.encode(node.stat())
+
+    def _check(self, link: Link, frame: Buffer) -> None:
+        """A check by itself. A server fails to encode its answer when it succeeds, and sends none."""
+        path, version = self._asked(messages.CHECK, frame)
+        self._writes.check(self._tree, link, path, version)
+
+    def _multi(self, link: Link, frame: Buffer) -> bytes:
+        self._database.zxid += 1
+        operations = messages.decode_multi(frame, BODY, len(frame))
+        results = []
+        for opcode, error, change in self._writes.transaction(link, operations):
+            if change is None:
+                results.append((messages.ERROR_OPCODE, error, b""))
+            else:
+                results.append((opcode, OK, self._result(opcode, change, self._database.apply(change))))
+        return messages.encode_multi_reply(results)
+
+    @staticmethod
+    def _result(opcode: int, change: Change, node: Node) -> bytes:
+        if opcode == messages.CREATE.opcode:
+            return messages.CREATE.reply.encode(change.path)
+        if opcode == messages.CREATE2.opcode:
+            return messages.CREATE2.reply.encode(change.path, node.stat())
+        if opcode == messages.SET.opcode:
+            return messages.SET.reply.encode(node.stat())
+        return b""
+
+    def _reconfig(self, link: Link, frame: Buffer) -> bytes:
+        messages.RECONFIG.request.decode(frame, BODY, len(frame))
+        self._database.zxid += 1
+        raise Refused(RECONFIG_DISABLED)
+
+    def _delete_container(self, link: Link, frame: Buffer) -> bytes:
+        """The server's own request, which a client may send: it is then read as if its header were a path."""
+        self._database.zxid += 1
+        raise Refused(BAD_ARGUMENTS)
+
+    # Reads
+
+    def _readable(self, path: str, link: Link) -> Node:
+        node = self._tree.nodes.get(path)
+        if node is None:
+            raise Refused(NO_NODE)
+        node.acl.demand(acls.READ, link.identities)
+        return node
+
+    def _exists(self, link: Link, frame: Buffer) -> bytes:
+        path, watch = messages.EXISTS.request.decode(frame, BODY, len(frame))
+        if "\0" in path:
+            raise Refused(BAD_ARGUMENTS)
+        node = self._tree.nodes.get(path)
+        if node is not None and not self._follows_38:
+            node.acl.demand(acls.READ, link.identities)
+        if watch:
+            self._watches.watch_data(path, link)
+        if node is None:
+            raise Refused(NO_NODE)
+        return messages.EXISTS.reply.encode(node.stat())
+
+    def _get(self, link: Link, frame: Buffer) -> bytes:
+        path, watch = messages.GET.request.decode(frame, BODY, len(frame))
+        node = self._readable(path, link)
+        if watch:
+            self._watches.watch_data(path, link)
+        return messages.GET.reply.encode(node.data, node.stat())
+
+    def _get_acl(self, link: Link, frame: Buffer) -> bytes:
+        path = messages.GET_ACL.request.decode(frame, BODY, len(frame))
+        node = self._tree.nodes.get(path)
+        if node is None:
+            raise Refused(NO_NODE)
+        acl, identities = node.acl, link.identities
+        acl.demand(acls.READ | acls.ADMIN, identities)
+        entries = acl.entries if acl.allows(acls.ADMIN, identities) else acl.masked()
+        return messages.GET_ACL.reply.encode(entries, node.stat())
+
+    def _children(self, link: Link, frame: Buffer) -> bytes:
+        path, watch = messages.CHILDREN.request.decode(frame, BODY, len(frame))
+        return messages.CHILDREN.reply.encode(self._list(path, watch, link).children.listed())
+
+    def _children2(self, link: Link, frame: Buffer) -> bytes:
+        path, watch = messages.CHILDREN2.request.decode(frame, BODY, len(frame))
+        node = self._list(path, watch, link)
+        return messages.CHILDREN2.reply.encode(node.children.listed(), node.stat())
+
+    def _list(self, path: str, watch: bool, link: Link) -> Node:
+        node = self._readable(path, link)
+        if watch:
+            self._watches.watch_children(path, link)
+        return node
+
+    def _sync(self, link: Link, frame: Buffer) -> bytes:
+        return messages.SYNC.reply.encode(messages.SYNC.request.decode(frame, BODY, len(frame)))
+
+    def _multi_read(self, link: Link, frame: Buffer) -> bytes:
+        operations = messages.decode_multi(frame, BODY, len(frame))
+        reads = [operation in (messages.GET, messages.CHILDREN) for operation, _ in operations]
+        if not all(reads):
+            # Reads and writes in one do not decode. Writes alone do, and what there is of an answer is sent.
+            raise Refused(MARSHALLING_ERROR, b"" if any(reads) else messages.encode_multi_reply([]))
+        results: list[tuple[int, int, bytes]] = []
+        for operation, fields in operations:
+            try:
+                node = self._readable(fields[0], link)
+            except Refused as refused:
+                results.append((messages.ERROR_OPCODE, refused.code, b""))
+            else:
+                if operation is messages.GET:
+                    body = messages.GET.reply.encode(node.data, node.stat())
+                else:
+                    body = messages.CHILDREN.reply.encode(node.children.listed())
+                results.append((operation.opcode, OK, body))
+        return messages.encode_multi_reply(results)
+
+    def _get_ephemerals(self, link: Link, frame: Buffer) -> bytes:
+        prefix = messages.GET_EPHEMERALS.request.decode(frame, BODY, len(frame))
+        paths = self._tree.ephemerals_of(link.session_id)
+        if prefix.strip() not in ("", "/"):
+            paths = [path for path in paths if path.startswith(prefix)]
+        return messages.GET_EPHEMERALS.reply.encode(paths)
+
+    def _count_all(self, link: Link, frame: Buffer) -> bytes:
+        path = messages.COUNT_ALL.request.decode(frame, BODY, len(frame))
+        self._readable(path, link)
+        return messages.COUNT_ALL.reply.encode(self._tree.count_below(path))
+
+    # Watches
+
+    def _set_watches(self, link: Link, frame: Buffer) -> bytes:
+        return self._restore(link, *messages.SET_WATCHES.request.decode(frame, BODY, len(frame)), [], [])
+
+    def _set_watches2(self, link: Link, frame: Buffer) -> bytes:
+        return self._restore(link, *messages.SET_WATCHES2.request.decode(frame, BODY, len(frame)))
+
+    def _restore(self, link: Link, zxid: int, *paths: list[str]) -> bytes:
+        data, exist, children, persistent, recursive = paths
+        missed = self._watches.restore(
+            link, zxid, data, exist, children, persistent, recursive, self._tree.find
+        )
+        for kind, path in missed:
+            link.send(event(kind, path, NO_ZXID))
+        return b""
+
+    def _add_watch(self, link: Link, frame: Buffer) -> bytes:
+        path, mode = messages.ADD_WATCH.request.decode(frame, BODY, len(frame))
+        if mode not in (0, 1):
+            raise Refused(MARSHALLING_ERROR)
+        self._watches.watch_persistently(path, link, Mode.RECURSIVE if mode else Mode.PERSISTENT)
+        return messages.ADD_WATCH.reply.encode(OK)
+
+    def _check_watches(self, link: Link, frame: Buffer) -> bytes:
+        path, kind = messages.CHECK_WATCHES.request.decode(frame, BODY, len(frame))
+        self._watches.check(path, kind, link)
+        return b""
+
+    def _remove_watches(self, link: Link, frame: Buffer) -> bytes:
+        path, kind = messages.REMOVE_WATCHES.request.decode(frame, BODY, len(frame))
+        self._watches.remove(path, kind, link)
+        return b""
+
+    # The rest
+
+    def _ping(self, link: Link, frame: Buffer) -> bytes:
+        return b""
+
+    def _who_am_i(self, link: Link, frame: Buffer) -> bytes:
+        users = [(scheme, name.partition(":")[0]) if scheme == "digest" else (scheme, name)
+                 for scheme, name in link.identities]  # fmt: skip
+        return messages.WHO_AM_I.reply.encode(users)

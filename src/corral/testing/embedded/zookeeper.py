@@ -1,0 +1,392 @@
+"""A standalone ZooKeeper server as pure data: frames and `now` in, frames out.
+
+It does what a real one does, in one thread and at once: where the real one has a pipeline of processors, a
+request here is over when `Link.received` returns. What can be told apart from outside is the same, and held
+to be so by tests against the real server:
+
+- The order of what is sent. A watch event that a write causes reaches the writer before the write's reply,
+  and everybody else before any reply that could show the change.
+- zxids. Every write takes one, also a refused one, and so does making and closing a session. A reply has that
+  of the last write which was processed.
+- Which of several errors is answered (`writes`).
+- A request that does not decode is answered `MARSHALLING_ERROR`, one with an unknown opcode `UNIMPLEMENTED`,
+  and then the connection is closed. A connect request that cannot be served is answered by closing.
+- A connection serves one session; a session is served by the last connection that asked for it, and the one
+  before is closed, even if the password that is then looked at turns out to be wrong.
+
+Every entry is given `now`, and what is due by then happens first: sessions expire, containers go. So the
+outcome depends on when things came in, not on when `tick` was called.
+
+What it is not: there is no quorum, no disk, no SASL, no TLS; quotas are neither counted nor enforced. What
+else differs, none of which a well-behaved client meets:
+
+- A connection that never makes a session is not closed for it, and requests are never throttled.
+- Whether an expired client is still told of its own ephemerals is a race in a real server; here it is not.
+- Null paths and lists are taken for empty ones, strings that are not UTF-8 do not decode, an ACL has only the
+  permissions that exist, and what is beyond U+FFFF is written as UTF-8: the wire layer is the client's.
+- The server's own requests are not a client's to make: createSession is unknown, and deleteContainer is
+  answered as by a 3.8, which misreads it.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from corral.wire import messages
+from corral.wire.compile import DecodeError
+from corral.wire.framing import DEFAULT_MAX_REQUEST
+
+from . import acls, words
+from .codes import AUTH_FAILED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
+from .database import NO_ZXID, Database
+from .link import Buffer, Client, Link
+from .requests import BODY, REFUSED_READ_ONLY, Requests
+from .sessions import PASSWORD_SIZE, Session, Sessions
+from .tree import Tree
+from .watches import ServerWatches
+from .writes import Deletion
+
+__all__ = ["Client", "Config", "Link", "ZooKeeper"]
+
+_HEADER = struct.Struct(">ii")
+_LEAST_CONNECT = 28  # a connect request with an empty password and without what came with 3.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a server is configured. Times are in seconds.
+
+    - ``tick_time``: sessions are expired in steps of it.
+    - ``min_session_timeout``, ``max_session_timeout``: what clients may ask for; 2 and 20 ticks if None.
+    - ``container_check_interval``: how often empty containers and outlived nodes are removed.
+    - ``extended_types``: whether nodes with a time to live can be made.
+    - ``jute_maxbuffer``: the largest frame, in bytes.
+    - ``version``: the release that is followed where they differ.
+    - ``read_only``: whether it begins as a server that has lost its quorum.
+    - ``seed``: makes ids and passwords of sessions the same each time.
+    """
+
+    tick_time: float = 0.5
+    min_session_timeout: float | None = None
+    max_session_timeout: float | None = None
+    container_check_interval: float = 0.5
+    extended_types: bool = True
+    jute_maxbuffer: int = DEFAULT_MAX_REQUEST
+    version: Literal["3.8", "3.9"] = "3.8"
+    read_only: bool = False
+    seed: int | None = None
+
+    @property
+    def least_timeout(self) -> float:
+        """The shortest session time-out."""
+        return 2 * self.tick_time if self.min_session_timeout is None else self.min_session_timeout
+
+    @property
+    def most_timeout(self) -> float:
+        """The longest session time-out."""
+        return 20 * self.tick_time if self.max_session_timeout is None else self.max_session_timeout
+
+
+class ZooKeeper:
+    """The server.
+
+    `now` is monotonic seconds everywhere, and never goes back; `wall` is seconds since the epoch at the first
+    `now`. Nodes get their times from the two.
+    """
+
+    def __init__(self, config: Config, *, now: float, wall: float) -> None:
+        self.config = config
+        self.database = Database(version=config.version, wall=self._wall_now)
+        self.links: dict[Link, None] = {}
+        """The connections that are open, oldest first."""
+        self.read_only = config.read_only
+        """May be changed: the connections stay, and what is made of their requests is another thing."""
+        seed = random.getrandbits(64) if config.seed is None else config.seed & (1 << 64) - 1
+        self.sessions: Sessions[Link] = Sessions(
+            _milliseconds(config.tick_time),
+            _milliseconds(config.least_timeout),
+            _milliseconds(config.most_timeout),
+            seed.to_bytes(8),
+            _clock(now),
+        )
+        self.port = 0
+        """Where it listens, if it does: its answer to ``conf`` says so."""
+        self.packets_received = 0
+        self._sent_before = 0  # on connections that are closed
+        self._wall = wall - now
+        self._started = self._now = now
+        self._handlers = Requests(
+            self.database, version=config.version, extended_types=config.extended_types
+        ).handlers
+        self._interval = _milliseconds(config.container_check_interval)
+        self._next_check = _clock(now) + self._interval
+        self._due = 0
+        self._plan()
+
+    @property
+    def tree(self) -> Tree:
+        """The nodes."""
+        return self.database.tree
+
+    @property
+    def watches(self) -> ServerWatches[Link]:
+        """Who is to be told of what."""
+        return self.database.watches
+
+    @property
+    def zxid(self) -> int:
+        """The last transaction."""
+        return self.database.zxid
+
+    # Connections
+
+    def accept(self, client: Client, now: float, *, host: str = "127.0.0.1", port: int = 0) -> Link:
+        """A client has connected, from this address; access control goes by it."""
+        self.tick(now)
+        link = Link(self, client, host, port, self.wall_time(now))
+        self.links[link] = None
+        return link
+
+    def received(self, link: Link, now: float, frame: Buffer) -> None:
+        """A frame has come in on an open connection."""
+        if _clock(now) >= self._due:
+            self.tick(now)
+            if not link.is_open:
+                return  # its session has expired
+        self._now = now
+        self.packets_received += 1
+        link.packets_received += 1
+        if len(frame) > self.config.jute_maxbuffer:
+            self._drop(link)
+        elif link.session is None:
+            self._connect(link, frame)
+        elif len(frame) < BODY:
+            self._drop(link)
+        else:
+            self._request(link, link.session, frame)
+
+    def lost(self, link: Link, now: float) -> None:
+        """A connection is gone."""
+        self._now = max(self._now, now)
+        self._forget(link)
+
+    def _drop(self, link: Link) -> None:
+        """Close a connection from this side."""
+        self._forget(link)
+        link.close()
+
+    def _forget(self, link: Link) -> None:
+        if link in self.links:
+            del self.links[link]
+            self._sent_before += link.packets_sent
+            self.watches.forget(link)
+            if link.session is not None and link.session.link is link:
+                link.session.link = None
+
+    # Time
+
+    def tick(self, now: float) -> None:
+        """Expire sessions, and remove containers and nodes that have outlived their time."""
+        self._now = now
+        milliseconds = _clock(now)
+        if milliseconds < self._due:
+            return
+        for session in self.sessions.expired(milliseconds):
+            self._end(session)
+        if milliseconds >= self._next_check:
+            behind = (milliseconds - self._next_check) // self._interval
+            self._next_check += (behind + 1) * self._interval
+            if not self.read_only:
+                for path in self.tree.outlived(self._wall_now()):
+                    self.database.zxid += 1
+                    self.database.apply(Deletion(path))
+        self._plan()
+
+    def deadline(self) -> float:
+        """When `tick` has something to do next; infinity if nothing is in sight."""
+        due = self.sessions.deadline()
+        if self.tree.containers or self.tree.ttls:
+            due = self._next_check if due is None else min(due, self._next_check)
+        return float("inf") if due is None else due / 1000
+
+    def restart(self, now: float) -> None:
+        """What a new process makes of the data of one that is gone, however long that was.
+
+        Nodes and sessions are there, and each session has all of its time again; connections, watches and
+        a read-only server's own sessions are not.
+        """
+        for link in list(self.links):
+            self._drop(link)
+        self._started = self._now = now
+        self.packets_received = self._sent_before = 0
+        self.sessions.restart(_clock(now))
+        self._next_check = _clock(now) + self._interval
+        self._plan()
+
+    def wall_time(self, now: float) -> int:
+        """Milliseconds since the epoch."""
+        return _clock(self._wall + now)
+
+    def packets_sent(self) -> int:
+        """How many frames were sent since it was started."""
+        return self._sent_before + sum(link.packets_sent for link in self.links)
+
+    def uptime(self) -> int:
+        """For how many milliseconds it has run."""
+        return _clock(self._now - self._started)
+
+    def _wall_now(self) -> int:
+        return self.wall_time(self._now)
+
+    def _plan(self) -> None:
+        self._due = min(self.sessions.next_look, self._next_check)
+
+    # Sessions
+
+    def expire(self, session_id: int, now: float) -> bool:
+        """End a session as if its time were up; whether there was one."""
+        self.tick(now)
+        session = self.sessions.find(session_id)
+        if session is not None:
+            self._end(session)
+        return session is not None
+
+    def _end(self, session: Session[Link]) -> None:
+        """A session is over without its client.
+
+        That is cut off without a word. In a real server the events of the session's own ephemerals race with
+        the closing of its connection; here they always lose.
+        """
+        if session.link is not None:
+            self._drop(session.link)
+        self._close_session(session)
+
+    def _close_session(self, session: Session[Link]) -> None:
+        self.sessions.remove(session)
+        if session.is_local:
+            return
+        self.database.zxid += 1
+        paths = self.tree.ephemerals_of(session.id)
+        self.tree.ephemerals.pop(session.id, None)
+        for path in paths:
+            self.database.apply(Deletion(path))
+
+    def _connect(self, link: Link, frame: Buffer) -> None:
+        try:
+            asked = messages.decode_connect(frame, 0, len(frame))
+        except DecodeError:
+            return self._drop(link)
+        if (self.read_only and not asked.read_only) or asked.last_zxid > self.zxid:
+            return self._drop(link)
+        is_old = len(frame) <= _LEAST_CONNECT + len(asked.password)
+        milliseconds = _clock(self._now)
+        timeout = self.sessions.negotiate(_milliseconds(asked.timeout))
+        session: Session[Link] | None
+        if asked.session_id == 0:
+            if not self.read_only:
+                self.database.zxid += 1
+            session = self.sessions.open(timeout, milliseconds, is_local=self.read_only)
+        else:
+            session = self.sessions.find(asked.session_id)
+            if session is not None:
+                if self.read_only and not session.is_local:
+                    return self._drop(link)
+                if session.link is not None:
+                    self._drop(session.link)
+                if asked.password != self.sessions.password(session.id):
+                    session = None
+        if session is None:
+            link.send(_connect_reply(0, 0, bytes(PASSWORD_SIZE), self.read_only, is_old))
+            return self._drop(link)
+        session.timeout = timeout
+        session.link = link
+        link.session = session
+        self.sessions.touch(session, milliseconds)
+        password = self.sessions.password(session.id)
+        link.send(_connect_reply(timeout, session.id, password, self.read_only, is_old))
+
+    # Requests
+
+    def _request(self, link: Link, session: Session[Link], frame: Buffer) -> None:
+        xid, opcode = _HEADER.unpack_from(frame)
+        if opcode == messages.AUTH.opcode:
+            return self._authenticate(link, xid, frame)
+        if opcode == messages.SASL.opcode:
+            return self._sasl(link, xid, frame)
+        self.sessions.touch(session, _clock(self._now))
+        if self.read_only and (opcode in REFUSED_READ_ONLY or (opcode == _CLOSE and not session.is_local)):
+            return link.reply(xid, self.zxid, NOT_READ_ONLY)
+        if opcode == _CLOSE:
+            self._close_session(session)
+            link.reply(xid, self.zxid, OK)
+            return self._drop(link)
+        handler = self._handlers.get(opcode)
+        if handler is None:
+            link.reply(xid, NO_ZXID, UNIMPLEMENTED)
+            return self._drop(link)
+        try:
+            body = handler(link, frame)
+        except Refused as refused:
+            link.reply(xid, self.zxid, refused.code, refused.body)
+        except DecodeError:
+            link.reply(xid, self.zxid, MARSHALLING_ERROR)
+        else:
+            if body is not None:
+                link.reply(messages.PING_XID if opcode == _PING else xid, self.zxid, OK, body)
+        link.last_opcode = opcode
+        if xid >= 0:
+            link.last_xid = xid
+        link.last_zxid = self.zxid
+
+    # Who is asking
+
+    def _authenticate(self, link: Link, xid: int, frame: Buffer) -> None:
+        try:
+            _, scheme, secret = messages.AUTH.request.decode(frame, BODY, len(frame))
+        except DecodeError:
+            return self._drop(link)
+        if scheme == "digest" and secret is not None:
+            link.add_identity(acls.digest_identity(secret))
+        elif scheme != "ip":  # whose identity the connection has from the start
+            link.reply(xid, 0, AUTH_FAILED)
+            return self._drop(link)
+        link.reply(xid, 0, OK)
+
+    def _sasl(self, link: Link, xid: int, frame: Buffer) -> None:
+        """A server that is not configured for SASL answers with no challenge, and goes on as before."""
+        try:
+            messages.SASL.request.decode(frame, BODY, len(frame))
+        except DecodeError:
+            return self._drop(link)
+        link.reply(xid, 0, OK, messages.SASL.reply.encode(None))
+
+    # Four letter words
+
+    def answer(self, word: str, now: float) -> str:
+        """The answer to a four letter word; `words.known` tells which those are."""
+        self.tick(now)
+        return words.answer(self, word)
+
+
+_PING = messages.PING.opcode
+_CLOSE = messages.CLOSE.opcode
+
+
+def _clock(now: float) -> int:
+    # Whole milliseconds that have passed; the rest makes up for what floats lose, or a deadline that was
+    # handed out would not have come yet when it is handed back.
+    return int(now * 1000 + 0.001)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _connect_reply(timeout: int, session_id: int, password: bytes, read_only: bool, is_old: bool) -> bytes:
+    body = messages.encode_connect_reply(timeout / 1000, session_id, password, read_only)
+    if is_old:
+        body = body[:-1]
+    return len(body).to_bytes(4) + body

@@ -1,0 +1,115 @@
+"""What an ACL allows, and what a client may set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from corral.testing.embedded import acls
+from corral.testing.embedded.acls import AccessList, Identity
+from corral.testing.embedded.codes import INVALID_ACL, NO_AUTH, Refused
+from corral.types import OPEN_ACL, READ_ACL, Acl, Perm
+
+HERE: Identity = ("ip", "10.1.2.3")
+ALICE = acls.digest_identity(b"alice:secret")
+BOB = acls.digest_identity(b"bob:secret")
+
+
+def test_digest_identity() -> None:
+    """As the client's own types hash it, with all after the first colon for the password."""
+    assert ("digest", Acl.digest("alice", "secret").id) == ALICE
+    assert acls.digest_identity(b"alice:se:cret") == ("digest", Acl.digest("alice", "se:cret").id)
+
+
+@pytest.mark.parametrize(
+    ("entries", "perms", "identities", "allowed"),
+    [
+        (OPEN_ACL, acls.ADMIN, (), True),
+        (READ_ACL, acls.READ, (), True),
+        (READ_ACL, acls.WRITE, (HERE,), False),
+        (READ_ACL, acls.WRITE | acls.READ, (), True),  # one of them is enough
+        ((Acl(Perm.ALL, *ALICE),), acls.READ, (HERE, ALICE), True),
+        ((Acl(Perm.ALL, *ALICE),), acls.READ, (HERE, BOB), False),
+        ((Acl(Perm.READ, *ALICE), Acl(Perm.WRITE, *ALICE)), acls.WRITE, (ALICE,), True),
+        ((Acl(Perm.ALL, "ip", "10.1.2.3"),), acls.READ, (HERE,), True),
+        ((Acl(Perm.ALL, "ip", "10.1.0.0/16"),), acls.READ, (HERE,), True),
+        ((Acl(Perm.ALL, "ip", "10.1.7.7/16"),), acls.READ, (HERE,), True),
+        ((Acl(Perm.ALL, "ip", "10.2.0.0/16"),), acls.READ, (HERE,), False),
+        ((Acl(Perm.ALL, "ip", "0.0.0.0/0"),), acls.READ, (HERE,), True),
+        ((Acl(Perm.ALL, "ip", "0.0.0.0/0"),), acls.READ, (("ip", "::1"),), False),
+        ((Acl(Perm.ALL, "ip", "::/0"),), acls.READ, (("ip", "::1"),), True),
+        ((Acl(Perm.ALL, "ip", "10.1.2.3"),), acls.READ, (("ip", "no address"),), False),
+    ],
+)
+def test_allows(entries: Sequence[Acl], perms: int, identities: Sequence[Identity], allowed: bool) -> None:
+    """Any entry, any identity, any of the permissions."""
+    acl = AccessList(tuple(entries))
+    assert acl.allows(perms, identities) is allowed
+    if allowed:
+        acl.demand(perms, identities)
+    else:
+        with pytest.raises(Refused) as refused:
+            acl.demand(perms, identities)
+        assert refused.value.code == NO_AUTH
+
+
+def of(scheme: str, name: str) -> Acl:
+    """An entry that allows everything."""
+    return Acl(Perm.ALL, scheme, name)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        of("world", "anyone"), of("digest", "a:b"), of("digest", ":b"), of("digest", "a:b:"),
+        of("ip", "1.2.3.4"), of("ip", "1.2.3.4/0"), of("ip", "1.2.3.4/32"), of("ip", "01.2.3.4"),
+    ],
+)  # fmt: skip
+def test_valid(entry: Acl) -> None:
+    """Stored as it is."""
+    assert acls.fix([entry], [HERE], ipv6=False).entries == (entry,)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [], [of("world", "everyone")], [of("auth", "")], [of("super", "")], [of("sasl", "a")], [of("", "")],
+        [of("digest", "a")], [of("digest", "a:")], [of("digest", ":")], [of("digest", "")],
+        [of("digest", "a:b:c")], [of("ip", "1.2.3")], [of("ip", "1.2.3.4/33")], [of("ip", "1.2.3.4/")],
+        [of("ip", "1.2.3.4/x")], [of("ip", "::1")], [of("ip", "")], [*OPEN_ACL, of("ip", "256.1.1.1")],
+    ],
+)  # fmt: skip
+def test_invalid(entries: list[Acl]) -> None:
+    """Refused, by one who has shown nothing."""
+    with pytest.raises(Refused) as refused:
+        acls.fix(entries, [HERE], ipv6=False)
+    assert refused.value.code == INVALID_ACL
+
+
+def test_ipv6_from_3_9() -> None:
+    """Up to 3.8 only IPv4 is known."""
+    assert acls.fix([of("ip", "fe80::/10")], [HERE], ipv6=True).entries == (of("ip", "fe80::/10"),)
+
+
+def test_auth_is_replaced() -> None:
+    """By what proves something, with its own permissions, and where it stood."""
+    asked = [Acl(Perm.READ, "world", "anyone"), Acl(Perm.WRITE, "auth", "ignored"), of("digest", "a:b")]
+    fixed = acls.fix(asked, [HERE, ALICE, BOB], ipv6=False)
+    assert fixed.entries == (
+        asked[0],
+        Acl(Perm.WRITE, *ALICE),
+        Acl(Perm.WRITE, *BOB),
+        asked[2],
+    )
+
+
+def test_stored_once() -> None:
+    """What occurs twice; different permissions are different entries."""
+    assert acls.fix([*OPEN_ACL, *READ_ACL, *OPEN_ACL], [], ipv6=False).entries == (*OPEN_ACL, *READ_ACL)
+
+
+def test_masked() -> None:
+    """Who may not change a list sees no hashes."""
+    acl = AccessList((Acl(Perm.ALL, *ALICE), Acl(Perm.READ, "ip", "::1"), *READ_ACL))
+    assert acl.masked() == [of("digest", "alice:x"), Acl(Perm.READ, "ip", "::1"), *READ_ACL]

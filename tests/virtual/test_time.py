@@ -1,0 +1,269 @@
+"""What the contract says in seconds, to the millisecond: sessions, leases, back-off, bounds. Nothing waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+
+import corral
+from corral import State
+from corral.session.hosts import Backoff
+from corral.testing import EmbeddedServer, FaultProxy, Message, VirtualLoop, before
+
+T = 6.0
+"""The session timeout, in seconds."""
+TICK = 0.5
+"""The tick of an embedded server."""
+
+
+def now() -> float:
+    """Virtual seconds."""
+    return asyncio.get_running_loop().time()
+
+
+def loop() -> VirtualLoop:
+    running = asyncio.get_running_loop()
+    assert isinstance(running, VirtualLoop)
+    return running
+
+
+def client(proxy: FaultProxy, **options: float) -> corral.Client:
+    return corral.connect(proxy.address, session_timeout=T, **options)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def times_of(proxy: FaultProxy, operation: str) -> AsyncIterator[list[float]]:
+    """When each request of a kind came to the proxy, in seconds from now."""
+    began, times = now(), list[float]()
+
+    def note(message: Message) -> bool:
+        if message.kind.value == "request" and message.operation == operation:
+            times.append(now() - began)
+        return False
+
+    async with proxy.record(note):
+        yield times
+
+
+async def until(zk: corral.Client, wanted: State) -> float:
+    """When a client is in a state."""
+    async for state in zk.states():
+        if state is wanted:
+            return now()
+    raise AssertionError(f"never {wanted}")
+
+
+async def test_an_idle_client_pings_each_third_of_its_timeout(proxy: FaultProxy) -> None:
+    """S1: a ping after a third of T without traffic, and nothing else."""
+    async with client(proxy) as zk, times_of(proxy, "ping") as pings, proxy.record() as all_of_it:
+        await asyncio.sleep(3 * T + 0.1)
+        assert pings == pytest.approx([(n + 1) * T / 3 for n in range(9)])
+        assert {message.operation for message in all_of_it} == {"ping"}
+        assert zk.state is State.CONNECTED
+
+
+async def test_a_holder_s_heartbeat_keeps_its_pace_whatever_else_is_asked(proxy: FaultProxy) -> None:
+    """S1, S3: while something is held there is a heartbeat every T/6, whatever the other traffic."""
+
+    async def traffic(zk: corral.Client) -> None:
+        while True:
+            await zk.exists("/")
+            await asyncio.sleep(T / 50)
+
+    async with client(proxy) as zk, zk.lock("/lock"), times_of(proxy, "transaction") as heartbeats:
+        reading = asyncio.create_task(traffic(zk))
+        await asyncio.sleep(2 * T)
+        reading.cancel()
+    gaps = [later - earlier for earlier, later in pairwise(heartbeats)]
+    assert gaps == pytest.approx([T / 6] * len(gaps), abs=0.01)
+    assert len(gaps) >= 10
+
+
+@pytest.mark.parametrize(("held", "part"), [(False, 1 / 2), (True, 1 / 3)], ids=["idle", "holding"])
+async def test_silence_drops_the_connection_after_a_part_of_the_timeout(
+    proxy: FaultProxy, held: bool, part: float
+) -> None:
+    """S1: no answer for half of T drops the connection; while something is held, a third of T to a heartbeat."""
+    async with client(proxy) as zk, contextlib.AsyncExitStack() as stack:
+        if held:
+            await stack.enter_async_context(zk.lock("/lock"))
+            point = before("transaction")
+        else:
+            point = before("ping")
+        async with proxy.black_hole(point) as hole:
+            await hole.fired.wait()
+            silent_since = now()
+            assert await until(zk, State.SUSPENDED) - silent_since == pytest.approx(T * part, abs=0.001)
+
+
+async def test_a_holder_is_told_before_anybody_else_can_hold(
+    server: EmbeddedServer, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """L4, S3: wherever in its rhythm of heartbeats a holder is cut off, it is told before the server lets
+    anybody else in; and not much earlier than need be."""
+    steps = 40
+    for step in range(steps):
+        async with client(proxy) as zk:
+            held = await zk.lock("/lock").acquire()
+            await asyncio.sleep(T + step * T / 6 / steps)
+            waiting = asyncio.create_task(other.lock("/lock").acquire())
+            async with proxy.black_hole():
+                cut_at = now()
+                error = await held.wait_lost()
+                told = now() - cut_at
+                next_held = await waiting
+                entered = now() - cut_at
+            assert isinstance(error, corral.LockLost)
+            assert T / 3 < told < entered <= T + TICK
+            await next_held.release()
+
+
+async def test_an_expired_session_is_replaced_by_the_client_s_own_clock(
+    proxy: FaultProxy, other: corral.Client
+) -> None:
+    """S3: T and a margin of T/2 without contact, and the session is over, whoever can be asked, unless a server
+    is being asked just then, for T/2 at most; the next one that is reached gives a new one."""
+    async with client(proxy) as zk:
+        await zk.create("/mine", ephemeral=True)
+        first = zk.session_id
+        async with proxy.black_hole():
+            heard_last = now()
+            assert T * 1.5 - 0.001 <= await until(zk, State.EXPIRED) - heard_last <= T * 2
+            assert await other.exists("/mine") is None
+            bound = asyncio.create_task(zk.get("/"))
+        await bound
+        assert zk.session_id not in (0, first)
+        assert zk.state is State.CONNECTED
+
+
+async def test_a_session_outlives_what_its_timeout_covers(proxy: FaultProxy) -> None:
+    """S3: cut off for less than T, it is the same session afterwards, and what is ephemeral is still there."""
+    async with client(proxy) as zk:
+        await zk.create("/mine", ephemeral=True)
+        first = zk.session_id
+        async with proxy.refuse():
+            await proxy.cut()
+            await asyncio.sleep(T - Backoff.LONGEST - 0.1)
+        assert await zk.exists("/mine") is not None
+        assert zk.session_id == first
+
+
+async def test_retries_are_at_once_and_then_further_and_further_apart(server: EmbeddedServer) -> None:
+    """S1: the first retry is at once, and then waits double from 50 ms to 2 s, with jitter; when a server is
+    there again the client is back within the longest of them."""
+    async with corral.connect(server.address, session_timeout=T) as zk:
+        await server.kill()
+        down_since = now()
+        await asyncio.sleep(60)
+        await server.start()
+        back = now()
+        await until(zk, State.CONNECTED)
+        assert 0 < now() - back <= Backoff.LONGEST
+        assert back - down_since == 60
+
+
+async def test_one_timeout_for_a_whole_acquire(proxy: FaultProxy, other: corral.Client) -> None:
+    """L3: `asyncio.timeout(2)` around an acquire ends it after 2 s, to the millisecond, in a black hole too; and
+    its node is gone as soon as a server can be reached."""
+    async with client(proxy) as zk:
+        for point in (before("create"), before("children"), None):
+            async with proxy.black_hole(point):
+                began = now()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(2):
+                        await zk.lock("/lock").acquire()
+                assert now() - began == pytest.approx(2, abs=0.001)
+            await zk.sync()
+            assert await other.lock("/lock").contenders() == []
+
+
+async def test_releasing_in_a_black_hole_ends_with_the_lease(proxy: FaultProxy, other: corral.Client) -> None:
+    """L6: with the connection gone a release waits at most until the lease ends, does not raise, and is done
+    when a server can be reached."""
+    async with client(proxy) as zk:
+        held = await zk.lock("/lock").acquire()
+        await asyncio.sleep(T)
+        async with proxy.black_hole():
+            began = now()
+            await held.release()
+            assert 0 < now() - began < T
+        await zk.sync()
+        assert await other.lock("/lock").contenders() == []
+
+
+@pytest.mark.parametrize(("timeout", "bound"), [(6.0, 2.0), (20.0, 5.0)])
+async def test_closing_is_bounded(proxy: FaultProxy, timeout: float, bound: float) -> None:
+    """S5: a client that no server answers is closed after a third of T, and after 5 s at most."""
+    async with FaultProxy(proxy.address) as own:
+        zk = corral.connect(own.address, session_timeout=timeout)
+        async with zk:
+            pass
+        async with corral.connect(own.address, session_timeout=timeout) as zk, own.black_hole():
+            assert zk.session_timeout == min(timeout, 20 * TICK)
+            began = now()
+            await zk.close()
+            assert now() - began == pytest.approx(min(zk.session_timeout / 3, bound), abs=0.001)
+
+
+async def test_connecting_is_bounded(proxy: FaultProxy) -> None:
+    """S1: `connect_timeout` is kept to the millisecond, whatever the servers do."""
+    async with proxy.black_hole():
+        began = now()
+        with pytest.raises(corral.ConnectTimeout):
+            await client(proxy, connect_timeout=3.7).__aenter__()
+        assert now() - began == pytest.approx(3.7, abs=0.001)
+
+
+async def test_a_blocked_loop_is_told_of_its_loss_before_any_answer(
+    proxy: FaultProxy, other: corral.Client
+) -> None:
+    """S9: the loop was blocked for longer than the lease, and the answer to a request lies in the socket: the
+    loss is declared before the answer is resolved."""
+    async with client(proxy) as zk:
+        held = await zk.lock("/lock").acquire()
+        order = list[str]()
+
+        async def read() -> None:
+            await zk.get("/")
+            order.append(f"answer, held: {held.is_valid}")
+
+        async def watch() -> None:
+            await held.wait_lost()
+            order.append("lost")
+
+        reading, watching = asyncio.create_task(read()), asyncio.create_task(watch())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loop().block(2 * T)
+        await asyncio.wait([reading, watching])
+        assert not held.is_valid
+        assert order == ["lost", "answer, held: False"]
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    """Time and chance are the test's: a run of cuts and retries can be had again, to the last message."""
+
+    async def story() -> list[tuple[float, str]]:
+        seen = list[tuple[float, str]]()
+
+        def note(message: Message) -> bool:
+            seen.append((now(), f"{message.kind.value} {message.operation}"))
+            return False
+
+        async with EmbeddedServer(seed=3) as server, FaultProxy(server.address) as proxy:
+            async with proxy.record(note), corral.connect(proxy.address, session_timeout=T) as zk:
+                for _ in range(3):
+                    async with zk.lock("/lock"):
+                        await proxy.cut(reset=True)
+                        await asyncio.sleep(1)
+        return seen
+
+    runs = []
+    for seed in (1, 1, 2):
+        with asyncio.Runner(loop_factory=lambda seed=seed: VirtualLoop(seed=seed)) as runner:
+            runs.append(runner.run(story()))
+    assert runs[0] == runs[1] != runs[2]
