@@ -1,4 +1,4 @@
-"""A ZooKeeper for the examples: the one that --hosts names, or one started here while it is needed."""
+"""A ZooKeeper for the examples: the one that --hosts names, or one embedded in the example itself."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from corral.testing import LocalServer, ServerUnavailable
+from corral.testing import EmbeddedServer
 
 
 @contextlib.asynccontextmanager
 async def somewhere(hosts: str | None) -> AsyncIterator[str]:
-    """A connect string: `hosts`, or that of a local server which is stopped at the end."""
+    """A connect string: `hosts`, or that of a server in this process, which ends with the example."""
     if hosts:
         yield hosts
         return
-    async with LocalServer() as server:
-        print(f"started a ZooKeeper on {server.address}")
+    async with EmbeddedServer() as server:
+        print(f"no --hosts: started an embedded ZooKeeper on {server.address}")
         yield server.address
 
 
@@ -26,7 +26,7 @@ def run(
     main: Callable[[str, argparse.Namespace], Awaitable[bool | None]], parser: argparse.ArgumentParser
 ) -> None:
     """Parse the command line, find a ZooKeeper, run `main(hosts, arguments)`; its False is exit code 1."""
-    parser.add_argument("--hosts", help="host:port,host:port of an ensemble (default: start one server here)")
+    parser.add_argument("--hosts", help="host:port,host:port of an ensemble (default: an embedded server)")
     arguments = parser.parse_args()
 
     async def everything() -> bool | None:
@@ -35,8 +35,6 @@ def run(
 
     try:
         succeeded = asyncio.run(everything())
-    except ServerUnavailable as error:
-        sys.exit(f"no ZooKeeper: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(1 if succeeded is False else 0)

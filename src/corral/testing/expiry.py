@@ -24,8 +24,8 @@ _TIMEOUT = 10.0
 async def end_session(host: str, port: int, session_id: int, password: bytes) -> None:
     """End a session on the server at an address. Nothing happens if it is over already.
 
-    Raises `OSError` (`TimeoutError` is one) if the server cannot be reached, or does not answer within `LIMIT`
-    seconds. Cancelled, it may have been done.
+    Raises `OSError` (`TimeoutError` is one) if the server cannot be reached, or does not answer within
+    `LIMIT` seconds. Cancelled, it may have been done.
     """
     async with asyncio.timeout(LIMIT):
         reader, writer = await asyncio.open_connection(host, port)
