@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "examples", "loops", "pythons"]
+nox.options.sessions = ["lint", "types", "embedded", "tests", "examples", "loops", "pythons"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 # What an interpreter or a loop can change: cancellation, loss, closing, and what is left behind.
@@ -34,6 +34,22 @@ def tests(session: nox.Session) -> None:
     """Every test; arguments after -- go to pytest."""
     session.install(".", *dependencies("test"))
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python="3.11")
+def embedded(session: nox.Session) -> None:
+    """Every test that needs no process of its own, on the embedded server in virtual time: in a minute."""
+    session.install(".", *dependencies("test"))
+    session.run("pytest", "--zookeeper=embedded", "--loop=virtual", *session.posargs)
+
+
+@nox.session(python="3.11")
+def programs(session: nox.Session) -> None:
+    """Not run by default: thousands of random programs on a real server and on the embedded one; the number
+    after --, 5000 without."""
+    session.install(".", *dependencies("test"))
+    count = session.posargs[0] if session.posargs else "5000"
+    session.run("pytest", "tests/differential", env={"CORRAL_DIFFERENTIAL_PROGRAMS": count})
 
 
 @nox.session(python="3.11")

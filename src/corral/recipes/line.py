@@ -29,7 +29,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -50,8 +49,6 @@ _LAST_NUMBER = 0x7FFFFFFF
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 # After these a create may have been carried out.
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
-# "%010d" of a signed 32-bit number. A minus before ten digits that begin with 0 is not part of the number.
-_DIGITS = r"(\d{10}|-\d{9}|-[1-9]\d{9})"
 
 
 class Layout(NamedTuple):
@@ -59,14 +56,24 @@ class Layout(NamedTuple):
 
     name: str
     """What stands between the GUID and the number of our own nodes."""
-    contender: re.Pattern[str]
-    """Finds the number, as its first group, of every node that stands in the line; others are ignored."""
+    contenders: tuple[str, ...]
+    """What may stand before the number of a node in the line; others are ignored."""
 
     @classmethod
     def of(cls, name: str, *others: str) -> Layout:
         """Our own `name`, and what other clients put before their numbers."""
-        names = "|".join(re.escape(each) for each in (name, *others))
-        return cls(name, re.compile(f"(?:{names}){_DIGITS}$"))
+        return cls(name, (name, *others))
+
+    def number(self, name: str) -> int | None:
+        """The number of a node of this name, if it stands in the line: "%010d" of a signed 32-bit number."""
+        digits = name[-10:]
+        if digits.isdecimal():
+            # A minus before ten digits that begin with 0 is not part of the number.
+            if digits[0] != "0" and name[-11:-10] == "-" and name.endswith(self.contenders, 0, -11):
+                return int(name[-11:])
+        elif not (digits[0:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
+            return None
+        return int(digits) if name.endswith(self.contenders, 0, -10) else None
 
 
 class Place(NamedTuple):
@@ -210,7 +217,7 @@ class Line:
 
     async def contenders(self) -> list[Contender]:
         """Who stands in the line, in order, with their data. Those who leave meanwhile are left out."""
-        names = [name for name in await self.names() if self._layout.contender.search(name)]
+        names = [name for name in await self.names() if self._layout.number(name) is not None]
         answers = await asyncio.gather(
             *(
                 self._session.request(
@@ -244,9 +251,9 @@ class Line:
         return self._session.request(messages.CHILDREN, messages.encode_children(self.full, False), self.full)
 
     def _number(self, name: str) -> int:
-        match = self._layout.contender.search(name)
-        assert match is not None
-        return int(match[1])
+        number = self._layout.number(name)
+        assert number is not None
+        return number
 
     async def _ahead(
         self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]
@@ -256,14 +263,9 @@ class Line:
             raise PlaceLost
         if len(names) == 1:
             return None, 0
-        find, order, ours = self._layout.contender.search, dict[str, int](), place.sequence
-        for name in names:
-            if match := find(name):
-                order[name] = number = int(match[1])
-                if not 0 <= number < _LAST_NUMBER:
-                    contenders = [name for name in names if find(name)]
-                    order, ours = await self._order_of_creation(contenders), place.czxid
-                    break
+        order, ours = self._order(names), place.sequence
+        if order and not (min(order.values()) >= 0 and max(order.values()) < _LAST_NUMBER):
+            order, ours = await self._order_of_creation(order), place.czxid
         nearest, last, ahead = None, -1, 0
         for name, position in order.items():
             if position < ours and blocks(name):
@@ -271,6 +273,15 @@ class Line:
                 if position > last:
                     nearest, last = name, position
         return nearest, ahead
+
+    def _order(self, names: Iterable[str]) -> dict[str, int]:
+        """The number of each that stands in the line."""
+        number_of, order = self._layout.number, dict[str, int]()
+        for name in names:
+            number = number_of(name)
+            if number is not None:
+                order[name] = number
+        return order
 
     async def _order_of_creation(self, names: Iterable[str]) -> dict[str, int]:
         """The zxid of creation of each node that is still there."""

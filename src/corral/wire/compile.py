@@ -153,6 +153,8 @@ def _decode_texts(buffer: Buffer, start: int, end: int) -> tuple[list[str], int]
     size, at, unpack, values = len(raw), 0, _INT.unpack_from, list[str]()
     if 4 * count > size:
         raise DecodeError(f"{count} items in {size} bytes")
+    # Lengths below 128 are ASCII as well, so nearly always all of it is, and one string can be cut in pieces.
+    whole = raw.decode("ascii") if raw.isascii() else None
     for _ in range(count):
         first = at + 4
         if first > size:
@@ -165,7 +167,7 @@ def _decode_texts(buffer: Buffer, start: int, end: int) -> tuple[list[str], int]
         at = first + length
         if at > size:
             raise short(at, size)
-        values.append(text(raw[first:at]))
+        values.append(text(raw[first:at]) if whole is None else whole[first:at])
     return values, stop + at
 
 
