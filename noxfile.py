@@ -21,6 +21,15 @@ CORE = [
     "tests/recipes/test_lock_loss.py",
     "tests/watch/test_watch_leaving.py",
 ]
+# What runs on the embedded server as well.
+ON_BOTH = [
+    "tests/points",
+    "tests/recipes",
+    "tests/test_loss.py",
+    "tests/test_nodes.py",
+    "tests/test_transaction.py",
+    "tests/watch",
+]
 LEFT_OUT = "the core tests only: the tests session runs all of them, on Python 3.11 and asyncio's own loop"
 
 
@@ -38,9 +47,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def embedded(session: nox.Session) -> None:
-    """Every test that needs no process of its own, on the embedded server in virtual time: in a minute."""
+    """The tests of what is promised to users, every cut and every cancel among them, on the embedded server."""
     session.install(".", *dependencies("test"))
-    session.run("pytest", "--zookeeper=embedded", "--loop=virtual", *session.posargs)
+    session.run("pytest", "--zookeeper=embedded", *(session.posargs or ON_BOTH))
 
 
 @nox.session(python="3.11")

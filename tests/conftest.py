@@ -1,48 +1,31 @@
-"""Which ZooKeeper the tests run on, clients on it, and what every test is held to beside its own promise.
+"""Clients on the ZooKeeper that is tested on, and what every test is held to beside its own promise.
 
-`--zookeeper` chooses the server that most tests share: `docker`, `local` (Debian's jars on a local JVM),
-`embedded`, a connect string of one that runs already, or `auto`, the first of docker and local that works; the
-summary says which it was. Tests that kill, pause or wipe servers start local ones of their own.
+corral's own plugin gives the server that most tests share (`zookeeper`), chosen by `--zookeeper`; without it
+`auto` (see pyproject.toml): everything promised is tested on a real one. A test that kills, pauses or restarts
+its server gets one of its own by `make_server`; one that patches or wipes a real one starts a local one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import inspect
-import uuid
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 import corral
-from corral.testing import (
-    ContainerServer,
-    EmbeddedServer,
-    FaultProxy,
-    LocalEnsemble,
-    LocalServer,
-    Server,
-    ServerUnavailable,
-)
+from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server
+
+pytest_plugins = ["corral.testing.plugin"]
 
 SESSION_TIMEOUT = 4.0
 """What tests ask for unless they are about it; short, as some wait for a session to end."""
 
-_chosen = pytest.StashKey[str]()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--zookeeper",
-        default="auto",
-        metavar="auto|docker|local|embedded|HOSTS",
-        help="the ZooKeeper to test on (default: auto, the first of docker and local that works)",
-    )
     parser.addoption(
         "--loop",
         default="asyncio",
@@ -74,48 +57,6 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {config.getoption('--loop')}"
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if chosen := config.stash.get(_chosen, None):
-        terminalreporter.write_line(f"ZooKeeper: {chosen}")
-
-
-@pytest.fixture(scope="session")
-def zookeeper(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The host:port of the server that tests share."""
-    choice: str = request.config.getoption("--zookeeper")
-    if ":" in choice:
-        request.config.stash[_chosen] = f"{choice}, as asked for"
-        yield choice
-        return
-    kinds: dict[str, Callable[[], Server]] = {
-        "docker": ContainerServer,
-        "local": LocalServer,
-        "embedded": functools.partial(EmbeddedServer, thread=True),
-    }
-    if choice != "auto" and choice not in kinds:
-        raise pytest.UsageError(f"--zookeeper={choice}: not auto, docker, local, embedded or host:port")
-    missing = []
-    for name, make in kinds.items():
-        if choice != name and (choice != "auto" or name == "embedded"):
-            continue
-        server = make()
-        try:
-            asyncio.run(server.start())
-        except ServerUnavailable as error:
-            missing.append(f"{name}: {error}")
-            with warnings.catch_warnings():  # docker's client leaves its socket open when nobody answers
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
-            continue
-        try:
-            request.config.stash[_chosen] = "; ".join([*missing, f"{name}: {server!r}"])
-            yield server.address
-        finally:
-            asyncio.run(server.close())
-        return
-    pytest.fail("no ZooKeeper to test on: " + "; ".join(missing), pytrace=False)
-
-
 @pytest.fixture(scope="session")
 def ensemble() -> Iterator[LocalEnsemble]:
     """Three local servers, for tests that do not break more than they mend."""
@@ -128,15 +69,19 @@ def ensemble() -> Iterator[LocalEnsemble]:
 
 
 @pytest.fixture
-async def root(zookeeper: str) -> AsyncIterator[str]:
+def make_server(pytestconfig: pytest.Config) -> Callable[..., Server]:
+    """Makes a server of the test's own, of the kind that is tested on, with options that both kinds have.
+
+    It is local where the shared one is in Docker, or given: it is to be paused and killed quickly.
+    """
+    choice = pytestconfig.getoption("--zookeeper") or pytestconfig.getini("zookeeper")
+    return functools.partial(EmbeddedServer, thread=True) if choice == "embedded" else LocalServer
+
+
+@pytest.fixture
+def root(zookeeper_root: str) -> str:
     """A znode of the test's own on the shared server, gone when it ends."""
-    path = f"/test-{uuid.uuid4().hex[:12]}"
-    async with corral.connect(zookeeper) as zk:
-        await zk.create(path)
-    yield path
-    async with corral.connect(zookeeper) as zk:
-        with contextlib.suppress(corral.NoNode):
-            await zk.delete(path, recursive=True)
+    return zookeeper_root
 
 
 @pytest.fixture
@@ -164,10 +109,9 @@ async def other(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.C
 
 
 @pytest.fixture
-async def proxy(zookeeper: str) -> AsyncIterator[FaultProxy]:
+def proxy(faults: FaultProxy) -> FaultProxy:
     """A proxy before the shared server, to break connections with."""
-    async with FaultProxy(zookeeper) as between:
-        yield between
+    return faults
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from corral.session.states import TRANSITIONS
+from corral.testing import FaultProxy, TcpProxy, plugin
+
+pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(document: str) -> list[str]:
+    """The Python code in a document."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    return blocks
 
 
 def diagram() -> str:
@@ -33,7 +45,7 @@ def test_the_state_diagram_is_drawn_from_the_table() -> None:
     assert found.group() == diagram()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/testing.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link of a document names a file that is there."""
     path = ROOT / document
@@ -43,9 +55,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_the_readme_is_python() -> None:
     """The README's examples are code that compiles, as it would in an asyncio program."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for code in blocks:
+    for code in python_blocks("README.md"):
         compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
@@ -56,3 +66,41 @@ def test_every_name_in_the_architecture_is_there() -> None:
     assert files
     places = (ROOT / "src" / "corral", ROOT)
     assert [name for name in files if not any((place / name).exists() for place in places)] == []
+
+
+def test_the_code_in_the_guide_to_testing_runs(pytester: pytest.Pytester) -> None:
+    """Each piece of code in it names its file: those of an example are found there, the others are a project
+    whose tests pass."""
+    tests = 0
+    for block in python_blocks("docs/testing.md"):
+        name, code = re.fullmatch(r"# (\S+\.py)\n(.*)", block, re.DOTALL).groups()  # type: ignore[union-attr]
+        if "/" in name:
+            assert code in (ROOT / name).read_text(), name
+        else:
+            assert not (pytester.path / name).exists()
+            (pytester.path / name).write_text(code)
+            tests += len(re.findall(r"^(?:async )?def test_", code, re.MULTILINE)) + code.count("parametrize")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error")
+    result.assert_outcomes(passed=tests)
+    assert tests >= 8
+
+
+def test_the_guide_to_testing_has_every_fixture_and_fault() -> None:
+    """The tables name each fixture of the plugin, each of its choices, and each fault of the proxy."""
+    text = (ROOT / "docs" / "testing.md").read_text()
+    named = set(re.findall(r"^\| `(?:await |async with )?(\w+)", text, re.MULTILINE))
+    faults = {
+        name
+        for name, member in [*vars(TcpProxy).items(), *vars(FaultProxy).items()]
+        if not name.startswith("_") and callable(member)
+    } - {"cut_when_sent"}
+    choices = {"embedded", "docker", "local", "auto", "HOSTS"}
+    assert named == {*plugin.__all__, *faults, *choices}
+
+
+def test_the_example_project_passes() -> None:
+    """The tests of the example of a service pass, with nothing but pytest and corral."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "examples/testing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "ZooKeeper: embedded: <EmbeddedServer " in done.stdout

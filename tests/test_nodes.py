@@ -13,7 +13,7 @@ import pytest
 
 import corral
 from client_support import requests_seen
-from corral.testing import FaultProxy, LocalServer, Message, before
+from corral.testing import FaultProxy, Message, Server, before
 from corral.wire import framing, messages
 from support import PATIENCE, turns, until
 from testing.raw_session import CREATE, RawSession
@@ -649,9 +649,9 @@ async def test_errors_on_the_way_name_the_callers_path(
                 await ann.set_acl(path, corral.OPEN_ACL)
 
 
-async def test_a_server_without_ttl_says_so() -> None:
+async def test_a_server_without_ttl_says_so(make_server: Callable[..., Server]) -> None:
     """An operation that is switched off on the server is Unimplemented."""
-    async with LocalServer(extended_types=False) as server, corral.connect(server.address) as zk:
+    async with make_server(extended_types=False) as server, corral.connect(server.address) as zk:
         with pytest.raises(corral.Unimplemented, match="create '/a'"):
             await zk.create("/a", ttl=1)
         await zk.create("/a")

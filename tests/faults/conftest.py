@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from corral.testing import LocalEnsemble, LocalServer
+from corral.testing import LocalEnsemble, Server
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[LocalServer]:
+async def server(make_server: Callable[..., Server]) -> AsyncIterator[Server]:
     """A standalone server of the test's own."""
-    async with LocalServer() as own:
+    async with make_server() as own:
         yield own
 
 

@@ -14,7 +14,7 @@ from fault_support import say_nothing, speaking, until_state, within
 
 import corral
 from corral import State
-from corral.testing import FaultProxy, LocalEnsemble, LocalServer
+from corral.testing import FaultProxy, LocalEnsemble, LocalServer, Server
 from support import PATIENCE, turns, until
 
 SESSION_TIMEOUT = 4.0
@@ -69,7 +69,7 @@ class Reading:
         return self.longest_gap
 
 
-async def fail(server: LocalServer, how: str) -> None:
+async def fail(server: Server, how: str) -> None:
     if how == "paused":
         server.pause()
     elif how == "killed":
@@ -189,18 +189,25 @@ async def full_backlog() -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def paused_server() -> AsyncIterator[str]:
-    """A real server whose process is stopped: the kernel accepts connections for it."""
-    async with LocalServer() as server:
+async def paused(server: Server) -> AsyncIterator[str]:
+    """A server that is frozen: connections to it are accepted all the same."""
+    async with server:
         server.pause()
         yield server.address
 
 
-SILENT = [full_backlog, paused_server, lambda: speaking(say_nothing)]
-SILENT_IDS = ["no answer to SYN", "a paused server", "no answer to the handshake"]
+@pytest.fixture(params=["no answer to SYN", "a paused server", "no answer to the handshake"])
+def silent(
+    request: pytest.FixtureRequest, make_server: Callable[..., Server]
+) -> Callable[[], contextlib.AbstractAsyncContextManager[str]]:
+    """Makes something that says nothing; entered, it gives its address."""
+    return {
+        "no answer to SYN": full_backlog,
+        "a paused server": lambda: paused(make_server()),
+        "no answer to the handshake": lambda: speaking(say_nothing),
+    }[request.param]
 
 
-@pytest.mark.parametrize("silent", SILENT, ids=SILENT_IDS)
 async def test_connecting_past_a_silent_server(
     connect: Callable[..., corral.Client],
     zookeeper: str,
@@ -219,7 +226,6 @@ async def enter_and_read(hosts: str) -> None:
         assert await zk.children("/") == []
 
 
-@pytest.mark.parametrize("silent", SILENT, ids=SILENT_IDS)
 async def test_reconnecting_past_silent_servers(
     proxy: FaultProxy,
     root: str,
@@ -260,7 +266,7 @@ async def test_idle_connection_is_watched_over(proxy: FaultProxy, root: str) -> 
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-async def test_the_only_server_is_restarted(server: LocalServer, how: str) -> None:
+async def test_the_only_server_is_restarted(server: Server, how: str) -> None:
     """S1, S4, W3: when the only server has been down and is back, the session goes on with all it had: a read
     that waited, a lock that is held, a place in a line, a watch."""
     async with (

@@ -315,10 +315,10 @@ async def test_blocked_loop_is_told_before_any_answer(
     assert order == ["told", "answered"]
 
 
-async def test_ensemble_that_went_back_in_time(server: LocalServer) -> None:
+async def test_ensemble_that_went_back_in_time() -> None:
     """S4: when every server has seen less than the client has, as after a restore, what waits is told so,
     with the transaction that is missing; what is held is lost; a new client can be opened."""
-    async with corral.connect(server.address, session_timeout=T) as zk:
+    async with LocalServer() as server, corral.connect(server.address, session_timeout=T) as zk:
         await zk.create("/node")
         held = await zk.lock("/lock").acquire()
         newest = (await zk.set("/node", b"new")).mzxid

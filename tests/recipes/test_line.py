@@ -12,7 +12,7 @@ import pytest
 from lock_support import LOCK_NAME, children, ended, until_line, within
 
 import corral
-from corral.testing import LocalServer
+from corral.testing import LocalServer, Server
 from support import PATIENCE, turns, until
 
 MOST, LEAST = 2**31 - 1, -(2**31)
@@ -257,10 +257,10 @@ async def test_a_counter_that_has_run_out(worn: WornServer, crowd: str) -> None:
 # Parents
 
 
-async def test_parents_go_again(connect: Callable[..., corral.Client]) -> None:
+async def test_parents_go_again(make_server: Callable[..., Server]) -> None:
     """L2, L10: the parents that a lock makes are containers: the server removes them when they have been
     left, and the lock makes them again."""
-    async with LocalServer() as server, corral.connect(server.address) as zk:
+    async with make_server() as server, corral.connect(server.address) as zk:
         lock = zk.lock("/made/for/lock")
         for _ in range(2):
             async with asyncio.timeout(PATIENCE), lock:

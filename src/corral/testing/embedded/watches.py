@@ -103,6 +103,18 @@ class _Table(Generic[W]):
         watchers = self.by_path.get(path)
         return 0 if watchers is None else watchers.get(watcher, 0)
 
+    def knows(self, path: str) -> bool:
+        """Whether anybody watches.
+
+        A server fails to look for what is above a path that does not begin at the root: at once if it has no
+        slash, and else where it looks, which is while there is a recursive watch. For the empty path it does
+        not look at all.
+        """
+        known = path in self.by_path
+        if path and not path.startswith("/") and ("/" not in path or (self._recursive and not known)):
+            raise Refused(MARSHALLING_ERROR)
+        return known and path != ""
+
     def forget(self, watcher: W) -> None:
         for path in self.by_watcher.pop(watcher, ()):
             watchers = self.by_path[path]
@@ -224,10 +236,8 @@ class ServerWatches(Generic[W]):
         tables, modes = self._of_kind(kind)
         if self._side_by_side:
             known = any(table.modes(path, watcher) & modes for table in tables)
-        elif path and "/" not in path:
-            raise Refused(MARSHALLING_ERROR)  # it fails to look for what is above such a path
         else:
-            known = any(path in table.by_path for table in tables)
+            known = any([table.knows(path) for table in tables])  # all, not until the first
         if not known:
             raise Refused(NO_WATCHER)
 

@@ -1,0 +1,113 @@
+"""``python -m corral.testing``: a ZooKeeper server without a JVM, on a port, for clients in any language."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+
+from corral.errors import UsageError
+from corral.testing import EmbeddedServer, ServerUnavailable
+from corral.testing._server import LOOPBACK
+from corral.wire.framing import DEFAULT_MAX_REQUEST
+
+__all__ = ["main"]
+
+_PORT = 2181
+_PROGRAM = "python -m corral.testing"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status. Arguments are the command line's if not given."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    least, most = options.session_timeout or (None, None)
+    try:
+        server = EmbeddedServer(
+            tick_time=options.tick_time,
+            min_session_timeout=least,
+            max_session_timeout=most,
+            container_check_interval=options.container_check_interval,
+            jute_maxbuffer=options.jute_maxbuffer,
+            version=options.version,
+            read_only=options.read_only,
+            host=options.host,
+            port=options.port,
+        )
+    except UsageError as error:
+        parser.error(str(error))
+    try:
+        asyncio.run(_serve(server))
+    except ServerUnavailable as error:
+        print(f"{_PROGRAM}: {error}; --port 0 takes a free port", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(server: EmbeddedServer) -> None:
+    """Until a signal comes."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    async with server:
+        version = (await server.four_letter_word("srvr")).partition("\n")[0]
+        print(f"{server.address} serves as {version.partition(': ')[2].partition(',')[0]}", flush=True)
+        await ended.wait()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description=(
+            "Runs a ZooKeeper server in memory: one server, standalone, that any client in any language can "
+            "connect to. It prints one line with its address once it serves, and runs until Ctrl-C or "
+            "SIGTERM. "
+            "Nothing is stored: what it knows is gone when it ends."
+        ),
+        epilog="All times are in seconds.",
+    )
+    add = parser.add_argument
+    add("--host", default=LOOPBACK, help="where to listen; 0.0.0.0 for everybody (default: %(default)s)")
+    add("--port", type=int, default=_PORT, help="0 for a free one (default: %(default)s)")
+    add(
+        "--version",
+        choices=["3.8", "3.9"],
+        default="3.8",
+        help="the release of ZooKeeper to behave as, where they differ (default: %(default)s)",
+    )
+    add(
+        "--tick-time",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="sessions are expired in steps of it (default: %(default)s)",
+    )
+    add(
+        "--session-timeout",
+        type=float,
+        nargs=2,
+        metavar=("LEAST", "MOST"),
+        help="what clients may ask for (default: 2 and 20 ticks)",
+    )
+    add(
+        "--container-check-interval",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="how often empty containers and outlived TTL nodes are removed (default: %(default)s)",
+    )
+    add(
+        "--jute-maxbuffer",
+        type=int,
+        default=DEFAULT_MAX_REQUEST,
+        metavar="BYTES",
+        help="the largest request (default: %(default)s)",
+    )
+    add("--read-only", action="store_true", help="serve reads alone, as a server that has lost its quorum")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

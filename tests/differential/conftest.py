@@ -1,0 +1,86 @@
+"""The two servers that are compared, and the tally of what was.
+
+The real server is this folder's own, on a local JVM: that both sides consume the same zxids is part of what is
+compared, so nobody else may write to it.
+
+How many random programs there are is told by CORRAL_DIFFERENTIAL_PROGRAMS, and where they begin by
+CORRAL_DIFFERENTIAL_SEED: without it they are the same in every run. (An option of pytest's would have
+to stand in the conftest.py of all tests.)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from compare import Comparison, Disagreement, compare
+from program import Program, listing, requests_of
+from runner import run
+from servers import NEVER, SOON, embedded_server, real_server
+
+
+@dataclass
+class _Tally:
+    programs: int = 0
+    steps: int = 0
+    requests: int = 0
+    disagreements: int = 0
+
+
+_tally = _Tally()
+_numbers = itertools.count()
+
+
+def _comparison(sweep: float) -> Iterator[Comparison]:
+    with real_server(sweep) as real:
+
+        def compared(program: Program) -> None:
+            __tracebackhide__ = True
+            root = f"/program-{next(_numbers)}"
+            _tally.programs += 1
+            _tally.steps += len(program)
+            _tally.requests += sum(len(requests_of(step)) for step in program)
+            try:
+                theirs = run(program, real, root)
+            except OSError as error:
+                raise AssertionError(f"a real server gives up ({error}) about\n{listing(program)}") from error
+            try:
+                ours = run(program, embedded_server(sweep), root)
+            except Exception as error:
+                raise Disagreement(
+                    f"the embedded server fails ({error!r}) about\n{listing(program)}"
+                ) from error
+            compare(program, theirs, ours)
+
+        yield compared
+
+
+@pytest.fixture(scope="session")
+def compared() -> Iterator[Comparison]:
+    """Both servers; neither does anything of its own accord but expire sessions."""
+    yield from _comparison(NEVER)
+
+
+@pytest.fixture(scope="session")
+def compared_sweeping() -> Iterator[Comparison]:
+    """Both servers; they remove containers and nodes that have outlived their time."""
+    yield from _comparison(SOON)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    if call.excinfo is not None and call.excinfo.errisinstance(Disagreement):
+        _tally.disagreements += 1
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _tally.programs:
+        terminalreporter.section("real server and embedded server")
+        terminalreporter.write_line(
+            f"{_tally.programs} programs, {_tally.steps} steps, {_tally.requests} requests; "
+            f"{_tally.disagreements} disagreements"
+        )

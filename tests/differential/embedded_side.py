@@ -1,0 +1,107 @@
+"""The embedded server without sockets: its core, driven in this thread, with a clock that a program moves.
+
+Each frame takes a moment, so that no two transactions are of one time by accident.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import deque
+
+from sides import Connection, Silent
+
+from corral.testing.embedded.zookeeper import Config, Link, ZooKeeper
+
+MOMENT = 1 / 128
+"""Seconds. A fraction that adds up exactly."""
+MOST_TICKS = 100
+"""How often the server may say that it has something to do, without anything coming of it."""
+
+
+class EmbeddedSide:
+    """One embedded server, for one program."""
+
+    skew = 1 / 500
+    """What is lost in whole milliseconds."""
+
+    def __init__(self, *, tick: float, most: float, sweep: float) -> None:
+        self._wall = 1_700_000_000.0
+        self.now = 1000.0
+        self._started = self.now
+        self.core = ZooKeeper(
+            Config(tick_time=tick, max_session_timeout=most, container_check_interval=sweep, version="3.8"),
+            now=self.now,
+            wall=self._wall,
+        )
+
+    def connect(self) -> Connection:
+        return _CoreConnection(self)
+
+    def clock(self) -> float:
+        return self._wall + self.now - self._started
+
+    def moment(self) -> float:
+        """Let a moment pass; returns the time after it."""
+        self.now += MOMENT
+        return self.now
+
+    def wait(self, connection: Connection) -> None:
+        assert isinstance(connection, _CoreConnection)
+        for _ in range(MOST_TICKS):
+            if connection.has_news:
+                return
+            deadline = self.core.deadline()
+            if math.isinf(deadline):
+                return
+            self.now = max(self.now, deadline)
+            self.core.tick(self.now)
+
+
+class _Client:
+    """What the core is given of a connection."""
+
+    def __init__(self) -> None:
+        self.frames: deque[bytes] = deque()
+        self.ended = False
+
+    def send(self, frame: bytes) -> None:
+        assert not self.ended, "sent after the end"
+        length, body = struct.unpack_from(">i", frame)[0], bytes(frame[4:])
+        assert length == len(body), "a frame with a wrong length"
+        self.frames.append(body)
+
+    def close(self) -> None:
+        assert not self.ended, "closed twice"
+        self.ended = True
+
+
+class _CoreConnection:
+    """A connection as a program has it."""
+
+    def __init__(self, side: EmbeddedSide) -> None:
+        self._side = side
+        self._client = _Client()
+        self._link: Link = side.core.accept(self._client, side.moment())
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to read, the end perhaps."""
+        return bool(self._client.frames) or self._client.ended
+
+    def send(self, *frames: bytes) -> None:
+        for frame in frames:
+            if not self._client.ended:
+                self._link.received(self._side.moment(), frame)
+
+    def receive(self) -> bytes | None:
+        if self._client.frames:
+            return self._client.frames.popleft()
+        if self._client.ended:
+            return None
+        raise Silent("the core is done")
+
+    def drop(self) -> None:
+        if not self._client.ended:
+            self._client.ended = True
+            self._link.lost(self._side.moment())
