@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def embedded(session: nox.Session) -> None:
-    """The tests of what is promised to users, every cut and every cancel among them, on the embedded server."""
+    """The tests of what is promised to users, every cut and every cancel included, on the embedded server."""
     session.install(".", *dependencies("test"))
     session.run("pytest", "--zookeeper=embedded", *(session.posargs or ON_BOTH))
 
