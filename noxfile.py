@@ -83,6 +83,8 @@ def examples(session: nox.Session) -> None:
     session.install(".")
     for name in ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network"):
         session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
+    session.install("pytest")
+    session.run("pytest", "examples/testing")
 
 
 @nox.session(python=["3.11", "3.12"])

@@ -63,8 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Runs a ZooKeeper server in memory: one server, standalone, that any client in any language can "
             "connect to. It prints one line with its address once it serves, and runs until Ctrl-C or "
-            "SIGTERM. "
-            "Nothing is stored: what it knows is gone when it ends."
+            "SIGTERM. Nothing is stored: what it knows is gone when it ends."
         ),
         epilog="All times are in seconds.",
     )

@@ -18,7 +18,7 @@ server: the embedded one (the default: nothing need be installed), a real one in
 first of these two that works, or one that runs already. The terminal summary tells which it was. If it cannot
 be had, the tests that need it fail: none is skipped, and nothing else is taken in its place.
 
-All but ``zookeeper`` are asynchronous and live in the event loop of their test. They need pytest-asyncio (1.0
+All but ``zookeeper`` are asynchronous and live in the event loop of their test. They need pytest-asyncio (1.1
 or later, in either mode) or anyio's plugin with asyncio. In a `VirtualLoop`, which has no real network, each
 test gets an embedded server of its own in its loop.
 """
@@ -238,6 +238,10 @@ def _marked_for_pytest_asyncio(
 ) -> Callable[..., AsyncIterator[Any]]:
     """A twin of an asynchronous fixture, marked as `pytest_asyncio.fixture` marks what it decorates."""
     import pytest_asyncio  # here alone: others do without it
+    from pytest_asyncio import plugin
+
+    if not hasattr(plugin, "pytest_fixture_setup"):  # 1.0 looks for the mark before, at the collection
+        pytest.fail(f"pytest-asyncio {pytest_asyncio.__version__} is too old; it must be 1.1 or later", False)
 
     @functools.wraps(function)
     async def twin(**others: Any) -> AsyncIterator[Any]:

@@ -84,6 +84,25 @@ async def test_a_restart_keeps_nodes_sessions_and_the_port(end: End) -> None:
             assert await client.exists("/kept")
 
 
+@stop_or_kill
+async def test_nothing_expires_while_it_is_down(end: End) -> None:
+    """However long that is: each session has all of its time again. Nor is anything left in the loop."""
+    async with EmbeddedServer(tick_time=0.05) as server:
+        async with FrameClient(server.address) as client:
+            session = await client.begin(timeout=0.2)
+        await end(server)
+        assert live_timers() == 0
+        await asyncio.sleep(0.5)
+        await server.start()
+        async with FrameClient(server.address) as client:
+            assert await client.begin(timeout=0.2, session=session) == session
+
+
+def live_timers() -> int:
+    """How many callbacks the loop has for later, where that can be found out."""
+    return sum(not timer.cancelled() for timer in getattr(asyncio.get_running_loop(), "_scheduled", ()))
+
+
 async def test_an_open_connection_does_not_survive_a_restart() -> None:
     """Watches are gone with it: what is done afterwards is told to nobody."""
     async with EmbeddedServer() as server, FrameClient(server.address) as watching:
@@ -239,7 +258,7 @@ async def test_a_cancelled_start_leaves_nothing() -> None:
             await server.start()
         assert await server.role() == "standalone"
         await server.close()
-    assert 0 < cancelled < 12
+    assert cancelled > 0
 
 
 @every_end
@@ -405,10 +424,11 @@ async def test_what_was_sent_before_the_pause_arrives() -> None:
             assert await watching.frame() == b"!"
 
 
-async def test_no_session_expires_while_paused_and_after_it_at_once() -> None:
+@pytest.mark.parametrize("comes", [True, False], ids=["another comes", "nobody comes"])
+async def test_no_session_expires_while_paused_and_after_it_at_once(comes: bool) -> None:
     """A paused server expires nobody, even while others come; when it goes on, those whose time is up are
     gone, before anything that was asked meanwhile."""
-    async with EmbeddedServer(tick_time=0.05) as server:
+    async with EmbeddedServer(tick_time=0.05) as server, contextlib.AsyncExitStack() as stack:
         async with FrameClient(server.address) as owner, FrameClient(server.address) as other:
             first = await owner.begin(timeout=0.1)
             await other.begin(timeout=1)
@@ -416,18 +436,19 @@ async def test_no_session_expires_while_paused_and_after_it_at_once() -> None:
             await owner.create("/mine", flags=EPHEMERAL)
             server.pause()
             await asyncio.sleep(0.3)
-            async with FrameClient(server.address) as late:
-                owner.send(owner.request(m.PING))
+            owner.send(owner.request(m.PING))
+            late = await stack.enter_async_context(FrameClient(server.address)) if comes else None
+            if late is not None:
                 late.send(m.encode_connect(0, 4.0, 0, bytes(16), False))
-                await turns(20)
-                assert first.session_id in server.zookeeper.sessions
-                assert server.zookeeper.tree.find("/mine") is not None
-                server.resume()
-                assert first.session_id not in server.zookeeper.sessions
-                assert server.zookeeper.tree.find("/mine") is None
-                assert await owner.rest() == b""
-                assert not await other.exists("/mine")
-                assert await late.frame() is not None
+            await turns(20)
+            assert first.session_id in server.zookeeper.sessions
+            assert server.zookeeper.tree.find("/mine") is not None
+            server.resume()
+            assert first.session_id not in server.zookeeper.sessions
+            assert server.zookeeper.tree.find("/mine") is None
+            assert await owner.rest() == b""
+            assert not await other.exists("/mine")
+            assert late is None or await late.frame() is not None
 
 
 @every_end
@@ -486,6 +507,25 @@ async def test_an_expired_session_is_over_for_its_client() -> None:
             assert refused is not None
             assert refused.session_id == 0
             assert await client.rest() == b""
+
+
+async def test_an_expired_client_that_reads_late_gets_all_of_it() -> None:
+    """What it was sent before its session expired; and that it might have taken too long is forgotten."""
+    async with EmbeddedServer(tick_time=60) as server, FrameClient(server.address) as client:
+        session = await client.begin()
+        assert session is not None
+        await client.create("/large", bytes(500_000))
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        before = server.zookeeper.packets_received
+        client.send(*(client.request(m.GET, "/large", False) for _ in range(20)))
+        while server.zookeeper.packets_received == before:
+            await asyncio.sleep(0.001)
+        answered = server.zookeeper.packets_received - before
+        await server.expire(session.session_id)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len(await client.rest()) == answered * (4 + 16 + 4 + 500_000 + 68)
+        await server.stop()
+        assert live_timers() == 0
 
 
 async def test_an_expired_client_that_does_not_read_is_cut_off_in_the_end() -> None:

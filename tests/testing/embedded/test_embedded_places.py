@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -164,6 +165,20 @@ async def test_a_start_on_a_thread_that_is_cancelled() -> None:
             assert not server.running
             assert server._process is not None or threads() == []
         await server.close()
+
+
+async def test_a_start_on_a_thread_that_is_cancelled_too_late() -> None:
+    """It has come up there, and nobody has been told yet."""
+    server = EmbeddedServer(thread=True)
+    starting = asyncio.create_task(server.start())
+    await asyncio.sleep(0)
+    while not server.running:
+        time.sleep(0.001)  # not the loop's, which would tell
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not server.running
+    await server.close()
 
 
 # In a loop

@@ -169,6 +169,10 @@ async def test_a_client_that_does_not_read(server: EmbeddedServer, bystander: Fr
             each._transport.get_write_buffer_size() for each in process._connections if each._transport
         )
         assert held < 1_000_000  # of 80 MB
+        assert [each._transport.is_reading() for each in process._connections if each._transport] == [
+            True,
+            False,
+        ]
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         for xid in range(2, 20_002):
             reply = await client.reply()

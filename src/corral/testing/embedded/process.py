@@ -105,7 +105,6 @@ class Process:
         self._stop_timer()
         for connection in list(self._connections):
             connection.abort() if abort or self.paused else connection.close()
-        self.paused = False
         try:
             await self._until_accepted()
         finally:
@@ -149,7 +148,6 @@ class Process:
         self.paused = True
         self._stop_timer()
         for connection in self._connections:
-            connection.flush()  # what is on its way was sent before
             connection.look()
 
     def resume(self) -> None:

@@ -1,0 +1,39 @@
+"""ZooKeeper's own shell, and with it its Java client, on an embedded server as on a real one."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from corral.testing import ServerUnavailable, local
+
+
+def shell(server: str, *command: str) -> list[str]:
+    """Run one command, as `zkCli.sh` does; the lines of its answer."""
+    try:
+        java = [local._find_java(None), "-XX:TieredStopAtLevel=1", "-cp", local._find_classpath()]
+    except ServerUnavailable as error:
+        pytest.skip(str(error))
+    done = subprocess.run(
+        [*java, "org.apache.zookeeper.ZooKeeperMain", "-server", server, *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_create_list_get_delete(server: str, place: str) -> None:
+    """Each in a session of its own, as from a script."""
+    assert f"{place[1:]}" not in shell(server, "ls", "/")[-1]
+    shell(server, "create", place, "data")
+    assert place[1:] in shell(server, "ls", "/")[-1].strip("[]").split(", ")
+    answer = shell(server, "get", "-s", place)
+    assert "data" in answer
+    assert "dataVersion = 0" in answer
+    assert "numChildren = 0" in answer
+    shell(server, "deleteall", place)
+    assert place[1:] not in shell(server, "ls", "/")[-1]
