@@ -21,15 +21,10 @@ CORE = [
     "tests/recipes/test_lock_loss.py",
     "tests/watch/test_watch_leaving.py",
 ]
-# What runs on the embedded server as well.
-ON_BOTH = [
-    "tests/points",
-    "tests/recipes",
-    "tests/test_loss.py",
-    "tests/test_nodes.py",
-    "tests/test_transaction.py",
-    "tests/watch",
-]
+# What has nothing to do with a server, or with an embedded one already.
+ONCE = ["session", "wire", "testing", "virtual", "differential"]
+# Most tests wait, for a session to end or a delay to pass.
+AT_ONCE = ("-n", "3", "--dist", "worksteal")
 LEFT_OUT = "the core tests only: the tests session runs all of them, on Python 3.11 and asyncio's own loop"
 
 
@@ -42,14 +37,15 @@ def dependencies(group: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """Every test; arguments after -- go to pytest."""
     session.install(".", *dependencies("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or AT_ONCE))
 
 
 @nox.session(python="3.11")
 def embedded(session: nox.Session) -> None:
-    """The tests of what is promised to users, every cut and every cancel included, on the embedded server."""
+    """All that is promised to users, every cut and cancel included, on embedded servers in virtual time."""
     session.install(".", *dependencies("test"))
-    session.run("pytest", "--zookeeper=embedded", *(session.posargs or ON_BOTH))
+    rest = [f"--ignore=tests/{folder}" for folder in ONCE]
+    session.run("pytest", "--zookeeper=embedded", "--loop=virtual", *(session.posargs or rest))
 
 
 @nox.session(python="3.11")
@@ -93,7 +89,7 @@ def loops(session: nox.Session) -> None:
     loop = "uvloop" if session.python == "3.11" else "eager"
     session.install(".", *dependencies("test"))
     session.log(LEFT_OUT)
-    session.run("pytest", f"--loop={loop}", *CORE)
+    session.run("pytest", f"--loop={loop}", *AT_ONCE, *CORE)
 
 
 @nox.session(python=["3.12", "3.13"])
@@ -101,4 +97,4 @@ def pythons(session: nox.Session) -> None:
     """The core tests on the other Pythons."""
     session.install(".", *dependencies("test"))
     session.log(LEFT_OUT)
-    session.run("pytest", *CORE)
+    session.run("pytest", *AT_ONCE, *CORE)

@@ -1,14 +1,17 @@
 """Clients on the ZooKeeper that is tested on, and what every test is held to beside its own promise.
 
-corral's own plugin gives the server that most tests share (`zookeeper`), chosen by `--zookeeper`; without it
-`auto` (see pyproject.toml): everything promised is tested on a real one. A test that kills, pauses or restarts
-its server gets one of its own by `make_server`; one that patches or wipes a real one starts a local one.
+corral's own plugin gives the server that most tests share, chosen by `--zookeeper`; without it `auto` (see
+pyproject.toml): everything promised is tested on a real one. A test that kills, pauses or restarts its server
+gets one of its own by `make_server`. One that is about real servers asks for `real_servers`, and is skipped, with
+the reason, where there are none.
+
+With `--loop=virtual` the same tests run in virtual time, with no real socket, each on an embedded server of its own;
+those that are about threads, processes or the kernel's sockets ask for `real_time`, and run as ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -17,7 +20,8 @@ from typing import Any
 import pytest
 
 import corral
-from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server
+from corral.session.hosts import Hosts
+from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server, VirtualLoop
 
 pytest_plugins = ["corral.testing.plugin"]
 
@@ -29,8 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--loop",
         default="asyncio",
-        choices=["asyncio", "eager", "uvloop"],
-        help="the event loop: asyncio's, that with eager tasks (Python 3.12), or uvloop (default: asyncio)",
+        choices=list(LOOPS),
+        help="the event loop: asyncio's, that with eager tasks (Python 3.12), uvloop, or corral's with virtual time "
+        "(default: asyncio)",
     )
 
 
@@ -38,7 +43,13 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     name: str = config.getoption("--loop")
-    return {name: {"asyncio": asyncio.new_event_loop, "eager": _eager_loop, "uvloop": _uvloop}[name]}
+    if name == "virtual" and not {"real_time", "real_servers"}.isdisjoint(item.fixturenames):  # type: ignore[attr-defined]
+        name = "asyncio"
+    return {name: LOOPS[name]}
+
+
+def _choice(config: pytest.Config) -> str:
+    return str(config.getoption("--zookeeper") or config.getini("zookeeper"))
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
@@ -53,12 +64,34 @@ def _uvloop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "eager": _eager_loop,
+    "uvloop": _uvloop,
+    "virtual": VirtualLoop,
+}
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {config.getoption('--loop')}"
 
 
 @pytest.fixture(scope="session")
-def ensemble() -> Iterator[LocalEnsemble]:
+def real_servers(pytestconfig: pytest.Config) -> None:
+    """Asked for by what starts real servers of its own."""
+    if _choice(pytestconfig) == "embedded":
+        pytest.skip("about real servers, and this run is on the embedded one")
+    if missing := LocalServer.missing():
+        pytest.skip(f"about real servers: {missing}")
+
+
+@pytest.fixture(scope="session")
+def real_time() -> None:
+    """Asked for by what is about threads, processes or the kernel's sockets: never in virtual time."""
+
+
+@pytest.fixture(scope="session")
+def ensemble(real_servers: None) -> Iterator[LocalEnsemble]:
     """Three local servers, for tests that do not break more than they mend."""
     servers = LocalEnsemble(3)
     asyncio.run(servers.start())
@@ -74,21 +107,36 @@ def make_server(pytestconfig: pytest.Config) -> Callable[..., Server]:
 
     It is local where the shared one is in Docker, or given: it is to be paused and killed quickly.
     """
-    choice = pytestconfig.getoption("--zookeeper") or pytestconfig.getini("zookeeper")
-    return functools.partial(EmbeddedServer, thread=True) if choice == "embedded" else LocalServer
+
+    def make(**options: Any) -> Server:
+        if _choice(pytestconfig) == "embedded":
+            return EmbeddedServer(thread=not _is_virtual(), **options)
+        return LocalServer(**options)
+
+    return make
+
+
+def _is_virtual() -> bool:
+    return isinstance(asyncio.get_running_loop(), VirtualLoop)
 
 
 @pytest.fixture
 def root(zookeeper_root: str) -> str:
-    """A znode of the test's own on the shared server, gone when it ends."""
+    """A znode of the test's own on the server, gone when it ends."""
     return zookeeper_root
 
 
 @pytest.fixture
-def connect(zookeeper: str, root: str) -> Callable[..., corral.Client]:
-    """`corral.connect` to the shared server, below the test's own znode; `to=` for another address."""
+def server_address(_servers: Hosts) -> str:
+    """Where the server is, straight: the shared one, or in virtual time the test's own."""
+    return str(_servers)
 
-    def make(to: str = zookeeper, **options: Any) -> corral.Client:
+
+@pytest.fixture
+def connect(server_address: str, root: str) -> Callable[..., corral.Client]:
+    """`corral.connect` to the server, below the test's own znode; `to=` for another address."""
+
+    def make(to: str = server_address, **options: Any) -> corral.Client:
         return corral.connect(f"{to}{root}", **{"session_timeout": SESSION_TIMEOUT, **options})
 
     return make
@@ -124,6 +172,7 @@ async def nothing_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     before = asyncio.all_tasks()
+    gc.freeze()  # what is there by now is not looked through after each test
     yield
     gc.collect()  # for "exception was never retrieved", which is said when a future goes
     await asyncio.sleep(0)

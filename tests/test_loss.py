@@ -378,7 +378,7 @@ async def test_a_write_whose_reply_is_too_large(connect: Connect, other: corral.
 
 
 async def test_a_watch_of_what_is_too_large(
-    connect: Connect, other: corral.Client, zookeeper: str, root: str
+    connect: Connect, other: corral.Client, server_address: str, root: str
 ) -> None:
     """S7, W5: a watch whose state is too large raises ReplyError, as often as it is asked, and goes on when
     the state fits again; left while it does not, nothing stays registered on the server."""
@@ -394,6 +394,6 @@ async def test_a_watch_of_what_is_too_large(
             await other.set("/n", bytes(5000))
             with pytest.raises(corral.ReplyError, match="get '/n'"):
                 await anext(events)
-            assert f"{root}/n" in (await four_letter_word(zookeeper, "wchp")).split()
+            assert f"{root}/n" in (await four_letter_word(server_address, "wchp")).split()
         await zk.sync()
-        assert f"{root}/n" not in (await four_letter_word(zookeeper, "wchp")).split()
+        assert f"{root}/n" not in (await four_letter_word(server_address, "wchp")).split()

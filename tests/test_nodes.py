@@ -161,9 +161,11 @@ async def test_without_make_parents_they_must_be_there(zk: corral.Client) -> Non
     assert await zk.children("/") == []
 
 
-async def test_a_chroot_that_is_missing_can_be_made(zookeeper: str, root: str, other: corral.Client) -> None:
+async def test_a_chroot_that_is_missing_can_be_made(
+    server_address: str, root: str, other: corral.Client
+) -> None:
     """create("/", make_parents=True) makes the chroot itself."""
-    async with corral.connect(f"{zookeeper}{root}/not/there") as zk:
+    async with corral.connect(f"{server_address}{root}/not/there") as zk:
         assert await zk.exists("/") is None
         assert await zk.create("/", make_parents=True) == "/"
         await zk.create("/a")
@@ -180,7 +182,7 @@ async def test_many_make_the_same_parents(zk: corral.Client, other: corral.Clien
 
 
 async def test_a_parent_that_vanishes_is_made_again(
-    connect: Connect, proxy: FaultProxy, other: corral.Client
+    real_time: None, connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """L10: parents may vanish between their making and the create (containers do): then they are made again.
 
@@ -205,7 +207,9 @@ async def test_a_parent_that_vanishes_is_made_again(
     assert await other.children("/p") == ["q"]
 
 
-async def test_a_parent_that_always_vanishes_is_given_up(connect: Connect, proxy: FaultProxy) -> None:
+async def test_a_parent_that_always_vanishes_is_given_up(
+    real_time: None, connect: Connect, proxy: FaultProxy
+) -> None:
     """Parents that vanish whenever they were made end in NoNode, not in trying for ever."""
     with Elsewhere(connect) as elsewhere:
 
@@ -285,7 +289,7 @@ async def test_a_long_list_of_children(zk: corral.Client) -> None:
     assert len(names) == 1200
 
 
-async def test_the_stat_is_in_seconds_and_bytes(zk: corral.Client) -> None:
+async def test_the_stat_is_in_seconds_and_bytes(real_time: None, zk: corral.Client) -> None:
     """Times are seconds of the epoch, the length is bytes, and each version counts its own changes."""
     await zk.create("/a", b"\xc3\xbc")
     await zk.create("/a/b")
@@ -309,9 +313,9 @@ class NullWriter(RawSession):
         return await self._request(CREATE, name + struct.pack(">i", -1) + acl + struct.pack(">i", 0))
 
 
-async def test_null_data_reads_as_empty(zookeeper: str, root: str, zk: corral.Client) -> None:
+async def test_null_data_reads_as_empty(server_address: str, root: str, zk: corral.Client) -> None:
     """L10: data is bytes, never null, also where another client wrote null: to get, and to a watch."""
-    async with NullWriter(zookeeper) as raw:
+    async with NullWriter(server_address) as raw:
         assert await raw.create_null(f"{root}/null") == 0
     data, stat = await zk.get("/null")
     assert (data, stat.data_length) == (b"", 0)
@@ -395,6 +399,7 @@ async def _take_all(zk: corral.Client) -> None:
 
 @pytest.mark.parametrize("change", [_add, _take, _take_all])
 async def test_delete_recursive_while_others_change_the_tree(
+    real_time: None,
     connect: Connect,
     proxy: FaultProxy,
     other: corral.Client,
@@ -417,7 +422,9 @@ async def test_delete_recursive_while_others_change_the_tree(
     assert await other.exists("/tree") is None
 
 
-async def test_delete_recursive_ends_if_others_never_do(connect: Connect, proxy: FaultProxy) -> None:
+async def test_delete_recursive_ends_if_others_never_do(
+    real_time: None, connect: Connect, proxy: FaultProxy
+) -> None:
     """Others who create below it without end are NotEmpty in the end, not a loop for ever."""
     with Elsewhere(connect) as elsewhere:
 
@@ -519,7 +526,7 @@ async def test_an_acl_that_the_server_does_not_take(zk: corral.Client, acl: list
 
 
 @pytest.mark.parametrize("how", ["connect string", "method", "both"])
-async def test_a_chroot_is_the_root(zookeeper: str, root: str, zk: corral.Client, how: str) -> None:
+async def test_a_chroot_is_the_root(server_address: str, root: str, zk: corral.Client, how: str) -> None:
     """S6: below a chroot every verb takes and gives paths as seen from there."""
     await zk.create("/team/a", make_parents=True)
     start, down = {
@@ -527,7 +534,7 @@ async def test_a_chroot_is_the_root(zookeeper: str, root: str, zk: corral.Client
         "method": ("", "/team/a"),
         "both": ("/team", "/a"),
     }[how]
-    async with corral.connect(f"{zookeeper}{root}{start}") as client:
+    async with corral.connect(f"{server_address}{root}{start}") as client:
         team = client.chroot(down)
         assert await team.create("/n", b"one") == "/n"
         assert await team.create("/s-", sequential=True) == "/s-0000000001"

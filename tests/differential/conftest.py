@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import pytest
@@ -21,13 +21,23 @@ from program import Program, listing, requests_of
 from runner import run
 from servers import NEVER, SOON, embedded_server, real_server
 
+from support import told_by_tests
+
+PROPERTY = "real server and embedded server"
+"""The property that a test's tally is."""
+
 
 @dataclass
 class _Tally:
+    """What the test that runs has compared so far."""
+
     programs: int = 0
     steps: int = 0
     requests: int = 0
-    disagreements: int = 0
+
+    def reset(self) -> None:
+        """Begin with the next test."""
+        self.programs = self.steps = self.requests = 0
 
 
 _tally = _Tally()
@@ -59,28 +69,30 @@ def _comparison(sweep: float) -> Iterator[Comparison]:
 
 
 @pytest.fixture(scope="session")
-def compared() -> Iterator[Comparison]:
+def compared(real_servers: None) -> Iterator[Comparison]:
     """Both servers; neither does anything of its own accord but expire sessions."""
     yield from _comparison(NEVER)
 
 
 @pytest.fixture(scope="session")
-def compared_sweeping() -> Iterator[Comparison]:
+def compared_sweeping(real_servers: None) -> Iterator[Comparison]:
     """Both servers; they remove containers and nodes that have outlived their time."""
     yield from _comparison(SOON)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
-    if call.excinfo is not None and call.excinfo.errisinstance(Disagreement):
-        _tally.disagreements += 1
+    if call.when == "call":
+        disagreed = call.excinfo is not None and call.excinfo.errisinstance(Disagreement)
+        item.user_properties.append((PROPERTY, (*astuple(_tally), int(disagreed))))
+        _tally.reset()
     return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _tally.programs:
-        terminalreporter.section("real server and embedded server")
+    if told := told_by_tests(terminalreporter, PROPERTY):
+        programs, steps, requests, disagreements = map(sum, zip(*told, strict=True))
+        terminalreporter.section(PROPERTY)
         terminalreporter.write_line(
-            f"{_tally.programs} programs, {_tally.steps} steps, {_tally.requests} requests; "
-            f"{_tally.disagreements} disagreements"
+            f"{programs} programs, {steps} steps, {requests} requests; {disagreements} disagreements"
         )

@@ -110,7 +110,7 @@ def test_what_differs_from_run_to_run_is_not_held_against_a_server() -> None:
     compare(SOME_OF_ALL, run(SOME_OF_ALL, first, ROOT), run(SOME_OF_ALL, second, ROOT))
 
 
-def test_two_real_servers_agree() -> None:
+def test_two_real_servers_agree(real_servers: None) -> None:
     with real_server(NEVER) as one, real_server(NEVER) as other:
         for number, program in enumerate(fixed.CORNERS.values()):
             root = f"/program-{number}"

@@ -125,12 +125,12 @@ async def test_cancelled_at_each_step(
 
 
 async def test_cancelled_in_the_tick_of_the_session(
-    connect: Connect, zookeeper: str, proxy: FaultProxy, other: corral.Client
+    connect: Connect, server_address: str, proxy: FaultProxy, other: corral.Client
 ) -> None:
     """S8: a session that comes in the very tick in which entering is cancelled is ended on the server."""
     cancelled_with_a_session = 0
     for steps in range(12):
-        before = await sessions(zookeeper)
+        before = await sessions(server_address)
         client = connect(to=proxy.address)
         states = client.states()
         async with proxy.black_hole(requests=False) as held:
@@ -143,7 +143,7 @@ async def test_cancelled_in_the_tick_of_the_session(
             await client.close()
         if State.CONNECTED in [state async for state in states]:
             cancelled_with_a_session += entering.cancelled()
-            assert await sessions(zookeeper) <= before
+            assert await sessions(server_address) <= before
     assert cancelled_with_a_session
 
 
@@ -153,20 +153,20 @@ async def sessions(address: str) -> set[str]:
     return set(re.findall(r"0x[0-9a-f]+", known))
 
 
-async def test_nobody_listens(zookeeper: str, root: str) -> None:
+async def test_nobody_listens(server_address: str, root: str) -> None:
     """S1: a port that refuses is told as such, and does not keep a client from a server that answers."""
     [port] = free_ports(1)
     with pytest.raises(corral.ConnectTimeout, match=f"127.0.0.1:{port}: .*[Cc]onnect"):
         await within(corral.connect(f"127.0.0.1:{port}", connect_timeout=0.3).__aenter__())
     for _ in range(6):
-        assert await within(enter_and_read(corral.connect(f"127.0.0.1:{port},{zookeeper}{root}"))) == []
+        assert await within(enter_and_read(corral.connect(f"127.0.0.1:{port},{server_address}{root}"))) == []
 
 
-async def test_name_that_does_not_resolve(zookeeper: str, root: str) -> None:
+async def test_name_that_does_not_resolve(server_address: str, root: str) -> None:
     """S1: a name that does not resolve is told as such, and does not keep a client from one that does."""
     with pytest.raises(corral.ConnectTimeout, match=r"nowhere\.invalid:2181: name not resolved"):
         await within(corral.connect("nowhere.invalid", connect_timeout=1.0).__aenter__())
-    assert await within(enter_and_read(corral.connect(f"nowhere.invalid,{zookeeper}{root}"))) == []
+    assert await within(enter_and_read(corral.connect(f"nowhere.invalid,{server_address}{root}"))) == []
 
 
 async def test_every_server_is_named(connect: Connect, proxy: FaultProxy) -> None:

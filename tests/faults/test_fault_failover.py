@@ -198,7 +198,7 @@ async def paused(server: Server) -> AsyncIterator[str]:
 
 @pytest.fixture(params=["no answer to SYN", "a paused server", "no answer to the handshake"])
 def silent(
-    request: pytest.FixtureRequest, make_server: Callable[..., Server]
+    request: pytest.FixtureRequest, real_time: None, make_server: Callable[..., Server]
 ) -> Callable[[], contextlib.AbstractAsyncContextManager[str]]:
     """Makes something that says nothing; entered, it gives its address."""
     return {
@@ -210,7 +210,7 @@ def silent(
 
 async def test_connecting_past_a_silent_server(
     connect: Callable[..., corral.Client],
-    zookeeper: str,
+    server_address: str,
     root: str,
     silent: Callable[[], contextlib.AbstractAsyncContextManager[str]],
 ) -> None:
@@ -218,7 +218,7 @@ async def test_connecting_past_a_silent_server(
     the next one is tried. The order is random, so several clients enter at once."""
     async with silent() as address, asyncio.TaskGroup() as group:
         for _ in range(10):
-            group.create_task(enter_and_read(f"{address},{zookeeper}{root}"))
+            group.create_task(enter_and_read(f"{address},{server_address}{root}"))
 
 
 async def enter_and_read(hosts: str) -> None:
@@ -245,7 +245,7 @@ async def test_reconnecting_past_silent_servers(
 
 
 async def test_silence_after_the_session_is_given_up_too(
-    zookeeper: str, root: str, proxy: FaultProxy
+    server_address: str, root: str, proxy: FaultProxy
 ) -> None:
     """S1: a connection on which an answer is due for half of T is dropped, and another server is asked."""
     async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:

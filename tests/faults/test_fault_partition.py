@@ -24,6 +24,8 @@ from corral import State
 from corral.testing import LocalEnsemble, LocalServer
 from support import until
 
+pytestmark = pytest.mark.usefixtures("real_servers")
+
 TICK = 0.5
 T = 3.0
 """The session timeout. A lock is given away at most a tick later than that after its holder was last heard of."""

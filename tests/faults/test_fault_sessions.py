@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
@@ -15,7 +14,7 @@ from fault_support import states_of, until_state, within
 import corral
 from corral import State
 from corral.testing import FaultProxy, LocalServer, after, before, committed
-from support import turns, until
+from support import block, turns, until
 
 Connect = Callable[..., corral.Client]
 
@@ -130,7 +129,7 @@ async def test_states_of_an_expired_session(
 
 @pytest.mark.parametrize("lease", ["quorum", "ping"])
 async def test_told_before_the_next_holds(
-    connect: Connect, zookeeper: str, other: corral.Client, lease: Literal["quorum", "ping"]
+    connect: Connect, server_address: str, other: corral.Client, lease: Literal["quorum", "ping"]
 ) -> None:
     """S3, L4: a holder that is cut off is told before another client, which waits in line, holds; whenever in
     the rhythm of heartbeats it is cut off."""
@@ -142,7 +141,7 @@ async def test_told_before_the_next_holds(
         moment = (before, committed, after)[number % 3]
         heartbeat = moment("transaction" if lease == "quorum" else "ping", nth=number + 1)
         async with (
-            FaultProxy(zookeeper) as proxy,
+            FaultProxy(server_address) as proxy,
             connect(to=proxy.address, session_timeout=T, lease=lease) as zk,
         ):
             held = asyncio.get_running_loop().create_future()
@@ -300,7 +299,7 @@ async def test_blocked_loop_is_told_before_any_answer(
                 )
                 await passed.fired.wait()
             # The answers are in the socket, and the client has not had a turn since, to read them.
-            time.sleep(zk.session_timeout)  # which is what this is about
+            block(zk.session_timeout)  # which is what this is about
             assert not held.is_valid
             try:
                 await waiting
@@ -315,7 +314,7 @@ async def test_blocked_loop_is_told_before_any_answer(
     assert order == ["told", "answered"]
 
 
-async def test_ensemble_that_went_back_in_time() -> None:
+async def test_ensemble_that_went_back_in_time(real_servers: None) -> None:
     """S4: when every server has seen less than the client has, as after a restore, what waits is told so,
     with the transaction that is missing; what is held is lost; a new client can be opened."""
     async with LocalServer() as server, corral.connect(server.address, session_timeout=T) as zk:

@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> str:
+def server(real_time: None, request: pytest.FixtureRequest) -> str:
     """The address of a server of either kind."""
     if request.param == "embedded":
         return str(request.getfixturevalue("embedded"))

@@ -6,15 +6,12 @@ import subprocess
 
 import pytest
 
-from corral.testing import ServerUnavailable, local
+from corral.testing import LocalServer, local
 
 
 def shell(server: str, *command: str) -> list[str]:
     """Run one command, as `zkCli.sh` does; the lines of its answer."""
-    try:
-        java = [local._find_java(None), "-XX:TieredStopAtLevel=1", "-cp", local._find_classpath()]
-    except ServerUnavailable as error:
-        pytest.skip(str(error))
+    java = [local._find_java(None), "-XX:TieredStopAtLevel=1", "-cp", local._find_classpath()]
     done = subprocess.run(
         [*java, "org.apache.zookeeper.ZooKeeperMain", "-server", server, *command],
         stdin=subprocess.DEVNULL,
@@ -26,6 +23,7 @@ def shell(server: str, *command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.skipif(bool(LocalServer.missing()), reason=f"zkCli.sh: {LocalServer.missing()}")
 def test_create_list_get_delete(server: str, place: str) -> None:
     """Each in a session of its own, as from a script."""
     assert f"{place[1:]}" not in shell(server, "ls", "/")[-1]

@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from corral.testing.enumerators import Tally
+from support import told_by_tests
 
-_tallies: list[Tally] = []
+PROPERTY = "points tried"
+"""The property that a test's tally is."""
 
 
 @pytest.fixture
-def tell() -> Callable[[Tally], None]:
+def tell(record_property: Callable[[str, object], None]) -> Callable[[Tally], None]:
     """Have a tally told in the summary; and fail if a point has broken something, or none was reached."""
 
     def told(tally: Tally) -> None:
-        _tallies.append(tally)
+        record_property(PROPERTY, (str(tally), tally.tried, tally.reached, len(tally.broken)))
         assert not tally.broken, str(tally)
         assert tally.reached, str(tally)
 
@@ -25,14 +27,11 @@ def tell() -> Callable[[Tally], None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _tallies:
-        return
-    terminalreporter.section("points tried")
-    for tally in _tallies:
-        terminalreporter.write_line(str(tally))
-    tried, reached, broken = (
-        sum(tally.tried for tally in _tallies),
-        sum(tally.reached for tally in _tallies),
-        sum(len(tally.broken) for tally in _tallies),
-    )
-    terminalreporter.write_line(f"all: {tried} points tried, {reached} reached, {broken} broken")
+    if told := sorted(told_by_tests(terminalreporter, PROPERTY)):
+        terminalreporter.section(PROPERTY)
+        lines, tried, reached, broken = zip(*told, strict=True)
+        for line in lines:
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(
+            f"all: {sum(tried)} points tried, {sum(reached)} reached, {sum(broken)} broken"
+        )

@@ -21,8 +21,8 @@ async def tap(proxy: FaultProxy) -> AsyncIterator[Tap]:
 
 @pytest.fixture
 async def rig(
-    connect: Callable[..., corral.Client], proxy: FaultProxy, tap: Tap, zookeeper: str
+    connect: Callable[..., corral.Client], proxy: FaultProxy, tap: Tap, server_address: str
 ) -> AsyncIterator[Rig]:
     """`rig.zk` goes through `rig.proxy`, as recorded by `rig.tap`; `rig.other` straight to the server."""
     async with connect() as other, connect(proxy.address, session_timeout=2.0) as zk:
-        yield Rig(zk, other, proxy, tap, zookeeper)
+        yield Rig(zk, other, proxy, tap, server_address)

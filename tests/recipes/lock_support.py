@@ -14,7 +14,7 @@ from corral.testing import FaultProxy, Kind, Message
 from corral.testing._server import four_letter_word
 from corral.wire import messages
 from corral.wire.messages import Operation
-from support import PATIENCE, until
+from support import PATIENCE, children, until
 
 T = TypeVar("T")
 
@@ -34,14 +34,6 @@ async def ended(task: asyncio.Task[Any]) -> None:
     """Wait until a task is done, however it ends."""
     done, _ = await asyncio.wait([task], timeout=PATIENCE)
     assert done, f"hangs: {task}"
-
-
-async def children(client: corral.Client, path: str) -> list[str]:
-    """The names of a node's children in their numbers' order; none if there is no such node."""
-    try:
-        return sorted(await client.children(path), key=lambda name: name[-10:])
-    except corral.NoNode:
-        return []
 
 
 async def until_line(client: corral.Client, path: str, length: int) -> list[str]:
@@ -184,6 +176,8 @@ class Strike:
         self._when_done = when_done
         self._also = also
         self._task: asyncio.Task[Any] | None = None
+        self.over = asyncio.Event()
+        """It has struck, or the task was done before."""
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run it in a task that is to be struck."""
@@ -192,6 +186,7 @@ class Strike:
             return await observed(coroutine, self._on_wait)
 
         self._task = asyncio.get_running_loop().create_task(run())
+        self._task.add_done_callback(lambda _: self.over.set())
         return self._task
 
     def aim_at_next(self) -> None:
@@ -210,6 +205,7 @@ class Strike:
     def _hit(self, _: object = None) -> None:
         assert self._task is not None
         self.reached = True
+        self.over.set()
         self._task.cancel()
         self._also()
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from lock_support import LOCK_NAME, children, ended, until_line, within
+from lock_support import LOCK_NAME, ended, until_line, within
 
 import corral
 from corral.testing import LocalServer, Server
-from support import PATIENCE, turns, until
+from support import PATIENCE, children, turns, until
 
 MOST, LEAST = 2**31 - 1, -(2**31)
 
@@ -201,7 +201,7 @@ class WornServer:
 
 
 @pytest.fixture
-async def worn() -> AsyncIterator[WornServer]:
+async def worn(real_servers: None) -> AsyncIterator[WornServer]:
     made = WornServer()
     async with made.server:
         yield made

@@ -11,7 +11,6 @@ from lock_support import (
     LOCK_NAME,
     Rig,
     Tap,
-    children,
     end_session,
     ended,
     observed,
@@ -35,7 +34,7 @@ from corral.wire.messages import (
     PING,
     SET,
 )
-from support import turns, until
+from support import children, turns, until
 
 Connect = Callable[..., corral.Client]
 
@@ -96,7 +95,7 @@ async def test_first_come_first_served(zk: corral.Client, other: corral.Client) 
 
 
 async def test_a_release_wakes_one_waiter_of_twenty(
-    connect: Connect, proxy: FaultProxy, tap: Tap, zookeeper: str, root: str
+    connect: Connect, proxy: FaultProxy, tap: Tap, server_address: str, root: str
 ) -> None:
     """L1: with twenty waiters each node but the last is watched exactly once, and a release is news to one of
     them alone, who asks nothing more."""
@@ -109,7 +108,7 @@ async def test_a_release_wakes_one_waiter_of_twenty(
         names = await until_line(zk, "/lock", 21)
 
         async def watches() -> dict[str, int]:
-            seen = await watched_paths(zookeeper)
+            seen = await watched_paths(server_address)
             return {path: len(who) for path, who in seen.items() if path.startswith(f"{root}/lock")}
 
         async def all_wait() -> bool:

@@ -10,23 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 import pytest
-from lock_support import (
-    Rig,
-    Strike,
-    children,
-    end_session,
-    ended,
-    settle,
-    until_line,
-    watched_paths,
-    within,
-)
+from lock_support import Rig, Strike, end_session, ended, settle, until_line, watched_paths, within
 
 import corral
 from client_support import asks_for
 from corral.testing import Message, before, committed
 from corral.wire.messages import CHILDREN, CREATE2, CREATE_CONTAINER, DELETE, GET, MULTI, PING, Operation
-from support import PATIENCE, turns, until
+from support import PATIENCE, children, turns, until
 
 LINES = ["free", "held", "two ahead", "no parent"]
 
@@ -113,8 +103,7 @@ async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str
         lock = rig.zk.lock(path)
         async with line(rig, kind, path) as ahead:
             task = strike.start(getattr(lock, way)())
-            while not strike.reached and not task.done():
-                await asyncio.sleep(0)
+            await strike.over.wait()
             await turns()
             if not strike.reached:  # it needs no more steps than that
                 held = await within(task)
@@ -269,8 +258,7 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str, moment
         strike = Strike(step, when_done=moment == "as it is answered")
         async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True):
             task = strike.start(lock.acquire())
-            while not strike.reached and not task.done():
-                await asyncio.sleep(0)
+            await strike.over.wait()
             await turns()
         if not strike.reached:
             await (await within(task)).release()

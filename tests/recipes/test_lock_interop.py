@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from lock_support import LOCK_NAME, Tap, children, until_line, within
+from lock_support import LOCK_NAME, Tap, until_line, within
 
 import corral
 from corral.testing import FaultProxy, Kind
-from support import PATIENCE, turns
+from support import PATIENCE, children, turns
 
 
 async def test_our_node_is_curators(zk: corral.Client, other: corral.Client) -> None:
@@ -74,7 +74,7 @@ async def test_we_wait_for_others(zk: corral.Client, other: corral.Client, prefi
 
 
 @pytest.fixture
-async def kazoo_client(zookeeper: str, root: str) -> AsyncIterator[Any]:
+async def kazoo_client(real_time: None, zookeeper: str, root: str) -> AsyncIterator[Any]:
     """kazoo, below the test's own znode. It blocks, so each of its calls is made in a thread."""
     client_module = pytest.importorskip("kazoo.client")
     client = client_module.KazooClient(f"{zookeeper}{root}")

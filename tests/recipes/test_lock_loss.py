@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from typing import Any
 
 import anyio
 import pytest
-from lock_support import WAYS_TO_LOSE, Rig, children, ended, noted, settle, until_line, within
+from lock_support import WAYS_TO_LOSE, Rig, ended, noted, settle, until_line, within
 
 import corral
 from corral.wire.messages import MULTI
-from support import PATIENCE, turns, until
+from support import PATIENCE, block, children, turns, until
 
 Body = Callable[[corral.Held], Awaitable[object]]
 
@@ -830,8 +829,8 @@ async def test_the_body_closes_the_client(rig: Rig) -> None:
 
 
 def block_past_the_lease(zk: corral.Client) -> None:
-    """Keep the event loop from running for longer than the lease: the one thing that no test clock can do."""
-    time.sleep(zk.session_timeout * 1.1)
+    """Keep the event loop from running for longer than the lease."""
+    block(zk.session_timeout * 1.1)
 
 
 @pytest.fixture

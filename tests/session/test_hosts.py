@@ -150,7 +150,7 @@ class Names:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+def names(real_time: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     """What names resolve to in this test."""
     names = Names()
     monkeypatch.setattr(socket, "getaddrinfo", names)

@@ -129,9 +129,9 @@ async def test_cut_at_each_moment(make_point: Callable[..., Point], step: int, r
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-async def test_after_a_reply_the_client_has_it(zookeeper: str, root: str, reset: bool) -> None:
+async def test_after_a_reply_the_client_has_it(server_address: str, root: str, reset: bool) -> None:
     """A client whose connection ends after a reply has read that reply, however it ends."""
-    async with FaultProxy(zookeeper) as proxy, corral.connect(proxy.address + root) as zk:
+    async with FaultProxy(server_address) as proxy, corral.connect(proxy.address + root) as zk:
         for number in range(3):
             async with proxy.cut_at(after("create"), reset=reset) as cut:
                 assert await zk.create(f"/n-{number}") == f"/n-{number}"
@@ -514,10 +514,10 @@ def test_any_frames_cut_up_anyhow(
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-async def test_a_real_server(zookeeper: str, root: str, reset: bool) -> None:
+async def test_a_real_server(server_address: str, root: str, reset: bool) -> None:
     """The node whose create was cut before the server does not exist; the others do, and after the reply
     the client knows it."""
-    async with FaultProxy(zookeeper) as proxy, proxy.record() as seen:
+    async with FaultProxy(server_address) as proxy, proxy.record() as seen:
         for make_point in MOMENTS:
             path = f"{root}/{make_point.__name__}"
             async with proxy.cut_at(make_point("create", match=about(path)), reset=reset) as cut:
@@ -528,7 +528,7 @@ async def test_a_real_server(zookeeper: str, root: str, reset: bool) -> None:
                         with pytest.raises((ConnectionError, EOFError)):
                             await session.create(path)
             assert cut.fired.is_set()
-        async with RawSession(zookeeper) as session:
+        async with RawSession(server_address) as session:
             assert await session.exists(f"{root}/before") == NO_NODE
             assert await session.exists(f"{root}/committed") == 0
             assert await session.exists(f"{root}/after") == 0
@@ -538,11 +538,11 @@ async def test_a_real_server(zookeeper: str, root: str, reset: bool) -> None:
     assert replied == [f"{root}/committed", f"{root}/after"]
 
 
-async def test_what_a_message_tells(zookeeper: str, root: str) -> None:
+async def test_what_a_message_tells(server_address: str, root: str) -> None:
     """Of each message: the connection, the operation by name and by number, the path, the reply's error; and
     a record has those that match."""
     node, none = f"{root}/n", f"{root}/none"
-    async with FaultProxy(zookeeper) as proxy, proxy.record() as seen:
+    async with FaultProxy(server_address) as proxy, proxy.record() as seen:
         async with proxy.record(lambda message: message.error != 0) as refusals:
             for _ in range(2):
                 async with RawSession(proxy.address) as session:
@@ -571,9 +571,9 @@ async def test_what_a_message_tells(zookeeper: str, root: str) -> None:
     assert [str(each) for each in refusals] == [f"reply to create {node!r}", f"reply to exists {none!r}"]
 
 
-async def test_four_letter_words(zookeeper: str) -> None:
+async def test_four_letter_words(server_address: str) -> None:
     """A server's commands work through the proxy, and are no messages."""
-    async with FaultProxy(zookeeper) as proxy, proxy.record() as seen:
+    async with FaultProxy(server_address) as proxy, proxy.record() as seen:
         assert "Zookeeper version" in await four_letter_word(proxy.address, "srvr")
         assert seen == []
 
@@ -596,9 +596,11 @@ async def test_events_are_counted(fault: FaultProxy, echo: Echo) -> None:
 
 
 @pytest.mark.parametrize("make_point", [on_event, after_event])
-async def test_events(zookeeper: str, root: str, zk: corral.Client, make_point: Callable[..., Point]) -> None:
+async def test_events(
+    server_address: str, root: str, zk: corral.Client, make_point: Callable[..., Point]
+) -> None:
     """An event is a message with its path; cut on it, it never passes, and after it, it has."""
-    async with FaultProxy(zookeeper) as proxy, corral.connect(proxy.address + root) as behind:
+    async with FaultProxy(server_address) as proxy, corral.connect(proxy.address + root) as behind:
         async with behind.watch("/n") as events:
             assert not (await anext(events)).exists
             async with proxy.cut_at(make_point(match=about(f"{root}/n"))) as cut:
@@ -615,7 +617,7 @@ async def test_events(zookeeper: str, root: str, zk: corral.Client, make_point: 
         await until(again, "connected again")
 
 
-async def test_any_client_library(zookeeper: str, root: str) -> None:
+async def test_any_client_library(server_address: str, root: str) -> None:
     """kazoo behind it: its create is carried out and its reply is lost, of which it tells; the next one passes."""
 
     def work(address: str) -> str:
@@ -630,7 +632,7 @@ async def test_any_client_library(zookeeper: str, root: str) -> None:
             client.stop()
             client.close()
 
-    async with FaultProxy(zookeeper) as proxy, proxy.cut_at(committed("create")) as cut:
+    async with FaultProxy(server_address) as proxy, proxy.cut_at(committed("create")) as cut:
         assert await asyncio.to_thread(work, proxy.address) == f"{root}/told"
         assert cut.fired.is_set()
 

@@ -13,6 +13,8 @@ from raw_session import RawSession
 from corral.errors import UsageStateError, UsageValueError
 from corral.testing import LocalEnsemble, ServerUnavailable, _server, local
 
+pytestmark = pytest.mark.usefixtures("real_servers")
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalEnsemble]:

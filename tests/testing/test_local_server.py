@@ -18,6 +18,8 @@ from raw_session import NO_NODE, RawSession
 from corral.errors import UsageStateError
 from corral.testing import LocalServer, ServerUnavailable, _server, local
 
+pytestmark = pytest.mark.usefixtures("real_servers")
+
 SRC = Path(local.__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from corral.testing._server import LOOPBACK
 from corral.testing.peers import PeerNetwork, rewrite_election_address
 from support import until
 
+pytestmark = pytest.mark.usefixtures("real_servers")
+
 SOON = 4
 """A sync_limit, in ticks of half a second, after which a server that is cut off has left before long."""
 

@@ -210,6 +210,14 @@ def anyio_backend():
 # Which server
 
 
+@pytest.fixture
+def taken(request: pytest.FixtureRequest) -> str:
+    """What the summary says of the server, which has to be here."""
+    if "LocalServer" in request.param:
+        request.getfixturevalue("real_servers")
+    return str(request.param)
+
+
 @pytest.mark.parametrize(
     ("ini", "option", "taken"),
     [
@@ -218,6 +226,7 @@ def anyio_backend():
         ("local", None, "local: <LocalServer "),
         (None, "local", "local: <LocalServer "),
     ],
+    indirect=["taken"],
 )
 def test_the_choice(pytester: pytest.Pytester, ini: str | None, option: str | None, taken: str) -> None:
     """The embedded server, unless the configuration says otherwise, or the command line; the summary tells."""
@@ -256,18 +265,30 @@ def without(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
             monkeypatch.setenv(name, value)
 
 
-def test_auto_says_what_was_not_there(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """auto takes the first real server that works, and tells which, and why not the one before."""
-    without(monkeypatch, "docker")
+@pytest.mark.parametrize(
+    ("missing", "taken"),
+    [
+        (["docker"], "local: <LocalServer "),
+        (["docker", "local"], "embedded: <EmbeddedServer "),
+    ],
+    indirect=["taken"],
+)
+def test_auto_says_what_was_not_there(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, missing: list[str], taken: str
+) -> None:
+    """auto takes the first server that works, a real one if there is any; it tells which, and why none before it."""
+    without(monkeypatch, *missing)
     pytester.makepyfile(ONE_TEST)
     result = run(pytester, "--zookeeper=auto", *WARNINGS_FAIL)
     result.assert_outcomes(passed=1)
     [line] = summary(result)
-    assert line.startswith(SAID["docker"])
-    assert "; local: <LocalServer " in line
+    assert line.startswith(SAID[missing[0]])
+    for kind in missing[1:]:
+        assert SAID[kind] in line
+    assert f"; {taken}" in line
 
 
-@pytest.mark.parametrize("choice", ["docker", "local", "auto"])
+@pytest.mark.parametrize("choice", ["docker", "local"])
 def test_a_choice_that_cannot_be_had(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, choice: str
 ) -> None:
@@ -276,8 +297,7 @@ def test_a_choice_that_cannot_be_had(
     pytester.makepyfile(ONE_TEST)
     result = run(pytester, f"--zookeeper={choice}")
     result.assert_outcomes(errors=1)
-    for kind in MISSING if choice == "auto" else [choice]:
-        result.stdout.fnmatch_lines(f"*--zookeeper={choice}: no ZooKeeper to test on: *{SAID[kind]}*")
+    result.stdout.fnmatch_lines(f"*--zookeeper={choice}: no ZooKeeper to test on: *{SAID[choice]}*")
 
 
 @pytest.mark.parametrize("choice", ["dokcer", "localhost", "zk1:port", "zk1:2181,/app"])

@@ -19,10 +19,10 @@ async def proxied(connect: Callable[..., corral.Client], proxy: FaultProxy) -> A
 
 
 @pytest.fixture
-def watchers(zookeeper: str, root: str) -> Callable[[str], Awaitable[int]]:
+def watchers(server_address: str, root: str) -> Callable[[str], Awaitable[int]]:
     """How many sessions watch a path below the test's own znode, by what the server says."""
 
     async def ask(path: str) -> int:
-        return await watching_sessions(zookeeper, root + path)
+        return await watching_sessions(server_address, root + path)
 
     return ask

@@ -324,14 +324,14 @@ def test_default_limits() -> None:
 
 
 @pytest.mark.parametrize("over", [0, 1])
-async def test_the_largest_request(zookeeper: str, over: int) -> None:
+async def test_the_largest_request(server_address: str, over: int) -> None:
     """S7: a request of `DEFAULT_MAX_REQUEST` bytes is the largest that a server takes, as it is configured
     unless told otherwise; on a larger one it closes the connection without a word."""
     head = struct.pack(">ii", 1, messages.EXISTS.opcode)
     padding = DEFAULT_MAX_REQUEST + over - len(head) - len(messages.encode_exists("/", False))
     request = head + messages.encode_exists("/" + "a" * padding, False)
     assert len(request) == DEFAULT_MAX_REQUEST + over
-    async with asyncio.timeout(PATIENCE), connection(zookeeper) as wire:
+    async with asyncio.timeout(PATIENCE), connection(server_address) as wire:
         wire.send(messages.encode_connect(0, 10.0, 0, bytes(16)))
         await wire.receive()
         wire.send(request)

@@ -168,8 +168,8 @@ def test_golden_covers_everything() -> None:
     assert {kind for _, _, step in ALL for kind, _, _ in step.events} == {1, 2, 3, 4}
 
 
-async def test_server_under_test(zookeeper: str, root: str) -> None:
+async def test_server_under_test(real_time: None, server_address: str, root: str) -> None:
     """The server that the tests run on answers as the recorded one did, whatever its version."""
-    recording = await play("the server under test", zookeeper, f"{root}/wire", exchanges.STANDALONE)
+    recording = await play("the server under test", server_address, f"{root}/wire", exchanges.STANDALONE)
     for step in exchanges.STANDALONE:
         check(step, recording)

@@ -211,16 +211,13 @@ class Server(ABC):
 async def four_letter_word(address: str, word: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send a four letter word to a server and return its whole answer. See `Server.four_letter_word`."""
     host, _, port = address.rpartition(":")
-    loop = asyncio.get_running_loop()
-    answer = bytearray()
-    # A bare socket, since closing it is one synchronous step: no transport outlives a cancelled question.
-    with socket.socket() as sock:
-        sock.setblocking(False)
-        async with asyncio.timeout(timeout):
-            await loop.sock_connect(sock, (host, int(port)))
-            await loop.sock_sendall(sock, word.encode("ascii"))
-            while chunk := await loop.sock_recv(sock, 65536):
-                answer += chunk
+    async with asyncio.timeout(timeout):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(word.encode("ascii"))
+            answer = await reader.read()
+        finally:
+            writer.transport.abort()  # a synchronous step: no connection outlives a cancelled question
     return answer.decode("utf-8", "replace")
 
 

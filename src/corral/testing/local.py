@@ -99,6 +99,16 @@ class LocalServer(Server):
         state = "paused" if self._paused else "running" if self.running else "down"
         return f"<LocalServer {LOOPBACK}:{self._port} {state}>"
 
+    @staticmethod
+    def missing(java: str | None = None) -> str | None:
+        """What this machine lacks to run one, and how to get it; None if nothing."""
+        try:
+            _find_java(java)
+            _find_classpath()
+        except ServerUnavailable as error:
+            return str(error)
+        return None
+
     @property
     def address(self) -> str:
         if self._port is None:

@@ -15,8 +15,9 @@ Its fixtures:
 
 ``--zookeeper=embedded|docker|local|auto|HOSTS`` (or ``zookeeper = ...`` in pytest's configuration) says which
 server: the embedded one (the default: nothing need be installed), a real one in Docker or on a local JVM, the
-first of these two that works, or one that runs already. The terminal summary tells which it was. If it cannot
-be had, the tests that need it fail: none is skipped, and nothing else is taken in its place.
+best that this machine has (the first that works of Docker, local and embedded), or one that runs already. The
+terminal summary tells which it was, and what kept better ones away. If what was asked for cannot be had, the
+tests that need it fail: none is skipped, and nothing else is taken in its place.
 
 All but ``zookeeper`` are asynchronous and live in the event loop of their test. They need pytest-asyncio (1.1
 or later, in either mode) or anyio's plugin with asyncio. In a `VirtualLoop`, which has no real network, each
@@ -53,16 +54,17 @@ __all__ = ["faults", "zk", "zookeeper", "zookeeper_hosts", "zookeeper_root"]
 T = TypeVar("T")
 
 _CHOICES = "embedded|docker|local|auto|HOSTS"
-_REAL: Mapping[str, Callable[[], Server]] = {"docker": ContainerServer, "local": LocalServer}
-_ALL: Mapping[str, Callable[[], Server]] = {
-    **_REAL,
+_KINDS: Mapping[str, Callable[[], Server]] = {
+    "docker": ContainerServer,
+    "local": LocalServer,
     "embedded": functools.partial(EmbeddedServer, thread=True),
 }
+"""In the order of `auto`."""
 
 _REACH_TIMEOUT = 15.0
 """Seconds within which HOSTS must answer; what was started beside the tests may need some."""
 
-_told = pytest.StashKey[list[str]]()
+_told: pytest.StashKey[list[str]] = pytest.StashKey()
 """What the summary tells of the servers that tests ran on."""
 
 
@@ -71,8 +73,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("zookeeper", "ZooKeeper, by corral").addoption(
         "--zookeeper",
         metavar=_CHOICES,
-        help="the ZooKeeper to test on: embedded in this process, in Docker, on a local JVM, the first of "
-        "docker and local that works (auto), or one that runs already, as host:port,host:port/chroot",
+        help="the ZooKeeper to test on: embedded in this process, in Docker, on a local JVM, the first that "
+        "works of docker, local and embedded (auto), or one that runs already, as host:port,host:port/chroot",
     )
     parser.addini("zookeeper", "the default of --zookeeper", default="embedded")
 
@@ -85,16 +87,30 @@ def pytest_configure(config: pytest.Config) -> None:
             parse(choice)
         except UsageError as error:
             raise pytest.UsageError(f"--zookeeper={choice}: {error}") from error
-    elif choice != "auto" and choice not in _ALL:
+    elif choice != "auto" and choice not in _KINDS:
         raise pytest.UsageError(
             f"--zookeeper={choice}: it is one of {_CHOICES}, where HOSTS has the port, as in localhost:2181"
         )
     config.stash[_told] = []
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """As a worker of pytest-xdist, hand what is to be told to whom it is told by."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[__name__] = session.config.stash[_told]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """A worker of pytest-xdist has ended; one that crashed tells nothing."""
+    node.config.stash[_told].extend(getattr(node, "workeroutput", {}).get(__name__, ()))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say which server it was."""
-    for line in config.stash[_told]:
+    """Say which server it was, or which ones."""
+    told = config.stash[_told]
+    for line in dict.fromkeys(told):
         terminalreporter.write_line(f"ZooKeeper: {line}")
 
 
@@ -115,7 +131,7 @@ def zookeeper(pytestconfig: pytest.Config) -> Iterator[str]:
         pytestconfig.stash[_told].append(f"{given}, as asked for")
         yield given
         return
-    kinds = _REAL if choice == "auto" else {choice: _ALL[choice]}
+    kinds = _KINDS if choice == "auto" else {choice: _KINDS[choice]}
     missing = []
     for name, make in kinds.items():
         server = make()
@@ -169,9 +185,7 @@ async def _servers(zookeeper: str, pytestconfig: pytest.Config) -> AsyncIterator
     if not isinstance(asyncio.get_running_loop(), VirtualLoop):
         yield parse(zookeeper)
         return
-    told = pytestconfig.stash[_told]
-    if (line := "in virtual time: embedded, one for each test in its event loop") not in told:
-        told.append(line)
+    pytestconfig.stash[_told].append("in virtual time: embedded, one for each test in its event loop")
     async with EmbeddedServer() as own:
         yield parse(own.address)
 
