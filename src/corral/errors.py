@@ -234,10 +234,10 @@ class ClientClosed(SessionError):
 
 
 class EnsembleBehind(SessionError):
-    """Every server refused us, having seen fewer transactions than this client has.
+    """Every server refuses us, having seen fewer transactions than this client has, and serves others.
 
-    The ensemble was restored from a backup or wiped, or none of its servers has a leader. If it was
-    restored, only a new client can start over; what this one remembers is from a future that is gone.
+    The ensemble was restored from a backup or wiped. Only a new client can start over; what this one
+    remembers is from a future that is gone. (While there is no leader nobody is served, and requests wait.)
     """
 
 

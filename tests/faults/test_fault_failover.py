@@ -265,6 +265,25 @@ async def test_idle_connection_is_watched_over(proxy: FaultProxy, root: str) -> 
         await until_state(zk, State.CONNECTED)
 
 
+async def test_without_a_quorum_requests_wait(servers: LocalEnsemble) -> None:
+    """S2, S4: a server without a quorum turns everybody away without a word, as one does that has seen less than
+    we have. What was asked for waits all the same, past the session's end, and is answered in the end."""
+    alone = await servers.leader()
+    async with corral.connect(alone.address, session_timeout=SESSION_TIMEOUT, tick_time=0.5) as zk:
+        path = await zk.create("/quorum-", sequential=True)
+        for each in await servers.followers():
+            await each.stop()
+        await until_state(zk, corral.State.SUSPENDED)
+        reading = asyncio.create_task(zk.get(path))
+        await until_state(zk, corral.State.EXPIRED)
+        await asyncio.wait([reading], timeout=SESSION_TIMEOUT)
+        assert not reading.done()
+        await servers.start()
+        data, _ = await within(reading)
+        assert data == b""
+        await zk.delete(path)
+
+
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 async def test_the_only_server_is_restarted(server: Server, how: str) -> None:
     """S1, S4, W3: when the only server has been down and is back, the session goes on with all it had: a read

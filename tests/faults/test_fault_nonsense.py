@@ -23,6 +23,7 @@ from fault_support import (
 
 import corral
 from corral import State
+from corral.session.visit import visit
 
 T = 0.6
 """What is asked for, so that attempts are short; the servers here grant 2 s."""
@@ -75,6 +76,17 @@ async def test_nonsense_is_passed_over(server: Conversation) -> None:
     async with speaking(server) as bad, speaking(refuse_everything) as good, asyncio.TaskGroup() as group:
         for _ in range(6):
             group.create_task(within(enter(f"{bad},{good}", connect_timeout=25.0)))
+
+
+@by_handshake
+async def test_a_visit_to_nonsense(server: Conversation) -> None:
+    """S4: what a stranger is told by a server that makes no sense is an error, or that there was no session."""
+    async with speaking(server) as address:
+        host, _, port = address.rpartition(":")
+        try:
+            assert not await within(visit(host, int(port), limit=0.4))
+        except OSError:
+            pass
 
 
 REFUSAL = reply(1, -101)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from corral.testing.expiry import end_session
+from corral.session.visit import visit
 
 kazoo_client = pytest.importorskip("kazoo.client")
 exceptions = pytest.importorskip("kazoo.exceptions")
@@ -165,7 +165,7 @@ def test_an_expired_session(kazoo: Any, connect: Callable[..., Any], server: str
     session, password = client.client_id
     client.create(f"{place}/mine", ephemeral=True)
     host, _, port = server.rpartition(":")
-    asyncio.run(end_session(host, int(port), session, password))
+    asyncio.run(visit(host, int(port), session, password))
     states.until("LOST")
     states.until("CONNECTED")
     assert kazoo.exists(f"{place}/mine") is None

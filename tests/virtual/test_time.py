@@ -166,6 +166,38 @@ async def test_retries_are_at_once_and_then_further_and_further_apart(server: Em
         assert back - down_since == 60
 
 
+async def test_without_a_leader_nothing_is_given_up(proxy: FaultProxy) -> None:
+    """S2, S4: servers without a leader turn everybody away without a word, for an hour maybe: what was asked for
+    waits, and a watch goes on, whether the session is over or not."""
+    async with client(proxy) as zk, zk.watch("/node") as events:
+        await anext(events)
+        async with proxy.refuse():
+            await proxy.cut()
+            reading = asyncio.create_task(zk.exists("/"))
+            creating = asyncio.create_task(zk.create("/node"))
+            await asyncio.sleep(3600)
+            assert not reading.done()
+        assert await reading is not None
+        assert await creating == "/node"
+        assert (await anext(events)).kind is corral.EventKind.CREATED
+
+
+async def test_an_ensemble_that_went_back_in_time(server: EmbeddedServer) -> None:
+    """S4: turned away for longer than T by servers that take others, whoever waits is told that they have seen
+    less than we have."""
+    async with corral.connect(server.address, session_timeout=T) as zk:
+        await zk.create("/node")
+        for _ in range(100):  # by each session that is opened and closed the new one catches up by two
+            await zk.set("/node", b"new")
+        port = int(server.address.rpartition(":")[2])
+        await server.close()
+        async with EmbeddedServer(port=port):
+            back = now()
+            with pytest.raises(corral.EnsembleBehind, match="takes others"):
+                await zk.get("/node")
+            assert T < now() - back < T + 3 * Backoff.LONGEST
+
+
 async def test_one_timeout_for_a_whole_acquire(proxy: FaultProxy, other: corral.Client) -> None:
     """L3: `asyncio.timeout(2)` around an acquire ends it after 2 s, to the millisecond, in a black hole too; and
     its node is gone as soon as a server can be reached."""

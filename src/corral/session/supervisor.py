@@ -8,6 +8,7 @@ waiter is told, and so is whoever closes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
@@ -32,6 +33,7 @@ from .hosts import Address, Backoff, Resolver
 from .machine import Machine, Phase
 from .requests import Request
 from .state_stream import StateStream
+from .visit import visit
 from .watches import Watcher
 
 logger = logging.getLogger("corral.session")
@@ -91,7 +93,7 @@ class Session:
         self._supervisor: asyncio.Task[None] | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._failure: BaseException | None = None
-        self._turned_away_since: float | None = None  # by every server, round after round
+        self._rejection: _Rejection | None = None
         self._left = False  # whether the server has been told, as far as it could be
 
     # Opening and closing
@@ -370,13 +372,18 @@ class Session:
                 _raise_unless_network(await asyncio.shield(connection.lost))
                 if self._left or self._gave_up():
                     return
-                last, rounds, self._turned_away_since = address, 0, None
+                last, rounds, self._rejection = address, 0, None
                 if self.clock() - began >= GOOD_CONNECTION:
                     self._backoff.reset()
                 break
             else:
                 rounds += 1
-                self._vain_round(rounds, everyone_turned_us_away=turned_away == len(addresses) > 0)
+                level = logging.WARNING if rounds == 1 else logging.INFO
+                logger.log(level, "no server has taken the session; trying on: %s", self._resolver.describe())
+                if self._machine.last_zxid and turned_away == len(addresses) > 0:
+                    await self._turned_away_by_all(addresses[-1], bound)
+                else:
+                    self._rejection = None
 
     def _attempt_bound(self, rounds: int) -> float:
         """Seconds for one attempt: all servers within T/3 at first, then twice as long with each vain round,
@@ -413,24 +420,26 @@ class Session:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
 
-    def _vain_round(self, rounds: int, *, everyone_turned_us_away: bool) -> None:
-        level = logging.WARNING if rounds == 1 else logging.INFO
-        logger.log(level, "no server has taken the session; trying on: %s", self._resolver.describe())
-        if not everyone_turned_us_away or not self._machine.last_zxid:
-            self._turned_away_since = None
-            return
+    async def _turned_away_by_all(self, address: Address, bound: float) -> None:
+        """Find out whether it is us whom they turn away, having seen less than we have: then it would be for
+        ever. Servers without a leader do the same, to everybody, until they have one."""
         now = self.clock()
-        if self._turned_away_since is None:
-            self._turned_away_since = now
-        away = now - self._turned_away_since
-        if away > self.timeout:
-            self._machine.fail_waiting(
-                errors.EnsembleBehind(
-                    f"every server turned us away for {away:.1f} s without a word, as they do when they "
-                    f"have not seen transaction 0x{self._machine.last_zxid:x}, which we have: the ensemble "
-                    "was restored from a backup or wiped, or has no leader. If restored, open a new client"
-                )
+        rejection = self._rejection = self._rejection or _Rejection(now)
+        away = now - rejection.since
+        if away <= self.timeout:
+            return
+        if not rejection.others_are_taken:
+            # And then we have to be turned away once more: by now there may be a leader.
+            with contextlib.suppress(OSError):
+                rejection.others_are_taken = await visit(address.host, address.port, limit=bound)
+            return
+        self._machine.fail_waiting(
+            errors.EnsembleBehind(
+                f"every server turned us away for {away:.1f} s, and takes others: they have not seen "
+                f"transaction 0x{self._machine.last_zxid:x}, which we have, so the ensemble was restored "
+                "from a backup or wiped; open a new client"
             )
+        )
 
     def _gave_up(self) -> bool:
         """Whether no server will take us, ever."""
@@ -472,6 +481,15 @@ class Session:
             self._ready.set_result(None)
         for listener in tuple(self._listeners):
             listener.tell(state)
+
+
+@dataclass
+class _Rejection:
+    """Every server takes the connection and closes it without a word, round after round."""
+
+    since: float
+    others_are_taken: bool = False
+    """Whether one of them has given a session to somebody who has seen nothing yet."""
 
 
 def _raise_unless_network(ended_by: BaseException | None) -> None:

@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing.expiry import end_session
+from corral.session.visit import visit
 from corral.testing.tcp import Delay, Flow, Held, Link, Parcel, TcpProxy
 from corral.wire import messages
 from corral.wire.compile import DecodeError
@@ -326,7 +326,7 @@ class FaultProxy(TcpProxy):
                 "connect its client to proxy.address"
             )
         for each in ids:
-            await end_session(*self._target, each, self._passwords[each])
+            await visit(*self._target, each, self._passwords[each])
 
     @contextlib.asynccontextmanager
     async def record(self, match: Match = lambda message: True) -> AsyncIterator[list[Message]]:
