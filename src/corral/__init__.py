@@ -4,9 +4,17 @@ from .client import Client as Client
 from .client import connect as connect
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.election import Election as Election
+from .recipes.election import LeaderWatch as LeaderWatch
 from .recipes.held import Held as Held
 from .recipes.line import Contender as Contender
 from .recipes.lock import Lock as Lock
+from .recipes.multi import MultiLock as MultiLock
+from .recipes.rwlock import HeldWrite as HeldWrite
+from .recipes.rwlock import ReadLock as ReadLock
+from .recipes.rwlock import RWLock as RWLock
+from .recipes.rwlock import WriteLock as WriteLock
+from .recipes.semaphore import Semaphore as Semaphore
 from .session.state_stream import StateStream as StateStream
 from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
@@ -16,11 +24,19 @@ from .watch.node import NodeWatch as NodeWatch
 __all__ = [
     "Client",
     "Contender",
+    "Election",
     "Held",
+    "HeldWrite",
+    "LeaderWatch",
     "Lock",
+    "MultiLock",
     "NodeWatch",
+    "RWLock",
+    "ReadLock",
+    "Semaphore",
     "StateStream",
     "Transaction",
+    "WriteLock",
     "connect",
     *_errors,
     *_types,

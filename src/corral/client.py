@@ -9,7 +9,14 @@ from typing import Literal
 
 from . import errors, verify
 from .nodes import Nodes
-from .recipes.lock import Holders, Lock
+from .recipes.election import Election
+from .recipes.holders import Holders
+from .recipes.layouts import LayoutName
+from .recipes.lock import Lock
+from .recipes.multi import MultiLock
+from .recipes.queued import Site
+from .recipes.rwlock import RWLock
+from .recipes.semaphore import Semaphore
 from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.state_stream import StateStream
@@ -163,9 +170,32 @@ class Client(Nodes):
 
     # What it makes
 
-    def lock(self, path: str, *, data: bytes = b"") -> Lock:
-        """An exclusive lock; see `Lock`. `data` is what others see of us in its line."""
-        return Lock(self, self._session, self._full(path), path, verify.data(data), self._holders)
+    # `data` is what others see of us in the line; `layout` is whose names its nodes have.
+
+    def lock(self, path: str, *, data: bytes = b"", layout: LayoutName = "curator") -> Lock:
+        """An exclusive lock; see `Lock`."""
+        return Lock(self._site(path), verify.data(data), layout)
+
+    def rwlock(self, path: str, *, data: bytes = b"", layout: LayoutName = "curator") -> RWLock:
+        """A read/write lock: ``.read()`` and ``.write()``; see `RWLock`."""
+        return RWLock(self._site(path), verify.data(data), layout)
+
+    def semaphore(self, path: str, limit: int, *, data: bytes = b"") -> Semaphore:
+        """A semaphore with this many leases; see `Semaphore`."""
+        return Semaphore(self._site(path), verify.data(data), verify.limit(limit))
+
+    def election(self, path: str, *, data: bytes = b"", layout: LayoutName = "curator") -> Election:
+        """A leader election; see `Election`."""
+        return Election(self._site(path), verify.data(data), layout)
+
+    def multi_lock(self, paths: Sequence[str], *, data: bytes = b"") -> MultiLock:
+        """Exclusive locks on several paths, all or none; see `MultiLock`."""
+        sites = [self._site(path) for path in verify.several(paths, "paths")]
+        verify.distinct([site.full for site in sites], "paths")
+        return MultiLock([(site.full, Lock(site, verify.data(data), "curator")) for site in sites])
+
+    def _site(self, path: str) -> Site:
+        return Site(self, self._session, self._full(path), path, self._holders)
 
     def watch(self, path: str) -> NodeWatch:
         """The states of one znode as an async iterator; see `NodeWatch`."""

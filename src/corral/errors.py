@@ -18,7 +18,8 @@
     ├── ConnectTimeout        no session within `connect_timeout`
     └── UsageError            the call itself is wrong; nothing was sent
         ├── UsageValueError   (also ValueError)  a bad path, host string, timeout, size...
-        │   └── FrameTooLarge the request is over the frame limit
+        │   ├── FrameTooLarge the request is over the frame limit
+        │   └── LimitMismatch others use the semaphore with another limit
         ├── UsageTypeError    (also TypeError)   data that is not bytes...
         └── UsageStateError   (also RuntimeError) a client not open, another loop or thread...
             └── AlreadyHeld   this task holds that lock already
@@ -47,6 +48,7 @@ __all__ = [
     "EnsembleBehind",
     "FrameTooLarge",
     "InvalidAcl",
+    "LimitMismatch",
     "LockLost",
     "NoAuth",
     "NoChildrenForEphemerals",
@@ -263,6 +265,19 @@ class FrameTooLarge(UsageValueError):
         )
         self.size = size
         self.limit = limit
+
+
+class LimitMismatch(UsageValueError):
+    """Others hold leases of this semaphore with another limit, and none was taken: `ours` and `theirs`."""
+
+    def __init__(self, path: str, ours: int, theirs: bytes) -> None:
+        self.ours = ours
+        self.theirs = int(theirs) if theirs.isdigit() else None
+        said = self.theirs if self.theirs is not None else f"what is no number, {theirs[:50]!r},"
+        super().__init__(
+            f"semaphore {path!r} is used with a limit of {said} by those who hold leases, not {ours}; use "
+            "one limit everywhere: a new one counts when nobody holds a lease"
+        )
 
 
 class UsageTypeError(UsageError, TypeError):

@@ -43,6 +43,31 @@ def version(value: int | None) -> int:
     return value
 
 
+def limit(value: int) -> int:
+    """How many may hold a semaphore at once."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"limit must be an int, not {value!r}")
+    if not 1 <= value < _INT32:
+        raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {value}")
+    return value
+
+
+def several(value: Sequence[str], name: str) -> Sequence[str]:
+    """Several strings, and not one string, which is a sequence too."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UsageTypeError(f"{name} must be a list of strings, not {value!r}")
+    if not value:
+        raise UsageValueError(f"{name} is empty; give at least one")
+    return value
+
+
+def distinct(values: Sequence[str], name: str) -> None:
+    """Each once."""
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise UsageValueError(f"{name} has {twice[0]!r} twice; it would wait for itself")
+
+
 def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
     """An access control list: at least one entry."""
     if (

@@ -12,7 +12,7 @@ import pytest
 from lock_support import LOCK_NAME, ended, until_line, within
 
 import corral
-from corral.testing import LocalServer, Server
+from corral.testing import EmbeddedServer, LocalServer, Server
 from support import PATIENCE, children, turns, until
 
 MOST, LEAST = 2**31 - 1, -(2**31)
@@ -41,7 +41,6 @@ async def stand(client: corral.Client, path: str, names: list[str]) -> None:
         [MOST, MOST, MOST],
         [MOST, LEAST, LEAST + 1, MOST],
         [LEAST, LEAST + 1, -1_000_000_000, -999_999_999],
-        [-2, -1, 0, 1],
     ],
     ids=str,
 )
@@ -56,13 +55,11 @@ async def test_the_order_of_numbers(zk: corral.Client, other: corral.Client, num
     assert [each.sequence for each in contenders] == numbers
 
 
-@pytest.mark.parametrize("number", [0, -1, -10, -1_000_000_000, LEAST, MOST])
-async def test_a_node_ahead_is_waited_for(zk: corral.Client, other: corral.Client, number: int) -> None:
-    """L10: who was there before us is waited for: with a smaller number, and with any number if the counter
-    has run out, negative ones of nine digits and of ten included."""
+async def test_a_node_ahead_is_waited_for(zk: corral.Client, other: corral.Client) -> None:
+    """L1: who was there before us is waited for."""
     await zk.create("/lock")
-    task = await blocked_by(zk, other, curator(number))
-    await other.delete(f"/lock/{curator(number)}")
+    task = await blocked_by(zk, other, curator(0))
+    await other.delete(f"/lock/{curator(0)}")
     await (await within(task)).release()
 
 
@@ -77,12 +74,39 @@ async def test_a_greater_number_is_not_waited_for(
         pass
 
 
+@pytest.fixture
+async def at_the_end() -> AsyncIterator[tuple[corral.Client, corral.Client]]:
+    """Two clients of a server whose counter for /lock is at its end."""
+    async with (
+        EmbeddedServer() as server,
+        corral.connect(server.address) as zk,
+        corral.connect(server.address) as other,
+    ):
+        await zk.create("/lock")
+        node = server.zookeeper.tree.find("/lock")
+        assert node is not None
+        node.creations = MOST
+        yield zk, other
+
+
+@pytest.mark.parametrize("number", [0, MOST - 1, -1, -10, -1_000_000_000, LEAST, MOST])
+async def test_at_the_end_a_node_ahead_is_waited_for(
+    at_the_end: tuple[corral.Client, corral.Client], number: int
+) -> None:
+    """L10: where the counter has run out, who was there before us is waited for, with any number, negative ones
+    of nine digits and of ten included."""
+    zk, other = at_the_end
+    task = await blocked_by(zk, other, curator(number))
+    await other.delete(f"/lock/{curator(number)}")
+    await (await within(task)).release()
+
+
 @pytest.mark.parametrize("number", [-1, LEAST, MOST])
-async def test_who_joins_later_is_not_waited_for(
-    zk: corral.Client, other: corral.Client, number: int
+async def test_at_the_end_who_joins_later_is_not_waited_for(
+    at_the_end: tuple[corral.Client, corral.Client], number: int
 ) -> None:
     """L10: where the counter has run out, who joins behind us does not block us, whatever its number."""
-    await zk.create("/lock")
+    zk, other = at_the_end
     ahead = curator(MOST, 1)
     task = await blocked_by(zk, other, ahead)
     await stand(other, "/lock", [curator(number, 2)])
@@ -91,6 +115,20 @@ async def test_who_joins_later_is_not_waited_for(
     assert held.is_valid
     await held.release()
     assert await children(other, "/lock") == [curator(number, 2)]
+
+
+@pytest.mark.parametrize("number", [-1, LEAST, MOST])
+async def test_numbers_that_have_run_out_are_behind_those_that_have_not(
+    zk: corral.Client, other: corral.Client, number: int
+) -> None:
+    """L10: the server gives no number twice before its counter has run out, so that those come first."""
+    await zk.create("/lock")
+    await stand(other, "/lock", [curator(number)])
+    async with asyncio.timeout(PATIENCE), zk.lock("/lock") as held:
+        assert [each.name for each in await zk.lock("/lock").contenders()] == [
+            held.node.rpartition("/")[2],
+            curator(number),
+        ]
 
 
 async def blocked_by(zk: corral.Client, other: corral.Client, name: str) -> asyncio.Task[corral.Held]:

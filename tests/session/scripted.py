@@ -57,7 +57,7 @@ class Holder:
     """Something held; keeps why and until when it was lost."""
 
     def __init__(self, node: str = "/held", log: list[Any] | None = None) -> None:
-        self.node = node
+        self.node = self.checked = node
         self.error: BaseException | None = None
         self.ended = 0.0
         self._log = log

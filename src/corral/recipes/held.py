@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -37,6 +38,9 @@ _HELD, _RELEASING, _RELEASED, _LOST = Phase  # see `machine` for why
 
 class Recipe(Protocol):
     """Whoever makes a `Held`."""
+
+    data: bytes
+    """What others see of it in the line."""
 
     @property
     def name(self) -> str:
@@ -105,6 +109,11 @@ class Held:
         return self._place.path
 
     @property
+    def checked(self) -> str:
+        """The node whose being there a heartbeat checks."""
+        return self._place.path
+
+    @property
     def session_id(self) -> int:
         """The session that holds it."""
         return self._place.session_id
@@ -143,11 +152,19 @@ class Held:
         while self._phase is _RELEASING:
             await self._next_phase()
 
+    def let_go(self) -> None:
+        """Give it up without waiting until the server has confirmed."""
+        self._session.check_place()
+        self._give_up()
+
     def _give_up(self) -> None:
         if self._phase is _HELD:
             self._phase = _RELEASING
-            self._line.leave(self._place, self._released)
+            self._leave(self._released)
         self._over()
+
+    def _leave(self, on_done: Callable[[], None] | None = None) -> None:
+        self._line.leave(self._place, on_done)
 
     def _next_phase(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._session.loop.create_future()
@@ -168,7 +185,7 @@ class Held:
             return
         self._error = error
         self._ended = ended
-        self._line.leave(self._place)
+        self._leave()
         self._enter(_LOST)
         task = self._task
         if task is not None and not task.done():
@@ -180,6 +197,9 @@ class Held:
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
+        self._wake()
+
+    def _wake(self) -> None:
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)

@@ -19,7 +19,8 @@ What can go wrong, and what is done about it here:
 - The numbers run out. The server's counter is a signed 32-bit one, and at 2^31 - 1 it neither wraps nor
   stops: it gives that number again and again, and within one burst of creates negative ones (seen on 3.8.0:
   `DataTree.createNode` keeps a parent's cversion only if it has grown). So a number is trusted while it is
-  below that; beyond, the zxid of creation has the order, at the price of reading the stats (L10).
+  below that. Those beyond were given later, and among them the zxid of creation has the order, at the price
+  of reading their stats (L10).
 
 The knowledge of our place is restored here; the session restores only the watch.
 """
@@ -28,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +40,9 @@ from corral.session.watches import Change
 from corral.types import OPEN_ACL, Acl, Stat
 from corral.wire import messages
 
+from .layouts import Layout
 from .removal import Removal
+from .watched import Watched
 
 logger = logging.getLogger("corral.recipes")
 
@@ -49,31 +51,6 @@ _LAST_NUMBER = 0x7FFFFFFF
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 # After these a create may have been carried out.
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
-
-
-class Layout(NamedTuple):
-    """What the nodes of a line are called, so that others stand in it too (INTEROP)."""
-
-    name: str
-    """What stands between the GUID and the number of our own nodes."""
-    contenders: tuple[str, ...]
-    """What may stand before the number of a node in the line; others are ignored."""
-
-    @classmethod
-    def of(cls, name: str, *others: str) -> Layout:
-        """Our own `name`, and what other clients put before their numbers."""
-        return cls(name, (name, *others))
-
-    def number(self, name: str) -> int | None:
-        """The number of a node of this name, if it stands in the line: "%010d" of a signed 32-bit number."""
-        digits = name[-10:]
-        if digits.isdecimal():
-            # A minus before ten digits that begin with 0 is not part of the number.
-            if digits[0] != "0" and name[-11:-10] == "-" and name.endswith(self.contenders, 0, -11):
-                return int(name[-11:])
-        elif not (digits[0:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
-            return None
-        return int(digits) if name.endswith(self.contenders, 0, -10) else None
 
 
 class Place(NamedTuple):
@@ -107,7 +84,7 @@ class Line:
         self.full = full
         self._nodes = nodes
         self._session = session
-        self._layout = layout
+        self.layout = layout
 
     async def join(self, data: bytes, acl: Sequence[Acl] = OPEN_ACL) -> tuple[Place, list[str]]:
         """Stand at the end of the line; returns our place and the names in the line, ours among them.
@@ -116,8 +93,9 @@ class Line:
         reached.
         """
         session = self._session
-        guid = _new_guid()
-        prefix = paths.join(self.full, f"_c_{guid}-{self._layout.name}")
+        naming = self.layout.naming
+        guid = naming.new_guid()
+        prefix = paths.join(self.full, f"{naming.prefix}{guid}{self.layout.label}")
         create = messages.encode_create(prefix, data, tuple(acl), _EPHEMERAL_SEQUENTIAL)
         listing = messages.encode_children(self.full, False)
         new_future = session.loop.create_future
@@ -155,28 +133,26 @@ class Line:
         """Whether there is nobody but us in the line, so that it is our turn, or it would be."""
         return len(names) == 1 and names[0] == place.name
 
-    async def wait_turn(
-        self, place: Place, names: Sequence[str], blocks: Callable[[str], bool] = lambda name: True
-    ) -> None:
+    async def wait_turn(self, place: Place, names: Sequence[str]) -> None:
         """Wait until no node ahead of ours blocks it. `names` is the line as it was when we joined.
 
         Raises `PlaceLost` if our node or our session is gone. On cancel our node stays: `leave` it.
         """
         while True:
-            nearest, ahead = await self._ahead(place, names, blocks)
+            nearest, ahead = await self._ahead(place, names)
             if nearest is None:
                 return
             await self._watch_until_gone(place, nearest)
             # If nobody else was ahead, it is our turn: whoever joins stands behind us. Otherwise those
             # ahead may have left in any order, so look again.
-            if ahead == 1:
+            if ahead == 1 and not self.layout.downgraded:
                 return
             names = await self.names()
 
-    async def is_blocked(self, place: Place, names: Sequence[str]) -> bool:
-        """Whether anybody stands ahead of us. Raises `PlaceLost` if our node or our session is gone."""
-        _, ahead = await self._ahead(place, names, lambda name: True)
-        return ahead > 0
+    async def ahead(self, place: Place, names: Sequence[str]) -> int:
+        """How many ahead of us block us. Raises `PlaceLost` if our node or our session is gone."""
+        _, ahead = await self._ahead(place, names)
+        return ahead
 
     def leave(self, place: Place, on_done: Callable[[], None] | None = None) -> None:
         """Delete our node, and see to it that it is deleted; returns at once, `on_done` tells when it is."""
@@ -217,7 +193,8 @@ class Line:
 
     async def contenders(self) -> list[Contender]:
         """Who stands in the line, in order, with their data. Those who leave meanwhile are left out."""
-        names = [name for name in await self.names() if self._layout.number(name) is not None]
+        order = self._numbers(await self.names(), self.layout.number)
+        names = list(order)
         answers = await asyncio.gather(
             *(
                 self._session.request(
@@ -233,9 +210,44 @@ class Line:
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            found.append(Contender(name, self._number(name), *answer))
-        found.sort(key=lambda contender: contender.stat.czxid)
+            found.append(Contender(name, order[name], *answer))
+        found.sort(key=lambda each: _position(each.sequence, each.stat.czxid))
         return found
+
+    async def first(self) -> Contender | None:
+        """Who is first in the line, with its data; None if nobody is."""
+        while True:
+            order = self._numbers(await self.names(), self.layout.number)
+            if not order:
+                return None
+            if not all(map(is_trusted, order.values())):
+                order = await self._positions(order)
+                if not order:
+                    continue
+            name = min(order, key=order.__getitem__)
+            path = paths.join(self.full, name)
+            try:
+                data, stat = await self._session.request(messages.GET, messages.encode_get(path, False), path)
+            except (errors.NoNode, errors.ConnectionLoss):
+                continue
+            return Contender(name, self._number(name), data, stat)
+
+    async def wait_for_change(self, first: str | None) -> None:
+        """Wait until the one that was `first` may be so no more; of None, until somebody may have come."""
+        if first is not None:
+            with Watched(self._session, paths.join(self.full, first), messages.GET) as node:
+                while await node.read() is not None and await node.changed() is Change.DATA_CHANGED:
+                    pass
+            return
+        with Watched(self._session, self.full, messages.CHILDREN) as line:
+            names = await line.read()
+            if names is not None:
+                if not self._numbers(names, self.layout.number):
+                    await line.changed()
+                return
+        with Watched(self._session, self.full, messages.EXISTS) as line:
+            if await line.read() is None:
+                await line.changed()
 
     async def names(self) -> list[str]:
         """The names of the line's children, contenders or not; none if there is no line."""
@@ -251,42 +263,44 @@ class Line:
         return self._session.request(messages.CHILDREN, messages.encode_children(self.full, False), self.full)
 
     def _number(self, name: str) -> int:
-        number = self._layout.number(name)
+        number = self.layout.number(name)
         assert number is not None
         return number
 
-    async def _ahead(
-        self, place: Place, names: Sequence[str], blocks: Callable[[str], bool]
-    ) -> tuple[str | None, int]:
-        """The nearest name that blocks ours, and how many do."""
+    async def _ahead(self, place: Place, names: Sequence[str]) -> tuple[str | None, int]:
+        """The nearest name ahead of ours that blocks it, and how many do."""
         if place.name not in names or place.session_id != self._session.session_id:
             raise PlaceLost
         if len(names) == 1:
             return None, 0
-        order, ours = self._order(names), place.sequence
-        if order and not (min(order.values()) >= 0 and max(order.values()) < _LAST_NUMBER):
-            order, ours = await self._order_of_creation(order), place.czxid
+        order = self._numbers(names, self.layout.blocker)
+        ours = place.sequence
+        numbers = order.values()
+        if not is_trusted(ours) or (order and not 0 <= min(numbers) <= max(numbers) < _LAST_NUMBER):
+            ours = _position(ours, place.czxid)
+            order = await self._positions(order)
         nearest, last, ahead = None, -1, 0
         for name, position in order.items():
-            if position < ours and blocks(name):
+            if position < ours:
                 ahead += 1
                 if position > last:
                     nearest, last = name, position
         return nearest, ahead
 
-    def _order(self, names: Iterable[str]) -> dict[str, int]:
-        """The number of each that stands in the line."""
-        number_of, order = self._layout.number, dict[str, int]()
+    @staticmethod
+    def _numbers(names: Iterable[str], number_of: Callable[[str], int | None]) -> dict[str, int]:
+        """The number of each that has one."""
+        order = dict[str, int]()
         for name in names:
             number = number_of(name)
             if number is not None:
                 order[name] = number
         return order
 
-    async def _order_of_creation(self, names: Iterable[str]) -> dict[str, int]:
-        """The zxid of creation of each node that is still there."""
-        names = list(names)
-        paths_of = [paths.join(self.full, name) for name in names]
+    async def _positions(self, order: dict[str, int]) -> dict[str, int]:
+        """The place of each in a line whose numbers have run out; without those that are gone by now."""
+        late = [name for name, number in order.items() if not is_trusted(number)]
+        paths_of = [paths.join(self.full, name) for name in late]
         while True:
             answers = await asyncio.gather(
                 *(
@@ -301,35 +315,18 @@ class Line:
         for failure in failures:
             if not isinstance(failure, errors.NoNode):
                 raise failure
-        return {
-            name: answer.czxid
-            for name, answer in zip(names, answers, strict=True)
-            if not isinstance(answer, BaseException)
-        }
+        positions = {name: number for name, number in order.items() if is_trusted(number)}
+        for name, answer in zip(late, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                positions[name] = _position(order[name], answer.czxid)
+        return positions
 
     async def _watch_until_gone(self, place: Place, name: str) -> None:
-        session, path = self._session, paths.join(self.full, name)
-        body = messages.encode_get(path, True)
-        signal = _Signal(session.loop)
-        session.watch(path, signal)
-        try:
-            while True:
-                # Reading the data, not existence: no watch is left where there is no node.
-                read = session.loop.create_future()
-                session.submit_now(Request(messages.GET, body, path, read, watches=path))
-                try:
-                    await read
-                except errors.NoNode:
-                    return
-                except errors.ConnectionLoss:
-                    continue
-                if await signal.fired is Change.DELETED:
-                    return
-                signal.rearm()
-                if place.session_id != session.session_id:
+        # Reading the data, not existence: no watch is left where there is no node.
+        with Watched(self._session, paths.join(self.full, name), messages.GET) as node:
+            while await node.read() is not None and await node.changed() is not Change.DELETED:
+                if place.session_id != self._session.session_id:
                     raise PlaceLost
-        finally:
-            session.unwatch(path, signal)
 
     def _follow_up(self, request: Request, guid: str) -> None:
         """Nobody waits for a create any more: whatever becomes of it, its node must go."""
@@ -403,10 +400,14 @@ class Line:
             return _place(path, self._number(name), stat) if mine else None
 
 
-def _new_guid() -> str:
-    """As `str(uuid.uuid4())`, in a third of the time; nobody looks at which bits of a GUID are random."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+def is_trusted(number: int) -> bool:
+    """Whether the server gives this number once only."""
+    return 0 <= number < _LAST_NUMBER
+
+
+def _position(number: int, czxid: int) -> int:
+    """What orders a line: the number, and where that is not trusted, behind all of these, the creation."""
+    return number if 0 <= number < _LAST_NUMBER else _LAST_NUMBER + czxid
 
 
 def _place(path: str, number: int, stat: Stat) -> Place:
@@ -438,21 +439,3 @@ class _Abandoned:
     def set_exception(self, exception: BaseException, /) -> None:
         if isinstance(exception, _UNKNOWN):
             self._line._sweep_later(self._guid)
-
-
-class _Signal:
-    """Waits for a node's change."""
-
-    __slots__ = ("_loop", "fired")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.rearm()
-
-    def rearm(self) -> None:
-        """Wait for the next change."""
-        self.fired: asyncio.Future[Change] = self._loop.create_future()
-
-    def fire(self, change: Change) -> None:
-        if not self.fired.done():
-            self.fired.set_result(change)

@@ -32,6 +32,10 @@ class Hold(Protocol):
     def node(self) -> str:
         """The node's full path."""
 
+    @property
+    def checked(self) -> str:
+        """The full path of what a heartbeat checks: the node, or what has to be there if it is."""
+
     def lost(self, error: errors.SessionError, ended: float) -> None:
         """It is held no longer; `ended` is until when it was, by the machine's clock. Must not raise."""
 
@@ -147,7 +151,7 @@ class Heartbeat:
 
     def encode(self) -> bytes:
         """The transaction that it consists of."""
-        checks = [(messages.CHECK, messages.encode_check(hold.node, -1)) for hold in self.batch]
+        checks = [(messages.CHECK, messages.encode_check(hold.checked, -1)) for hold in self.batch]
         return messages.encode_multi(checks)
 
     def done(self) -> bool:

@@ -44,7 +44,7 @@ from .auth import Credentials
 from .holdings import INFINITY, Heartbeat, Hold, Holdings
 from .requests import NOBODY, Request, Requests, Waiter
 from .states import TRANSITIONS, Change
-from .watches import Armed, Watcher, WatchRegistry
+from .watches import Armed, Kind, Watcher, WatchRegistry
 
 logger = logging.getLogger("corral.session")
 
@@ -468,23 +468,24 @@ class Machine:
 
     def _watch_answered(self, path: str, op: messages.Operation, code: int) -> None:
         """A read that sets a watch was answered: note whether the server has it now."""
+        kind = Kind.CHILDREN if op is messages.CHILDREN else Kind.NODE
         if code == 0:
-            armed = Armed.DATA
+            armed = Armed.DATA if kind is Kind.NODE else Armed.CHILDREN
         elif code == errors.NoNode.code and op is messages.EXISTS:
             armed = Armed.EXIST
         else:
             return
-        if not self.watches.armed(path, armed):
-            self._remove_watch(path)  # whoever wanted it has left while the read was on its way
+        if not self.watches.armed(path, armed, kind):
+            self._remove_watch(path, kind)  # whoever wanted it has left while the read was on its way
 
-    def unwatch(self, path: str, watcher: Watcher) -> None:
+    def unwatch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
         """Fire `watcher` no more; the server's watch goes with the last of them."""
-        if self.watches.remove(path, watcher):
-            self._remove_watch(path)
+        if self.watches.remove(path, watcher, kind):
+            self._remove_watch(path, kind)
 
-    def _remove_watch(self, path: str) -> None:
+    def _remove_watch(self, path: str, kind: Kind) -> None:
         if self.phase is _UP:  # else it has gone with the connection
-            body = messages.encode_remove_watches(path, messages.WATCHER_DATA)
+            body = messages.encode_remove_watches(path, kind)
             self.submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
 
     def _oversized(self, now: float) -> None:

@@ -34,7 +34,7 @@ from .machine import Machine, Phase
 from .requests import Request
 from .state_stream import StateStream
 from .visit import visit
-from .watches import Watcher
+from .watches import Kind, Watcher
 
 logger = logging.getLogger("corral.session")
 
@@ -215,14 +215,14 @@ class Session:
         size, limit = len(request.body) + 8, self._options.max_request
         return errors.FrameTooLarge(request.op.name, request.path, size, limit)
 
-    def watch(self, path: str, watcher: Watcher) -> None:
-        """Fire `watcher` when the node at the full path may have changed, once a read has set the watch: one
-        that was sent with `Request.watches`."""
-        self._machine.watches.add(path, watcher)
+    def watch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
+        """Fire `watcher` when the node at the full path, or which children it has, may have changed, once a
+        read has set the watch: one that was sent with `Request.watches`."""
+        self._machine.watches.add(path, watcher, kind)
 
-    def unwatch(self, path: str, watcher: Watcher) -> None:
+    def unwatch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
         """Fire it no more; the server's watch goes with the last of them."""
-        self._machine.unwatch(path, watcher)
+        self._machine.unwatch(path, watcher, kind)
         if self._connection is not None and self._machine.has_output():
             self._connection.flush_soon()
 

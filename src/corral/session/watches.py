@@ -22,6 +22,15 @@ from corral.wire.messages import Operation
 CHUNK = 128 * 1024
 
 
+class Kind(enum.IntEnum):
+    """What is watched of a node. The numbers are the protocol's, to remove one by."""
+
+    CHILDREN = 1
+    """Which children there are."""
+    NODE = 2
+    """Its existence and its data."""
+
+
 class Change(enum.IntEnum):
     """What a watcher is told. The numbers are the protocol's event types."""
 
@@ -30,6 +39,7 @@ class Change(enum.IntEnum):
     CREATED = 1
     DELETED = 2
     DATA_CHANGED = 3
+    CHILDREN_CHANGED = 4
 
 
 class Watcher(Protocol):
@@ -40,11 +50,12 @@ class Watcher(Protocol):
 
 
 class Armed(enum.Enum):
-    """What the server has for a path. The two differ only in how they are set again after a reconnect."""
+    """What the server has for a path. They differ only in how they are set again after a reconnect."""
 
     NO = "no watch"
     DATA = "a watch on a node that exists"
     EXIST = "a watch on a node that does not exist"
+    CHILDREN = "a watch on the children of a node"
 
 
 class _Entry:
@@ -56,73 +67,78 @@ class _Entry:
 
 
 class WatchRegistry:
-    """Watches on single nodes, by full path."""
+    """Watches on single nodes and on their children, by full path."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._nodes: dict[str, _Entry] = {}
+        self._children: dict[str, _Entry] = {}
+        self._by_kind = {Kind.NODE: self._nodes, Kind.CHILDREN: self._children}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._nodes) + len(self._children)
 
-    def add(self, path: str, watcher: Watcher) -> None:
-        """`watcher` is to be fired when the node at `path` may have changed, until it is removed."""
-        entry = self._entries.get(path)
+    def add(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
+        """`watcher` is to be fired when the node at `path`, or which children it has, may have changed, until
+        it is removed."""
+        entries = self._by_kind[kind]
+        entry = entries.get(path)
         if entry is None:
-            entry = self._entries[path] = _Entry()
+            entry = entries[path] = _Entry()
         entry.watchers[watcher] = None
 
-    def remove(self, path: str, watcher: Watcher) -> bool:
+    def remove(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> bool:
         """`watcher` is to be fired no more. Whether the server has a watch now that nobody wants."""
-        entry = self._entries.get(path)
+        entries = self._by_kind[kind]
+        entry = entries.get(path)
         if entry is None or watcher not in entry.watchers:
             return False
         del entry.watchers[watcher]
         if entry.watchers:
             return False
-        del self._entries[path]
+        del entries[path]
         return entry.armed is not Armed.NO
 
-    def armed(self, path: str, armed: Armed) -> bool:
+    def armed(self, path: str, armed: Armed, kind: Kind = Kind.NODE) -> bool:
         """The server has set a watch. Whether somebody still wants it."""
-        entry = self._entries.get(path)
+        entry = self._by_kind[kind].get(path)
         if entry is None:
             return False
         entry.armed = armed
         return True
 
     def is_armed(self, path: str) -> bool:
-        """Whether the server will tell us of the next change."""
-        entry = self._entries.get(path)
+        """Whether the server will tell us of the next change of the node."""
+        entry = self._nodes.get(path)
         return entry is not None and entry.armed is not Armed.NO
 
-    def notify(self, kind: int, path: str) -> None:
-        """The server has told of an event, and has used up its watch."""
-        entry = self._entries.get(path)
-        change = _NODE_EVENTS.get(kind)
-        if entry is not None and change is not None:
-            entry.armed = Armed.NO
-            for watcher in tuple(entry.watchers):
-                watcher.fire(change)
+    def notify(self, event: int, path: str) -> None:
+        """The server has told of an event, and has used up its watch; both of them, if a node is gone."""
+        for concerned, entries in ((_NODE_EVENTS, self._nodes), (_CHILDREN_EVENTS, self._children)):
+            change = concerned.get(event)
+            entry = entries.get(path) if change is not None else None
+            if entry is not None and change is not None:
+                entry.armed = Armed.NO
+                for watcher in tuple(entry.watchers):
+                    watcher.fire(change)
 
     def rearm(self, zxid: int) -> Iterator[tuple[Operation, bytes]]:
         """Messages that set every watch again; the server fires those whose node changed after `zxid`."""
-        data: list[str] = []
-        exist: list[str] = []
+        chunk: dict[Armed, list[str]] = {armed: [] for armed in Armed}
         size = 0
-        for path, entry in list(self._entries.items()):  # a watch may end between two chunks
+        for path, entry in [*self._nodes.items(), *self._children.items()]:  # one may end between two chunks
             if entry.armed is Armed.NO:
                 continue
             if size >= CHUNK:
-                yield messages.SET_WATCHES, messages.encode_set_watches(zxid, data, exist, [])
-                data, exist, size = [], [], 0
-            (data if entry.armed is Armed.DATA else exist).append(path)
+                yield _set_again(zxid, chunk)
+                chunk, size = {armed: [] for armed in Armed}, 0
+            chunk[entry.armed].append(path)
             size += 4 + 3 * len(path)  # at most three bytes a character: others are forbidden in paths
-        if data or exist:
-            yield messages.SET_WATCHES, messages.encode_set_watches(zxid, data, exist, [])
+        if size:
+            yield _set_again(zxid, chunk)
 
     def reset(self) -> None:
         """The session is over and its watches with it: everybody looks again."""
-        entries = list(self._entries.values())
+        entries = [*self._nodes.values(), *self._children.values()]
         for entry in entries:
             entry.armed = Armed.NO
         for entry in entries:
@@ -130,4 +146,15 @@ class WatchRegistry:
                 watcher.fire(Change.UNKNOWN)
 
 
-_NODE_EVENTS: dict[int, Change] = {int(change): change for change in Change if change is not Change.UNKNOWN}
+def _set_again(zxid: int, chunk: dict[Armed, list[str]]) -> tuple[Operation, bytes]:
+    return messages.SET_WATCHES, messages.encode_set_watches(
+        zxid, chunk[Armed.DATA], chunk[Armed.EXIST], chunk[Armed.CHILDREN]
+    )
+
+
+_NODE_EVENTS: dict[int, Change] = {
+    int(change): change for change in (Change.CREATED, Change.DELETED, Change.DATA_CHANGED)
+}
+_CHILDREN_EVENTS: dict[int, Change] = {
+    int(change): change for change in (Change.DELETED, Change.CHILDREN_CHANGED)
+}

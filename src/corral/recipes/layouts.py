@@ -1,0 +1,121 @@
+"""What the nodes of a line are called on the server, so that other clients stand in it too (INTEROP).
+
+Curator's names are the default of every recipe. kazoo's are chosen by ``layout="kazoo"``. A node is a prefix,
+a GUID, a label and the number that the server gives: ``_c_<uuid>-lock-0000000007``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+from corral.errors import UsageValueError
+
+__all__ = ["Layout", "LayoutName", "Naming"]
+
+T = TypeVar("T")
+
+LayoutName: TypeAlias = Literal["curator", "kazoo"]
+
+
+class Naming(NamedTuple):
+    """How a library writes what stands before the label."""
+
+    prefix: str
+    dashes: bool
+    """Whether the GUID is written with dashes."""
+
+    def new_guid(self) -> str:
+        """As `uuid.uuid4()`, in a third of the time; nobody looks at which bits of a GUID are random."""
+        digits = os.urandom(16).hex()
+        if not self.dashes:
+            return digits
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+class Layout(NamedTuple):
+    """The names in one line, as seen by whoever joins it with a `label`."""
+
+    naming: Naming
+    label: str
+    """What stands between the GUID and the number of our own nodes."""
+    contenders: tuple[str, ...]
+    """What may stand before the number of a node in the line; others are ignored."""
+    blocked_by: tuple[str, ...]
+    """Those of them that we wait for if they are ahead of us."""
+    downgraded: str = ""
+    """The label with which one of us may come to stand, later, in the same place, with the same number."""
+
+    def number(self, name: str) -> int | None:
+        """The number of a node of this name, if it stands in the line."""
+        return _number(name, self.contenders)
+
+    def blocker(self, name: str) -> int | None:
+        """The number of a node of this name, if we would wait for it."""
+        return _number(name, self.blocked_by)
+
+
+def _number(name: str, labels: tuple[str, ...]) -> int | None:
+    """What follows one of the labels at the end of a name: "%010d" of a signed 32-bit number."""
+    digits = name[-10:]
+    if digits.isdecimal():
+        # A minus before ten digits that begin with 0 is not part of the number.
+        if digits[0] != "0" and name[-11:-10] == "-" and name.endswith(labels, 0, -11):
+            return int(name[-11:])
+    elif not (digits[0:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
+        return None
+    return int(digits) if name.endswith(labels, 0, -10) else None
+
+
+def _exclusive(naming: Naming, label: str, *contenders: str) -> Layout:
+    return Layout(naming, label, contenders, contenders)
+
+
+_CURATOR = Naming("_c_", dashes=True)
+_KAZOO = Naming("", dashes=False)
+
+# Our names end in the dash; others may do without protection, and then have none ("lock-0000000007").
+MUTEX: Mapping[str, Layout] = {
+    "curator": _exclusive(_CURATOR, "-lock-", "lock-", "__lock__", "__lock__-"),
+    "kazoo": _exclusive(_KAZOO, "__lock__", "__lock__"),
+}
+"""Curator's InterProcessMutex, in whose directory kazoo's nodes are waited for as well; kazoo's Lock."""
+
+ELECTION: Mapping[str, Layout] = {
+    "curator": _exclusive(_CURATOR, "-latch-", "latch-"),
+    "kazoo": MUTEX["kazoo"],
+}
+"""Curator's LeaderLatch; kazoo's Election, which is its Lock."""
+
+
+class Sides(NamedTuple):
+    """The two sides of a read/write lock, in one line."""
+
+    read: Layout
+    write: Layout
+
+
+def _sides(naming: Naming, read: str, write: str, downgraded: str = "") -> Sides:
+    both = (read, write)
+    return Sides(Layout(naming, read, both, (write,)), Layout(naming, write, both, both, downgraded))
+
+
+READ_WRITE: Mapping[str, Sides] = {
+    "curator": _sides(_CURATOR, "-__READ__", "-__WRIT__", downgraded="-__READ__"),
+    "kazoo": _sides(_KAZOO, "__rlock__", "__lock__"),
+}
+"""Curator's InterProcessReadWriteLock; kazoo's ReadLock and WriteLock."""
+
+SEMAPHORE_LOCK = MUTEX["curator"]
+SEMAPHORE_LEASE = _exclusive(_CURATOR, "-lease-", "lease-")
+"""Curator's InterProcessSemaphoreV2: a lock to stand in, and leases, of which so many may be ahead."""
+
+
+def choose(layouts: Mapping[str, T], layout: str) -> T:
+    """The one that was asked for."""
+    try:
+        return layouts[layout]
+    except (KeyError, TypeError):
+        known = " or ".join(map(repr, layouts))
+        raise UsageValueError(f"layout must be {known}, not {layout!r}") from None

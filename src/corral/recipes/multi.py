@@ -1,0 +1,82 @@
+"""Several locks at once, all or none, in an order that nobody can deadlock in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+
+from corral import errors
+
+from .held import Held
+from .lock import Lock
+
+__all__ = ["MultiLock"]
+
+
+class MultiLock:
+    """Locks on several paths as one. Made by ``zk.multi_lock([path, ...])``.
+
+    ``async with zk.multi_lock(["/a", "/b"]) as (a, b):`` acquires them one after the other, in the order of
+    their paths, which is the same for everybody, so that no two wait for each other. What is held is given in
+    the order asked for. If one is lost, the body is told as by `Lock`; the rest is released on leaving.
+
+    **On cancel**, and on any error, what was acquired so far is released, and nothing is left in any line.
+    """
+
+    def __init__(self, locks: Sequence[tuple[str, Lock]]) -> None:
+        self._in_order = sorted(locks)
+        self._asked_for = [lock for _, lock in locks]
+        self._entered: list[contextlib.AsyncExitStack] = []
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths, in the order asked for."""
+        return tuple(lock.path for lock in self._asked_for)
+
+    async def acquire(self) -> tuple[Held, ...]:
+        """Wait until all are ours. Raises `AlreadyHeld` if this task holds one of them already."""
+        held = await self._take(lambda lock: lock.acquire())
+        assert held is not None
+        return held
+
+    async def try_acquire(self) -> tuple[Held, ...] | None:
+        """Take all if nobody has, or waits for, any of them; else None, and none is taken."""
+        return await self._take(lambda lock: lock.try_acquire())
+
+    async def _take(self, take: Callable[[Lock], Awaitable[Held | None]]) -> tuple[Held, ...] | None:
+        taken: dict[Lock, Held] = {}
+        try:
+            for _, lock in self._in_order:
+                held = await take(lock)
+                if held is None:
+                    return None
+                taken[lock] = held
+            return tuple(taken[lock] for lock in self._asked_for)
+        finally:
+            if len(taken) < len(self._asked_for):
+                for held in taken.values():
+                    held.let_go()
+
+    async def __aenter__(self) -> tuple[Held, ...]:
+        held = await self.acquire()
+        stack = contextlib.AsyncExitStack()
+        try:
+            for each in held:
+                await stack.enter_async_context(each)
+        except BaseException:  # one was lost already
+            for each in held:
+                each.let_go()
+            raise
+        self._entered.append(stack)
+        return held
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if not self._entered:
+            raise errors.UsageStateError(f"{self!r} was not entered; use 'async with'")
+        await self._entered.pop().__aexit__(exc_type, exc, tb)
+
+    def __repr__(self) -> str:
+        return f"<MultiLock {', '.join(map(repr, self.paths))}>"

@@ -1,0 +1,124 @@
+"""A semaphore: so many may hold it at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from corral import errors
+from corral.wire import messages
+
+from .held import Held
+from .layouts import SEMAPHORE_LEASE, SEMAPHORE_LOCK
+from .line import Contender, Line, Place, PlaceLost
+from .queued import LEAST_LEASE, Queued, Site
+from .watched import Watched
+
+__all__ = ["Semaphore"]
+
+
+class Semaphore(Queued[Held]):
+    """A semaphore of `limit` leases on a path, fair. Made by ``zk.semaphore(path, limit)``.
+
+    ``async with semaphore as lease:`` waits for a lease, in the order of coming; what the body is told on a
+    loss is in `Held`. One object may be shared by many tasks, and one task may hold several leases.
+
+    Everybody has to agree on the limit. It is kept in the data of ``path/leases``; whoever comes with another
+    while leases are held gets `LimitMismatch`. When none is held the next one's is taken.
+
+    What happens on cancel and on loss is as for `Lock`. Fencing tokens tell leases apart, but are not in the
+    order of entering. The algorithm is that of Curator's ``InterProcessSemaphoreV2``, which shares the leases
+    (and neither sees nor disturbs the limit): whoever waits for a lease holds a lock meanwhile, in whose
+    line the others stand. kazoo's ``Semaphore`` must not be used on the same path: it would starve.
+    """
+
+    kind = "semaphore"
+    _held_type = Held
+
+    def __init__(self, site: Site, data: bytes, limit: int) -> None:
+        super().__init__(site, data)
+        self.limit = limit
+        self._locks = Line(site.nodes, site.session, f"{site.full.rstrip('/')}/locks", SEMAPHORE_LOCK)
+        self._leases = Line(site.nodes, site.session, f"{site.full.rstrip('/')}/leases", SEMAPHORE_LEASE)
+
+    async def _take(self, *, wait: bool) -> Held | None:
+        task = asyncio.current_task(self._session.check_place())
+        while True:
+            try:
+                place = await self._stand(wait=wait)
+            except PlaceLost:
+                continue
+            if place is None:
+                return None
+            held = self._hold(self._leases, place, task)
+            if held is not None:
+                return held
+
+    async def _stand(self, *, wait: bool) -> Place | None:
+        """Wait for the lock, and with it for a lease."""
+        locks = self._locks
+        turn, names = await locks.join(self.data)
+        try:
+            if not locks.is_alone(turn, names):
+                if not wait and await locks.ahead(turn, names):
+                    return None
+                await locks.wait_turn(turn, names)
+            return await self._lease(wait=wait)
+        finally:
+            locks.leave(turn)
+
+    async def _lease(self, *, wait: bool) -> Place | None:
+        """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
+        leases, least = self._leases, self._session.timeout * LEAST_LEASE
+        place, names = await leases.join(self.data)
+        try:
+            ahead = await leases.ahead(place, names)
+            await self._agree(is_used=ahead > 0)
+            if ahead >= self.limit:
+                if not wait:
+                    leases.leave(place)
+                    return None
+                await self._wait_for_room(place)
+            if not leases.is_proven(place, least):
+                await leases.confirm(place, least)
+        except BaseException:
+            leases.leave(place)
+            raise
+        return place
+
+    async def _wait_for_room(self, place: Place) -> None:
+        with Watched(self._session, self._leases.full, messages.CHILDREN) as line:
+            while await self._leases.ahead(place, await line.read() or ()) >= self.limit:
+                await line.changed()
+
+    async def _agree(self, *, is_used: bool) -> None:
+        """See to it that the limit on the server is ours. Nobody else looks at it while we have the lock."""
+        path, ours = self._leases.full, b"%d" % self.limit
+        while True:
+            try:
+                theirs, stat = await self._session.request(
+                    messages.GET, messages.encode_get(path, False), path
+                )
+                if theirs == ours:
+                    return
+                if is_used and theirs:  # nothing is there while only Curator has used it
+                    raise errors.LimitMismatch(self.path, self.limit, theirs)
+                await self._session.request(messages.SET, messages.encode_set(path, ours, stat.version), path)
+                return
+            except (errors.ConnectionLoss, errors.BadVersion):
+                continue
+            except errors.NoNode:
+                raise PlaceLost from None
+
+    async def holders(self) -> list[Contender]:
+        """Who holds a lease, in the order of coming, with their data, as of the connected server."""
+        self._session.check_place()
+        return (await self._leases.contenders())[: self.limit]
+
+    async def waiters(self) -> list[Contender]:
+        """Who waits for a lease, in order, with their data. (Somebody who is just about to take one is seen
+        here for a moment.)"""
+        self._session.check_place()
+        return await self._locks.contenders()
+
+    def __repr__(self) -> str:
+        return f"<Semaphore {self.path!r} of {self.limit}, {len(self._acquired())} acquired>"
