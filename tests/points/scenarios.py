@@ -187,67 +187,109 @@ def operating(name: str) -> Callable[[Stage], Scenario]:
     return on
 
 
-# The lock
+# What is taken in turn
 
 
-async def _ours(stage: Stage, path: str, session: int) -> list[str]:
-    """The nodes in a line that belong to a session."""
+class Recipe(NamedTuple):
+    """Something that stands in line, and what is exclusive with it."""
+
+    make: Callable[[corral.Client, str], Any]
+    """The one that is struck."""
+    rival: Callable[[corral.Client, str], Any]
+    """One that holds it up, and gets it next."""
+    lines: tuple[str, ...] = ("",)
+    """The lines below its path; in the last one those stand who hold it."""
+
+
+RECIPES = {
+    "lock": Recipe(lambda zk, path: zk.lock(path), lambda zk, path: zk.lock(path)),
+    "lock, kazoo's": Recipe(
+        lambda zk, path: zk.lock(path, layout="kazoo"), lambda zk, path: zk.lock(path, layout="kazoo")
+    ),
+    "read lock": Recipe(lambda zk, path: zk.rwlock(path).read(), lambda zk, path: zk.rwlock(path).write()),
+    "write lock": Recipe(lambda zk, path: zk.rwlock(path).write(), lambda zk, path: zk.rwlock(path).read()),
+    "semaphore": Recipe(
+        lambda zk, path: zk.semaphore(path, 1), lambda zk, path: zk.semaphore(path, 1), ("/locks", "/leases")
+    ),
+    "election": Recipe(lambda zk, path: zk.election(path), lambda zk, path: zk.election(path)),
+}
+
+
+async def _standing(client: corral.Client, line: str) -> list[tuple[str, int]]:
+    """The nodes in a line, with the sessions that own them."""
     try:
-        return [
-            contender.name
-            for contender in await stage.other.lock(path).contenders()
-            if contender.stat.ephemeral_owner == session
-        ]
+        names = await client.children(line)
     except corral.NoNode:
         return []
+    stats = [await client.exists(f"{line}/{name}") for name in names]
+    return [(name, stat.ephemeral_owner) for name, stat in zip(names, stats, strict=True) if stat is not None]
 
 
-async def check_lock(
+async def _ours(stage: Stage, path: str, recipe: Recipe, session: int) -> list[str]:
+    """The nodes in a recipe's lines that belong to a session."""
+    return [
+        f"{line}/{name}"
+        for line in recipe.lines
+        for name, owner in await _standing(stage.other, path + line)
+        if owner == session
+    ]
+
+
+async def check_turn(
     stage: Stage,
     zk: corral.Client,
-    lock: corral.Lock,
+    recipe: Recipe,
+    path: str,
     outcome: Outcome[corral.Held | None],
     *,
     may_fail: bool,
 ) -> None:
-    """What must be true when an acquire has ended, however: a lock that is held has one node of ours, and
-    none if not; the next client gets it at once; and so do we."""
+    """What must be true when an acquire has ended, however: what is held has one node of ours, and there is none
+    if not; the next client gets it at once; and so do we."""
     await settled(zk)
     session = zk.session_id
     held = None if outcome.cancelled else outcome.result()
     if held is not None:
         require(held.is_valid, "acquired, and not valid")
-        ours = await _ours(stage, lock.path, session)
+        ours = await _ours(stage, path, recipe, session)
         require(
-            ours == [held.node.rpartition("/")[2]], f"acquired {held.node}, and ours in the line are {ours}"
+            len(ours) == 1 and held.node.endswith(path + ours[0]),
+            f"acquired {held.node}, and ours in the line are {ours}",
         )
         await held.release()
     else:
         require(outcome.cancelled or may_fail, "an acquire has ended with nothing")
+    await check_nothing_is_left(stage, zk, recipe, path, session)
+
+
+async def check_nothing_is_left(
+    stage: Stage, zk: corral.Client, recipe: Recipe, path: str, session: int
+) -> None:
+    """No node of ours is left while the session lives; the next client gets it at once; and so do we."""
 
     async def nothing_of_ours() -> bool:
-        return not await _ours(stage, lock.path, session)
+        return not await _ours(stage, path, recipe, session)
 
     try:
         await until(nothing_of_ours, "", patience=stage.patience)
     except AssertionError:
-        raise Broken(f"left in the line: {await _ours(stage, lock.path, session)}") from None
+        raise Broken(f"left in the line: {await _ours(stage, path, recipe, session)}") from None
     require(zk.session_id == session, "the session was lost")
-    for who, next_one in (("the next client", stage.other.lock(lock.path)), ("we", lock)):
+    for who, next_one in (
+        ("the next client", recipe.rival(stage.other, path)),
+        ("we", recipe.make(zk, path)),
+    ):
         try:
             async with asyncio.timeout(stage.patience), next_one:
                 pass
         except TimeoutError:
-            raise Broken(f"{who} cannot get the lock") from None
-
-
-MakeLock = Callable[[corral.Client, str], corral.Lock]
+            raise Broken(f"{who} cannot get it") from None
 
 
 def acquiring(
-    kind: str, way: str = "acquire", make: MakeLock = lambda zk, path: zk.lock(path)
+    kind: str, way: str = "acquire", recipe: Recipe = RECIPES["lock"]
 ) -> Callable[[Stage], Scenario]:
-    """A lock that is free, contended (held to the end by another), or handed over; its line new or there."""
+    """One that is free, contended (held to the end by another), or handed over; its line new or there."""
 
     def on(stage: Stage) -> Scenario:
         async def scenario(run: Run) -> None:
@@ -255,30 +297,33 @@ def acquiring(
             async with contextlib.AsyncExitStack() as stack:
                 zk = await stack.enter_async_context(stage.client())
                 if kind != "no line":
-                    await stage.other.create(path)
-                lock = make(zk, path)
-                ahead = await stage.other.lock(path).acquire() if kind in ("held", "handed over") else None
+                    for line in recipe.lines:
+                        await stage.other.create(path + line, make_parents=True)
+                ahead = None
+                if kind in ("held", "handed over"):
+                    ahead = await recipe.rival(stage.other, path).acquire()
                 handing = None
                 if kind == "handed over":
                     assert ahead is not None
-                    handing = asyncio.create_task(hand_over(stage, path, ahead))
-                outcome = await run.operation(getattr(lock, way)())
+                    handing = asyncio.create_task(hand_over(stage, path + recipe.lines[-1], ahead))
+                outcome = await run.operation(getattr(recipe.make(zk, path), way)())
                 if handing is not None:
                     handing.cancel()
                     await asyncio.wait([handing])
                 if ahead is not None:
                     await ahead.release()
-                await check_lock(stage, zk, lock, outcome, may_fail=way == "try_acquire" and kind == "held")
+                may_fail = way == "try_acquire" and kind == "held"
+                await check_turn(stage, zk, recipe, path, outcome, may_fail=may_fail)
 
         return scenario
 
     return on
 
 
-async def hand_over(stage: Stage, path: str, ahead: corral.Held) -> None:
-    """Release the lock as soon as another stands in line."""
+async def hand_over(stage: Stage, line: str, ahead: corral.Held) -> None:
+    """Release what is held as soon as another stands in line."""
     async for _ in _looks():
-        if len(await stage.other.lock(path).contenders()) > 1:
+        if len(await _standing(stage.other, line)) > 1:
             await ahead.release()
             return
 
@@ -288,6 +333,73 @@ async def _looks() -> AsyncIterator[None]:
         while True:
             yield
             await asyncio.sleep(0.002)
+
+
+def downgrading(stage: Stage) -> Scenario:
+    """A writer that becomes a reader while another writer waits: that one gets in when the reader lets go, and not
+    before."""
+    recipe = RECIPES["write lock"]
+
+    async def scenario(run: Run) -> None:
+        path = stage.path()
+        async with stage.client() as zk:
+            session = zk.session_id
+            held = await zk.rwlock(path).write().acquire()
+            waiting = asyncio.create_task(stage.other.rwlock(path).write().acquire())
+            async for _ in _looks():
+                if len(await _standing(stage.other, path)) > 1:
+                    break
+            outcome = await run.operation(held.downgrade())
+            if not outcome.cancelled:
+                outcome.result()
+            await settled(zk)
+            async for _ in _looks():  # cancelled, it goes on
+                if held.is_downgraded:
+                    break
+            require(held.is_valid, "downgraded, and not valid")
+            ours = await _ours(stage, path, recipe, session)
+            require(len(ours) == 1 and "__READ__" in ours[0], f"downgraded, and ours in the line are {ours}")
+            require(not waiting.done(), "a writer got in while we read")
+            await held.release()
+            async with asyncio.timeout(stage.patience):
+                await (await waiting).release()
+            await check_nothing_is_left(stage, zk, recipe, path, session)
+
+    return scenario
+
+
+def acquiring_several(kind: str) -> Callable[[Stage], Scenario]:
+    """Two locks at once, both free, or the second one handed over: both are held in the end, or neither."""
+    lock = RECIPES["lock"]
+
+    def on(stage: Stage) -> Scenario:
+        async def scenario(run: Run) -> None:
+            path = stage.path()
+            paths = [f"{path}/b", f"{path}/a"]
+            for each in paths:
+                await stage.other.create(each, make_parents=True)
+            async with stage.client() as zk:
+                session = zk.session_id
+                handing = None
+                if kind == "handed over":
+                    ahead = await stage.other.lock(paths[0]).acquire()
+                    handing = asyncio.create_task(hand_over(stage, paths[0], ahead))
+                outcome = await run.operation(zk.multi_lock(paths).acquire())
+                if handing is not None:
+                    handing.cancel()
+                    await asyncio.wait([handing])
+                    await ahead.release()
+                await settled(zk)
+                if not outcome.cancelled:
+                    for each, held in zip(paths, outcome.result(), strict=True):
+                        require(held.is_valid and f"{each}/" in held.node, f"got {held.node} for {each}")
+                        await held.release()
+                for each in paths:
+                    await check_nothing_is_left(stage, zk, lock, each, session)
+
+        return scenario
+
+    return on
 
 
 def giving_up(stage: Stage) -> Scenario:
@@ -319,7 +431,7 @@ def giving_up(stage: Stage) -> Scenario:
             require(isinstance(outcome.error, TimeoutError), f"given up, it ended with {outcome}")
             outcome = Outcome(None, None, True)
         async with stage.client() as zk:
-            await check_lock(stage, zk, zk.lock(path), outcome, may_fail=True)
+            await check_turn(stage, zk, RECIPES["lock"], path, outcome, may_fail=True)
 
     return scenario
 
@@ -342,7 +454,7 @@ def holding(stage: Stage) -> Scenario:
             outcome = await run.operation(hold())
             if not outcome.cancelled:
                 outcome.result()
-            await check_lock(stage, zk, lock, Outcome(None, None, True), may_fail=True)
+            await check_turn(stage, zk, RECIPES["lock"], path, Outcome(None, None, True), may_fail=True)
 
     return scenario
 

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from scenarios import (
     OPERATIONS,
+    RECIPES,
     Connect,
     Stage,
     acquiring,
+    acquiring_several,
     connecting,
+    downgrading,
     giving_up,
     holding,
     operating,
@@ -34,6 +37,23 @@ LOCKS: dict[str, Make] = {
     "try_acquire, held": acquiring("held", "try_acquire"),
     "lock, with a body": holding,
 }
+OTHERS: dict[str, Make] = {
+    f"{name}, {kind}": acquiring(kind, recipe=recipe)
+    for name, recipe in RECIPES.items()
+    if name != "lock"
+    for kind in ("no line", "free", "handed over")
+}
+TRIES: dict[str, Make] = {
+    f"try_acquire of a {name}, {kind}": acquiring(kind, "try_acquire", recipe)
+    for name, recipe in RECIPES.items()
+    if name in ("semaphore", "read lock")
+    for kind in ("free", "held")
+}
+SEVERAL: dict[str, Make] = {
+    "several locks, free": acquiring_several("free"),
+    "several locks, handed over": acquiring_several("handed over"),
+    "downgrade": downgrading,
+}
 VERBS: dict[str, Make] = {name: operating(name) for name in OPERATIONS}
 NOT_AT_ONCE: dict[str, tuple[bool, Sequence[Way]]] = {
     # Cancelled as its session comes, entering ends that session on the server, which is bounded.
@@ -42,7 +62,15 @@ NOT_AT_ONCE: dict[str, tuple[bool, Sequence[Way]]] = {
     # a black hole, so those points are left to the tests of L6.
     "lock, with a body": (False, [Way.NOTHING, Way.FIN, Way.RST]),
 }
-SCENARIOS: dict[str, Make] = {"connect": connecting, **VERBS, **LOCKS, "watch": watching}
+SCENARIOS: dict[str, Make] = {
+    "connect": connecting,
+    **VERBS,
+    **LOCKS,
+    **OTHERS,
+    **TRIES,
+    **SEVERAL,
+    "watch": watching,
+}
 
 
 @pytest.fixture
