@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -160,11 +159,8 @@ class Held:
     def _give_up(self) -> None:
         if self._phase is _HELD:
             self._phase = _RELEASING
-            self._leave(self._released)
+            self._line.leave(self._place, self._released)
         self._over()
-
-    def _leave(self, on_done: Callable[[], None] | None = None) -> None:
-        self._line.leave(self._place, on_done)
 
     def _next_phase(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._session.loop.create_future()
@@ -185,7 +181,7 @@ class Held:
             return
         self._error = error
         self._ended = ended
-        self._leave()
+        self._line.leave(self._place)
         self._enter(_LOST)
         task = self._task
         if task is not None and not task.done():
@@ -268,7 +264,7 @@ class Held:
             exc.add_note(f"corral: meanwhile {self._lost_error()}")
 
     def __repr__(self) -> str:
-        return f"<Held {self.name}, {self._phase.value}, fencing_token={self.fencing_token}>"
+        return f"<{type(self).__name__} {self.name}, {self._phase.value}, fencing_token={self.fencing_token}>"
 
 
 async def _absorb_pending_cancel(*, keep: bool) -> None:

@@ -121,6 +121,8 @@ class HeldWrite(Held):
     def _exchanged(self, exchange: _Exchange) -> None:
         if exchange.error is not None:
             self._place, self._exchange = exchange.writer, None
+            if self._phase is not Phase.HELD:
+                self._line.leave(exchange.writer)  # let go of meanwhile, and that went for the reader's
         self._wake()
 
     @property
@@ -129,19 +131,14 @@ class HeldWrite(Held):
         exchange = self._exchange
         return self._line.full if exchange is not None and exchange.pending else self._place.path
 
-    def _leave(self, on_done: Callable[[], None] | None = None) -> None:
-        exchange = self._exchange
-        if exchange is not None and exchange.pending:
-            exchange.give_up()
-            self._line.leave(exchange.writer)
-        super()._leave(on_done)
-
 
 class _Exchange:
     """Exchanges a writer's node for a reader's, until it is certain (`requests.Waiter`).
 
     Sent again after a lost connection: what the old server had passed on was ordered before that, so the
     answer tells (S2). While it is unknown which of the two nodes there is, heartbeats check their parent.
+    Whoever lets go meanwhile deletes the reader's node: that is behind the exchange, and stays so when both
+    are sent again.
     """
 
     def __init__(
@@ -157,7 +154,7 @@ class _Exchange:
         self.error: errors.ServerError | None = None
         self._session = session
         self._reader = reader
-        self._on_done: Callable[[_Exchange], None] | None = on_done
+        self._on_done = on_done
         ephemeral = verify.create_flags(ephemeral=True, sequential=False)
         self._body = messages.encode_multi(
             [
@@ -166,10 +163,6 @@ class _Exchange:
             ]
         )
         self._send()
-
-    def give_up(self) -> None:
-        """Whoever holds it lets go of both nodes: do not send it again."""
-        self._on_done = None
 
     def _send(self) -> None:
         self._session.submit_now(
@@ -188,7 +181,7 @@ class _Exchange:
         self._over()
 
     def set_exception(self, error: BaseException, /) -> None:
-        if isinstance(error, errors.ConnectionLoss) and self._on_done is not None:
+        if isinstance(error, errors.ConnectionLoss):
             self._send()
         elif isinstance(error, errors.ServerError):
             self.error = error
@@ -197,8 +190,7 @@ class _Exchange:
 
     def _over(self) -> None:
         self.pending = False
-        if self._on_done is not None:
-            self._on_done(self)
+        self._on_done(self)
 
 
 _NEITHER_DONE_NOR_REFUSED = (0, -2)

@@ -1,0 +1,411 @@
+"""Read/write locks: readers share, writers exclude, in the order of coming; the downgrade; the names (L1 to L10)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from lock_support import WAYS_TO_LOSE, Rig, ended, until_line, within
+
+import corral
+from corral.testing import EmbeddedServer, Kind, Message, before, committed
+from support import PATIENCE, children, turns, until
+
+Connect = Callable[..., corral.Client]
+
+NAME = re.compile(r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-__(READ|WRIT)__(\d{10})")
+MOST = 2**31 - 1
+
+
+def sides(line: list[str]) -> str:
+    """Who stands in a line: "WRW" for a writer, a reader and a writer."""
+    return "".join("R" if "__READ__" in name or "__rlock__" in name else "W" for name in line)
+
+
+async def start(side: corral.ReadLock | corral.WriteLock, length: int) -> asyncio.Task[corral.Held]:
+    """Begin to acquire; returns when the line has this length."""
+    task: asyncio.Task[corral.Held] = asyncio.create_task(side.acquire())
+    await until_line(side._site.nodes, side.path, length)  # type: ignore[arg-type]
+    return task
+
+
+# Sharing and excluding
+
+
+async def test_readers_share(zk: corral.Client, other: corral.Client) -> None:
+    """L1: any number of readers hold it together, in one client and in several."""
+    async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(other.rwlock("/rw").read())]
+        readers = [asyncio.create_task(zk.rwlock("/rw").read().acquire()) for _ in range(5)]
+        held += await asyncio.gather(*readers)
+        assert all(each.is_valid for each in held)
+        assert sides(await children(zk, "/rw")) == "RRRRRR"
+        for each in held[1:]:
+            await each.release()
+
+
+async def test_a_writer_excludes_everybody(zk: corral.Client, other: corral.Client) -> None:
+    """L1: while a writer holds it nobody else does, and a writer waits for every reader ahead."""
+    async with other.rwlock("/rw").write():
+        assert await zk.rwlock("/rw").read().try_acquire() is None
+        assert await zk.rwlock("/rw").write().try_acquire() is None
+    readers = [await (await start(other.rwlock("/rw").read(), 1 + n)) for n in range(2)]
+    assert await zk.rwlock("/rw").write().try_acquire() is None
+    writing = await start(zk.rwlock("/rw").write(), 3)
+    await readers[0].release()
+    await until_line(zk, "/rw", 2)
+    await zk.sync()
+    await turns()
+    assert not writing.done()
+    await readers[1].release()
+    await (await within(writing)).release()
+
+
+async def test_first_come_first_served(zk: corral.Client, other: corral.Client) -> None:
+    """L1: a reader behind a writer that waits waits too, so that no writer starves; those between two writers
+    get in together."""
+    first = await other.rwlock("/rw").read().acquire()
+    writer = await start(zk.rwlock("/rw").write(), 2)
+    readers = [await start(client.rwlock("/rw").read(), 3 + n) for n, client in enumerate((zk, other))]
+    last = await start(other.rwlock("/rw").write(), 5)
+    assert await zk.rwlock("/rw").read().try_acquire() is None
+    await turns()
+    assert not any(task.done() for task in (writer, *readers, last))
+    await first.release()
+    held = await within(writer)
+    await turns()
+    assert not any(task.done() for task in (*readers, last))
+    await held.release()
+    both = [await within(reader) for reader in readers]
+    await turns()
+    assert not last.done()
+    for each in both:
+        await each.release()
+    await (await within(last)).release()
+
+
+async def test_exclusion_in_a_crowd(connect: Connect) -> None:
+    """L1: of many who read, write and downgrade at random, over several clients, no writer is ever with another
+    who holds it."""
+    rng = random.Random(7)
+    inside: list[str] = []
+    done = {"R": 0, "W": 0, "D": 0}
+
+    @contextlib.contextmanager
+    def being(what: str) -> Iterator[None]:
+        inside.append(what)
+        assert inside == ["W"] or "W" not in inside, inside
+        yield
+        inside.remove(what)
+
+    async def go(client: corral.Client) -> None:
+        rw = client.rwlock("/rw")
+        for _ in range(6):
+            what = rng.choice("RRWD")
+            async with rw.read() if what == "R" else rw.write() as held:
+                with being("R" if what == "R" else "W"):
+                    await turns(rng.randrange(5))
+                if isinstance(held, corral.HeldWrite) and what == "D":
+                    await held.downgrade()
+                    with being("R"):
+                        await client.sync()
+            done[what] += 1
+
+    async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect()) for _ in range(3)]
+        await asyncio.gather(*(go(client) for client in clients for _ in range(4)))
+    assert min(done.values()) > 3
+    assert sum(done.values()) == 72
+
+
+async def test_a_wake_up_is_for_one(rig: Rig) -> None:
+    """L1: a writer that waits watches the nearest one ahead, a reader the nearest writer: one event each, whoever
+    else comes and goes."""
+    ahead = await rig.other.rwlock("/rw").write().acquire()
+    reader = await start(rig.zk.rwlock("/rw").read(), 2)
+    passing = [await start(rig.other.rwlock("/rw").read(), 3 + n) for n in range(3)]
+    await ahead.release()
+    held = await within(reader)
+    for task in passing:
+        await (await within(task)).release()
+    await rig.zk.sync()
+    assert [event.path.rpartition("/")[2][-18:-10] for event in rig.tap.events()] == ["__WRIT__"]
+    await held.release()
+
+
+# One task
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "remedy"),
+    [
+        ("read", "write", "not re-entrant"),
+        ("write", "read", r"downgrade\(\)"),
+        ("read", "read", "not re-entrant"),
+        ("write", "write", "not re-entrant"),
+    ],
+)
+async def test_no_task_waits_for_itself(zk: corral.Client, first: str, second: str, remedy: str) -> None:
+    """L7: a task that holds either side gets an error for either, with the remedy; an upgrade is an error, and no
+    deadlock. Another object, and a chroot, make no difference."""
+    async with getattr(zk.rwlock("/d/rw"), first)():
+        for rw in (zk.rwlock("/d/rw"), zk.chroot("/d").rwlock("/rw")):
+            for way in ("acquire", "try_acquire"):
+                with pytest.raises(corral.AlreadyHeld, match=remedy):
+                    await getattr(getattr(rw, second)(), way)()
+    async with asyncio.timeout(PATIENCE), getattr(zk.rwlock("/d/rw"), second)():
+        pass
+
+
+async def test_a_lock_on_the_path_is_another_line(zk: corral.Client) -> None:
+    """L8, L10: the nodes of a lock and of a read/write lock on one path do not stand in each other's line."""
+    async with zk.rwlock("/rw").write():
+        names = await children(zk, "/rw")
+        assert await zk.lock("/rw").contenders() == []
+        assert [each.name for each in await zk.rwlock("/rw").contenders()] == names
+
+
+async def test_who_holds_and_who_waits(zk: corral.Client, other: corral.Client) -> None:
+    """L8, L9: readers and writers are seen in the order of the line, with their data, by Curator's names."""
+    async with other.rwlock("/rw", data=b"one").read():
+        writing = await start(zk.rwlock("/rw", data=b"two").write(), 2)
+        found = await other.rwlock("/rw").contenders()
+        assert [each.data for each in found] == [b"one", b"two"]
+        assert sides([each.name for each in found]) == "RW"
+        assert all(NAME.fullmatch(each.name) for each in found)
+        assert [int(each.name[-10:]) for each in found] == [each.sequence for each in found]
+        assert await other.rwlock("/rw").read().locked()
+    await (await within(writing)).release()
+    assert not await other.rwlock("/rw").write().locked()
+
+
+async def test_reprs_and_names(zk: corral.Client) -> None:
+    """What messages and reprs call each side."""
+    rw = zk.rwlock("/rw")
+    assert repr(rw) == "<RWLock '/rw'>"
+    assert repr(rw.read()) == "<ReadLock '/rw', not acquired>"
+    async with rw.write() as held:
+        assert held.name == "write lock '/rw'"
+        assert repr(held) == f"<HeldWrite write lock '/rw', held, fencing_token={held.fencing_token}>"
+    with pytest.raises(corral.UsageStateError, match="read lock '/rw' is not acquired"):
+        await rw.read().release()
+    with pytest.raises(corral.UsageValueError, match="layout must be 'curator' or 'kazoo', not 'redis'"):
+        zk.rwlock("/rw", layout="redis")  # type: ignore[arg-type]
+
+
+# Losing it
+
+
+@pytest.mark.parametrize("how", WAYS_TO_LOSE)
+@pytest.mark.parametrize("side", ["read", "write", "downgraded"])
+async def test_the_body_is_told_of_a_loss(rig: Rig, side: str, how: str) -> None:
+    """L4: whichever side is held, and after a downgrade, the body is cancelled when it is lost."""
+
+    async def hold() -> None:
+        rw = rig.zk.rwlock("/rw")
+        async with rw.read() if side == "read" else rw.write() as held:
+            if isinstance(held, corral.HeldWrite) and side == "downgraded":
+                await held.downgrade()
+            held_node.set_result(held.node)
+            await asyncio.Event().wait()
+
+    held_node: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    holding = asyncio.create_task(hold())
+    node = (await within(held_node)).rpartition("/")[2]
+    async with rig.losing(how, f"/rw/{node}"):
+        await ended(holding)
+    assert isinstance(holding.exception(), corral.LockLost)
+    await until_line(rig.other, "/rw", 0)
+
+
+# The downgrade
+
+
+def exchanges(message: Message) -> bool:
+    """Whether this is the transaction that exchanges a writer's node for a reader's."""
+    return message.kind is Kind.REQUEST and message.operation == "transaction" and b"__READ__" in message.body
+
+
+async def test_a_downgrade_lets_readers_in_and_no_writer(zk: corral.Client, other: corral.Client) -> None:
+    """As Curator does it since CURATOR-621: readers that come may read along, behind no writer that waited; the
+    writer that waits gets in when the last of those ahead of it has gone."""
+    async with zk.rwlock("/rw", data=b"me").write() as held:
+        token, node = held.fencing_token, held.node
+        waiting = await start(other.rwlock("/rw").write(), 2)
+        behind = await start(other.rwlock("/rw").read(), 3)
+        assert not held.is_downgraded
+        await held.downgrade()
+        assert held.is_downgraded
+        assert held.node == node.replace("__WRIT__", "__READ__")
+        assert held.fencing_token == token
+        found = await other.rwlock("/rw").contenders()
+        assert sides([each.name for each in found]) == "RWR"
+        assert found[0].data == b"me"
+        assert await other.rwlock("/rw").write().try_acquire() is None
+        await other.sync()
+        await turns()
+        assert held.is_valid
+        assert not waiting.done()
+        assert not behind.done()  # its turn comes after the writer's
+        async with held.transaction() as tx:
+            tx.create("/proof")
+    later = await within(waiting)
+    assert later.fencing_token > token
+    await later.release()
+    await (await within(behind)).release()
+    assert await children(other, "/rw") == []
+
+
+async def test_readers_come_in_after_a_downgrade(zk: corral.Client, other: corral.Client) -> None:
+    """A reader that waits for the writer alone gets in with the downgrade."""
+    async with zk.rwlock("/rw").write() as held:
+        reading = await start(other.rwlock("/rw").read(), 2)
+        await held.downgrade()
+        theirs = await within(reading)
+        assert held.is_valid
+        await theirs.release()
+
+
+async def test_downgraded_a_task_may_not_read_twice(zk: corral.Client) -> None:
+    """L7: a task that was a writer holds the read lock, and waits for itself in a second one."""
+    async with zk.rwlock("/rw").write() as held:
+        await held.downgrade()
+        with pytest.raises(corral.AlreadyHeld, match="not re-entrant"):
+            await zk.rwlock("/rw").read().acquire()
+        with pytest.raises(corral.UsageStateError, match="downgraded already"):
+            await held.downgrade()
+    released = await zk.rwlock("/rw").write().acquire()
+    await released.release()
+    with pytest.raises(corral.UsageStateError, match="not held"):
+        await released.downgrade()
+
+
+async def test_there_is_no_downgrade_in_kazoos_layout(zk: corral.Client) -> None:
+    """kazoo has none: a clear error, and the write lock is held as before."""
+    async with zk.rwlock("/rw", layout="kazoo").write() as held:
+        with pytest.raises(corral.UsageStateError, match="its layout has none"):
+            await held.downgrade()
+        assert held.is_valid
+        assert re.fullmatch(r"[0-9a-f]{32}__lock__\d{10}", held.node.rpartition("/")[2])
+    async with zk.rwlock("/rw", layout="kazoo").read() as held_to_read:
+        assert re.fullmatch(r"[0-9a-f]{32}__rlock__\d{10}", held_to_read.node.rpartition("/")[2])
+
+
+async def test_there_is_no_downgrade_where_the_numbers_have_run_out() -> None:
+    """L10: behind 2^31 - 1 a number is given twice, and would not tell whose place it is."""
+    async with EmbeddedServer() as server, corral.connect(server.address) as zk:
+        await zk.create("/rw")
+        node = server.zookeeper.tree.find("/rw")
+        assert node is not None
+        node.creations = MOST
+        async with zk.rwlock("/rw").write() as held:
+            with pytest.raises(corral.UsageStateError, match="have run out"):
+                await held.downgrade()
+            assert held.is_valid
+
+
+async def test_a_downgrade_that_is_refused(zk: corral.Client, other: corral.Client) -> None:
+    """A refusal of the server is raised, and the write lock is held as before."""
+    async with zk.rwlock("/rw").write() as held:
+        await other.set_acl("/rw", [corral.Acl.world(corral.Perm.READ | corral.Perm.DELETE)])
+        with pytest.raises(corral.NoAuth):
+            await held.downgrade()
+        assert held.is_valid
+        assert "__WRIT__" in held.node
+        assert sides(await children(other, "/rw")) == "W"
+        assert await other.rwlock("/rw").contenders()
+    assert await children(other, "/rw") == []
+
+
+async def test_a_downgrade_of_what_somebody_has_deleted(rig: Rig) -> None:
+    """L4, L5: if its node was deleted, a downgrade makes no new one; it ends with LockLost."""
+
+    async def hold() -> None:
+        async with rig.zk.rwlock("/rw").write() as held:
+            await rig.other.delete("/rw/" + held.node.rpartition("/")[2])
+            await held.downgrade()
+
+    with pytest.raises(corral.LockLost):
+        await within(hold())
+    assert await children(rig.other, "/rw") == []
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize("then", ["held", "released", "lost", "released at once"])
+async def test_a_downgrade_whose_message_is_lost(rig: Rig, lost: str, then: str) -> None:
+    """S2, L6: whether the answer to it or the request is lost, there is one node of ours in the end, the reader's;
+    and none if the lock was released, or lost, before that was known."""
+    held = await rig.zk.rwlock("/rw").write().acquire()
+    waiting = await start(rig.other.rwlock("/rw").write(), 2)
+    lose = before if lost == "request" else committed
+    async with rig.proxy.refuse(), rig.proxy.cut_at(lose(match=exchanges), reset=True) as cut:
+        downgrading = asyncio.create_task(held.downgrade())
+        if then == "released at once":
+            await turns(1)
+            releasing = asyncio.create_task(held.release())
+        async with asyncio.timeout(PATIENCE):
+            await cut.fired.wait()
+        await until(lambda: _is(rig.zk, corral.State.SUSPENDED, corral.State.LAPSED), "the client knows")
+        assert not waiting.done()
+        if then == "released":
+            releasing = asyncio.create_task(held.release())
+            await turns()
+        elif then == "lost":
+            await within(held.wait_lost())
+    if then == "held":
+        await within(downgrading)
+        assert held.is_valid
+        assert sides(await children(rig.other, "/rw")) == "RW"
+        assert not waiting.done()
+        await held.release()
+    else:
+        await ended(downgrading)
+        expected = corral.LockLost if then == "lost" else corral.UsageStateError
+        assert isinstance(downgrading.exception(), expected)
+        if then != "lost":
+            await within(releasing)
+    await (await within(waiting)).release()
+    await until_line(rig.other, "/rw", 0)
+
+
+async def _is(zk: corral.Client, *states: corral.State) -> bool:
+    return zk.state in states
+
+
+async def test_a_downgrade_that_is_refused_when_it_was_let_go(rig: Rig) -> None:
+    """L6: released while a downgrade is under way that the server refuses, nothing is left."""
+    held = await rig.zk.rwlock("/rw").write().acquire()
+    await rig.other.set_acl("/rw", [corral.Acl.world(corral.Perm.READ | corral.Perm.DELETE)])
+    async with rig.proxy.black_hole():
+        downgrading = asyncio.create_task(held.downgrade())
+        await turns()
+        releasing = asyncio.create_task(held.release())
+        await turns()
+    await within(releasing)
+    await ended(downgrading)
+    assert isinstance(downgrading.exception(), corral.NoAuth)
+    await until_line(rig.other, "/rw", 0)
+    assert rig.zk.state is corral.State.CONNECTED
+
+
+@pytest.mark.parametrize("ahead", [0, 1500])
+async def test_a_downgrade_outlives_heartbeats(rig: Rig, ahead: int) -> None:
+    """S3: while it is not known which of the two nodes there is, heartbeats prove the session all the same, and do
+    not take the lock for lost; also when more requests are to be sent first than a server reads at once."""
+    async with rig.zk.rwlock("/rw").write() as held:
+        async with rig.proxy.black_hole(before(match=exchanges)) as hole:
+            downgrading = asyncio.create_task(held.downgrade())
+            async with asyncio.timeout(PATIENCE):
+                await hole.fired.wait()
+            reads = [asyncio.create_task(rig.zk.exists("/")) for _ in range(ahead)]
+            await turns()
+            await rig.proxy.cut()
+        await within(downgrading)
+        await within(asyncio.gather(*reads))
+        seen = len(rig.tap.messages)
+        await rig.tap.seen(lambda: any(each.operation == "transaction" for each in rig.tap.messages[seen:]))
+        assert held.is_valid
