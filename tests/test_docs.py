@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import corral
 from corral.session.states import TRANSITIONS
-from corral.testing import FaultProxy, TcpProxy, plugin
+from corral.testing import EmbeddedServer, FaultProxy, TcpProxy, plugin
+from support import PATIENCE
 
 pytest_plugins = ["pytester"]
 
@@ -83,6 +87,24 @@ def test_the_code_in_the_guide_to_testing_runs(pytester: pytest.Pytester) -> Non
     result = pytester.runpytest_inprocess("-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error")
     result.assert_outcomes(passed=tests)
     assert tests >= 8
+
+
+async def test_the_code_in_the_guide_to_recipes_runs() -> None:
+    """It runs to its end, and who campaigns leads."""
+    [block] = python_blocks("docs/recipes.md")
+    code: dict[str, Any] = {}
+    exec(block, code)
+    async with EmbeddedServer() as server, corral.connect(server.address) as zk:
+        async with asyncio.timeout(PATIENCE):
+            await code["main"](server.address)
+            campaigning = asyncio.create_task(code["campaign"](zk))
+            async for leader in zk.election("/leader").leaders():
+                if leader is not None:
+                    break
+        assert leader is not None
+        assert leader.data == b"host-7"
+        campaigning.cancel()
+        await asyncio.wait([campaigning])
 
 
 def test_the_guide_to_testing_has_every_fixture_and_fault() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ from corral.wire.messages import (
     PING,
     SET,
 )
-from support import children, turns, until
+from support import PATIENCE, children, turns, until
 
 Connect = Callable[..., corral.Client]
 
@@ -130,6 +131,36 @@ async def test_a_release_wakes_one_waiter_of_twenty(
             task.cancel()
         for task in done:
             await task.result().release()
+
+
+async def test_a_thousand_waiters(connect: Connect, proxy: FaultProxy, tap: Tap) -> None:
+    """L1: of a thousand waiters each release is news to one, who looks at the line once and watches nobody anew: from
+    the first release to the last the server is asked for a deletion and at most a list for each."""
+    crowd, order = 1000, list[int]()
+
+    async def wait(client: corral.Client, number: int) -> None:
+        async with client.lock("/lock"):
+            order.append(number)
+
+    async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(connect(proxy.address, session_timeout=10)) for _ in range(10)
+        ]
+        await clients[0].create("/lock")
+        held = await clients[0].lock("/lock").acquire()
+        waiters = [asyncio.create_task(wait(clients[number % 10], number)) for number in range(crowd)]
+        await tap.seen(lambda: tap.requests().count(GET) == crowd)
+        for client in clients:
+            await settle(client)
+        start = len(tap.messages)
+        await held.release()
+        await asyncio.gather(*waiters)
+        assert sorted(order) == list(range(crowd))
+        assert len(tap.events(start)) == crowd
+        asked = tap.requests(start)
+        assert asked.count(DELETE) == crowd + 1
+        assert asked.count(CHILDREN) <= crowd
+        assert not {*asked} - {DELETE, CHILDREN, SET}
 
 
 async def test_a_waiter_is_idle(connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap) -> None:

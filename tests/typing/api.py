@@ -85,6 +85,34 @@ async def locks(zk: corral.Client) -> None:
         assert_type(contender.data, bytes)
 
 
+async def turns(zk: corral.Client) -> None:
+    rw = zk.rwlock("/rw", data=b"host-7", layout="kazoo")
+    async with rw.read() as held:
+        assert_type(held, corral.Held)
+    async with rw.write() as written:
+        assert_type(written, corral.HeldWrite)
+        assert_type(written.is_downgraded, bool)
+        await written.downgrade()
+    assert_type(await rw.write().try_acquire(), corral.HeldWrite | None)
+    semaphore = zk.semaphore("/s", 5)
+    async with semaphore as lease:
+        assert_type(lease, corral.Held)
+    assert_type(await semaphore.holders(), list[corral.Contender])
+    election = zk.election("/e", data=b"host-7")
+    async for leader in election.leaders():
+        assert_type(leader, corral.Contender | None)
+
+    async def lead(held: corral.Held) -> int:
+        return held.fencing_token
+
+    assert_type(await election.run(lead), int)
+    async with zk.multi_lock(["/a", "/b"]) as several:
+        assert_type(several, tuple[corral.Held, ...])
+    assert_type(await zk.lock("/l").evict(), corral.Contender | None)
+    zk.semaphore("/s")  # type: ignore[call-arg]
+    zk.lock("/l", layout="redis")  # type: ignore[arg-type]
+
+
 async def watches(zk: corral.Client) -> None:
     async for event in zk.watch("/config"):
         assert_type(event, corral.Event)
