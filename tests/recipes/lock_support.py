@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from typing import Any, NamedTuple, TypeVar, cast
 
 import corral
+from corral.session.visit import visit
 from corral.testing import FaultProxy, Kind, Message
 from corral.testing._server import four_letter_word
 from corral.wire import messages
@@ -126,17 +127,7 @@ async def end_session(tap: Tap, address: str, session_id: int) -> None:
     """Have the server end a session as if it had expired: take it over, with the password that was seen on
     the wire, and close it."""
     host, _, port = address.rpartition(":")
-    async with asyncio.timeout(PATIENCE):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            connect = messages.encode_connect(0, 10.0, session_id, tap.password(session_id))
-            close = messages.REQUEST_HEADER.pack(8, 1, messages.CLOSE.opcode)
-            writer.write(len(connect).to_bytes(4) + connect + close)
-            await reader.read()
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+    await visit(host, int(port), session_id, tap.password(session_id))
 
 
 # Coroutines, step by step
