@@ -48,8 +48,11 @@ def pytest_asyncio_loop_factories(
     return {name: LOOPS[name]}
 
 
-def _choice(config: pytest.Config) -> str:
-    return str(config.getoption("--zookeeper") or config.getini("zookeeper"))
+def _no_real_servers(config: pytest.Config) -> str | None:
+    """Why no test may start a real server of its own, if so."""
+    if (config.getoption("--zookeeper") or config.getini("zookeeper")) == "embedded":
+        return "this run is on the embedded one"
+    return LocalServer.missing()
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
@@ -79,10 +82,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def real_servers(pytestconfig: pytest.Config) -> None:
     """Asked for by what starts real servers of its own."""
-    if _choice(pytestconfig) == "embedded":
-        pytest.skip("about real servers, and this run is on the embedded one")
-    if missing := LocalServer.missing():
-        pytest.skip(f"about real servers: {missing}")
+    if reason := _no_real_servers(pytestconfig):
+        pytest.skip(f"about real servers: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +108,10 @@ def make_server(pytestconfig: pytest.Config) -> Callable[..., Server]:
 
     It is local where the shared one is in Docker, or given: it is to be paused and killed quickly.
     """
+    is_embedded = _no_real_servers(pytestconfig) is not None
 
     def make(**options: Any) -> Server:
-        if _choice(pytestconfig) == "embedded":
+        if is_embedded:
             return EmbeddedServer(thread=not _is_virtual(), **options)
         return LocalServer(**options)
 
