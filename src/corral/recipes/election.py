@@ -43,14 +43,18 @@ class Election(InLine[Held]):
         """Wait to lead, and call `lead` with what is held; whenever leadership is lost, `lead` is cancelled,
         and we are a candidate again. Returns what `lead` returns while it leads, and resigns.
 
-        An exception of `lead` ends it, but for those that say no more than that leadership, the session or
-        the connection is gone. Ends with `SessionError` when the client can have no session any more.
+        An exception of `lead` ends it; but once leadership is lost, not one that says no more than that this,
+        the session or the connection is gone. Ends with `SessionError` when the client can have no session
+        any more.
         """
         while True:
+            held = await self.acquire()
             try:
-                async with self as held:
+                async with held:
                     return await lead(held)
             except errors.LockLost as lost:
+                if await held.wait_lost() is None:
+                    raise  # another lock, of lead's own, and we have resigned
                 logger.info("a candidate again: %s", lost)
 
     async def candidates(self) -> list[Contender]:

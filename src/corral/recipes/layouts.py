@@ -7,12 +7,12 @@ a GUID, a label and the number that the server gives: ``_c_<uuid>-lock-000000000
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from corral.errors import UsageValueError
 
-__all__ = ["Layout", "LayoutName", "Naming"]
+__all__ = ["Layout", "LayoutName", "Naming", "numbers"]
 
 T = TypeVar("T")
 
@@ -47,23 +47,25 @@ class Layout(NamedTuple):
     downgraded: str = ""
     """The label with which one of us may come to stand, later, in the same place, with the same number."""
 
-    def number(self, name: str) -> int | None:
-        """The number of a node of this name, if it stands in the line."""
-        return _number(name, self.contenders)
 
-    def blocker(self, name: str) -> int | None:
-        """The number of a node of this name, if we would wait for it."""
-        return _number(name, self.blocked_by)
+def numbers(names: Iterable[str], labels: tuple[str, ...]) -> dict[str, int]:
+    """Those of the names that end in one of the labels and a number: "%010d" of a signed 32-bit one."""
+    found = dict[str, int]()
+    for name in names:
+        digits = name[-10:]
+        if digits[:1] == "0" and digits.isdecimal():  # nearly always; a minus before it is not part of it
+            if name.endswith(labels, 0, -10):
+                found[name] = int(digits)
+        elif (number := _great_or_negative(name, digits, labels)) is not None:
+            found[name] = number
+    return found
 
 
-def _number(name: str, labels: tuple[str, ...]) -> int | None:
-    """What follows one of the labels at the end of a name: "%010d" of a signed 32-bit number."""
-    digits = name[-10:]
+def _great_or_negative(name: str, digits: str, labels: tuple[str, ...]) -> int | None:
     if digits.isdecimal():
-        # A minus before ten digits that begin with 0 is not part of the number.
-        if digits[0] != "0" and name[-11:-10] == "-" and name.endswith(labels, 0, -11):
+        if name[-11:-10] == "-" and name.endswith(labels, 0, -11):
             return int(name[-11:])
-    elif not (digits[0:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
+    elif not (digits[:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
         return None
     return int(digits) if name.endswith(labels, 0, -10) else None
 

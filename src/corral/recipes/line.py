@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from corral import errors, paths, verify
@@ -40,7 +40,7 @@ from corral.session.watches import Change
 from corral.types import OPEN_ACL, Acl, Stat
 from corral.wire import messages
 
-from .layouts import Layout
+from .layouts import Layout, numbers
 from .removal import Removal
 from .watched import Watched
 
@@ -193,7 +193,7 @@ class Line:
 
     async def contenders(self) -> list[Contender]:
         """Who stands in the line, in order, with their data. Those who leave meanwhile are left out."""
-        order = self._numbers(await self.names(), self.layout.number)
+        order = numbers(await self.names(), self.layout.contenders)
         names = list(order)
         answers = await asyncio.gather(
             *(
@@ -217,7 +217,7 @@ class Line:
     async def first(self) -> Contender | None:
         """Who is first in the line, with its data; None if nobody is."""
         while True:
-            order = self._numbers(await self.names(), self.layout.number)
+            order = numbers(await self.names(), self.layout.contenders)
             if not order:
                 return None
             if not all(map(is_trusted, order.values())):
@@ -230,7 +230,7 @@ class Line:
                 data, stat = await self._session.request(messages.GET, messages.encode_get(path, False), path)
             except (errors.NoNode, errors.ConnectionLoss):
                 continue
-            return Contender(name, self._number(name), data, stat)
+            return Contender(name, numbers([name], self.layout.contenders)[name], data, stat)
 
     async def wait_for_change(self, first: str | None) -> None:
         """Wait until the one that was `first` may be so no more; of None, until somebody may have come."""
@@ -242,7 +242,7 @@ class Line:
         with Watched(self._session, self.full, messages.CHILDREN) as line:
             names = await line.read()
             if names is not None:
-                if not self._numbers(names, self.layout.number):
+                if not numbers(names, self.layout.contenders):
                     await line.changed()
                 return
         with Watched(self._session, self.full, messages.EXISTS) as line:
@@ -262,21 +262,17 @@ class Line:
     def _list(self) -> asyncio.Future[list[str]]:
         return self._session.request(messages.CHILDREN, messages.encode_children(self.full, False), self.full)
 
-    def _number(self, name: str) -> int:
-        number = self.layout.number(name)
-        assert number is not None
-        return number
-
     async def _ahead(self, place: Place, names: Sequence[str]) -> tuple[str | None, int]:
         """The nearest name ahead of ours that blocks it, and how many do."""
         if place.name not in names or place.session_id != self._session.session_id:
             raise PlaceLost
         if len(names) == 1:
             return None, 0
-        order = self._numbers(names, self.layout.blocker)
+        order = numbers(names, self.layout.blocked_by)
         ours = place.sequence
-        numbers = order.values()
-        if not is_trusted(ours) or (order and not 0 <= min(numbers) <= max(numbers) < _LAST_NUMBER):
+        if not is_trusted(ours) or (
+            order and not 0 <= min(order.values()) <= max(order.values()) < _LAST_NUMBER
+        ):
             ours = _position(ours, place.czxid)
             order = await self._positions(order)
         nearest, last, ahead = None, -1, 0
@@ -286,16 +282,6 @@ class Line:
                 if position > last:
                     nearest, last = name, position
         return nearest, ahead
-
-    @staticmethod
-    def _numbers(names: Iterable[str], number_of: Callable[[str], int | None]) -> dict[str, int]:
-        """The number of each that has one."""
-        order = dict[str, int]()
-        for name in names:
-            number = number_of(name)
-            if number is not None:
-                order[name] = number
-        return order
 
     async def _positions(self, order: dict[str, int]) -> dict[str, int]:
         """The place of each in a line whose numbers have run out; without those that are gone by now."""
@@ -397,7 +383,7 @@ class Line:
             except errors.ConnectionLoss:
                 continue
             mine = stat.ephemeral_owner == self._session.session_id
-            return _place(path, self._number(name), stat) if mine else None
+            return _place(path, numbers([name], self.layout.contenders)[name], stat) if mine else None
 
 
 def is_trusted(number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -21,13 +22,15 @@ class MultiLock:
     their paths, which is the same for everybody, so that no two wait for each other. What is held is given in
     the order asked for. If one is lost, the body is told as by `Lock`; the rest is released on leaving.
 
+    What is lost while it waits for the rest is taken again, so that all are held when the body begins.
+
     **On cancel**, and on any error, what was acquired so far is released, and nothing is left in any line.
     """
 
     def __init__(self, locks: Sequence[tuple[str, Lock]]) -> None:
         self._in_order = sorted(locks)
         self._asked_for = [lock for _, lock in locks]
-        self._entered: list[contextlib.AsyncExitStack] = []
+        self._entered: list[tuple[asyncio.Task[object] | None, contextlib.AsyncExitStack]] = []
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -45,38 +48,40 @@ class MultiLock:
         return await self._take(lambda lock: lock.try_acquire())
 
     async def _take(self, take: Callable[[Lock], Awaitable[Held | None]]) -> tuple[Held, ...] | None:
-        taken: dict[Lock, Held] = {}
-        try:
-            for _, lock in self._in_order:
-                held = await take(lock)
-                if held is None:
-                    return None
-                taken[lock] = held
-            return tuple(taken[lock] for lock in self._asked_for)
-        finally:
-            if len(taken) < len(self._asked_for):
+        while True:
+            taken: dict[Lock, Held] = {}
+            try:
+                for _, lock in self._in_order:
+                    held = await take(lock)
+                    if held is None:
+                        return None
+                    taken[lock] = held
+                # What was lost while we waited for the rest cannot be taken alone: it comes before that.
+                if all(held.is_valid for held in taken.values()):
+                    return tuple(taken.pop(lock) for lock in self._asked_for)
+            finally:
                 for held in taken.values():
                     held.let_go()
 
     async def __aenter__(self) -> tuple[Held, ...]:
         held = await self.acquire()
         stack = contextlib.AsyncExitStack()
-        try:
-            for each in held:
-                await stack.enter_async_context(each)
-        except BaseException:  # one was lost already
-            for each in held:
-                each.let_go()
-            raise
-        self._entered.append(stack)
+        for each in held:
+            await stack.enter_async_context(each)  # without waiting, so all are still held
+        self._entered.append((asyncio.current_task(), stack))
         return held
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if not self._entered:
+        entered = self._entered
+        if not entered:
             raise errors.UsageStateError(f"{self!r} was not entered; use 'async with'")
-        await self._entered.pop().__aexit__(exc_type, exc, tb)
+        # What this task entered last; a task that has not entered leaves for the one that did first.
+        task = asyncio.current_task()
+        mine = next((each for each in reversed(entered) if each[0] is task), entered[0])
+        entered.remove(mine)
+        await mine[1].__aexit__(exc_type, exc, tb)
 
     def __repr__(self) -> str:
         return f"<MultiLock {', '.join(map(repr, self.paths))}>"

@@ -62,15 +62,17 @@ class Semaphore(Queued[Held]):
                 if not wait and await locks.ahead(turn, names):
                     return None
                 await locks.wait_turn(turn, names)
-            return await self._lease(wait=wait)
+            return await self._lease(turn, wait=wait)
         finally:
             locks.leave(turn)
 
-    async def _lease(self, *, wait: bool) -> Place | None:
+    async def _lease(self, turn: Place, *, wait: bool) -> Place | None:
         """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
         leases, least = self._leases, self._session.timeout * LEAST_LEASE
         place, names = await leases.join(self.data)
         try:
+            if place.session_id != turn.session_id:  # the lock went with the session that it was of
+                raise PlaceLost
             ahead = await leases.ahead(place, names)
             await self._agree(is_used=ahead > 0)
             if ahead >= self.limit:
