@@ -6,6 +6,9 @@ depends on the interpreter or the loop. They leave out what does not, and say so
 
 from __future__ import annotations
 
+import os
+import random
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
@@ -21,8 +24,8 @@ CORE = [
     "tests/recipes/test_lock_loss.py",
     "tests/watch/test_watch_leaving.py",
 ]
-# What has nothing to do with a server, or with an embedded one already.
-ONCE = ["session", "wire", "testing", "virtual", "differential"]
+# What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
+ONCE = ["session", "wire", "testing", "virtual", "differential", "interop", "nemesis"]
 # Most tests wait, for a session to end or a delay to pass.
 AT_ONCE = ("-n", "3", "--dist", "worksteal")
 LEFT_OUT = "the core tests only: the tests session runs all of them, on Python 3.11 and asyncio's own loop"
@@ -55,6 +58,18 @@ def programs(session: nox.Session) -> None:
     session.install(".", *dependencies("test"))
     count = session.posargs[0] if session.posargs else "5000"
     session.run("pytest", "tests/differential", env={"CORRAL_DIFFERENTIAL_PROGRAMS": count})
+
+
+@nox.session(python="3.11")
+def nemesis(session: nox.Session) -> None:
+    """Not run by default: workers take turns while servers and links fail, for as many seconds as the number
+    after --, 170 without. The run tells its seed; CORRAL_NEMESIS_SEED has the same faults come again."""
+    session.install(".", *dependencies("test"))
+    seconds = session.posargs[0] if session.posargs else "170"
+    seed = os.environ.get("CORRAL_NEMESIS_SEED") or str(random.randrange(1 << 32))
+    session.run(
+        "pytest", "tests/nemesis", env={"CORRAL_NEMESIS_SECONDS": seconds, "CORRAL_NEMESIS_SEED": seed}
+    )
 
 
 @nox.session(python="3.11")

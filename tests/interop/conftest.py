@@ -3,11 +3,14 @@ fails on one alone, that tells whose fault it is."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
+import curator_peer
 import pytest
 
+import corral
 from corral.testing import EmbeddedServer
 
 
@@ -37,3 +40,38 @@ def server(real_time: None, request: pytest.FixtureRequest) -> str:
 def place() -> str:
     """The path of a node that is the test's own, and does not exist yet."""
     return f"/interop-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def zk(server: str, place: str) -> AsyncIterator[corral.Client]:
+    """Ours, on the server. There is a node at `place`, until the end."""
+    async with corral.connect(server) as client:
+        await client.create(place)
+        yield client
+        with contextlib.suppress(corral.NoNode):
+            await client.delete(place, recursive=True)
+
+
+@pytest.fixture
+async def other(server: str, zk: corral.Client) -> AsyncIterator[corral.Client]:
+    """Ours too, with a session of its own."""
+    async with corral.connect(server) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def curator_classes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The class path of Curator and what drives it."""
+    if missing := curator_peer.missing():
+        pytest.skip(f"Curator: {missing}")
+    return curator_peer.compiled(tmp_path_factory.mktemp("curator"))
+
+
+@pytest.fixture(scope="session")
+def curator(server: str, curator_classes: str) -> Iterator[curator_peer.Curator]:
+    """Curator, with a session of its own on the server."""
+    peer = curator_peer.Curator(curator_classes, server)
+    try:
+        yield peer
+    finally:
+        peer.close()

@@ -23,15 +23,21 @@ def shell(server: str, *command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def listed(server: str) -> list[str]:
+    """The children of the root; other lines, of the session's state, may come before and behind."""
+    [children] = [line for line in shell(server, "ls", "/") if line.startswith("[")]
+    return children.strip("[]").split(", ")
+
+
 @pytest.mark.skipif(bool(LocalServer.missing()), reason=f"zkCli.sh: {LocalServer.missing()}")
 def test_create_list_get_delete(server: str, place: str) -> None:
     """Each in a session of its own, as from a script."""
-    assert f"{place[1:]}" not in shell(server, "ls", "/")[-1]
+    assert place[1:] not in listed(server)
     shell(server, "create", place, "data")
-    assert place[1:] in shell(server, "ls", "/")[-1].strip("[]").split(", ")
+    assert place[1:] in listed(server)
     answer = shell(server, "get", "-s", place)
     assert "data" in answer
     assert "dataVersion = 0" in answer
     assert "numChildren = 0" in answer
     shell(server, "deleteall", place)
-    assert place[1:] not in shell(server, "ls", "/")[-1]
+    assert place[1:] not in listed(server)

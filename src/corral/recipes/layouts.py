@@ -99,8 +99,9 @@ class Sides(NamedTuple):
 
 
 def _sides(naming: Naming, read: str, write: str, downgraded: str = "") -> Sides:
-    both = (read, write)
-    return Sides(Layout(naming, read, both, (write,)), Layout(naming, write, both, both, downgraded))
+    readers, writers = read.lstrip("-"), write.lstrip("-")
+    both = (readers, writers)
+    return Sides(Layout(naming, read, both, (writers,)), Layout(naming, write, both, both, downgraded))
 
 
 READ_WRITE: Mapping[str, Sides] = {

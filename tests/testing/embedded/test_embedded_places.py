@@ -23,14 +23,20 @@ from corral.testing import EmbeddedServer, ServerUnavailable, VirtualLoop
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
 
+NAME = "corral embedded server"
+OF_OTHERS: set[threading.Thread] = set()
+"""The threads of servers that other tests share."""
+
+
 def threads() -> list[threading.Thread]:
     """Those of embedded servers."""
-    return [thread for thread in threading.enumerate() if thread.name == "corral embedded server"]
+    return [each for each in threading.enumerate() if each.name == NAME and each not in OF_OTHERS]
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Any:
     """Whatever a test does with threads."""
+    OF_OTHERS.update(threads())
     yield
     assert threads() == []
 
