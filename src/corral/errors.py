@@ -236,7 +236,7 @@ class ClientClosed(SessionError):
 
 
 class EnsembleBehind(SessionError):
-    """Every server refuses us, having seen fewer transactions than this client has, and serves others.
+    """The servers refuse us, having seen fewer transactions than this client has; others they serve.
 
     The ensemble was restored from a backup or wiped. Only a new client can start over; what this one
     remembers is from a future that is gone. (While there is no leader nobody is served, and requests wait.)

@@ -85,7 +85,7 @@ async def test_a_visit_to_nonsense(server: Conversation) -> None:
     async with speaking(server) as address:
         host, _, port = address.rpartition(":")
         with contextlib.suppress(OSError):
-            assert not await within(visit(host, int(port), limit=0.4))
+            assert await within(visit(host, int(port), limit=0.4)) is None
 
 
 REFUSAL = reply(1, -101)

@@ -13,7 +13,7 @@ from lock_support import WAYS_TO_LOSE, Rig, ended, until_line, within
 
 import corral
 from corral.testing import EmbeddedServer, Kind, Message, before, committed
-from support import PATIENCE, children, turns, until
+from support import PATIENCE, block, children, turns, until
 
 Connect = Callable[..., corral.Client]
 
@@ -195,6 +195,24 @@ async def test_reprs_and_names(zk: corral.Client) -> None:
         await rw.read().release()
     with pytest.raises(corral.UsageValueError, match="layout must be 'curator' or 'kazoo', not 'redis'"):
         zk.rwlock("/rw", layout="redis")  # type: ignore[arg-type]
+
+
+async def test_what_does_not_exclude_is_no_error(zk: corral.Client) -> None:
+    """L7: a task may hold on one path what stands in different lines."""
+    async with asyncio.timeout(PATIENCE), zk.election("/x"), zk.lock("/x"), zk.rwlock("/x").write():
+        async with zk.semaphore("/x", 1), zk.rwlock("/x", layout="kazoo").read():
+            pass
+        with pytest.raises(corral.AlreadyHeld):
+            await zk.election("/x").try_acquire()
+
+
+async def test_it_was_lost_before_it_was_entered(rig: Rig) -> None:
+    """S9: after a blocked loop a body does not begin that has lost its lock by the clock."""
+    held = await rig.zk.lock("/lock").acquire()
+    block(rig.zk.session_timeout * 1.1)
+    with pytest.raises(corral.LockLost):
+        async with held:
+            pytest.fail("entered")
 
 
 # Losing it
@@ -390,6 +408,41 @@ async def test_a_downgrade_that_is_refused_when_it_was_let_go(rig: Rig) -> None:
     assert isinstance(downgrading.exception(), corral.NoAuth)
     await until_line(rig.other, "/rw", 0)
     assert rig.zk.state is corral.State.CONNECTED
+
+
+async def test_a_release_that_overtakes_a_downgrade(rig: Rig) -> None:
+    """L6: released while the downgrade is under way and there is no room to send the release, nothing is left when
+    the connection is lost: what is sent again goes behind what was not sent yet."""
+    held = await rig.zk.rwlock("/rw").write().acquire()
+    async with rig.proxy.black_hole(before(match=exchanges)) as hole:
+        downgrading = asyncio.create_task(held.downgrade())
+        async with asyncio.timeout(PATIENCE):
+            await hole.fired.wait()
+        reads = [asyncio.create_task(rig.zk.exists("/")) for _ in range(1500)]
+        await turns()
+        releasing = asyncio.create_task(held.release())
+        await turns()
+        await rig.proxy.cut()
+    await within(asyncio.gather(*reads))
+    await within(releasing)
+    with pytest.raises(corral.UsageStateError, match="released meanwhile"):
+        await within(downgrading)
+    await until_line(rig.other, "/rw", 0)
+    assert rig.zk.state is corral.State.CONNECTED
+
+
+async def test_a_downgrade_is_waited_for_again(rig: Rig) -> None:
+    """Cancelled while it is under way, it can be waited for by calling it once more."""
+    async with rig.zk.rwlock("/rw").write() as held:
+        async with rig.proxy.black_hole():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await held.downgrade()
+            assert not held.is_downgraded
+            again = asyncio.create_task(held.downgrade())
+            await turns()
+        await within(again)
+        assert held.is_downgraded
 
 
 @pytest.mark.parametrize("ahead", [0, 1500])

@@ -13,6 +13,7 @@ import corral
 from corral import State
 from corral.session.hosts import Backoff
 from corral.testing import EmbeddedServer, FaultProxy, Message, VirtualLoop, before
+from corral.wire import messages
 
 T = 6.0
 """The session timeout, in seconds."""
@@ -182,20 +183,77 @@ async def test_without_a_leader_nothing_is_given_up(proxy: FaultProxy) -> None:
         assert (await anext(events)).kind is corral.EventKind.CREATED
 
 
-async def test_an_ensemble_that_went_back_in_time(server: EmbeddedServer) -> None:
-    """S4: turned away for longer than T by servers that take others, whoever waits is told that they have seen
-    less than we have."""
-    async with corral.connect(server.address, session_timeout=T) as zk:
-        await zk.create("/node")
-        for _ in range(100):  # by each session that is opened and closed the new one catches up by two
-            await zk.set("/node", b"new")
-        port = int(server.address.rpartition(":")[2])
-        await server.close()
-        async with EmbeddedServer(port=port):
-            back = now()
-            with pytest.raises(corral.EnsembleBehind, match="takes others"):
-                await zk.get("/node")
-            assert T < now() - back < T + 3 * Backoff.LONGEST
+@pytest.mark.parametrize("beside", ["nobody", "one that is down", "one that takes nobody"])
+async def test_an_ensemble_that_went_back_in_time(server: EmbeddedServer, beside: str) -> None:
+    """S4: turned away for longer than T by a server that takes others, whoever waits is told that it has seen less
+    than we have, whatever the other servers do."""
+    async with EmbeddedServer() as another, FaultProxy(another.address) as third, third.refuse():
+        hosts = {"nobody": [], "one that is down": ["127.0.0.1:1"], "one that takes nobody": [third.address]}[
+            beside
+        ]
+        async with corral.connect([server.address, *hosts], session_timeout=T) as zk:
+            await zk.create("/node")
+            for _ in range(100):  # by each session that is opened and closed the new one catches up by two
+                newest = (await zk.set("/node", b"new")).mzxid
+            port = int(server.address.rpartition(":")[2])
+            await server.close()
+            async with EmbeddedServer(port=port):
+                back = now()
+                with pytest.raises(
+                    corral.EnsembleBehind, match=f"we have seen 0x{newest:x}: the ensemble was restored"
+                ):
+                    await zk.get("/node")
+                assert T < now() - back < T + 5 * Backoff.LONGEST
+
+
+class Gate:
+    """Before a server: while it is shut it turns away whoever has seen a transaction before, without a word, as a
+    server does whose places are taken just then."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+        self.is_shut = False
+        self.strangers = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(writer.close)
+            size = await reader.readexactly(4)
+            greeting = await reader.readexactly(int.from_bytes(size))
+            if self.is_shut and messages.decode_connect(greeting, 0, len(greeting)).last_zxid > 0:
+                return
+            self.strangers += self.is_shut
+            host, _, port = self._server.address.rpartition(":")
+            from_server, to_server = await asyncio.open_connection(host, int(port))
+            stack.callback(to_server.close)
+            to_server.write(size + greeting)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_on(reader, to_server))
+                group.create_task(self._pass_on(from_server, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+
+async def test_a_server_that_has_room_for_others_alone(server: EmbeddedServer) -> None:
+    """S4: that a server takes others is no proof that it has seen less than we have; we wait until it takes us."""
+    gate = Gate(server)
+    async with await asyncio.start_server(gate.serve, "127.0.0.1", 0) as listener:
+        host, port = listener.sockets[0].getsockname()
+        async with corral.connect(f"{host}:{port}", session_timeout=T) as zk:
+            for _ in range(100):
+                await zk.set("/", b"")
+            gate.is_shut = True
+            await server.kill()
+            await server.start()
+            reading = asyncio.create_task(zk.exists("/"))
+            await asyncio.sleep(10 * T)
+            assert gate.strangers >= 1
+            assert not reading.done()
+            gate.is_shut = False
+            assert await reading is not None
 
 
 async def test_one_timeout_for_a_whole_acquire(proxy: FaultProxy, other: corral.Client) -> None:

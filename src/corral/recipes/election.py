@@ -63,7 +63,8 @@ class Election(InLine[Held]):
 
     async def leader(self) -> Contender | None:
         """Who leads, as of the connected server; None if nobody does."""
-        return next(iter(await self.contenders()), None)
+        self._session.check_place()
+        return await self._line.first()
 
     def leaders(self) -> LeaderWatch:
         """Who leads now, then each new leader; None while there is none: ``async for leader in ...``."""
@@ -85,12 +86,18 @@ class LeaderWatch:
         self._session = session
         self._line = line
         self._told: str | None = ""
+        self._is_read = False
 
     def __aiter__(self) -> LeaderWatch:
         return self
 
     async def __anext__(self) -> Contender | None:
         self._session.check_place()
+        if self._is_read:
+            raise errors.UsageStateError(
+                "another task reads these leaders; call leaders() once for each reader"
+            )
+        self._is_read = True
         try:
             while True:
                 first = await self._line.first()
@@ -101,3 +108,5 @@ class LeaderWatch:
                 await self._line.wait_for_change(name)
         except errors.ClientClosed:
             raise StopAsyncIteration from None
+        finally:
+            self._is_read = False

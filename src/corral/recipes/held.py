@@ -222,6 +222,7 @@ class Held:
     def enter(self) -> None:
         """From now on the current task is cancelled should it be lost."""
         task = asyncio.current_task(self._session.check_place())
+        self._session.check_lease()  # the loop may have been blocked since it was acquired
         if self._phase is not _HELD:
             raise (
                 self._lost_error()

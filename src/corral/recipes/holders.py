@@ -16,12 +16,9 @@ class Holders:
     def __init__(self) -> None:
         self._by_path: dict[str, list[Held]] = {}
 
-    def by_task(self, full: str, task: asyncio.Task[object] | None) -> Held | None:
-        """What the task holds at a path already, so that it would wait for itself there."""
-        for each in self._by_path.get(full, ()):
-            if each.owner is task and each.is_valid:
-                return each
-        return None
+    def by_task(self, full: str, task: asyncio.Task[object] | None) -> list[Held]:
+        """What the task holds at a path already."""
+        return [each for each in self.of(full) if each.owner is task and each.is_valid]
 
     def of(self, full: str) -> Sequence[Held]:
         """What is held at a path, or was lost and is not given up yet, in the order of acquiring."""

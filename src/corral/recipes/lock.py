@@ -9,7 +9,7 @@ from corral import errors
 from corral.wire import messages
 
 from .held import Held
-from .layouts import MUTEX, Layout, LayoutName, choose
+from .layouts import MUTEX, Layout, LayoutName, choose, numbers
 from .line import Contender, Line, PlaceLost
 from .queued import LEAST_LEASE, H, Queued, Site
 
@@ -52,18 +52,20 @@ class InLine(Queued[H]):
 
     def _check(self, task: asyncio.Task[object] | None) -> None:
         """Raise `AlreadyHeld` if the task would wait for itself."""
-        held = self._site.holders.by_task(self._site.full, task)
-        if held is not None:
-            raise errors.AlreadyHeld(
-                f"{held.name} is held by this task already, so it would wait for itself; {self._remedy(held)}"
-            )
+        for held in self._site.holders.by_task(self._site.full, task):
+            if numbers([held.node], self._line.layout.contenders):  # it stands in this very line
+                raise errors.AlreadyHeld(
+                    f"{held.name} is held by this task already, so it would wait for itself; "
+                    f"{self._remedy(held)}"
+                )
 
     def _remedy(self, held: Held) -> str:
         return f"{self.kind}s are not re-entrant: release it first, or pass the Held on"
 
     async def locked(self) -> bool:
         """Whether anybody holds it, us included, as of the connected server."""
-        return bool(await self.contenders())
+        self._session.check_place()
+        return bool(numbers(await self._line.names(), self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
         """Who holds it and who waits, in order, with their data; the first holds it."""
@@ -75,20 +77,30 @@ class InLine(Queued[H]):
 
         Returns who was removed; None if there was nobody. The next in line holds at once. The one removed is
         told by its next heartbeat, so at most T/6 later (T is its session timeout): until then both act. Only
-        the fencing token and `Held.transaction` keep them apart.
+        the fencing token and `Held.transaction` keep them apart. One that waits finds out when its turn comes
+        or, where it looks at nothing then, by its first heartbeat.
 
-        On cancel, and on `ConnectionLoss`, it may have been done; doing it again does no harm.
+        On loss of the connection it goes on, with the same one. On cancel it may have been done: to do it
+        again give the contender, or the next in line may be removed.
         """
         if contender is None:
-            contender = next(iter(await self.contenders()), None)
+            self._session.check_place()
+            contender = await self._line.first()
             if contender is None:
                 return None
         path = f"{self._line.full.rstrip('/')}/{contender.name}"
         owner = contender.stat.ephemeral_owner
-        try:
-            await self._session.request(messages.DELETE, messages.encode_delete(path, -1), contender.name)
-        except errors.NoNode:
-            return None
+        tried = False
+        while True:
+            try:
+                await self._session.request(messages.DELETE, messages.encode_delete(path, -1), contender.name)
+            except errors.ConnectionLoss:
+                tried = True
+                continue
+            except errors.NoNode:
+                if not tried:
+                    return None
+            break
         logger.warning("%s was broken: %s, of session 0x%x, is removed", self.name, contender.name, owner)
         return contender
 

@@ -22,9 +22,8 @@ class MultiLock:
     their paths, which is the same for everybody, so that no two wait for each other. What is held is given in
     the order asked for. If one is lost, the body is told as by `Lock`; the rest is released on leaving.
 
-    What is lost while it waits for the rest is taken again, so that all are held when the body begins.
-
     **On cancel**, and on any error, what was acquired so far is released, and nothing is left in any line.
+    **On loss** of one while it waits for the rest it begins anew, so that all are held when the body begins.
     """
 
     def __init__(self, locks: Sequence[tuple[str, Lock]]) -> None:

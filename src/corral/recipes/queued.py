@@ -101,11 +101,12 @@ class Queued(ABC, Generic[H]):
         task = asyncio.current_task(self._session.check_place())
         acquired = self._acquired()
         # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
+        # Of several the newest: the others are lost, but for the leases of a semaphore.
         ours = [held for held in acquired if held.owner is task]
         candidates = ours or [held for held in acquired if held.is_valid] or acquired
         if not candidates:
             raise errors.UsageStateError(f"{self.name} is not acquired through this object")
-        await candidates[-1].release()  # of several only the newest can still be held
+        await candidates[-1].release()
 
     async def __aenter__(self) -> H:
         held = await self._take(wait=True)
@@ -120,14 +121,26 @@ class Queued(ABC, Generic[H]):
         entered = self._entered
         if not entered:
             raise errors.UsageStateError(f"{self.name} was not entered; use 'async with'")
-        held = entered[0]
-        if len(entered) > 1:
-            # What this task entered last (twice, if it entered again after a loss); a task that has not
-            # entered leaves for the one that did first.
-            task = asyncio.current_task(self._session.loop)
-            held = next((each for each in reversed(entered) if each.owner is task), held)
+        held = entered[0] if len(entered) == 1 else self._entered_last()
         entered.remove(held)
         await held.__aexit__(exc_type, exc, tb)
+
+    def _entered_last(self) -> H:
+        """What the current task entered last (twice, if it entered again after a loss). A task that has not
+        entered leaves for one that is done, or for the one that did first if at most one can be meant."""
+        task, entered = asyncio.current_task(self._session.loop), self._entered
+        for each in reversed(entered):
+            if each.owner is task:
+                return each
+        for each in entered:
+            if each.owner is None or each.owner.done():
+                return each
+        if sum(each.is_valid for each in entered) > 1:
+            raise errors.UsageStateError(
+                f"several tasks have entered {self.name}, and this is none of them; for a block that another "
+                "task leaves, acquire() and enter what that returns"
+            )
+        return entered[0]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path!r}, {'acquired' if self._acquired() else 'not acquired'}>"

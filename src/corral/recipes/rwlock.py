@@ -85,8 +85,8 @@ class HeldWrite(Held):
         """Go on holding as a reader: other readers may come in, but no writer that waits, not for a moment.
 
         The fencing token stays, which is below that of every writer to come; transactions of this object go
-        on to be guarded. Cancelling the wait does not stop it; on loss of the connection it goes on waiting,
-        as long as the lock is held.
+        on to be guarded. Cancelling the wait does not stop it, and calling it again waits on; on loss of the
+        connection it goes on waiting, as long as the lock is held.
 
         Raises `LockLost` if it is lost meanwhile; `UsageStateError` if it is not held, and where there is no
         downgrade: in kazoo's layout, and in a line whose numbers have run out (after 2^31 of them). After
@@ -96,8 +96,21 @@ class HeldWrite(Held):
         transaction.
         """
         self._session.check_place()
-        if self._exchange is not None:
+        exchange = self._exchange
+        if exchange is None:
+            exchange = self._begin_exchange()
+        elif not exchange.pending:
             raise errors.UsageStateError(f"{self.name} was downgraded already")
+        while exchange.pending and self._phase is Phase.HELD:
+            await self._next_phase()
+        if exchange.error is not None and not isinstance(exchange.error, errors.NoNode):
+            raise exchange.error
+        while exchange.error is not None and self._phase is Phase.HELD:
+            await self._next_phase()  # our node is gone: the next heartbeat says so, and the body is told
+        if self._phase is not Phase.HELD:
+            raise await self.wait_lost() or errors.UsageStateError(f"{self.name} was released meanwhile")
+
+    def _begin_exchange(self) -> _Exchange:
         if not self.is_valid:
             raise errors.UsageStateError(f"{self.name} is not held, so there is nothing to downgrade")
         layout, writer = self._line.layout, self._place
@@ -109,20 +122,15 @@ class HeldWrite(Held):
         reader = writer._replace(path=f"{writer.path.removesuffix(writer.name)}{name}", name=name)
         exchange = self._exchange = _Exchange(self._session, writer, reader, self.via.data, self._exchanged)
         self._place = reader  # what is sent from here on is carried out behind the exchange
-        while exchange.pending and self._phase is Phase.HELD:
-            await self._next_phase()
-        if exchange.error is not None and not isinstance(exchange.error, errors.NoNode):
-            raise exchange.error
-        while exchange.error is not None and self._phase is Phase.HELD:
-            await self._next_phase()  # our node is gone: the next heartbeat says so, and the body is told
-        if self._phase is not Phase.HELD:
-            raise await self.wait_lost() or errors.UsageStateError(f"{self.name} was released meanwhile")
+        return exchange
 
     def _exchanged(self, exchange: _Exchange) -> None:
         if exchange.error is not None:
             self._place, self._exchange = exchange.writer, None
-            if self._phase is not Phase.HELD:
-                self._line.leave(exchange.writer)  # let go of meanwhile, and that went for the reader's
+        if self._phase is not Phase.HELD:
+            # Let go of meanwhile: that went for the reader's node, and may have come before this, since what
+            # is sent again after a lost connection goes behind what was not sent yet.
+            self._line.leave(self._place)
         self._wake()
 
     @property
@@ -137,8 +145,6 @@ class _Exchange:
 
     Sent again after a lost connection: what the old server had passed on was ordered before that, so the
     answer tells (S2). While it is unknown which of the two nodes there is, heartbeats check their parent.
-    Whoever lets go meanwhile deletes the reader's node: that is behind the exchange, and stays so when both
-    are sent again.
     """
 
     def __init__(
@@ -181,7 +187,7 @@ class _Exchange:
         self._over()
 
     def set_exception(self, error: BaseException, /) -> None:
-        if isinstance(error, errors.ConnectionLoss):
+        if isinstance(error, errors.ConnectionLoss | errors.ReplyError):
             self._send()
         elif isinstance(error, errors.ServerError):
             self.error = error

@@ -20,7 +20,8 @@ class Semaphore(Queued[Held]):
     """A semaphore of `limit` leases on a path, fair. Made by ``zk.semaphore(path, limit)``.
 
     ``async with semaphore as lease:`` waits for a lease, in the order of coming; what the body is told on a
-    loss is in `Held`. One object may be shared by many tasks, and one task may hold several leases.
+    loss is in `Held`. One object may be shared by many tasks, and one task may hold several leases; one that
+    has all of them gets `AlreadyHeld`.
 
     Everybody has to agree on the limit. It is kept in the data of ``path/leases``; whoever comes with another
     while leases are held gets `LimitMismatch`. When none is held the next one's is taken.
@@ -42,6 +43,8 @@ class Semaphore(Queued[Held]):
 
     async def _take(self, *, wait: bool) -> Held | None:
         task = asyncio.current_task(self._session.check_place())
+        if wait:
+            self._check(task)
         while True:
             try:
                 place = await self._stand(wait=wait)
@@ -52,6 +55,19 @@ class Semaphore(Queued[Held]):
             held = self._hold(self._leases, place, task)
             if held is not None:
                 return held
+
+    def _check(self, task: asyncio.Task[object] | None) -> None:
+        """Raise `AlreadyHeld` if the task has all leases, and would wait for itself."""
+        mine = [
+            held
+            for held in self._site.holders.by_task(self._site.full, task)
+            if isinstance(held.via, Semaphore)
+        ]
+        if len(mine) >= self.limit:
+            raise errors.AlreadyHeld(
+                f"all {self.limit} leases of {self.name} are held by this task already, so it would wait for "
+                "itself; release one first, or pass the Held on"
+            )
 
     async def _stand(self, *, wait: bool) -> Place | None:
         """Wait for the lock, and with it for a lease."""
@@ -74,7 +90,7 @@ class Semaphore(Queued[Held]):
             if place.session_id != turn.session_id:  # the lock went with the session that it was of
                 raise PlaceLost
             ahead = await leases.ahead(place, names)
-            await self._agree(is_used=ahead > 0)
+            await self._agree(turn, is_used=ahead > 0)
             if ahead >= self.limit:
                 if not wait:
                     leases.leave(place)
@@ -92,24 +108,36 @@ class Semaphore(Queued[Held]):
             while await self._leases.ahead(place, await line.read() or ()) >= self.limit:
                 await line.changed()
 
-    async def _agree(self, *, is_used: bool) -> None:
-        """See to it that the limit on the server is ours. Nobody else looks at it while we have the lock."""
+    async def _agree(self, turn: Place, *, is_used: bool) -> None:
+        """See to it that the limit on the server is ours. While we have the lock nobody else looks at it; so
+        it is set only by who has it, or it could be changed under those who came after a session of ours."""
         path, ours = self._leases.full, b"%d" % self.limit
         while True:
             try:
                 theirs, stat = await self._session.request(
-                    messages.GET, messages.encode_get(path, False), path
+                    messages.GET, messages.encode_get(path, False), path, bound_to=turn.session_id
                 )
                 if theirs == ours:
                     return
                 if is_used and theirs:  # nothing is there while only Curator has used it
                     raise errors.LimitMismatch(self.path, self.limit, theirs)
-                await self._session.request(messages.SET, messages.encode_set(path, ours, stat.version), path)
-                return
-            except (errors.ConnectionLoss, errors.BadVersion):
+                ops = [
+                    (messages.CHECK, messages.encode_check(turn.path, -1)),
+                    (messages.SET, messages.encode_set(path, ours, stat.version)),
+                ]
+                has_lock, is_set = await self._session.request(
+                    messages.MULTI, messages.encode_multi(ops), path, bound_to=turn.session_id
+                )
+            except errors.ConnectionLoss:
                 continue
-            except errors.NoNode:
+            except (errors.NoNode, errors.SessionExpired):
                 raise PlaceLost from None
+            if has_lock.error == errors.NoNode.code:
+                raise PlaceLost
+            if is_set.error == 0:
+                return
+            if is_set.error not in (errors.BadVersion.code, errors.NoNode.code):
+                raise errors.server_error(is_set.error, "set", path)
 
     async def holders(self) -> list[Contender]:
         """Who holds a lease, in the order of coming, with their data, as of the connected server."""

@@ -352,12 +352,13 @@ class Session:
 
     async def _keep_connected(self) -> None:
         last: Address | None = None
-        rounds = turned_away = 0
+        rounds = 0
+        turned_away: list[Address] = []
         while True:
-            await anyio.sleep(self._backoff.next(turned_away=turned_away > 0))
+            await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
             bound = self._attempt_bound(rounds)
             addresses = await self._resolver.round(bound, last=last)
-            turned_away = 0
+            turned_away = []
             for address in addresses:
                 began, session_id = self.clock(), self._machine.session_id
                 connection = await self._attempt(address, bound)
@@ -367,7 +368,8 @@ class Session:
                     self._backoff.reset()  # it expired: the new one can be had at once
                     break
                 if connection is None:
-                    turned_away += self._resolver.failures.get(str(address)) == _TURNED_AWAY
+                    if self._resolver.failures.get(str(address)) == _TURNED_AWAY:
+                        turned_away.append(address)
                     continue
                 _raise_unless_network(await asyncio.shield(connection.lost))
                 if self._left or self._gave_up():
@@ -380,8 +382,8 @@ class Session:
                 rounds += 1
                 level = logging.WARNING if rounds == 1 else logging.INFO
                 logger.log(level, "no server has taken the session; trying on: %s", self._resolver.describe())
-                if self._machine.last_zxid and turned_away == len(addresses) > 0:
-                    await self._turned_away_by_all(addresses[-1], bound)
+                if turned_away:
+                    await self._turned_away(self._rng.choice(turned_away), bound)
                 else:
                     self._rejection = None
 
@@ -420,24 +422,29 @@ class Session:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
 
-    async def _turned_away_by_all(self, address: Address, bound: float) -> None:
+    async def _turned_away(self, address: Address, bound: float) -> None:
         """Find out whether it is us whom they turn away, having seen less than we have: then it would be for
-        ever. Servers without a leader do the same, to everybody, until they have one."""
-        now = self.clock()
+        ever. Servers without a leader, or with too many clients, do the same to anybody, for a while.
+
+        A new session is a transaction. If one that begins now is older than what we have seen, what we have
+        seen was undone.
+        """
+        now, newest = self.clock(), self._machine.last_zxid
         rejection = self._rejection = self._rejection or _Rejection(now)
-        away = now - rejection.since
-        if away <= self.timeout:
+        if now - rejection.since <= self.timeout or not newest:
             return
-        if not rejection.others_are_taken:
-            # And then we have to be turned away once more: by now there may be a leader.
+        if rejection.zxid is None:
             with contextlib.suppress(OSError):
-                rejection.others_are_taken = await visit(address.host, address.port, limit=bound)
+                rejection.zxid = await visit(address.host, address.port, limit=bound)
+        if rejection.zxid is None:
+            return
+        if rejection.zxid >= newest:
+            self._rejection = None  # it will take us
             return
         self._machine.fail_waiting(
             errors.EnsembleBehind(
-                f"every server turned us away for {away:.1f} s, and takes others: they have not seen "
-                f"transaction 0x{self._machine.last_zxid:x}, which we have, so the ensemble was restored "
-                "from a backup or wiped; open a new client"
+                f"{address} turns us away, and is at transaction 0x{rejection.zxid:x}, but we have seen "
+                f"0x{newest:x}: the ensemble was restored from a backup or wiped; open a new client"
             )
         )
 
@@ -485,11 +492,11 @@ class Session:
 
 @dataclass
 class _Rejection:
-    """Every server takes the connection and closes it without a word, round after round."""
+    """Servers take the connection and close it without a word, round after round, and none takes us."""
 
     since: float
-    others_are_taken: bool = False
-    """Whether one of them has given a session to somebody who has seen nothing yet."""
+    zxid: int | None = None
+    """At which transaction somebody was served who has seen nothing yet."""
 
 
 def _raise_unless_network(ended_by: BaseException | None) -> None:

@@ -8,6 +8,7 @@ server that it asks does not know the session any more.
 from __future__ import annotations
 
 import asyncio
+import struct
 
 from corral.wire import messages
 from corral.wire.compile import DecodeError
@@ -26,8 +27,10 @@ _LONGEST_ANSWER = 4096
 
 async def visit(
     host: str, port: int, session_id: int = 0, password: bytes = bytes(16), *, limit: float = LIMIT
-) -> bool:
-    """End a session on the server at an address, without `session_id` a new one; False if it was over.
+) -> int | None:
+    """End a session on the server at an address, without `session_id` a new one; None if it was over.
+
+    Returns the newest transaction that the server has applied by then, which includes the session's end.
 
     Raises `OSError` (`TimeoutError` is one) if the server cannot be reached, closes the connection without an
     answer, says what is none, or does not answer within `limit` seconds. Cancelled, it may have been done.
@@ -39,16 +42,16 @@ async def visit(
             writer.write(len(connect).to_bytes(4) + connect)
             answer = await _frame(reader)
             if messages.decode_connect_reply(answer, 0, len(answer)).timeout <= 0:
-                return False
+                return None
             writer.write(messages.REQUEST_HEADER.pack(8, 1, messages.CLOSE.opcode))
-            await _frame(reader)
+            answer = await _frame(reader)
+            return int(messages.REPLY_HEADER.unpack_from(answer)[1])
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError(f"{host}:{port} closed the connection without an answer") from error
-        except DecodeError as error:
+        except (DecodeError, struct.error) as error:
             raise ConnectionAbortedError(f"{host}:{port} says what is no answer: {error}") from error
         finally:
             writer.transport.abort()
-    return True
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:
