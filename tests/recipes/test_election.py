@@ -1,0 +1,1185 @@
+"""Elections: one leader at a time, a campaign that goes on after each loss, and those who only look on; and the names
+that are kazoo's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import pytest
+from lock_support import (
+    LOCK_NAME,
+    WAYS_TO_LOSE,
+    Rig,
+    Strike,
+    end_session,
+    ended,
+    noted,
+    settle,
+    until_line,
+    within,
+)
+
+import corral
+from client_support import asks_for
+from corral.recipes.layouts import LayoutName
+from corral.testing import Message, before, committed
+from corral.wire.messages import CHILDREN, CREATE2, EXISTS, GET, SET_WATCHES, Operation
+from support import PATIENCE, children, turns, until
+
+Connect = Callable[..., corral.Client]
+
+LATCH_NAME = re.compile(r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-latch-\d{10}")
+"""Curator's name of a candidate's node."""
+KAZOO_NAME = re.compile(r"[0-9a-f]{32}__lock__\d{10}")
+"""kazoo's name of a lock's node, and of a candidate's."""
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def node_of(held: corral.Held) -> str:
+    """The name of what is held."""
+    return held.node.rpartition("/")[2]
+
+
+async def delete(rig: Rig, held: corral.Held) -> None:
+    """Have somebody else delete a leader's node: the fastest way to lose it."""
+    await rig.other.delete(f"/election/{node_of(held)}")
+
+
+# One leader at a time, in order
+
+
+async def test_one_leader_at_a_time(connect: Connect) -> None:
+    """L1, L5: over clients, and tasks that share an object, never two lead at once, and the fencing tokens grow."""
+    leading = 0
+    tokens: list[int] = []
+
+    async def campaign(election: corral.Election) -> None:
+        nonlocal leading
+        for _ in range(3):
+            async with election as held:
+                leading += 1
+                assert leading == 1
+                tokens.append(held.fencing_token)
+                await turns(3)
+                leading -= 1
+
+    async with connect() as one, connect() as two, connect() as three:
+        await one.create("/election")
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for client in (one, two, three):
+                election = client.election("/election")
+                for _ in range(3):
+                    group.create_task(campaign(election))
+        assert len(tokens) == 27
+        assert tokens == sorted(set(tokens))
+        assert await children(one, "/election") == []
+
+
+async def test_candidates(zk: corral.Client, other: corral.Client) -> None:
+    """L9: who leads and who waits to can be seen, in order, with what they say of themselves; they lead in that order;
+    nobody leads where there is no candidate."""
+    observer = other.election("/election", data=b"observer")
+    assert await observer.leader() is None
+    assert await observer.candidates() == []
+    assert not await observer.locked()
+    held = await zk.election("/election", data=b"a").acquire()
+    tasks = []
+    for place, (client, data) in enumerate([(other, b"b"), (zk, b""), (other, b"d")]):
+        tasks.append(asyncio.create_task(client.election("/election", data=data).acquire()))
+        await until_line(zk, "/election", place + 2)
+    candidates = await observer.candidates()
+    assert [each.data for each in candidates] == [b"a", b"b", b"", b"d"]
+    assert [each.stat.ephemeral_owner for each in candidates] == [
+        zk.session_id,
+        other.session_id,
+        zk.session_id,
+        other.session_id,
+    ]
+    for place, task in enumerate(tasks):
+        leader = await observer.leader()
+        assert leader is not None
+        assert leader.name == candidates[place].name == node_of(held)
+        assert leader.stat.czxid == held.fencing_token
+        assert await observer.locked()
+        await held.release()
+        held = await within(task)
+    await held.release()
+    assert await observer.leader() is None
+
+
+async def test_resign_inside_the_body(zk: corral.Client, other: corral.Client) -> None:
+    """L6: `release` resigns before the body's end: another leads while the body runs on, and leaving is no error."""
+    async with zk.election("/election") as held:
+        task = asyncio.create_task(other.election("/election").acquire())
+        await until_line(zk, "/election", 2)
+        await held.release()
+        following = await within(task)
+        assert not held.is_valid
+        assert following.is_valid
+    assert following.is_valid
+    await following.release()
+
+
+@pytest.mark.parametrize("way", ["acquire", "try_acquire", "run"])
+async def test_a_leader_does_not_wait_for_itself(zk: corral.Client, way: str) -> None:
+    """L7: a task that leads and would stand again gets an error that says what to do, and goes on leading."""
+
+    async def lead(held: corral.Held) -> None:
+        pytest.fail("led twice")
+
+    election = zk.election("/election")
+    async with election as held:
+        for again in (election, zk.election("/election")):
+            with pytest.raises(corral.AlreadyHeld, match=r"leadership of '/election' is held.*resign first"):
+                await within(again.run(lead) if way == "run" else getattr(again, way)())
+        assert held.is_valid
+        assert len(await children(zk, "/election")) == 1
+
+
+async def test_try_acquire(zk: corral.Client, other: corral.Client) -> None:
+    """try_acquire leads where nobody does, and otherwise says so and is no candidate."""
+    held = await zk.election("/election").try_acquire()
+    assert held is not None
+    assert await other.election("/election").try_acquire() is None
+    await settle(other)
+    assert await children(zk, "/election") == [node_of(held)]
+    await held.release()
+
+
+@pytest.mark.parametrize("how", WAYS_TO_LOSE)
+async def test_the_body_is_told_before_the_next_leads(rig: Rig, how: str) -> None:
+    """L4: whichever way leadership is lost, the body is cancelled once and LockLost comes out; if the lease lapsed it
+    is told before another leads."""
+    events: list[str] = []
+    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+
+    async def body() -> None:
+        async with rig.zk.election("/election") as held:
+            entered.set_result(held)
+            try:
+                with noted(events, "told"):
+                    await forever()
+            finally:
+                await turns(20)  # a clean-up may wait: it is not cancelled again
+                events.append("cleaned up")
+
+    async def next_one() -> None:
+        async with rig.other.election("/election"):
+            events.append("next leads")
+
+    task = asyncio.create_task(body())
+    held = await within(asyncio.shield(entered))
+    following = asyncio.create_task(next_one())
+    await until_line(rig.other, "/election", 2)
+    async with rig.losing(how, f"/election/{node_of(held)}"):
+        with pytest.raises(corral.LockLost, match="leadership of '/election' was lost"):
+            await within(task)
+    await within(following)
+    if how == "lapsed":
+        assert events == ["told", "cleaned up", "next leads"]
+    else:
+        assert sorted(events) == ["cleaned up", "next leads", "told"]
+
+
+# run: a campaign
+
+
+class Campaign:
+    """A task that runs for leadership, and what it is like each time that it leads."""
+
+    def __init__(self, election: corral.Election, *terms: Callable[[corral.Held], Awaitable[object]]) -> None:
+        """`terms` are what it does the first time, the second time, and so on."""
+        self.led: list[corral.Held] = []
+        self._terms = terms
+        self._news = asyncio.Event()
+        self.task = asyncio.create_task(election.run(self._lead))
+
+    async def _lead(self, held: corral.Held) -> object:
+        assert held.is_valid
+        self.led.append(held)
+        self._news.set()
+        return await self._terms[len(self.led) - 1](held)
+
+    async def leads(self, term: int) -> corral.Held:
+        """What it holds in its `term`-th term (from 1), as soon as it does."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.led) < term:
+                self._news.clear()
+                await self._news.wait()
+        return self.led[term - 1]
+
+
+async def to_the_end(held: corral.Held) -> object:
+    """Lead until told to stop."""
+    await forever()
+    return None
+
+
+async def for_a_result(held: corral.Held) -> object:
+    """Lead, and be done."""
+    assert held.is_valid
+    return "a result"
+
+
+async def test_run_gives_the_result_and_resigns(zk: corral.Client, other: corral.Client) -> None:
+    """run waits to lead, returns what its function returns, and resigns."""
+    theirs = await other.election("/election").acquire()
+    campaign = Campaign(zk.election("/election", data=b"us"), for_a_result)
+    await until_line(other, "/election", 2)
+    assert [each.data for each in await other.election("/election").candidates()] == [b"", b"us"]
+    assert campaign.led == []
+    await theirs.release()
+    assert await within(campaign.task) == "a result"
+    assert not campaign.led[0].is_valid
+    assert await campaign.led[0].wait_lost() is None
+    assert await children(other, "/election") == []
+
+
+@pytest.mark.parametrize("how", ["lapsed", "expired", "deleted"])
+async def test_run_is_a_candidate_again_after_a_loss(
+    rig: Rig, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """L4: whenever leadership is lost the function is cancelled, before another leads if the lease lapsed; and we are
+    a candidate again, behind those who wait; what the function then returns is the result. It is logged."""
+    caplog.set_level(logging.INFO, "corral.recipes")
+    events: list[str] = []
+
+    async def first(held: corral.Held) -> object:
+        with noted(events, "told"):
+            await forever()
+        return "not this"
+
+    async def second(held: corral.Held) -> object:
+        events.append("leads again")
+        return "this"
+
+    async def theirs() -> None:
+        async with rig.other.election("/election"):
+            events.append("another leads")
+            await until_line(rig.other, "/election", 2)  # ours waits again
+
+    campaign = Campaign(rig.zk.election("/election"), first, second)
+    held = await campaign.leads(1)
+    session = rig.zk.session_id
+    following = asyncio.create_task(theirs())
+    await until_line(rig.other, "/election", 2)
+    async with rig.losing(how, f"/election/{node_of(held)}"):
+        assert isinstance(await within(held.wait_lost()), corral.LockLost)
+    assert await within(campaign.task) == "this"
+    await within(following)
+    assert set(events[:2]) == {"told", "another leads"}
+    if how == "lapsed":
+        assert events[0] == "told"
+    assert events[2:] == ["leads again"]
+    again = campaign.led[1]
+    assert again.fencing_token > held.fencing_token
+    assert (again.session_id != session) == (how == "expired")
+    assert [record.levelname for record in caplog.records if "a candidate again" in record.getMessage()] == [
+        "INFO"
+    ]
+    assert "leadership of '/election' was lost" in caplog.text
+    assert await children(rig.other, "/election") == []
+
+
+async def test_run_goes_on_over_many_losses(rig: Rig) -> None:
+    """run is a candidate again after each loss, however many there are, and never leads twice at once."""
+    campaign = Campaign(rig.zk.election("/election"), *[to_the_end] * 5, for_a_result)
+    for term in range(1, 6):
+        held = await campaign.leads(term)
+        assert [each.is_valid for each in campaign.led] == [False] * (term - 1) + [True]
+        await delete(rig, held)
+    assert await within(campaign.task) == "a result"
+    assert len({held.node for held in campaign.led}) == 6
+
+
+async def swallows_it(held: corral.Held) -> object:
+    """Return as if nothing had happened, though told."""
+    with suppress(asyncio.CancelledError):
+        await forever()
+    return "worthless"
+
+
+async def finds_its_connection_lost(held: corral.Held) -> object:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise corral.ConnectionLoss("set", "/x", "in a test") from None
+    return None
+
+
+async def finds_its_session_expired(held: corral.Held) -> object:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        raise corral.SessionExpired("in a test") from None
+    return None
+
+
+async def has_a_child_that_hears_first(held: corral.Held) -> object:
+    async def child() -> None:
+        error = await held.wait_lost()
+        assert error is not None
+        raise error
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+        await forever()
+    return None
+
+
+async def writes_on(held: corral.Held) -> object:
+    try:
+        await forever()
+    finally:
+        async with held.transaction() as tx:
+            tx.create("/late")
+    return None
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        swallows_it,
+        finds_its_connection_lost,
+        finds_its_session_expired,
+        has_a_child_that_hears_first,
+        writes_on,
+    ],
+    ids=lambda term: term.__name__,
+)
+async def test_what_says_no_more_than_that_it_is_lost(
+    rig: Rig, term: Callable[[corral.Held], Awaitable[object]]
+) -> None:
+    """L4: a function that returns though told, or raises what says no more than that leadership, session or connection
+    are gone, has not ended the campaign; nor is what it returned the result."""
+    campaign = Campaign(rig.zk.election("/election"), term, for_a_result)
+    await delete(rig, await campaign.leads(1))
+    assert await within(campaign.task) == "a result"
+    assert len(campaign.led) == 2
+    assert await rig.other.exists("/late") is None
+
+
+async def test_an_exception_ends_the_campaign(zk: corral.Client, other: corral.Client) -> None:
+    """An exception of the function comes out of run as it is, and resigns."""
+    error = ValueError("mine")
+
+    async def fails(held: corral.Held) -> object:
+        raise error
+
+    campaign = Campaign(zk.election("/election"), fails)
+    with pytest.raises(ValueError, match="mine") as caught:
+        await within(campaign.task)
+    assert caught.value is error
+    assert not hasattr(error, "__notes__")
+    assert await children(other, "/election") == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        corral.ConnectionLoss("set", "/x", "in a test"),
+        corral.SessionExpired("of another client"),
+        corral.LockLost("another lock"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_of_something_else_that_is_lost(
+    zk: corral.Client, other: corral.Client, error: corral.CorralError
+) -> None:
+    """While it leads, an error that says that something else is lost, such as another lock, ends the campaign like any
+    other: it is not taken for the loss of leadership."""
+
+    async def fails(held: corral.Held) -> object:
+        raise error
+
+    campaign = Campaign(zk.election("/election"), fails, for_a_result)
+    with pytest.raises(type(error)) as caught:
+        await within(campaign.task)
+    assert caught.value is error
+    assert await children(other, "/election") == []
+
+
+async def test_another_lock_is_lost_while_it_leads(rig: Rig) -> None:
+    """The same, with a lock that really is lost: LockLost of that lock comes out of run, which has resigned."""
+    inner: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+
+    async def locks(held: corral.Held) -> object:
+        async with rig.zk.lock("/lock") as lock:
+            inner.set_result(lock)
+            await forever()
+        return None
+
+    campaign = Campaign(rig.zk.election("/election"), locks, for_a_result)
+    lock = await within(asyncio.shield(inner))
+    await rig.other.delete(f"/lock/{node_of(lock)}")
+    with pytest.raises(corral.LockLost, match="lock '/lock' was lost"):
+        await within(campaign.task)
+    assert len(campaign.led) == 1
+    assert await children(rig.other, "/election") == []
+
+
+async def test_an_exception_of_its_own_after_the_loss(rig: Rig) -> None:
+    """L4: another exception of the function, raised when it is told, ends the campaign too, with a note."""
+
+    async def fails(held: corral.Held) -> object:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            raise ValueError("mine") from None
+        return None
+
+    campaign = Campaign(rig.zk.election("/election"), fails, for_a_result)
+    await delete(rig, await campaign.leads(1))
+    with pytest.raises(ValueError, match="mine") as caught:
+        await within(campaign.task)
+    assert any("leadership of '/election' was lost" in note for note in caught.value.__notes__)
+    assert len(campaign.led) == 1
+
+
+async def test_resigning_in_a_campaign(zk: corral.Client, other: corral.Client) -> None:
+    """A function that resigns runs on while another leads; what it then returns is the result."""
+    resigned = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def resigns(held: corral.Held) -> object:
+        await held.release()
+        resigned.set()
+        await go_on.wait()
+        return "after all"
+
+    campaign = Campaign(zk.election("/election"), resigns)
+    await within(resigned.wait())
+    async with asyncio.timeout(PATIENCE), other.election("/election"):
+        go_on.set()
+        assert await campaign.task == "after all"
+    assert len(campaign.led) == 1
+
+
+@pytest.mark.parametrize("moment", ["waiting", "leading", "told"])
+async def test_cancelling_a_campaign(rig: Rig, moment: str) -> None:
+    """L3, L4: cancelled while it waits, while it leads, or while the function cleans up after a loss, run ends with
+    CancelledError and is no candidate any more."""
+    cleaning, cleaned_up = asyncio.Event(), asyncio.Event()
+
+    async def cleans_up(held: corral.Held) -> object:
+        try:
+            await forever()
+        finally:
+            cleaning.set()
+            await cleaned_up.wait()
+        return None
+
+    async with AsyncExitStack() as stack:
+        if moment == "waiting":
+            await stack.enter_async_context(rig.other.election("/election"))
+        campaign = Campaign(rig.zk.election("/election"), cleans_up, for_a_result)
+        if moment == "waiting":
+            await until_line(rig.other, "/election", 2)
+        else:
+            held = await campaign.leads(1)
+            if moment == "told":
+                await delete(rig, held)
+                await within(cleaning.wait())
+        campaign.task.cancel()
+        await turns()
+        cleaned_up.set()
+        await ended(campaign.task)
+        assert campaign.task.cancelled()
+        assert len(campaign.led) == (moment != "waiting")
+    await settle(rig.zk)
+    assert await children(rig.other, "/election") == []
+
+
+@pytest.mark.parametrize("cut", ["", "RST"])
+@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
+@pytest.mark.parametrize("kind", ["no parent", "free", "led"])
+async def test_a_campaign_cancelled_at_each_step(rig: Rig, kind: str, moment: str, cut: str) -> None:
+    """L3: cancelled at any point, from standing to resigning, with the connection lost at the same time or not, run
+    leaves no candidate."""
+    session = rig.zk.session_id
+    step, finished = 0, False
+    while not finished:
+        path = f"/election-{step}"
+        cutting: list[asyncio.Task[None]] = []
+        strike = Strike(
+            step,
+            when_done=moment == "as it is answered",
+            also=lambda cutting=cutting: (  # type: ignore[misc]
+                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=True)))
+            ),
+        )
+        async with scene(rig, kind, path):
+            task = strike.start(rig.zk.election(path).run(for_a_result))
+            await strike.over.wait()
+            await turns()
+            if not strike.reached:
+                assert await within(task) == "a result"
+                finished = True
+            else:
+                assert task.cancelled()
+            for each in cutting:
+                await within(each)
+        await settle(rig.zk)
+        assert rig.zk.session_id == session
+        await until_line(rig.other, path, 0)
+        async with asyncio.timeout(PATIENCE), rig.other.election(path):
+            pass
+        step += 1
+    assert step > {"no parent": 4, "free": 2, "led": 4}[kind]
+
+
+@asynccontextmanager
+async def scene(rig: Rig, kind: str, path: str) -> AsyncIterator[None]:
+    """An election as `rig.zk` comes to it; a leader that is there resigns when `rig.zk` waits for it, and when the
+    block ends."""
+    if kind == "no parent":
+        yield
+        return
+    await rig.other.create(path)
+    if kind == "free":
+        yield
+        return
+    leader = await rig.other.create(f"{path}/_c_1-latch-", ephemeral=True, sequential=True)
+
+    async def resign() -> None:
+        await rig.tap.seen(lambda: any(map(watches(GET, leader), rig.tap.messages)))
+        await settle(rig.zk)
+        await rig.other.delete(leader)
+
+    resigning = asyncio.create_task(resign())
+    try:
+        yield
+    finally:
+        resigning.cancel()
+        await ended(resigning)
+        with suppress(corral.NoNode):
+            await rig.other.delete(leader)
+
+
+@pytest.mark.parametrize("moment", ["waiting", "leading"])
+async def test_closing_the_client_ends_a_campaign(
+    connect: Connect, other: corral.Client, moment: str
+) -> None:
+    """S5: a campaign ends with ClientClosed when the client is closed, whether it waits or leads; a function that
+    leads is told first."""
+    told: list[str] = []
+
+    async def first(held: corral.Held) -> object:
+        with noted(told, "told"):
+            await forever()
+        return None
+
+    async with AsyncExitStack() as stack:
+        if moment == "waiting":
+            await stack.enter_async_context(other.election("/election"))
+        async with connect() as zk:
+            campaign = Campaign(zk.election("/election"), first, for_a_result)
+            if moment == "leading":
+                await campaign.leads(1)
+            else:
+                await until_line(other, "/election", 2)
+        with pytest.raises(corral.ClientClosed):
+            await within(campaign.task)
+    assert told == ["told"] * (moment == "leading")
+    assert await children(other, "/election") == []
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+async def test_a_lost_candidacy(rig: Rig, lost: str) -> None:
+    """L3, S2: where the message that makes a candidate is lost, before the server or behind it, there is one
+    candidate, and it leads."""
+    await rig.other.create("/election")
+    lose = before if lost == "request" else committed
+    async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True) as loss:
+        campaign = Campaign(rig.zk.election("/election"), to_the_end)
+        held = await campaign.leads(1)
+        assert loss.fired.is_set()
+        assert await children(rig.other, "/election") == [node_of(held)]
+    campaign.task.cancel()
+    await ended(campaign.task)
+
+
+# leaders: those who only look on
+
+
+def watches(operation: Operation, path: str) -> Callable[[Message], bool]:
+    """Matches reads that set a watch on a path, given by its end."""
+    return lambda message: (
+        asks_for(operation)(message) and (message.path or "").endswith(path) and message.body[-1] == 1
+    )
+
+
+def registered(zk: corral.Client) -> int:
+    """How many watched paths a client has: no public attribute tells."""
+    return len(zk._session._machine.watches)
+
+
+class Observer:
+    """Somebody who looks on, one leader after the other."""
+
+    def __init__(self, election: corral.Election) -> None:
+        self.leaders = election.leaders()
+
+    async def next(self) -> bytes | None:
+        """What the next leader says of itself; None if there is none."""
+        leader = await within(anext(self.leaders))
+        return None if leader is None else leader.data
+
+    @asynccontextmanager
+    async def waiting(self, rig: Rig) -> AsyncIterator[asyncio.Task[bytes | None]]:
+        """It waits for news, and the server knows of it: `rig.zk` is its client."""
+        task = asyncio.create_task(self.next())
+        await until_it_waits(rig)
+        assert not task.done()
+        yield task
+
+
+async def until_it_waits(rig: Rig) -> None:
+    """Wait until an observer through `rig.zk`, of which there is one, has set its watch on the server."""
+
+    async def armed() -> bool:
+        entries = {**rig.zk._session._machine.watches._nodes, **rig.zk._session._machine.watches._children}
+        return [entry.armed.name != "NO" for entry in entries.values()] == [True]
+
+    await until(armed, "the observer waits")
+    await settle(rig.zk)
+
+
+async def stand(rig: Rig, data: bytes) -> str:
+    """A candidate of a hand-made node, for as long as that is there; returns the node."""
+    return await rig.other.create("/election/_c_1-latch-", data, ephemeral=True, sequential=True)
+
+
+async def test_leaders(rig: Rig) -> None:
+    """The leader now comes first, then each new one, with its data, and None while there is none; nobody is told
+    twice. The observer is no candidate."""
+    observer = Observer(rig.zk.election("/election", data=b"not a candidate"))
+    assert await observer.next() is None  # there is not even a parent
+    async with observer.waiting(rig) as news:
+        await rig.other.create("/election")
+        await until_it_waits(rig)
+        assert not news.done()  # still none
+        first = await stand(rig, b"first")
+        assert await news == b"first"
+    async with observer.waiting(rig) as news:
+        second = await stand(rig, b"second")
+        third = await stand(rig, b"third")
+        assert len(await children(rig.other, "/election")) == 3
+        await settle(rig.zk)
+        assert not news.done()  # the leader is the same
+        await rig.other.delete(first)
+        assert await news == b"second"
+    async with observer.waiting(rig) as news:
+        await rig.other.delete(third)
+        await settle(rig.zk)
+        assert not news.done()
+        await rig.other.delete(second)
+        assert await news is None
+    async with observer.waiting(rig) as news:
+        await rig.other.create("/election/readme")  # no candidate
+        await until_it_waits(rig)
+        assert not news.done()
+        await stand(rig, b"fourth")
+        assert await news == b"fourth"
+
+
+async def test_leaders_of_real_candidates(zk: corral.Client, other: corral.Client) -> None:
+    """leaders tells what `leader` tells: the very contender, over resignations and the parent's vanishing."""
+    observer = other.election("/election").leaders()
+    assert await within(anext(observer)) is None
+    for data in (b"a", b"b", b""):
+        async with zk.election("/election", data=data) as held:
+            leader = await within(anext(observer))
+            assert leader is not None
+            assert (leader.name, leader.data) == (node_of(held), data)
+            assert leader.stat.czxid == held.fencing_token
+            assert leader.sequence >= 0
+        assert await within(anext(observer)) is None
+        with suppress(corral.NoNode):  # the server removes it too
+            await zk.delete("/election")
+
+
+async def test_an_observer_asks_nothing_while_nothing_happens(rig: Rig) -> None:
+    """L1: while the leader stays, an observer asks nothing, whoever comes and goes behind it."""
+    await rig.other.create("/election")
+    await stand(rig, b"leader")
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() == b"leader"
+    async with observer.waiting(rig) as news:
+        start = len(rig.tap.messages)
+        for _ in range(5):
+            await rig.other.delete(await stand(rig, b"passing"))
+        await settle(rig.zk)
+        assert rig.tap.events(start) == []
+        assert {operation.name for operation in rig.tap.requests(start)} == {"set"}  # by `settle`
+        news.cancel()
+        await ended(news)
+
+
+async def test_a_leader_that_changes_its_data_is_the_same(rig: Rig) -> None:
+    """A leader is new when it is another; what it writes over its data is no news, and is seen with `leader`."""
+    await rig.other.create("/election")
+    node = await stand(rig, b"old")
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() == b"old"
+    async with observer.waiting(rig) as news:
+        for data in (b"new", b"newer"):
+            await rig.other.set(node, data)
+            await until_it_waits(rig)
+        assert not news.done()
+        leader = await rig.zk.election("/election").leader()
+        assert leader is not None
+        assert leader.data == b"newer"
+        await stand(rig, b"next")
+        await rig.other.delete(node)
+        assert await news == b"next"
+
+
+async def test_a_slow_observer_gets_the_newest(rig: Rig) -> None:
+    """W2: whoever does not look misses the leaders in between, and gets the newest."""
+    await rig.other.create("/election")
+    nodes = [await stand(rig, b"%d" % place) for place in range(5)]
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() == b"0"
+    for node in nodes[:3]:
+        await rig.other.delete(node)
+    assert await observer.next() == b"3"
+    for node in nodes[3:]:
+        await rig.other.delete(node)
+    nodes = [await stand(rig, b"again")]
+    assert await observer.next() == b"again"  # that there was none in between is missed too
+    await rig.other.delete(nodes[0])
+    assert await observer.next() is None
+
+
+@pytest.mark.parametrize("news_meanwhile", [False, True])
+@pytest.mark.parametrize("how", ["cut", "reset", "black hole", "expired"])
+@pytest.mark.parametrize("phase", ["a leader", "no leader", "no parent"])
+async def test_an_observer_survives(rig: Rig, phase: str, how: str, news_meanwhile: bool) -> None:
+    """W3: an observer goes on over a lost connection, a silent server and an expired session: it is told what has
+    changed meanwhile, is not told twice if nothing has, and is told what changes afterwards."""
+    if phase != "no parent":
+        await rig.other.create("/election")
+    node = await stand(rig, b"old") if phase == "a leader" else ""
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() == (b"old" if phase == "a leader" else None)
+    session = rig.zk.session_id
+
+    async def change() -> None:
+        if phase == "no parent":
+            await rig.other.create("/election")
+        await stand(rig, b"new")
+        if node:
+            await rig.other.delete(node)
+
+    async with observer.waiting(rig) as news:
+        if how == "black hole":
+            async with rig.proxy.black_hole():
+                if news_meanwhile:
+                    await change()
+
+                async def noticed() -> bool:
+                    return rig.zk.state is corral.State.SUSPENDED
+
+                await until(noticed, "the silence is noticed")
+        else:
+            async with rig.proxy.refuse():
+                if how == "expired":
+                    await end_session(rig.tap, rig.server, session)
+                else:
+                    await rig.proxy.cut(reset=how == "reset")
+                if news_meanwhile:
+                    await change()
+        if not news_meanwhile:
+            await settle(rig.zk)
+            await until_it_waits(rig)
+            assert not news.done()
+            await change()
+        assert await news == b"new"
+    assert (rig.zk.session_id != session) == (how == "expired")
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize(
+    ("phase", "operation", "is_watch"),
+    [
+        ("a leader", CHILDREN, False),
+        ("a leader", GET, False),
+        ("a leader", GET, True),
+        ("no leader", CHILDREN, True),
+        ("no parent", EXISTS, True),
+    ],
+    ids=str,
+)
+async def test_an_observers_lost_message(
+    rig: Rig, phase: str, operation: Operation, is_watch: bool, lost: str
+) -> None:
+    """W3, S2: whichever message of an observer is lost, even twice, it goes on."""
+    if phase != "no parent":
+        await rig.other.create("/election")
+    node = await stand(rig, b"old") if phase == "a leader" else ""
+    observer = Observer(rig.zk.election("/election"))
+    lose = before if lost == "request" else committed
+
+    def concerns(message: Message) -> bool:
+        if not asks_for(operation)(message) or "/election" not in (message.path or ""):
+            return False
+        return (message.body[-1] == 1) == is_watch
+
+    async with rig.proxy.cut_at(lose(match=concerns), reset=True, times=2) as loss:
+        assert await observer.next() == (b"old" if node else None)
+        async with observer.waiting(rig) as news:
+            assert loss.fired.is_set()
+            if phase == "no parent":
+                await rig.other.create("/election")
+            await stand(rig, b"new")
+            if node:
+                await rig.other.delete(node)
+            assert await news == b"new"
+
+
+async def test_a_loss_as_an_observers_watch_is_set_again(rig: Rig) -> None:
+    """W3: a second loss, of the message that sets the watch again, changes nothing."""
+    await rig.other.create("/election")
+    node = await stand(rig, b"old")
+    observer = Observer(rig.zk.election("/election"))
+    await observer.next()
+    async with observer.waiting(rig) as news:
+        async with rig.proxy.cut_at(before(match=asks_for(SET_WATCHES)), reset=True) as loss:
+            await rig.proxy.cut()
+            await within(loss.fired.wait())
+            await settle(rig.zk)
+        await rig.other.delete(node)
+        assert await news is None
+
+
+@pytest.mark.parametrize("moment", ["waiting", "not waiting"])
+@pytest.mark.parametrize("phase", ["a leader", "no leader", "no parent"])
+async def test_an_observer_ends_with_the_client(rig: Rig, phase: str, moment: str) -> None:
+    """When the client is closed the loop ends, whether it waits for news or not; asked again it has ended still."""
+    if phase != "no parent":
+        await rig.other.create("/election")
+    if phase == "a leader":
+        await stand(rig, b"leader")
+    leaders = rig.zk.election("/election").leaders()
+    seen: list[corral.Contender | None] = []
+    looking = asyncio.Event()
+
+    async def look() -> str:
+        async for leader in leaders:
+            seen.append(leader)
+            if moment == "not waiting":
+                looking.set()
+                await closed.wait()
+        return "ended"
+
+    closed = asyncio.Event()
+    task = asyncio.create_task(look())
+    if moment == "waiting":
+        await until_it_waits(rig)
+    else:
+        await within(looking.wait())
+    await rig.zk.close()
+    closed.set()
+    assert await within(task) == "ended"
+    assert len(seen) == 1
+    with pytest.raises(StopAsyncIteration):
+        await anext(leaders)
+
+
+async def test_an_observer_whose_credentials_are_refused(rig: Rig) -> None:
+    """For what no session can mend an observer raises the SessionError, and again when asked again."""
+    await rig.other.create("/election")
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() is None
+    async with observer.waiting(rig) as news:
+        rig.zk.add_auth("nosuchscheme", b"secret")
+        with pytest.raises(corral.AuthFailed):
+            await news
+    with pytest.raises(corral.AuthFailed):
+        await observer.next()
+
+
+async def test_an_observation_is_for_one_reader(rig: Rig) -> None:
+    """A second task that reads the same observation gets an error that says so, and the first misses nothing."""
+    await rig.other.create("/election")
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() is None
+    async with observer.waiting(rig) as news:
+        with pytest.raises(corral.UsageStateError, match="another task reads these leaders"):
+            await anext(observer.leaders)
+        assert not news.done()
+        await stand(rig, b"leader")
+        assert await news == b"leader"
+
+
+async def test_an_observer_belongs_to_one_loop(rig: Rig) -> None:
+    """S8: looking on from without the client's event loop is an error that says so."""
+    leaders = rig.zk.election("/election").leaders()
+    step = leaders.__anext__()
+    await asyncio.get_running_loop().run_in_executor(None, refused, step)
+
+
+def refused(step: Awaitable[object]) -> None:
+    """Run one step of a coroutine where no event loop is."""
+    with pytest.raises(corral.UsageStateError, match="event loop"):
+        step.__await__().__next__()
+
+
+STEPS = {"a leader": 4, "no leader": 3, "no parent": 4}
+"""How often an observer waits that looks again and finds no news: the last is the wait for news."""
+
+
+@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
+@pytest.mark.parametrize("phase", list(STEPS))
+async def test_an_observer_cancelled_at_each_step(rig: Rig, phase: str, moment: str) -> None:
+    """S8, W5: an observer that is cancelled at any point leaves no watch, here or on the server, and has missed
+    nothing: asked again it tells the next leader."""
+    if phase != "no parent":
+        await rig.other.create("/election")
+    node = await stand(rig, b"old") if phase == "a leader" else ""
+    steps = STEPS[phase] - (moment == "as it is answered")  # the news itself is waited for without an answer
+    for step in range(steps):
+        observer = Observer(rig.zk.election("/election"))
+        assert await observer.next() == (b"old" if node else None)
+        strike = Strike(step, when_done=moment == "as it is answered")
+        task = strike.start(observer.leaders.__anext__())
+        await strike.over.wait()
+        assert strike.reached
+        await ended(task)
+        assert task.cancelled()
+        await settle(rig.zk)
+        assert registered(rig.zk) == 0
+    strike = Strike(-1, when_done=False)
+    task = strike.start(observer.leaders.__anext__())
+    await until_it_waits(rig)
+    assert strike.steps == STEPS[phase]  # or there were more steps to strike at
+    task.cancel()
+    await ended(task)
+    await settle(rig.zk)
+    start = len(rig.tap.messages)
+    if phase == "no parent":
+        await rig.other.create("/election")
+    await stand(rig, b"new")
+    if node:
+        await rig.other.delete(node)
+    await settle(rig.zk)
+    assert rig.tap.events(start) == []  # the server had no watch of it
+    assert await observer.next() == b"new"
+
+
+async def by_break(leaders: corral.LeaderWatch) -> None:
+    async for _ in leaders:
+        break
+
+
+async def by_exception(leaders: corral.LeaderWatch) -> None:
+    with suppress(LookupError):
+        async for _ in leaders:
+            raise LookupError("the body's own")
+
+
+async def by_cancel_of_the_body(leaders: corral.LeaderWatch) -> None:
+    async for _ in leaders:
+        await forever()
+
+
+async def by_cancel_of_the_wait(leaders: corral.LeaderWatch) -> None:
+    async for _ in leaders:
+        pass
+
+
+@pytest.mark.parametrize(
+    "way",
+    [by_break, by_exception, by_cancel_of_the_body, by_cancel_of_the_wait],
+    ids=lambda way: way.__name__,
+)
+@pytest.mark.parametrize("phase", list(STEPS))
+async def test_leaving_an_observation(
+    rig: Rig, phase: str, way: Callable[[corral.LeaderWatch], Awaitable[None]]
+) -> None:
+    """W5: left in any way, nothing is registered, here or on the server: what happens then is no news on the wire."""
+    if phase != "no parent":
+        await rig.other.create("/election")
+    node = await stand(rig, b"old") if phase == "a leader" else ""
+
+    async def run() -> None:
+        await way(rig.zk.election("/election").leaders())
+
+    task = asyncio.create_task(run())
+    if way is by_cancel_of_the_wait:
+        await until_it_waits(rig)
+    else:
+        await rig.tap.seen(lambda: any("/election" in (message.path or "") for message in rig.tap.messages))
+        await settle(rig.zk)
+    task.cancel()
+    await ended(task)
+    await settle(rig.zk)
+    assert registered(rig.zk) == 0
+    start = len(rig.tap.messages)
+    if phase == "no parent":
+        await rig.other.create("/election")
+    await stand(rig, b"new")
+    if node:
+        await rig.other.set(node, b"newer")
+        await rig.other.delete(node)
+    await rig.other.delete("/election", recursive=True)
+    await settle(rig.zk)
+    assert rig.tap.events(start) == []
+
+
+async def test_a_timeout_around_an_observer_loses_nothing(rig: Rig) -> None:
+    """S8: a wait for the next leader that times out may be begun again; no leader is missed."""
+    await rig.other.create("/election")
+    observer = Observer(rig.zk.election("/election"))
+    assert await observer.next() is None
+    scopes: list[asyncio.Timeout] = []
+
+    async def look() -> None:
+        async with asyncio.timeout(None) as scope:
+            scopes.append(scope)
+            await anext(observer.leaders)
+
+    task = asyncio.create_task(look())
+    await until_it_waits(rig)
+    scopes[0].reschedule(0)
+    with pytest.raises(TimeoutError):
+        await within(task)
+    await stand(rig, b"leader")
+    assert await observer.next() == b"leader"
+
+
+async def test_several_observers_of_one_client(rig: Rig) -> None:
+    """W4, W7: observers, a watch of the leader's node and a candidate of one client share what they watch: each is
+    told, and leaving one does not make the others deaf."""
+    await rig.other.create("/election")
+    node = await stand(rig, b"leader")
+    election = rig.zk.election("/election")
+    observers = [Observer(election) for _ in range(3)]
+    for observer in observers:
+        assert await observer.next() == b"leader"
+    candidate = asyncio.create_task(election.acquire())
+    await until_line(rig.other, "/election", 2)
+    async with rig.zk.watch(node) as events:
+        assert (await within(anext(events))).data == b"leader"
+        waiting = [asyncio.create_task(observer.next()) for observer in observers]
+        watching = asyncio.create_task(anext(events))
+        await rig.tap.seen(lambda: sum(map(watches(GET, node), rig.tap.messages)) >= 5)
+        await settle(rig.zk)
+        waiting[0].cancel()
+        await ended(waiting[0])
+        await settle(rig.zk)
+        await rig.other.delete(node)
+        assert not (await within(watching)).exists
+        held = await within(candidate)
+        assert await within(asyncio.gather(*waiting[1:])) == [b"", b""]
+    assert await observers[0].next() == b""
+    await held.release()
+
+
+# Whose names the nodes have
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda zk: zk.election("/line"), LATCH_NAME),
+        (lambda zk: zk.election("/line", layout="curator"), LATCH_NAME),
+        (lambda zk: zk.election("/line", layout="kazoo"), KAZOO_NAME),
+        (lambda zk: zk.lock("/line"), LOCK_NAME),
+        (lambda zk: zk.lock("/line", layout="kazoo"), KAZOO_NAME),
+    ],
+    ids=["election", "election, Curator's", "election, kazoo's", "lock", "lock, kazoo's"],
+)
+async def test_names_on_the_server(
+    zk: corral.Client,
+    other: corral.Client,
+    make: Callable[[corral.Client], corral.Lock],
+    name: re.Pattern[str],
+) -> None:
+    """L8: nodes have Curator's names, or kazoo's with ``layout="kazoo"``; the data is as given; they stand in one line
+    with others of their layout, in order, and each has a GUID of its own."""
+    held = await make(zk).acquire()
+    tasks = []
+    for place in range(2):
+        tasks.append(asyncio.create_task(make(other).acquire()))
+        await until_line(zk, "/line", place + 2)
+    names = await children(zk, "/line")
+    assert [int(each[-10:]) for each in names] == [0, 1, 2]
+    assert all(name.fullmatch(each) for each in names)
+    assert len({each[:-10] for each in names}) == 3
+    assert names[0] == node_of(held)
+    assert [each.name for each in await make(zk).contenders()] == names
+    for task in tasks:
+        assert not task.done()
+        await held.release()
+        held = await within(task)
+    await held.release()
+
+
+@pytest.mark.parametrize("kind", ["lock", "election"])
+async def test_kazoos_layout_is_as_safe(rig: Rig, kind: str) -> None:
+    """L3, L8: with kazoo's names a create whose answer is lost is found by its GUID, and cancelling leaves nothing."""
+    await rig.other.create("/line")
+    make = getattr(rig.zk, kind)
+    async with rig.proxy.cut_at(committed(match=asks_for(CREATE2)), reset=True) as loss:
+        held = await within(make("/line", layout="kazoo").acquire())
+        assert loss.fired.is_set()
+    assert await children(rig.other, "/line") == [node_of(held)]
+    async with rig.proxy.black_hole(requests=False):
+        task = asyncio.create_task(make("/line", layout="kazoo").acquire())
+        await until_line(rig.other, "/line", 2)
+        task.cancel()
+        await turns()
+        assert task.cancelled()
+        await rig.proxy.cut()
+    await until_line(rig.other, "/line", 1)
+    await settle(rig.zk)
+    assert held.is_valid
+    await held.release()
+
+
+async def test_kazoos_election_is_its_lock(zk: corral.Client, other: corral.Client) -> None:
+    """L8: as in kazoo, an election and a lock of kazoo's layout on one path are one line; those of Curator's layout
+    are two."""
+    layouts: list[LayoutName] = ["kazoo", "curator"]
+    for layout in layouts:
+        async with zk.lock("/line", layout=layout):
+            leadership = await other.election("/line", layout=layout).try_acquire()
+            assert (leadership is None) == (layout == "kazoo")
+            if leadership is not None:
+                await leadership.release()
+        await settle(other)
+
+
+async def test_other_lines_at_one_path(zk: corral.Client, other: corral.Client) -> None:
+    """L7, L8: a lock, an election and a semaphore at one path are three lines: one task may stand in each."""
+    async with asyncio.timeout(PATIENCE):
+        async with (
+            zk.lock("/line") as lock,
+            zk.election("/line") as leadership,
+            zk.semaphore("/line", 1) as lease,
+        ):
+            assert lock.is_valid
+            assert leadership.is_valid
+            assert lease.is_valid
+            assert (
+                len(await other.lock("/line").contenders())
+                == len(await other.election("/line").candidates())
+                == 1
+            )
+
+
+@pytest.mark.parametrize("layout", ["zookeeper", "", None, ["kazoo"], "Kazoo"])
+@pytest.mark.parametrize("kind", ["lock", "election"])
+async def test_a_layout_that_is_none(zk: corral.Client, kind: str, layout: object) -> None:
+    """A layout is one of those there are; the error names them, and the one asked for."""
+    with pytest.raises(corral.UsageValueError, match=f"'curator' or 'kazoo', not {re.escape(repr(layout))}"):
+        getattr(zk, kind)("/line", layout=layout)

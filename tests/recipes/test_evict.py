@@ -1,0 +1,439 @@
+"""Breaking a lock: an operator removes who hangs, which is told by its next heartbeat, and the next in line holds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from lock_support import Rig, Strike, ended, noted, settle, until_line, within
+
+import corral
+from client_support import asks_for
+from corral.testing import VirtualLoop, before, committed
+from corral.wire.messages import CHILDREN, DELETE, MULTI
+from support import PATIENCE, block, children, turns
+
+InLine: TypeAlias = "corral.Lock | corral.Election | corral.WriteLock"
+Make = Callable[[corral.Client], InLine]
+
+KINDS: dict[str, Make] = {
+    "lock": lambda zk: zk.lock("/line", data=b"us"),
+    "lock, kazoo's": lambda zk: zk.lock("/line", data=b"us", layout="kazoo"),
+    "election": lambda zk: zk.election("/line", data=b"us"),
+    "election, kazoo's": lambda zk: zk.election("/line", data=b"us", layout="kazoo"),
+    "write lock": lambda zk: zk.rwlock("/line", data=b"us").write(),
+}
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def name_of(held: corral.Held) -> str:
+    """The name of what is held."""
+    return held.node.rpartition("/")[2]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What operators are warned of by recipes."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "corral.recipes" and record.levelname == "WARNING"
+    ]
+
+
+class Body:
+    """A task that holds something, until it is told."""
+
+    def __init__(self, line: InLine) -> None:
+        self.entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+        self.told: list[str] = []
+        self.told_at = 0.0
+        self._line = line
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async with self._line as held:
+            self.entered.set_result(held)
+            try:
+                with noted(self.told, "told"):
+                    await forever()
+            finally:
+                self.told_at = asyncio.get_running_loop().time()
+                await turns(20)  # a clean-up may wait: it is not cancelled again
+
+    async def held(self) -> corral.Held:
+        """What it holds, as soon as it does."""
+        return await within(asyncio.shield(self.entered))
+
+
+# The holder
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+async def test_the_holder_is_removed(rig: Rig, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """L4: whoever is first is removed: the next in line holds, and the body of the one removed is told, once, and ends
+    with LockLost. Who was removed is returned, and logged where it was done."""
+    make = KINDS[kind]
+    body = Body(make(rig.zk))
+    held = await body.held()
+    following = asyncio.create_task(make(rig.other).acquire())
+    await until_line(rig.other, "/line", 2)
+    caplog.clear()
+    removed = await make(rig.other).evict()
+    assert removed is not None
+    assert (removed.name, removed.data) == (name_of(held), b"us")
+    assert (removed.stat.czxid, removed.stat.ephemeral_owner) == (held.fencing_token, rig.zk.session_id)
+    [warning] = warnings_of(caplog)
+    assert warning.startswith(f"{make(rig.other).name} was broken: ")
+    assert removed.name in warning
+    assert f"0x{rig.zk.session_id:x}" in warning
+    second = await within(following)
+    assert second.is_valid
+    with pytest.raises(corral.LockLost, match="deleted by somebody else"):
+        await within(body.task)
+    assert body.told == ["told"]
+    assert not held.is_valid
+    assert await children(rig.other, "/line") == [name_of(second)]
+    await second.release()
+
+
+async def test_the_next_in_line_holds_at_once(rig: Rig) -> None:
+    """L1: the next one does not wait until the one removed was told: it is woken by the removal itself."""
+    held = await rig.zk.lock("/line").acquire()
+    async with rig.proxy.black_hole():  # nothing can tell the one removed
+        following = asyncio.create_task(rig.other.lock("/line").acquire())
+        await until_line(rig.other, "/line", 2)
+        assert held.is_valid
+        await rig.other.lock("/line").evict()
+        second = await within(following)
+        assert second.fencing_token > held.fencing_token
+    await within(held.wait_lost())
+    await second.release()
+
+
+async def test_it_is_told_by_its_next_heartbeat(rig: Rig) -> None:
+    """S3, L4: the one removed is told by the first heartbeat that is sent afterwards: at most a sixth of its session
+    timeout later, which is exact in virtual time."""
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        body = Body(rig.zk.lock("/line"))
+        await body.held()
+        start, evicted = len(rig.tap.messages), loop.time()
+        await rig.other.lock("/line").evict()
+        with pytest.raises(corral.LockLost):
+            await within(body.task)
+        assert rig.tap.requests(start, ours=False).count(MULTI) <= 2  # one may have been on its way before
+        if isinstance(loop, VirtualLoop):
+            assert 0 < body.told_at - evicted <= rig.zk.session_timeout / 6 + 1e-6
+            await asyncio.sleep(0.1)  # so that the next one is removed at another point of the period
+
+
+async def test_until_then_both_act_and_the_server_knows(rig: Rig) -> None:
+    """L5: until it is told the one removed holds to the best of its knowledge; its fencing token is below that of who
+    holds now, and its guarded transactions apply nothing."""
+    await rig.other.create("/data", b"old")
+    held = await rig.zk.lock("/line").acquire()
+    following = asyncio.create_task(rig.other.lock("/line").acquire())
+    await until_line(rig.other, "/line", 2)
+    # It does not come to speak before this task waits for something else than the observer's connection.
+    async with rig.proxy.black_hole(replies=False):
+        await rig.other.lock("/line").evict()
+        second = await within(following)
+        assert held.is_valid
+        assert held.fencing_token < second.fencing_token
+        late = held.transaction()
+        late.set("/data", b"late")
+        committing = asyncio.create_task(late.commit())
+        await turns()
+    with pytest.raises(corral.LockLost):
+        await within(committing)
+    async with second.transaction() as tx:
+        tx.set("/data", b"new")
+    assert (await rig.other.get("/data"))[0] == b"new"
+    assert isinstance(await within(held.wait_lost()), corral.LockLost)
+    await second.release()
+
+
+async def test_one_that_hangs(rig: Rig) -> None:
+    """A holder that hangs, and does not even clean up when it is told, is got rid of: others come and go, and it ends
+    with LockLost when it ends; its late release touches nobody."""
+    hanging, told, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        async with rig.zk.lock("/line"):
+            hanging.set()
+            while not end.is_set():
+                try:
+                    await end.wait()
+                except asyncio.CancelledError:
+                    told.set()
+
+    task = asyncio.create_task(hang())
+    await within(hanging.wait())
+    await rig.other.lock("/line").evict()
+    for client in (rig.other, rig.zk):
+        async with asyncio.timeout(PATIENCE), client.lock("/line"):
+            pass
+    await within(told.wait())
+    async with rig.other.lock("/line") as held:
+        end.set()
+        with pytest.raises(corral.LockLost):
+            await within(task)
+        await settle(rig.zk)
+        assert await children(rig.other, "/line") == [name_of(held)]
+
+
+async def test_one_whose_event_loop_is_blocked(rig: Rig) -> None:
+    """S9: a holder whose event loop is blocked as it is removed is told when it runs again."""
+    body = Body(rig.zk.lock("/line"))
+    held = await body.held()
+    await rig.other.lock("/line").evict()
+    block(rig.zk.session_timeout / 3)
+    with pytest.raises(corral.LockLost):
+        await within(body.task)
+    assert body.told == ["told"]
+    assert not held.is_valid
+
+
+async def test_ones_own(zk: corral.Client, other: corral.Client) -> None:
+    """A client may break what it holds itself, and is told like any other."""
+    body = Body(zk.lock("/line"))
+    held = await body.held()
+    removed = await zk.lock("/line").evict()
+    assert removed is not None
+    assert removed.name == name_of(held)
+    with pytest.raises(corral.LockLost):
+        await within(body.task)
+    assert await children(other, "/line") == []
+
+
+async def test_a_leader_in_a_campaign(rig: Rig) -> None:
+    """A leader that is removed is a candidate again, behind those who wait."""
+    led: list[corral.Held] = []
+    leads = asyncio.Event()
+
+    async def lead(held: corral.Held) -> str:
+        led.append(held)
+        leads.set()
+        if len(led) == 1:
+            await forever()
+        return "a result"
+
+    campaign = asyncio.create_task(rig.zk.election("/line").run(lead))
+    await within(leads.wait())
+    following = asyncio.create_task(rig.other.election("/line").acquire())
+    await until_line(rig.other, "/line", 2)
+    removed = await rig.other.election("/line").evict()
+    assert removed is not None
+    assert removed.name == name_of(led[0])
+    second = await within(following)
+    await until_line(rig.other, "/line", 2)  # ours is back
+    assert len(led) == 1
+    await second.release()
+    assert await within(campaign) == "a result"
+
+
+# Nobody, or somebody else
+
+
+@pytest.mark.parametrize("parent", [False, True])
+@pytest.mark.parametrize("kind", list(KINDS))
+async def test_nobody(zk: corral.Client, kind: str, parent: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nobody stands, None is returned and nothing is logged; children of other names are nobody."""
+    if parent:
+        await zk.create("/line/readme", make_parents=True)
+    assert await KINDS[kind](zk).evict() is None
+    assert warnings_of(caplog) == []
+    if parent:
+        assert await children(zk, "/line") == ["readme"]
+
+
+@pytest.mark.parametrize("kind", ["lock", "lock, kazoo's", "election"])
+async def test_a_given_contender(rig: Rig, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A contender that is given is the one that is removed, wherever it stands: the holder goes on, the others keep
+    their order, and the one removed stands in line again, at the end."""
+    make = KINDS[kind]
+    order: list[str] = []
+
+    async def wait(line: InLine, name: str) -> None:
+        async with line:
+            order.append(name)
+
+    held = await make(rig.other).acquire()
+    tasks = []
+    for place, name in enumerate(("first", "second", "third")):
+        tasks.append(asyncio.create_task(wait(make(rig.zk), name)))
+        await until_line(rig.other, "/line", place + 2)
+    line = make(rig.other)
+    victim = (await line.contenders())[2]
+    removed = await line.evict(victim)
+    assert removed == victim
+    assert len(warnings_of(caplog)) == 1
+    assert victim.name in warnings_of(caplog)[0]
+    assert held.is_valid
+    assert victim.name not in await children(rig.other, "/line")
+    await held.release()
+    await within(asyncio.gather(*tasks))
+    assert order == ["first", "third", "second"]
+    await settle(rig.zk)
+    assert await children(rig.other, "/line") == []
+
+
+async def test_the_one_behind_the_holder(rig: Rig) -> None:
+    """L4: of the one that stands right behind the holder no look at the line tells that it was removed: when its turn
+    comes it enters, and is told by its first heartbeat; whoever stood behind it holds."""
+    held = await rig.other.lock("/line").acquire()
+    body = Body(rig.zk.lock("/line"))
+    await until_line(rig.other, "/line", 2)
+    following = asyncio.create_task(rig.other.lock("/line").acquire())
+    await until_line(rig.other, "/line", 3)
+    line = rig.other.lock("/line")
+    assert await line.evict((await line.contenders())[1]) is not None
+    await settle(
+        rig.zk
+    )  # a write, so that its lease is long: else it would make sure, and stand in line again
+    await held.release()
+    second = await within(following)
+    with pytest.raises(corral.LockLost):
+        await within(body.task)
+    assert body.told == ["told"]
+    assert second.is_valid
+    assert await children(rig.other, "/line") == [name_of(second)]
+    await second.release()
+
+
+async def test_one_that_has_gone(
+    zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A contender that has left, or was removed already, is nobody: None is returned, nothing is logged, and whoever
+    stands in its place by now is left alone."""
+    line = other.lock("/line")
+    first = await zk.lock("/line").acquire()
+    [gone] = await line.contenders()
+    await first.release()
+    held = await zk.lock("/line").acquire()
+    for _ in range(2):
+        assert await line.evict(gone) is None
+    assert warnings_of(caplog) == []
+    [victim] = await line.contenders()
+    assert victim.name == name_of(held)
+    assert await line.evict(victim) == victim
+    assert await line.evict(victim) is None
+    assert len(warnings_of(caplog)) == 1
+
+
+async def test_a_holder_that_leaves_meanwhile(rig: Rig) -> None:
+    """Where the first one leaves by itself while it is being removed, nobody is: the next one, whom the operator has
+    never seen, is not removed in its place."""
+    held = await rig.other.lock("/line").acquire()
+    async with rig.proxy.black_hole(before(match=asks_for(DELETE))) as hole:
+        evicting = asyncio.create_task(rig.zk.lock("/line").evict())
+        await within(hole.fired.wait())
+        await held.release()
+        second = await within(rig.other.lock("/line").acquire())
+    assert await within(evicting) is None
+    assert await children(rig.other, "/line") == [name_of(second)]
+    assert second.is_valid
+    await second.release()
+
+
+async def test_not_allowed(zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator whom the line's ACL does not allow it gets NoAuth, and has changed nothing."""
+    perms = corral.Perm.ALL & ~corral.Perm.DELETE
+    await zk.create("/line", acl=[corral.Acl(perms, "world", "anyone")])
+    node = await zk.create("/line/_c_1-lock-", ephemeral=True, sequential=True)
+    with pytest.raises(corral.NoAuth, match="_c_1-lock-0000000000"):
+        await other.lock("/line").evict()
+    assert warnings_of(caplog) == []
+    assert await zk.exists(node) is not None
+
+
+# The operator's own troubles
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize("operation", [CHILDREN, DELETE], ids=["list", "delete"])
+async def test_a_lost_message(rig: Rig, operation: Any, lost: str, given: bool) -> None:
+    """S2: whichever message is lost, before the server or behind it, and even twice: that one is removed, it is told
+    who, and nobody else is removed in its place."""
+    body = Body(rig.other.lock("/line"))
+    held = await body.held()
+    following = asyncio.create_task(rig.other.lock("/line").acquire())
+    await until_line(rig.other, "/line", 2)
+    line = rig.zk.lock("/line")
+    contender = (await line.contenders())[0] if given else None
+    lose = before if lost == "request" else committed
+    times = 1 if operation is CHILDREN else 2  # a read that is lost twice may fail
+    async with rig.proxy.cut_at(lose(match=asks_for(operation)), reset=True, times=times) as loss:
+        removed = await within(line.evict(contender))
+        assert loss.fired.is_set() == (operation is DELETE or not given)
+    assert removed is not None
+    assert removed.name == name_of(held)
+    second = await within(following)
+    with pytest.raises(corral.LockLost):
+        await within(body.task)
+    assert await children(rig.other, "/line") == [name_of(second)]
+    assert second.is_valid
+    await second.release()
+
+
+@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
+async def test_cancelled_at_each_step(rig: Rig, moment: str) -> None:
+    """S8: cancelled at any point, it has removed who was first, or nobody, and never anybody else; given that one, it
+    may be done again."""
+    for step in itertools.count():
+        path = f"/line-{step}"
+        held = [await rig.other.lock(path).acquire()]
+        following = asyncio.create_task(rig.other.lock(path).acquire())
+        await until_line(rig.other, path, 2)
+        line = rig.zk.lock(path)
+        first, second = await line.contenders()
+        strike = Strike(step, when_done=moment == "as it is answered")
+        task = strike.start(line.evict())
+        await strike.over.wait()
+        await ended(task)
+        await settle(rig.zk)
+        names = await children(rig.other, path)
+        assert second.name in names
+        if strike.reached:
+            assert task.cancelled()
+            assert await line.evict(first) in (first, None)
+        held.append(await within(following))
+        assert await children(rig.other, path) == [second.name]
+        for each in held:
+            await each.release()
+        if not strike.reached:
+            assert task.result() == first
+            break
+    assert step >= 3  # the list, what each says, the removal
+
+
+async def test_the_operators_session_ends(rig: Rig) -> None:
+    """S2: an operator whose session has expired removes all the same: what it removes is not its own."""
+    held = await rig.other.lock("/line").acquire()
+    session = rig.zk.session_id
+    async with rig.proxy.refuse():
+        await rig.proxy.cut()
+        evicting = asyncio.create_task(rig.zk.lock("/line").evict())
+        await turns()
+        await rig.proxy.expire(session)
+    removed = await within(evicting)
+    assert removed is not None
+    assert removed.name == name_of(held)
+    assert rig.zk.session_id != session
+    assert isinstance(await within(held.wait_lost()), corral.LockLost)
+
+
+async def test_a_closed_client(rig: Rig) -> None:
+    """S5: a client that is closed removes nobody, and says so."""
+    async with rig.other.lock("/line") as held:
+        await rig.zk.close()
+        with pytest.raises(corral.ClientClosed):
+            await rig.zk.lock("/line").evict()
+        assert await children(rig.other, "/line") == [name_of(held)]

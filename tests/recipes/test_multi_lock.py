@@ -1,0 +1,648 @@
+"""Several locks at once: all or none, and no two wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from lock_support import WAYS_TO_LOSE, Rig, Strike, ended, noted, settle, until_line, within
+
+import corral
+from client_support import asks_for
+from corral.testing import Message, before, committed
+from corral.wire.messages import CREATE2, GET
+from support import PATIENCE, children, turns
+
+Connect = Callable[..., corral.Client]
+
+PATHS = ["/b", "/a", "/c"]
+"""As asked for: not in the order in which they are taken."""
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def make_lines(client: corral.Client, paths: Sequence[str] = PATHS) -> None:
+    """Make the lines, which vanish while they are empty if the locks make them."""
+    for path in paths:
+        await client.create(path, make_parents=True)
+
+
+async def standing(client: corral.Client, paths: Sequence[str] = PATHS) -> list[int]:
+    """How many stand in each line."""
+    return [len(await children(client, path)) for path in paths]
+
+
+async def assert_nothing_left(rig: Rig, session: int, paths: Sequence[str] = PATHS) -> None:
+    """Our session lives and stands in no line; the next client gets all of them, and so do we."""
+    await settle(rig.zk)
+    assert rig.zk.session_id == session
+    for path in paths:
+        await until_line(rig.other, path, 0)
+    for client in (rig.other, rig.zk):
+        async with asyncio.timeout(PATIENCE), client.multi_lock(paths):
+            assert await standing(rig.other, paths) == [1] * len(paths)
+    assert await standing(rig.other, paths) == [0] * len(paths)
+
+
+# All of them, in one order
+
+
+async def test_all_are_held_in_the_order_asked_for(
+    zk: corral.Client, other: corral.Client, root: str
+) -> None:
+    """What is held comes in the order asked for, one for each path, with its data in each line; others wait for each
+    of them, and get them all afterwards."""
+    await make_lines(zk)
+    lock = zk.multi_lock(PATHS, data=b"us")
+    assert lock.paths == tuple(PATHS)
+    async with lock as held:
+        assert [each.node.rpartition("/")[0] for each in held] == [root + path for path in PATHS]
+        assert all(each.is_valid for each in held)
+        for path in PATHS:
+            assert [each.data for each in await other.lock(path).contenders()] == [b"us"]
+            assert await other.lock(path).try_acquire() is None
+        await settle(other)
+    assert not any(each.is_valid for each in held)
+    assert await standing(other) == [0, 0, 0]
+    async with asyncio.timeout(PATIENCE), other.lock("/a"), other.lock("/b"), other.lock("/c"):
+        pass
+
+
+async def test_acquire_without_a_block(zk: corral.Client, other: corral.Client) -> None:
+    """What acquire gives can be released one by one, and a part of it entered."""
+    await make_lines(zk)
+    first, second, third = await zk.multi_lock(PATHS).acquire()
+    await second.release()
+    assert await standing(other) == [1, 0, 1]
+    async with first:
+        pass
+    assert await standing(other) == [0, 0, 1]
+    await third.release()
+    assert await standing(other) == [0, 0, 0]
+
+
+async def test_they_are_taken_in_the_order_of_their_paths(rig: Rig, root: str) -> None:
+    """Whatever the order asked for, they are taken one after the other in the order of their full paths."""
+    await rig.zk.create("/a-z")
+    paths = ["/b", "/a/b", "/a", "/a-z/x", "/B"]
+    for asked_for in (paths, list(reversed(paths))):
+        start = len(rig.tap.messages)
+        async with rig.zk.multi_lock(asked_for):
+            created = [
+                message.path or "" for message in rig.tap.messages[start:] if asks_for(CREATE2)(message)
+            ]
+        taken = [path.removeprefix(root).rpartition("/")[0] for path in created]
+        assert list(dict.fromkeys(taken)) == sorted(paths)
+
+
+async def test_opposite_orders_never_deadlock(connect: Connect) -> None:
+    """Tasks of several clients that ask for overlapping paths in any order all get them, and never two at once one
+    that they have in common."""
+    inside: dict[str, int] = dict.fromkeys(PATHS, 0)
+    entered = 0
+
+    async def work(client: corral.Client, paths: Sequence[str]) -> None:
+        nonlocal entered
+        async with client.multi_lock(paths):
+            entered += 1
+            for path in paths:
+                inside[path] += 1
+                assert inside[path] == 1
+            await turns(3)
+            for path in paths:
+                inside[path] -= 1
+
+    async with connect() as one, connect() as two, connect() as three:
+        await make_lines(one)
+        orders = [*itertools.permutations(PATHS), *itertools.permutations(PATHS, 2)]
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for number, paths in enumerate(orders * 2):
+                group.create_task(work((one, two, three)[number % 3], paths))
+        assert entered == 24
+        assert await standing(one) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("same_client", [False, True])
+async def test_two_that_ask_in_opposite_orders(
+    zk: corral.Client, other: corral.Client, same_client: bool
+) -> None:
+    """Two that ask in opposite orders, in the same tick, do not wait for each other; nor do they if one calls the
+    paths by other names, as a client of a subtree does."""
+    await make_lines(zk, ["/z/a", "/z/b"])
+    second = zk if same_client else other
+    for _ in range(3):
+        locks = [
+            zk.multi_lock(["/z/a", "/z/b"]),
+            second.multi_lock(["/z/b", "/z/a"]),
+            second.chroot("/z").multi_lock(["/b", "/a"]),
+        ]
+
+        async def work(lock: corral.MultiLock) -> None:
+            async with lock:
+                await turns()
+
+        await within(asyncio.gather(*map(work, locks)))
+    assert await standing(zk, ["/z/a", "/z/b"]) == [0, 0]
+
+
+async def test_it_waits_for_each(zk: corral.Client, other: corral.Client) -> None:
+    """It waits for whoever is ahead, path by path, and holds what it has so far meanwhile; single locks wait for it,
+    and it for them."""
+    await make_lines(zk)
+    theirs = {path: await other.lock(path).acquire() for path in PATHS}
+    task = asyncio.create_task(zk.multi_lock(PATHS).acquire())
+    for place, path in enumerate(sorted(PATHS), start=1):
+        await until_line(other, path, 2)
+        assert not task.done()
+        assert sum(await standing(other)) == 4  # never in two lines as a waiter
+        await theirs[path].release()
+        assert place < 3 or len(await within(task)) == 3
+    following = asyncio.create_task(other.lock("/c").acquire())
+    await until_line(other, "/c", 2)
+    for each in await task:
+        await each.release()
+    await (await within(following)).release()
+
+
+# try_acquire
+
+
+@pytest.mark.parametrize("held_by", ["a holder", "those who wait"])
+@pytest.mark.parametrize("busy", PATHS)
+async def test_try_acquire(zk: corral.Client, other: corral.Client, busy: str, held_by: str) -> None:
+    """try_acquire takes all, if nobody has any of them or waits for it; otherwise none is taken, or stays taken."""
+    await make_lines(zk)
+    lock = other.multi_lock(PATHS)
+    theirs = await zk.lock(busy).acquire()
+    waiter = asyncio.create_task(zk.lock(busy).acquire())
+    await until_line(zk, busy, 2)
+    if held_by == "those who wait":
+        await theirs.release()
+        theirs = await within(waiter)
+        waiter = asyncio.create_task(zk.lock(busy).acquire())
+        await until_line(zk, busy, 2)
+    assert await lock.try_acquire() is None
+    await settle(other)
+    assert await standing(zk) == [2 * (path == busy) for path in PATHS]
+    waiter.cancel()
+    await ended(waiter)
+    await theirs.release()
+    await settle(zk)
+    held = await lock.try_acquire()
+    assert held is not None
+    assert [each.node.split("/")[-2] for each in held] == [path[1:] for path in PATHS]
+    assert all(each.is_valid for each in held)
+    for each in held:
+        await each.release()
+
+
+# What cannot be asked for
+
+
+@pytest.mark.parametrize(
+    ("paths", "error", "said"),
+    [
+        ([], corral.UsageValueError, "empty"),
+        ((), corral.UsageValueError, "empty"),
+        (["/a", "/b", "/a"], corral.UsageValueError, "'.*/a' twice"),
+        ("/a", corral.UsageTypeError, "'/a'"),
+        ({"/a", "/b"}, corral.UsageTypeError, "paths"),
+        (None, corral.UsageTypeError, "None"),
+        (["/a", "b"], corral.UsageValueError, "'b'"),
+        (["/a", "/b/"], corral.UsageValueError, "'/b/'"),
+        (["/a", None], corral.UsageTypeError, "None"),
+        (["/a", b"/b"], corral.UsageTypeError, "b'/b'"),
+    ],
+    ids=str,
+)
+async def test_paths_that_cannot_be(
+    zk: corral.Client, paths: object, error: type[Exception], said: str
+) -> None:
+    """No path, one path twice, one string, and what is no path are refused, by name, before anything is sent."""
+    with pytest.raises(error, match=said):
+        zk.multi_lock(paths)  # type: ignore[arg-type]
+
+
+async def test_one_path_by_two_names(zk: corral.Client) -> None:
+    """One path is a MultiLock too."""
+    async with asyncio.timeout(PATIENCE), zk.multi_lock(["/a"]) as (held,):
+        assert held.is_valid
+    with pytest.raises(corral.UsageTypeError, match="data"):
+        zk.multi_lock(["/a"], data="text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["acquire", "try_acquire", "async with"])
+async def test_one_of_them_is_held_by_the_task_already(zk: corral.Client, way: str) -> None:
+    """L7: a task that holds one of them already, and would wait for itself, gets AlreadyHeld, and holds nothing more
+    than before."""
+    await make_lines(zk)
+    lock = zk.multi_lock(PATHS)
+    async with zk.lock("/b") as held:
+        with pytest.raises(corral.AlreadyHeld, match="lock '/b' is held"):
+            await within(lock.__aenter__() if way == "async with" else getattr(lock, way)())
+        await settle(zk)
+        assert await standing(zk) == [1, 0, 0]
+        assert held.is_valid
+    async with asyncio.timeout(PATIENCE), lock:
+        with pytest.raises(corral.AlreadyHeld):
+            await zk.lock("/c").acquire()
+
+
+async def test_leaving_without_entering(zk: corral.Client) -> None:
+    """Leaving what was not entered is an error that says so."""
+    lock = zk.multi_lock(PATHS)
+    with pytest.raises(corral.UsageStateError, match="not entered"):
+        await lock.__aexit__(None, None, None)
+    async with lock:
+        pass
+    with pytest.raises(corral.UsageStateError, match="not entered"):
+        await lock.__aexit__(None, None, None)
+
+
+# Cancel, and failures in the middle
+
+SCENES = ["free", "no parents", "first held", "last held", "all held"]
+
+
+@asynccontextmanager
+async def scene(rig: Rig, kind: str, paths: Sequence[str]) -> AsyncIterator[None]:
+    """Lines as `rig.zk` finds them; whoever holds one lets go when `rig.zk` waits for it, and when the block ends."""
+    if kind == "no parents":
+        yield
+        return
+    await make_lines(rig.other, paths)
+    in_order = sorted(paths)
+    busy = {"free": [], "first held": in_order[:1], "last held": in_order[-1:], "all held": in_order}[kind]
+    nodes = [await rig.other.create(f"{path}/_c_1-lock-", ephemeral=True, sequential=True) for path in busy]
+
+    def is_awaited(node: str) -> Callable[[Message], bool]:
+        return lambda message: asks_for(GET)(message) and (message.path or "").endswith(node)
+
+    async def move_on() -> None:
+        for node in nodes:
+            await rig.tap.seen(lambda node=node: any(map(is_awaited(node), rig.tap.messages)))  # type: ignore[misc]
+            await settle(rig.zk)  # its answer comes after that to the watch
+            await rig.other.delete(node)
+
+    mover = asyncio.create_task(move_on())
+    try:
+        yield
+    finally:
+        mover.cancel()
+        await ended(mover)
+        for node in nodes:
+            with suppress(corral.NoNode):
+                await rig.other.delete(node)
+
+
+@pytest.mark.parametrize("cut", ["", "RST"])
+@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(kind, "acquire") for kind in SCENES]
+    + [(kind, "__aenter__") for kind in ("free", "all held")]
+    + [(kind, "try_acquire") for kind in ("free", "last held")],
+)
+async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str, cut: str) -> None:
+    """L3: cancelled at any point at which it waits, for whichever of its locks, or in the tick in which what it waits
+    for is there, with the connection lost at the same time or not: what it had so far is released, and nothing is
+    left in any line."""
+    session = rig.zk.session_id
+    for step in itertools.count():
+        paths = [f"/{step}{path}" for path in PATHS]
+        cutting: list[asyncio.Task[None]] = []
+        strike = Strike(
+            step,
+            when_done=moment == "as it is answered",
+            also=lambda cutting=cutting: (  # type: ignore[misc]
+                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=True)))
+            ),
+        )
+        lock = rig.zk.multi_lock(paths)
+        async with scene(rig, kind, paths):
+            task = strike.start(getattr(lock, way)())
+            await strike.over.wait()
+            await turns()
+            if not strike.reached:  # it needs no more steps than that
+                held = await within(task)
+                if held is not None:
+                    for each in held:
+                        await each.release()
+                break
+            assert task.cancelled()
+            for each in cutting:
+                await within(each)
+        await assert_nothing_left(rig, session, paths)
+    assert step >= {"free": 3, "no parents": 9, "first held": 5, "last held": 3, "all held": 9}[kind]
+
+
+async def test_a_body_that_is_cancelled(rig: Rig) -> None:
+    """L4: a body that its caller cancels ends in CancelledError, and all locks are released."""
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        async with rig.zk.multi_lock(PATHS):
+            entered.set()
+            await forever()
+
+    task = asyncio.create_task(run())
+    await within(entered.wait())
+    assert await standing(rig.other) == [1, 1, 1]
+    task.cancel()
+    await ended(task)
+    assert task.cancelled()
+    assert await standing(rig.other) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("held", ["/a", "/c"])
+async def test_a_timeout(rig: Rig, held: str) -> None:
+    """L3: a timeout that ends while it waits for one of the locks comes out as TimeoutError, and the others are
+    free again; so it does from around the body, and from within it, where the locks stay held."""
+    await make_lines(rig.other)
+    lock = rig.zk.multi_lock(PATHS)
+    scopes: list[asyncio.Timeout] = []
+
+    async def acquire() -> None:
+        async with asyncio.timeout(None) as scope:
+            scopes.append(scope)
+            async with lock:
+                pytest.fail("entered")
+
+    async with rig.other.lock(held):
+        task = asyncio.create_task(acquire())
+        await until_line(rig.other, held, 2)
+        scopes[0].reschedule(0)
+        with pytest.raises(TimeoutError):
+            await within(task)
+    await assert_nothing_left(rig, rig.zk.session_id)
+
+    async def hold() -> None:
+        async with asyncio.timeout(None) as scope, lock:
+            scope.reschedule(0)
+            await forever()
+
+    with pytest.raises(TimeoutError):
+        await within(hold())
+    assert await standing(rig.other) == [0, 0, 0]
+    async with lock as locks:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await forever()
+        assert all(each.is_valid for each in locks)
+        assert await standing(rig.other) == [1, 1, 1]
+    assert await standing(rig.other) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("way", ["acquire", "try_acquire", "__aenter__"])
+@pytest.mark.parametrize("forbidden", PATHS)
+async def test_one_that_cannot_be_had(rig: Rig, forbidden: str, way: str) -> None:
+    """When one of them is refused by the server, the error comes out, and the others are released."""
+    for path in PATHS:
+        await rig.other.create(path, acl=corral.READ_ACL if path == forbidden else corral.OPEN_ACL)
+    with pytest.raises(corral.NoAuth, match=forbidden):
+        await within(getattr(rig.zk.multi_lock(PATHS), way)())
+    await settle(rig.zk)
+    assert await standing(rig.other) == [0, 0, 0]
+    async with asyncio.timeout(PATIENCE):
+        for path in set(PATHS) - {forbidden}:
+            async with rig.other.lock(path), rig.zk.lock("/elsewhere"):
+                pass
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_a_lost_message(rig: Rig, nth: int, lost: str) -> None:
+    """L3, S2: whichever create is lost, before the server or behind it, there is one node in each line."""
+    await make_lines(rig.other)
+    lose = before if lost == "request" else committed
+    async with rig.proxy.cut_at(lose(match=asks_for(CREATE2), nth=nth), reset=True) as loss:
+        held = await within(rig.zk.multi_lock(PATHS).acquire())
+        assert loss.fired.is_set()
+    await settle(rig.zk)
+    for path, each in zip(PATHS, held, strict=True):
+        assert await children(rig.other, path) == [each.node.rpartition("/")[2]]
+        assert each.is_valid
+        await each.release()
+
+
+async def test_closing_the_client_ends_those_who_wait(connect: Connect, other: corral.Client) -> None:
+    """S5: whoever waits for one of its locks when the client is closed gets ClientClosed."""
+    async with other.lock("/c"):
+        async with connect() as zk:
+            task = asyncio.create_task(zk.multi_lock(PATHS).acquire())
+            await until_line(other, "/c", 2)
+        with pytest.raises(corral.ClientClosed):
+            await within(task)
+        assert await standing(other) == [0, 0, 1]
+
+
+# Loss
+
+
+@pytest.mark.parametrize("victim", range(3))
+async def test_one_of_them_is_lost(rig: Rig, victim: int) -> None:
+    """L4: when one of them is lost the body is told, once; LockLost of that one comes out of the block; the others are
+    held until then, and are released."""
+    await make_lines(rig.other)
+    told: list[str] = []
+    entered: asyncio.Future[tuple[corral.Held, ...]] = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            async with rig.zk.multi_lock(PATHS) as held:
+                entered.set_result(held)
+                try:
+                    with noted(told, "told"):
+                        await forever()
+                finally:
+                    await turns(20)  # a clean-up may wait: it is not cancelled again
+                    assert [each.is_valid for each in held] == [place != victim for place in range(3)]
+        finally:
+            assert task.cancelling() == 0
+            await turns()
+
+    task = asyncio.create_task(run())
+    held = await within(asyncio.shield(entered))
+    await rig.other.delete(f"{PATHS[victim]}/{held[victim].node.rpartition('/')[2]}")
+    with pytest.raises(corral.LockLost, match=f"lock '{PATHS[victim]}' was lost"):
+        await within(task)
+    assert told == ["told"]
+    await settle(rig.zk)
+    assert await standing(rig.other) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("how", [how for how in WAYS_TO_LOSE if how != "deleted"])
+async def test_all_of_them_are_lost(rig: Rig, how: str) -> None:
+    """L4: when all are lost together the body is told, before another has any of them if the lease lapsed; one
+    LockLost comes out, and the task is not being cancelled afterwards."""
+    await make_lines(rig.other)
+    events: list[str] = []
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            async with rig.zk.multi_lock(PATHS):
+                entered.set()
+                with noted(events, "told"):
+                    await forever()
+        finally:
+            assert task.cancelling() == 0
+            await turns()
+
+    async def next_one(path: str) -> None:
+        async with rig.other.lock(path):
+            events.append("another holds")
+
+    task = asyncio.create_task(run())
+    await within(entered.wait())
+    following = [asyncio.create_task(next_one(path)) for path in PATHS]
+    for path in PATHS:
+        await until_line(rig.other, path, 2)
+    async with rig.losing(how):
+        with pytest.raises(corral.LockLost):
+            await within(task)
+    await within(asyncio.gather(*following))
+    assert sorted(events) == ["another holds"] * 3 + ["told"]
+    if how == "lapsed":
+        assert events[0] == "told"
+
+
+@pytest.mark.parametrize("how", ["lapsed", "expired", "deleted"])
+@pytest.mark.parametrize("way", ["acquire", "async with"])
+async def test_one_is_lost_while_it_waits_for_another(rig: Rig, way: str, how: str) -> None:
+    """What is lost while it waits for the rest is taken again: whoever gets them gets all of them, valid."""
+    await make_lines(rig.other)
+    theirs = await rig.other.lock("/c").acquire()
+    lock = rig.zk.multi_lock(PATHS)
+    states: list[bool] = []
+
+    async def run() -> tuple[corral.Held, ...]:
+        if way == "acquire":
+            held = await lock.acquire()
+            states.extend(each.is_valid for each in held)
+            for each in held:
+                await each.release()
+        else:
+            async with lock as held:
+                states.extend(each.is_valid for each in held)
+                await settle(rig.zk)
+                states.extend(each.is_valid for each in held)
+        return held
+
+    task = asyncio.create_task(run())
+    await until_line(rig.other, "/c", 2)
+    [first] = await children(rig.other, "/a")
+    async with rig.losing(how, f"/a/{first}"):
+        if how == "deleted":
+            await lost_by_a_heartbeat(rig)
+        elif how == "lapsed":
+            await until_lapsed(rig)
+    await theirs.release()
+    held = await within(task)
+    assert set(states) == {True}
+    assert first not in [each.node.rpartition("/")[2] for each in held]
+    await settle(rig.zk)
+    assert await standing(rig.other) == [0, 0, 0]
+
+
+async def lost_by_a_heartbeat(rig: Rig) -> None:
+    """Wait until heartbeats of `rig.zk` have found all that is deleted."""
+    holdings = rig.zk._session._machine._holdings
+    count = len(holdings._holds)
+    await rig.tap.seen(lambda: len(holdings._holds) < count)
+
+
+async def until_lapsed(rig: Rig) -> None:
+    async with asyncio.timeout(PATIENCE):
+        async for state in rig.zk.states():
+            if state is corral.State.LAPSED:
+                return
+
+
+async def test_a_shared_object_after_a_loss(rig: Rig) -> None:
+    """L7: of a shared object whose first holder has lost its locks and is late to leave, the second holder's are its
+    own: the late one's leaving does not release them, and tells it of its loss."""
+    await make_lines(rig.other)
+    lock = rig.zk.multi_lock(PATHS)
+    entered, told, second_in = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def late() -> None:
+        async with lock:
+            entered.set()
+            try:
+                await forever()
+            finally:
+                told.set()
+                await second_in.wait()
+
+    task = asyncio.create_task(late())
+    await within(entered.wait())
+    async with rig.losing("lapsed"):
+        await within(told.wait())
+    async with asyncio.timeout(PATIENCE), lock as held:
+        second_in.set()
+        await ended(task)
+        assert isinstance(task.exception(), corral.LockLost)
+        assert all(each.is_valid for each in held)
+        await settle(rig.zk)
+        assert await standing(rig.other) == [1, 1, 1]
+    assert await standing(rig.other) == [0, 0, 0]
+
+
+async def test_shared_by_tasks_that_enter(zk: corral.Client, other: corral.Client) -> None:
+    """L7: tasks that enter a shared object take turns, each with locks of its own."""
+    await make_lines(zk)
+    lock = zk.multi_lock(PATHS)
+    seen: list[str] = []
+
+    async def enter() -> None:
+        async with lock as held:
+            assert await standing(other) >= [1, 1, 1]
+            assert all(each.is_valid for each in held)
+            seen.extend(each.node for each in held)
+
+    await within(asyncio.gather(*(enter() for _ in range(5))))
+    assert len(set(seen)) == 15
+    assert await standing(other) == [0, 0, 0]
+
+
+async def test_left_in_another_task(zk: corral.Client, other: corral.Client) -> None:
+    """S8: entered in one task and left in another, all are released."""
+    await make_lines(zk)
+    lock = zk.multi_lock(PATHS)
+    held = await within(asyncio.create_task(lock.__aenter__()))
+    assert all(each.is_valid for each in held)
+    await within(asyncio.create_task(lock.__aexit__(None, None, None)))
+    assert not any(each.is_valid for each in held)
+    assert await standing(other) == [0, 0, 0]
+
+
+async def test_an_exception_of_the_bodys_own(zk: corral.Client, other: corral.Client) -> None:
+    """An exception of the body comes out as it is, and all are released."""
+    await make_lines(zk)
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught:
+        async with zk.multi_lock(PATHS):
+            raise error
+    assert caught.value is error
+    assert await standing(other) == [0, 0, 0]
+
+
+async def test_parents_are_made(zk: corral.Client, other: corral.Client) -> None:
+    """L10: parents need not be there, nor stay."""
+    paths = ["/x/b", "/x/a", "/y/z/c"]
+    for _ in range(2):
+        async with asyncio.timeout(PATIENCE), zk.multi_lock(paths):
+            assert await standing(other, paths) == [1, 1, 1]
+        for path in paths:
+            with suppress(corral.NoNode):  # the server removes them too
+                await other.delete(path)

@@ -1,0 +1,1296 @@
+"""The semaphore: never more holders than its limit, in order of coming; one limit for all; what is left on cancel and
+on loss."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import pytest
+from lock_support import (
+    LOCK_NAME,
+    WAYS_TO_LOSE,
+    Rig,
+    Strike,
+    Tap,
+    end_session,
+    ended,
+    noted,
+    settle,
+    until_line,
+    watched_paths,
+    within,
+)
+
+import corral
+from client_support import asks_for
+from corral.testing import FaultProxy, Kind, Message, before, committed
+from corral.wire.messages import (
+    CHILDREN,
+    CREATE2,
+    CREATE_CONTAINER,
+    DELETE,
+    GET,
+    MULTI,
+    PING,
+    REMOVE_WATCHES,
+    Operation,
+)
+from support import PATIENCE, children, turns, until
+
+Connect = Callable[..., corral.Client]
+
+LEASE_NAME = re.compile(r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-lease-\d{10}")
+"""Curator's name of a lease's node."""
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def of(operation: Operation, part: str) -> Callable[[Message], bool]:
+    """Matches requests for an operation on a path that has this part."""
+    return lambda message: asks_for(operation)(message) and part in (message.path or "")
+
+
+def watches(operation: Operation, path: str) -> Callable[[Message], bool]:
+    """Matches reads that set a watch on a path, given by its end."""
+    return lambda message: (
+        asks_for(operation)(message) and (message.path or "").endswith(path) and message.body[-1] == 1
+    )
+
+
+def asked(tap: Tap, root: str, start: int) -> Counter[tuple[str, str]]:
+    """What was asked for since message `start` about a semaphore, with a * for names of nodes."""
+    return Counter(
+        (message.operation, path.split("_c_")[0] + "*" * ("_c_" in path))
+        for message in tap.messages[start:]
+        if message.kind is Kind.REQUEST
+        and (path := (message.path or "").removeprefix(root)).startswith("/sem")
+    )
+
+
+async def until_waiting(client: corral.Client, path: str, waiters: int, holders: int) -> None:
+    """Wait until so many wait, of whom the first has a node among the leases already, and so many hold."""
+    await until_line(client, f"{path}/locks", waiters)
+    await until_line(client, f"{path}/leases", holders + (waiters > 0))
+
+
+async def make_parents(client: corral.Client, path: str = "/sem") -> None:
+    """Make the lines of a semaphore; those that it makes itself vanish while they are empty, at any time."""
+    await client.create(f"{path}/locks", make_parents=True)
+    await client.create(f"{path}/leases")
+
+
+async def owners(client: corral.Client, path: str) -> Counter[int]:
+    """How many nodes each session has in a semaphore's two lines."""
+    found = Counter[int]()
+    for line in ("locks", "leases"):
+        for name in await children(client, f"{path}/{line}"):
+            stat = await client.exists(f"{path}/{line}/{name}")
+            if stat is not None:
+                found[stat.ephemeral_owner] += 1
+    return found
+
+
+async def assert_nothing_left(rig: Rig, path: str, session: int) -> None:
+    """Our session lives and has nothing in either line; the next client gets a lease, and so do we."""
+    await settle(rig.zk)
+    assert rig.zk.session_id == session
+
+    async def ours_gone() -> bool:
+        return (await owners(rig.other, path))[session] == 0
+
+    await until(ours_gone, f"nothing of ours in {path}")
+    async with asyncio.timeout(PATIENCE):
+        for client in (rig.other, rig.zk):
+            async with client.semaphore(path, 1):
+                pass
+    assert await owners(rig.other, path) == {}
+
+
+# Never more than the limit, and as many; in order
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_as_many_as_the_limit_and_never_more(connect: Connect, limit: int) -> None:
+    """L1: over clients, and tasks that share an object, never more than the limit hold at once; and as many do:
+    each waits inside until there are so many."""
+    inside = 0
+    together = asyncio.Barrier(limit)
+    tokens: list[int] = []
+
+    async def work(semaphore: corral.Semaphore) -> None:
+        nonlocal inside
+        for _ in range(3):
+            async with semaphore as lease:
+                inside += 1
+                assert inside <= limit
+                assert lease.is_valid
+                tokens.append(lease.fencing_token)
+                await together.wait()
+                await turns(3)
+                inside -= 1
+
+    async with connect() as one, connect() as two, connect() as three:
+        await make_parents(one)
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for client in (one, two, three):
+                semaphore = client.semaphore("/sem", limit)
+                for _ in range(4):
+                    group.create_task(work(semaphore))
+        assert len(set(tokens)) == 36
+        assert await owners(one, "/sem") == {}
+
+
+async def test_never_more_than_the_limit_by_the_servers_count(connect: Connect, other: corral.Client) -> None:
+    """L1: holders counted by the server: whoever has entered finds its own lease among the first."""
+
+    async def work(semaphore: corral.Semaphore) -> None:
+        for _ in range(3):
+            async with semaphore as lease:
+                first = [name for name in await children(other, "/sem/leases")][:2]
+                assert lease.node.rpartition("/")[2] in first
+
+    async with connect() as one, connect() as two:
+        await make_parents(one)
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for client in (one, two, one, two, one):
+                group.create_task(work(client.semaphore("/sem", 2)))
+
+
+async def test_first_come_first_served(zk: corral.Client, other: corral.Client) -> None:
+    """Leases are had in the order of coming, whatever the client, the object or the task, and when several become
+    free at once."""
+    await make_parents(zk)
+    served: list[int] = []
+    shared = zk.semaphore("/sem", 2)
+    held = [await shared.acquire() for _ in range(2)]
+
+    async def wait(place: int, semaphore: corral.Semaphore) -> None:
+        async with semaphore:
+            served.append(place)
+
+    waiters = []
+    for place in range(6):
+        semaphore = shared if place % 2 else other.semaphore("/sem", 2)
+        waiters.append(asyncio.create_task(wait(place, semaphore)))
+        await until_waiting(other, "/sem", place + 1, 2)
+    await asyncio.gather(*(each.release() for each in held))
+    await within(asyncio.gather(*waiters))
+    assert served == list(range(6))
+
+
+async def test_a_release_wakes_one_waiter_of_ten(
+    connect: Connect, proxy: FaultProxy, tap: Tap, server_address: str, root: str
+) -> None:
+    """L1: with ten waiters one alone watches the leases, and each other the waiter before its own. A release is news
+    to that one, who enters, and its entering to the next, who takes its place; nobody else asks anything."""
+    async with connect(proxy.address) as zk, connect(proxy.address) as other:
+        await make_parents(zk)
+        held = [await zk.semaphore("/sem", 2).acquire() for _ in range(2)]
+        waiters = []
+        for place in range(10):
+            client = other if place % 2 else zk
+            waiters.append(asyncio.create_task(client.semaphore("/sem", 2).acquire()))
+            await until_waiting(zk, "/sem", place + 1, 2)
+        names = await children(zk, "/sem/locks")
+
+        async def until_each_watches(names: list[str], watches_set: int) -> None:
+            """Each its predecessor, by what the server says; of watches of children, such as the leases, it says
+            nothing: those are counted as they are set."""
+
+            async def they_do() -> bool:
+                found = await watched_paths(server_address)
+                return {path: len(who) for path, who in found.items() if path.startswith(f"{root}/sem")} == {
+                    f"{root}/sem/locks/{name}": 1 for name in names[:-1]
+                }
+
+            await until(they_do, "each waiter watches the one before it")
+            await tap.seen(lambda: sum(map(watches(CHILDREN, "/sem/leases"), tap.messages)) == watches_set)
+            for client in (zk, other):
+                await settle(client)
+
+        await until_each_watches(names, 1)
+        start = len(tap.messages)
+        await held[0].release()
+        first = await within(waiters[0])
+        await until_each_watches(names[1:], 3)  # read again by the first, and by the second
+        assert [task for task in waiters if task.done()] == waiters[:1]
+        assert [event.path for event in tap.events(start)] == [
+            f"{root}/sem/leases",
+            f"{root}/sem/locks/{names[0]}",
+        ]
+        assert asked(tap, root, start) == {
+            ("delete", "/sem/leases/*"): 1,  # the release
+            ("delete", "/sem/locks/*"): 1,  # who enters leaves the lock's line
+            ("create", "/sem/leases/*"): 1,  # and who follows comes to stand among the leases
+            ("children", "/sem/leases"): 3,  # read by who enters; listed, and watched, by who follows
+            ("remove_watches", "/sem/leases"): 1,  # who enters watches no more
+            ("get", "/sem/leases"): 1,  # the limit
+        }
+
+        for task in waiters:
+            task.cancel()
+        await first.release()
+        await held[1].release()
+
+
+@pytest.mark.parametrize("where", ["for a lease", "in line"])
+async def test_a_waiter_is_idle(
+    connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap, where: str
+) -> None:
+    """L1: a waiter asks nothing while it waits; its session just says that it is alive."""
+    async with other.semaphore("/sem", 1), connect(proxy.address, session_timeout=2.0) as zk:
+        tasks = []
+        if where == "in line":
+            tasks.append(asyncio.create_task(other.semaphore("/sem", 1).acquire()))
+            await until_waiting(other, "/sem", 1, 1)
+        tasks.append(asyncio.create_task(zk.semaphore("/sem", 1).acquire()))
+        reads = CHILDREN if where == "for a lease" else GET
+        await tap.seen(lambda: any(watches(reads, "")(message) for message in tap.messages))
+        await settle(zk)
+        start = len(tap.messages)
+        await tap.seen(lambda: len(tap.requests(start, ours=False)) >= 3)
+        assert set(tap.requests(start, ours=False)) == {PING}
+        for task in tasks:
+            task.cancel()
+            await ended(task)
+
+
+async def test_a_new_holder_starts_with_time_on_its_lease(rig: Rig) -> None:
+    """L4, S3: when a waiter's turn comes after a long wait, it holds only once a quorum write has proven its session
+    anew."""
+    async with rig.other.semaphore("/sem", 1):
+        task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
+        await until_waiting(rig.other, "/sem", 1, 1)
+        start = len(rig.tap.messages)
+        # Pings are a third of a session timeout apart, and prove nothing.
+        await rig.tap.seen(lambda: rig.tap.requests(start, ours=False).count(PING) >= 3)
+        assert MULTI not in rig.tap.requests(ours=False)
+    held = await within(task)
+    assert MULTI in rig.tap.requests(ours=False)
+    assert held.is_valid
+    await held.release()
+
+
+async def test_names_and_parents(connect: Connect, proxy: FaultProxy, tap: Tap, root: str) -> None:
+    """L8, L10: leases and locks have Curator's names, those of `InterProcessSemaphoreV2`; parents need not be there,
+    and those that are made are containers; the limit is the data of ``leases``."""
+    async with connect(proxy.address) as zk:
+        await zk.create("/app")
+        async with zk.semaphore("/app/sem", 2) as lease:
+            line, _, name = lease.node.rpartition("/")
+            assert line == f"{root}/app/sem/leases"
+            assert LEASE_NAME.fullmatch(name)
+            assert (await zk.get("/app/sem/leases"))[0] == b"2"
+        created = [message.path or "" for message in tap.messages if asks_for(CREATE2)(message)]
+        lines = [path.rpartition("/")[0] for path in created]
+        assert list(dict.fromkeys(lines)) == [f"{root}/app/sem/locks", f"{root}/app/sem/leases"]
+        assert LOCK_NAME.fullmatch(created[0].rpartition("/")[2] + "0000000000")
+        made = {message.path for message in tap.messages if asks_for(CREATE_CONTAINER)(message)}
+        assert {f"{root}/app/sem/locks", f"{root}/app/sem/leases"} <= made
+
+
+# Who holds, who waits
+
+
+async def test_holders_and_waiters(zk: corral.Client, other: corral.Client) -> None:
+    """L9: who holds and who waits can be seen, in order, with what they say of themselves; whoever waits for a lease,
+    and has a node among them already, is no holder."""
+    semaphore = other.semaphore("/sem", 2, data=b"observer")
+    assert await semaphore.holders() == []
+    assert await semaphore.waiters() == []
+    held = [
+        await client.semaphore("/sem", 2, data=data).acquire() for client, data in ((zk, b"a"), (other, b""))
+    ]
+    tasks = []
+    for place, (client, data) in enumerate([(other, b"c"), (zk, b"d"), (other, b"e")]):
+        tasks.append(asyncio.create_task(client.semaphore("/sem", 2, data=data).acquire()))
+        await until_waiting(zk, "/sem", place + 1, 2)
+    holders, waiters = await semaphore.holders(), await semaphore.waiters()
+    assert [each.data for each in holders] == [b"a", b""]
+    assert [each.stat.ephemeral_owner for each in holders] == [zk.session_id, other.session_id]
+    assert [each.stat.czxid for each in holders] == [each.fencing_token for each in held]
+    assert [each.name for each in holders] == [each.node.rpartition("/")[2] for each in held]
+    assert [each.data for each in waiters] == [b"c", b"d", b"e"]
+    assert [each.stat.ephemeral_owner for each in waiters] == [
+        other.session_id,
+        zk.session_id,
+        other.session_id,
+    ]
+    await held[0].release()
+    third = await within(tasks[0])
+    await until_waiting(zk, "/sem", 2, 2)
+    assert [each.data for each in await semaphore.holders()] == [b"", b"c"]
+    assert [each.data for each in await semaphore.waiters()] == [b"d", b"e"]
+    for task in tasks:
+        task.cancel()
+    for each in (held[1], third):
+        await each.release()
+
+
+async def test_foreign_children_are_no_leases(zk: corral.Client, other: corral.Client) -> None:
+    """L10: children of other names count neither as holders nor as waiters."""
+    await make_parents(zk)
+    for line in ("locks", "leases"):
+        for name in ("readme", "0000000000", "lease", "x-0000000000"):
+            await zk.create(f"/sem/{line}/{name}")
+    async with asyncio.timeout(PATIENCE), other.semaphore("/sem", 1, data=b"us") as lease:
+        assert [each.data for each in await zk.semaphore("/sem", 1).holders()] == [b"us"]
+        assert await zk.semaphore("/sem", 1).waiters() == []
+        assert await zk.semaphore("/sem", 1).try_acquire() is None
+        assert lease.is_valid
+
+
+# try_acquire
+
+
+async def test_try_acquire(zk: corral.Client, other: corral.Client) -> None:
+    """try_acquire takes a lease as long as there is one, otherwise says so and leaves nothing in either line."""
+    await make_parents(zk)
+    mine, theirs = zk.semaphore("/sem", 2), other.semaphore("/sem", 2)
+    held = []
+    for semaphore, client in ((mine, zk), (theirs, other)):
+        lease = await semaphore.try_acquire()
+        assert lease is not None
+        assert lease.is_valid
+        held.append(lease)
+        await settle(client)  # it stands in no line any more
+    for semaphore, client in ((mine, zk), (theirs, other)):
+        assert await semaphore.try_acquire() is None
+        await settle(client)
+        assert await owners(other, "/sem") == {zk.session_id: 1, other.session_id: 1}
+    assert all(each.is_valid for each in held)
+    await held[0].release()
+    async with asyncio.timeout(PATIENCE):
+        again = await theirs.try_acquire()
+        assert again is not None
+        async with again:
+            pass
+    await held[1].release()
+    assert await owners(zk, "/sem") == {}
+
+
+async def test_try_acquire_does_not_pass_those_who_wait(zk: corral.Client, other: corral.Client) -> None:
+    """L1: try_acquire does not overtake: it is refused while anybody waits."""
+    semaphore = zk.semaphore("/sem", 1)
+    held = await semaphore.acquire()
+    waiters = []
+    for place in range(2):
+        waiters.append(asyncio.create_task(semaphore.acquire()))
+        await until_waiting(other, "/sem", place + 1, 1)
+    assert await other.semaphore("/sem", 1).try_acquire() is None
+    await settle(other)
+    await until_waiting(zk, "/sem", 2, 1)
+    for following in waiters:
+        await held.release()
+        held = await within(following)
+    await held.release()
+
+
+# One object, many tasks
+
+
+async def test_one_task_holds_several(zk: corral.Client, other: corral.Client) -> None:
+    """One task may hold several leases, through one object or more; it leaves and releases them one by one, the
+    newest first, and others get each."""
+    await make_parents(zk)
+    semaphore = zk.semaphore("/sem", 3)
+    async with asyncio.timeout(PATIENCE), semaphore as first:
+        async with semaphore as second:
+            third = await zk.semaphore("/sem", 3).acquire()
+            assert len({first.node, second.node, third.node}) == 3
+            assert await other.semaphore("/sem", 3).try_acquire() is None
+            await settle(other)
+            await third.release()
+            async with other.semaphore("/sem", 3):
+                pass
+        assert first.is_valid
+        assert not second.is_valid
+        assert await owners(other, "/sem") == {zk.session_id: 1}
+    held = [await semaphore.acquire() for _ in range(3)]
+    for count in (2, 1, 0):
+        await semaphore.release()
+        assert [each.is_valid for each in held] == [place < count for place in range(3)]
+    with pytest.raises(corral.UsageStateError, match="not acquired"):
+        await semaphore.release()
+    assert await owners(other, "/sem") == {}
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_a_task_does_not_wait_for_itself(zk: corral.Client, other: corral.Client, limit: int) -> None:
+    """L7: a task that holds all leases, through whichever objects of its client, and asks for one more gets an error,
+    not a deadlock; another task waits; and what it does not wait for is no error."""
+    semaphores = [zk.semaphore("/a/sem", limit), zk.chroot("/a").semaphore("/sem", limit)]
+    held = [await semaphores[place % 2].acquire() for place in range(limit)]
+    for semaphore in semaphores:
+        with pytest.raises(corral.AlreadyHeld, match=f"all {limit} leases of semaphore"):
+            await within(semaphore.acquire())
+        assert await semaphore.try_acquire() is None
+    task = asyncio.create_task(semaphores[0].acquire())
+    await until_waiting(other, "/a/sem", 1, limit)
+    await held[0].release()
+    assert (await within(task)).is_valid
+    waiting = asyncio.create_task(other.semaphore("/a/sem", limit).acquire())
+    await until_waiting(other, "/a/sem", 1, limit)
+    await task.result().release()
+    held[0] = await within(waiting)  # the other client's: ours could wait for that one
+    for each in held:
+        await each.release()
+
+
+async def test_left_by_a_task_that_has_not_entered(zk: corral.Client, other: corral.Client) -> None:
+    """S8: a task that has not entered leaves for one that has ended; if several tasks that go on have entered, it
+    cannot be said whose lease it means, which is an error, and nobody loses one."""
+    await make_parents(zk)
+    semaphore = zk.semaphore("/sem", 3)
+    first_may_leave, all_in = asyncio.Event(), asyncio.Barrier(3)
+
+    async def enter() -> corral.Held:
+        async with semaphore as lease:
+            await all_in.wait()
+            await first_may_leave.wait()
+            assert lease.is_valid
+            return lease
+
+    living = [asyncio.create_task(enter()) for _ in range(2)]
+    await within(all_in.wait())
+    with pytest.raises(corral.UsageStateError, match="several tasks have entered"):
+        await semaphore.__aexit__(None, None, None)
+    gone = await within(asyncio.create_task(semaphore.__aenter__()))
+    assert (await owners(other, "/sem")) == {zk.session_id: 3}
+    await semaphore.__aexit__(None, None, None)
+    assert not gone.is_valid
+    assert (await owners(other, "/sem")) == {zk.session_id: 2}
+    first_may_leave.set()
+    await within(asyncio.gather(*living))
+    assert await owners(other, "/sem") == {}
+
+
+async def test_shared_by_tasks_that_enter(zk: corral.Client, other: corral.Client) -> None:
+    """L7: each of many tasks that enter a shared object gets a lease of its own, and leaves that one."""
+    await make_parents(zk)
+    semaphore = zk.semaphore("/sem", 2)
+    seen: list[str] = []
+
+    async def enter() -> None:
+        async with semaphore as lease:
+            seen.append(lease.node)
+            name = lease.node.rpartition("/")[2]
+            assert name in [each.name for each in await other.semaphore("/sem", 2).holders()]
+            await turns()
+            assert lease.is_valid
+        assert name not in await children(other, "/sem/leases")
+
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(enter())
+    assert len(set(seen)) == 8
+    assert await owners(other, "/sem") == {}
+
+
+async def test_a_lease_guards_a_transaction(zk: corral.Client, other: corral.Client, root: str) -> None:
+    """L5: the fencing token is the zxid of the lease's creation, and a guarded transaction applies only while this
+    very lease is held."""
+    await zk.create("/data", b"old")
+    semaphore = zk.semaphore("/sem", 2)
+    async with semaphore as kept:
+        lost = await semaphore.acquire()
+        for each in (kept, lost):
+            stat = await other.exists(each.node.removeprefix(root))
+            assert stat is not None
+            assert stat.czxid == each.fencing_token
+        await other.delete(lost.node.removeprefix(root))
+        refused = lost.transaction()
+        refused.set("/data", b"refused")
+        with pytest.raises(corral.LockLost):
+            await refused.commit()
+        assert (await other.get("/data"))[0] == b"old"
+        async with kept.transaction() as tx:
+            tx.set("/data", b"new")
+        assert (await other.get("/data"))[0] == b"new"
+
+
+# One limit for all
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2**31])
+async def test_a_limit_out_of_range(zk: corral.Client, limit: int) -> None:
+    """A limit is at least 1, and no more than the numbers there are; the error names it, and nothing is sent."""
+    with pytest.raises(corral.UsageValueError, match=f"limit .*{limit}"):
+        zk.semaphore("/sem", limit)
+
+
+@pytest.mark.parametrize("limit", [True, "3", 1.0, None, b"3"])
+async def test_a_limit_that_is_no_number(zk: corral.Client, limit: object) -> None:
+    """A limit is an int, and a bool is none."""
+    with pytest.raises(corral.UsageTypeError, match=f"limit .*{re.escape(repr(limit))}"):
+        zk.semaphore("/sem", limit)  # type: ignore[arg-type]
+
+
+async def test_the_largest_limit(zk: corral.Client) -> None:
+    """The largest limit is one like any other."""
+    async with asyncio.timeout(PATIENCE), zk.semaphore("/sem", 2**31 - 1), zk.semaphore("/sem", 2**31 - 1):
+        assert (await zk.get("/sem/leases"))[0] == b"2147483647"
+
+
+@pytest.mark.parametrize("way", ["acquire", "try_acquire"])
+@pytest.mark.parametrize(("theirs", "ours"), [(2, 1), (1, 2), (2, 20)])
+async def test_another_limit(
+    zk: corral.Client, other: corral.Client, theirs: int, ours: int, way: str
+) -> None:
+    """Whoever comes with another limit, larger or smaller, while leases are held gets `LimitMismatch`, which names
+    both; it leaves nothing, and who holds goes on. When nobody holds a lease the new limit counts, and the old one is
+    the other."""
+    await make_parents(zk)
+    held = await zk.semaphore("/sem", theirs).acquire()
+    await settle(zk)
+    with pytest.raises(corral.LimitMismatch, match=f"'/sem'.* {theirs} .* {ours};") as caught:
+        await within(getattr(other.semaphore("/sem", ours), way)())
+    assert (caught.value.theirs, caught.value.ours) == (theirs, ours)
+    await settle(other)
+    assert await owners(zk, "/sem") == {zk.session_id: 1}
+    assert (await zk.get("/sem/leases"))[0] == b"%d" % theirs
+    assert held.is_valid
+    await held.release()
+    new = other.semaphore("/sem", ours)
+    leases = [await within(getattr(new, way)()) for _ in range(ours)]
+    await settle(other)
+    assert (await zk.get("/sem/leases"))[0] == b"%d" % ours
+    with pytest.raises(corral.LimitMismatch):
+        await within(zk.semaphore("/sem", theirs).acquire())
+    for each in leases:
+        await each.release()
+    await settle(zk)
+    assert await owners(zk, "/sem") == {}
+
+
+async def test_a_waiter_with_another_limit_is_told(zk: corral.Client, other: corral.Client) -> None:
+    """Whoever has waited in line with another limit is told when its turn comes, and does not hold up who follows."""
+    held = await zk.semaphore("/sem", 1).acquire()
+    tasks = []
+    for place, limit in enumerate((1, 2, 1)):
+        tasks.append(asyncio.create_task(other.semaphore("/sem", limit).acquire()))
+        await until_waiting(zk, "/sem", place + 1, 1)
+    await held.release()
+    second = await within(tasks[0])
+    with pytest.raises(corral.LimitMismatch):
+        await within(tasks[1])
+    await until_waiting(zk, "/sem", 1, 1)
+    assert not tasks[2].done()
+    await second.release()
+    await (await within(tasks[2])).release()
+
+
+async def test_a_limit_that_nobody_uses_any_more(zk: corral.Client, other: corral.Client) -> None:
+    """What an old limit has left in the data, were it no number, counts for nothing once no lease is held."""
+    await zk.create("/sem/leases", b"many", make_parents=True)
+    async with asyncio.timeout(PATIENCE), zk.semaphore("/sem", 2):
+        assert (await other.get("/sem/leases"))[0] == b"2"
+        await other.set("/sem/leases", b"many")
+        with pytest.raises(corral.LimitMismatch, match="no number, b'many'") as caught:
+            await other.semaphore("/sem", 2).acquire()
+        assert caught.value.theirs is None
+
+
+@pytest.mark.parametrize("loses", ["its session", "its lock"])
+async def test_a_limit_that_is_set_too_late(rig: Rig, loses: str) -> None:
+    """Whoever is about to set its limit, and has lost the lock in the meantime, does not change the limit under those
+    who came afterwards: it is told that theirs is another."""
+    await make_parents(rig.other)
+    async with AsyncExitStack() as stack:
+        if loses == "its session":
+            await stack.enter_async_context(rig.proxy.refuse())
+            point = before(match=asks_for(MULTI))
+            reached = await stack.enter_async_context(rig.proxy.cut_at(point, reset=True))
+        else:
+            reached = await stack.enter_async_context(rig.proxy.black_hole(before(match=asks_for(MULTI))))
+        task = asyncio.create_task(rig.zk.semaphore("/sem", 2).acquire())
+        await within(reached.fired.wait())
+        if loses == "its session":
+            await end_session(rig.tap, rig.server, rig.zk.session_id)
+        else:
+            for line in ("locks", "leases"):
+                [name] = await children(rig.other, f"/sem/{line}")
+                await rig.other.delete(f"/sem/{line}/{name}")
+        leases = [await within(rig.other.semaphore("/sem", 3).acquire()) for _ in range(3)]
+    with pytest.raises(corral.LimitMismatch):
+        await within(task)
+    assert (await rig.other.get("/sem/leases"))[0] == b"3"
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.other.session_id: 3}
+    for each in leases:
+        await each.release()
+
+
+async def test_a_limit_that_may_not_be_set(zk: corral.Client, other: corral.Client) -> None:
+    """Where the ACL does not allow it the error comes out, and nothing is left."""
+    await make_parents(other)
+    acl = [corral.Acl(corral.Perm.ALL & ~corral.Perm.WRITE, "world", "anyone")]
+    await other.set_acl("/sem/leases", acl)
+    with pytest.raises(corral.NoAuth, match="/sem/leases"):
+        await zk.semaphore("/sem", 2).acquire()
+    await settle(zk)
+    assert await owners(other, "/sem") == {}
+
+
+@pytest.mark.parametrize("name", ["_c_5e1c4fd2-4b07-4d4a-9a53-3c9e0f2a8a10-lease-", "lease-"])
+async def test_leases_that_curator_has_made(
+    zk: corral.Client, other: corral.Client, root: str, name: str
+) -> None:
+    """L8: where only Curator was before there is no limit in the data, and leases are held: ours is taken down, and
+    Curator's leases, with its protection and without it, count."""
+    await make_parents(other)
+    theirs = [await other.create(f"/sem/leases/{name}", ephemeral=True, sequential=True) for _ in range(2)]
+    semaphore = zk.semaphore("/sem", 2)
+    assert await semaphore.try_acquire() is None
+    assert (await other.get("/sem/leases"))[0] == b"2"
+    task = asyncio.create_task(semaphore.acquire())
+    await until_waiting(other, "/sem", 1, 2)
+    assert len(await semaphore.holders()) == 2
+    await settle(zk)
+    assert not task.done()
+    await other.delete(theirs[1])
+    held = await within(task)
+    assert [each.name for each in await semaphore.holders()] == [
+        theirs[0].rpartition("/")[2],
+        held.node.rpartition("/")[2],
+    ]
+    await held.release()
+
+
+@pytest.mark.parametrize("name", ["_c_5e1c4fd2-4b07-4d4a-9a53-3c9e0f2a8a10-lock-", "lock-"])
+async def test_a_lock_that_curator_holds(zk: corral.Client, other: corral.Client, name: str) -> None:
+    """L8: while Curator stands in the lock's line, with or without its protection, we wait for it, though leases are
+    free."""
+    await make_parents(other)
+    theirs = await other.create(f"/sem/locks/{name}", ephemeral=True, sequential=True)
+    semaphore = zk.semaphore("/sem", 2)
+    assert await semaphore.try_acquire() is None
+    task = asyncio.create_task(semaphore.acquire())
+    await until_line(other, "/sem/locks", 2)
+    await settle(zk)
+    assert not task.done()
+    await other.delete(theirs)
+    await (await within(task)).release()
+
+
+# Cancel
+
+SCENES = ["no parent", "free", "in line", "full", "in line and full"]
+
+
+@asynccontextmanager
+async def scene(rig: Rig, kind: str, path: str) -> AsyncIterator[None]:
+    """What a semaphore is like when `rig.zk` comes: another stands in the lock's line, or has the only lease, or
+    both. Each leaves when `rig.zk` waits for it; and all when the block ends."""
+    if kind == "no parent":
+        yield
+        return
+    await make_parents(rig.other, path)
+    ahead: list[tuple[str, Callable[[Message], bool]]] = []
+    if "in line" in kind:
+        node = await rig.other.create(f"{path}/locks/_c_1-lock-", ephemeral=True, sequential=True)
+        ahead.append((node, watches(GET, node)))
+    if "full" in kind:
+        node = await rig.other.create(f"{path}/leases/_c_1-lease-", ephemeral=True, sequential=True)
+        ahead.append((node, watches(CHILDREN, f"{path}/leases")))
+
+    async def move_on() -> None:
+        for node, is_awaited in ahead:
+            await rig.tap.seen(lambda is_awaited=is_awaited: any(map(is_awaited, rig.tap.messages)))  # type: ignore[misc]
+            await settle(rig.zk)  # its answer comes after that to the watch
+            await rig.other.delete(node)
+
+    mover = asyncio.create_task(move_on())
+    try:
+        yield
+    finally:
+        mover.cancel()
+        await ended(mover)
+        for node, _ in ahead:
+            with suppress(corral.NoNode):
+                await rig.other.delete(node)
+
+
+@pytest.mark.parametrize("cut", ["", "FIN", "RST"])
+@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(kind, "acquire") for kind in SCENES] + [(kind, "try_acquire") for kind in ("free", "in line", "full")],
+)
+async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str, cut: str) -> None:
+    """L3: cancelled at any point at which it waits, in the lock's line, for a lease, or for an answer; or in the tick
+    in which what it waits for is there; with the connection lost at the same time or not: it ends at once and nothing
+    of it is left in either line."""
+    session = rig.zk.session_id
+    for step in itertools.count():
+        path = f"/sem-{step}"
+        cutting: list[asyncio.Task[None]] = []
+        strike = Strike(
+            step,
+            when_done=moment == "as it is answered",
+            also=lambda cutting=cutting: (  # type: ignore[misc]
+                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=cut == "RST")))
+            ),
+        )
+        async with scene(rig, kind, path):
+            task = strike.start(getattr(rig.zk.semaphore(path, 1), way)())
+            await strike.over.wait()
+            await turns()
+            if not strike.reached:  # it needs no more steps than that
+                held = await within(task)
+                if held is not None:
+                    await held.release()
+                break
+            assert task.cancelled()
+            for each in cutting:
+                await within(each)
+        await assert_nothing_left(rig, path, session)
+    least = {"free": 4, "no parent": 6, "in line": 5, "full": 6, "in line and full": 7}[kind]
+    assert step >= (1 if way == "try_acquire" and kind != "free" else least)
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str) -> None:
+    """L3: cancelled at any point while it finds out what became of a lease whose answer is lost, an acquire ends at
+    once and leaves neither the lease nor the lock."""
+    session = rig.zk.session_id
+    lose = before if lost == "request" else committed
+    for step in itertools.count():
+        path = f"/sem-{step}"
+        await make_parents(rig.other, path)
+        strike = Strike(step, when_done=False)
+        async with rig.proxy.cut_at(lose(match=of(CREATE2, f"{path}/leases/")), reset=True):
+            task = strike.start(rig.zk.semaphore(path, 1).acquire())
+            await strike.over.wait()
+            await turns()
+        if not strike.reached:
+            await (await within(task)).release()
+            break
+        assert task.cancelled()
+        await assert_nothing_left(rig, path, session)
+    assert step >= 6
+
+
+@pytest.mark.parametrize("kind", SCENES)
+async def test_many_cancelled_together(rig: Rig, kind: str) -> None:
+    """L3: many waiters of one object, all cancelled in one tick, leave nothing."""
+    semaphore = rig.zk.semaphore("/sem", 1)
+    async with scene(rig, kind, "/sem"):
+        tasks = [asyncio.create_task(semaphore.acquire()) for _ in range(20)]
+        await turns()
+        for task in tasks:
+            task.cancel()
+        await turns()
+        assert all(task.cancelled() for task in tasks)
+    await assert_nothing_left(rig, "/sem", rig.zk.session_id)
+
+
+@pytest.mark.parametrize("kind", ["no parent", "free", "in line", "full"])
+@pytest.mark.parametrize("fault", ["black hole", "no server"])
+async def test_a_timeout_with_no_answer(rig: Rig, kind: str, fault: str) -> None:
+    """L3: asyncio.timeout around an acquire ends it at once though the server is silent or not there; what the server
+    may have made is removed when it is there again."""
+    session = rig.zk.session_id
+    async with scene(rig, kind, "/sem"), AsyncExitStack() as stack:
+        if fault == "black hole":
+            hole = await stack.enter_async_context(rig.proxy.black_hole())
+        else:
+            await stack.enter_async_context(rig.proxy.refuse())
+            await rig.proxy.cut()
+        scopes: list[asyncio.Timeout] = []
+
+        async def acquire() -> None:
+            async with asyncio.timeout(None) as scope:
+                scopes.append(scope)
+                await rig.zk.semaphore("/sem", 1).acquire()
+
+        task = asyncio.create_task(acquire())
+        await turns()
+        if fault == "black hole":
+            await within(hole.arrived())
+        scopes[0].reschedule(asyncio.get_running_loop().time())
+        await turns()
+        assert task.done()
+        assert isinstance(task.exception(), TimeoutError)
+    await assert_nothing_left(rig, "/sem", session)
+
+
+async def test_a_waiter_that_leaves_lets_the_next_one_wait(zk: corral.Client, other: corral.Client) -> None:
+    """L3: whoever waits for a lease and is cancelled makes room for the next in line, who gets the next lease."""
+    held = await other.semaphore("/sem", 1).acquire()
+    tasks = []
+    for place in range(3):
+        tasks.append(asyncio.create_task(zk.semaphore("/sem", 1).acquire()))
+        await until_waiting(other, "/sem", place + 1, 1)
+    for task in (tasks[0], tasks[1]):
+        task.cancel()
+        await ended(task)
+    await until_waiting(other, "/sem", 1, 1)
+    assert not tasks[2].done()
+    await held.release()
+    await (await within(tasks[2])).release()
+
+
+@pytest.mark.parametrize("end", ["entered", "cancelled"])
+@pytest.mark.parametrize("where", ["for a lease", "in line"])
+async def test_no_watch_is_left(rig: Rig, where: str, end: str) -> None:
+    """S8: once a waiter has entered or was cancelled, the server has no watch of its for anything in the semaphore:
+    whatever changes there is no news to it."""
+    await make_parents(rig.other)
+    line, name = ("leases", "_c_1-lease-") if where == "for a lease" else ("locks", "_c_1-lock-")
+    ahead = await rig.other.create(f"/sem/{line}/{name}", ephemeral=True, sequential=True)
+    task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
+    is_awaited = watches(CHILDREN, "/sem/leases") if where == "for a lease" else watches(GET, ahead)
+    await rig.tap.seen(lambda: any(map(is_awaited, rig.tap.messages)))
+    await settle(rig.zk)
+    if end == "entered":
+        await rig.other.delete(ahead)
+        await within(task)
+    else:
+        task.cancel()
+        await ended(task)
+    await settle(rig.zk)
+    assert registered(rig.zk) == 0
+    start = len(rig.tap.messages)
+    for node in (ahead, f"/sem/{line}/new"):
+        with suppress(corral.NodeExists):
+            await rig.other.create(node, b"old")
+        await rig.other.set(node, b"new")
+    await rig.other.delete("/sem", recursive=True)
+    await settle(rig.zk)
+    assert rig.tap.events(start) == []
+
+
+def registered(zk: corral.Client) -> int:
+    """How many watched paths a client has: no public attribute tells."""
+    return len(zk._session._machine.watches)
+
+
+@pytest.mark.parametrize("holders", [0, 1])
+async def test_closing_the_client_ends_those_who_wait(
+    connect: Connect, other: corral.Client, holders: int
+) -> None:
+    """S5: whoever waits when the client is closed, in the lock's line or for a lease, gets ClientClosed, and nothing
+    of it is left."""
+    await make_parents(other)
+    async with connect() as zk:
+        ahead = [await other.create("/sem/locks/_c_1-lock-", ephemeral=True, sequential=True)]
+        if holders:
+            await other.create("/sem/leases/_c_1-lease-", ephemeral=True, sequential=True)
+            await other.delete(ahead.pop())
+        tasks = [asyncio.create_task(zk.semaphore("/sem", 1).acquire()) for _ in range(3)]
+        await until_line(other, "/sem/locks", 3 + len(ahead))
+        await zk.close()
+        for task in tasks:
+            with pytest.raises(corral.ClientClosed):
+                await within(task)
+    assert await owners(other, "/sem") == {other.session_id: 1}
+
+
+# Lost messages
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize(
+    ("kind", "operation", "part"),
+    [
+        ("no parent", CREATE_CONTAINER, "/sem/locks"),
+        ("no parent", CREATE_CONTAINER, "/sem/leases"),
+        ("free", CREATE2, "/sem/locks/"),
+        ("free", CHILDREN, "/sem/locks"),
+        ("free", CREATE2, "/sem/leases/"),
+        ("free", CHILDREN, "/sem/leases"),
+        ("free", GET, "/sem/leases"),
+        ("free", MULTI, ""),  # that sets the limit
+        ("free", DELETE, "/sem/locks/"),
+        ("in line", GET, "/sem/locks/"),
+        ("full", "watch", "/sem/leases"),
+        ("full", REMOVE_WATCHES, "/sem/leases"),
+        ("full", DELETE, "/sem/locks/"),
+    ],
+    ids=str,
+)
+async def test_a_lost_message(rig: Rig, kind: str, operation: Operation | str, part: str, lost: str) -> None:
+    """L3, S2: whichever message of an acquire is lost, before the server or behind it, the acquire succeeds, with one
+    lease, no lock, and the limit in its place."""
+    session = rig.zk.session_id
+    lose = before if lost == "request" else committed
+    match = watches(CHILDREN, part) if isinstance(operation, str) else of(operation, part)
+    async with scene(rig, kind, "/sem"), rig.proxy.cut_at(lose(match=match), reset=True) as loss:
+        held = await within(rig.zk.semaphore("/sem", 1).acquire())
+        await within(loss.fired.wait())
+        assert held.session_id == session
+        assert held.is_valid
+        await settle(rig.zk)
+        assert rig.zk.session_id == session
+        await until_line(rig.other, "/sem/locks", 0)
+        assert await children(rig.other, "/sem/leases") == [held.node.rpartition("/")[2]]
+        assert (await rig.other.get("/sem/leases"))[0] == b"1"
+    await held.release()
+    assert await owners(rig.other, "/sem") == {}
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+@pytest.mark.parametrize("part", ["/sem/locks/", "/sem/leases/"])
+async def test_try_acquire_with_a_lost_message(rig: Rig, part: str, lost: str) -> None:
+    """L3: try_acquire knows what became of a create that is lost: a lease of a free semaphore, with one node; none of
+    one that is full, with nothing left."""
+    lose = before if lost == "request" else committed
+    await make_parents(rig.other)
+    semaphore = rig.zk.semaphore("/sem", 1)
+    async with rig.proxy.cut_at(lose(match=of(CREATE2, part)), reset=True):
+        held = await within(semaphore.try_acquire())
+    assert held is not None
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
+    await held.release()
+    async with rig.other.semaphore("/sem", 1):
+        await settle(rig.other)
+        async with rig.proxy.cut_at(lose(match=of(CREATE2, part)), reset=True):
+            assert await within(semaphore.try_acquire()) is None
+        await settle(rig.zk)
+        assert await owners(rig.other, "/sem") == {rig.other.session_id: 1}
+
+
+# Loss while it waits
+
+
+@pytest.mark.parametrize("how", ["cut", "reset", "black hole", "expired"])
+@pytest.mark.parametrize("where", ["for a lease", "in line"])
+async def test_a_waiter_survives(rig: Rig, where: str, how: str) -> None:
+    """L1, S4: a waiter keeps its place over a lost connection and a silent server, and gets its turn even if that came
+    while it was away; after an expired session it stands in line again."""
+    theirs = await rig.other.semaphore("/sem", 1).acquire()
+    tasks = []
+    if where == "in line":
+        tasks.append(asyncio.create_task(rig.other.semaphore("/sem", 1).acquire()))
+        await until_waiting(rig.other, "/sem", 1, 1)
+    task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
+    await until_waiting(rig.other, "/sem", len(tasks) + 1, 1)
+    session = rig.zk.session_id
+    place = [name for name, owner in await nodes(rig, "/sem") if owner == session]
+
+    async def move_on() -> None:
+        await theirs.release()
+        for each in tasks:
+            await (await within(each)).release()
+
+    if how == "black hole":
+        async with rig.proxy.black_hole():
+
+            async def noticed() -> bool:
+                return rig.zk.state is corral.State.SUSPENDED
+
+            await until(noticed, "the silence is noticed")
+            await move_on()
+    else:
+        async with rig.proxy.refuse():
+            if how == "expired":
+                await end_session(rig.tap, rig.server, session)
+            else:
+                await rig.proxy.cut(reset=how == "reset")
+            await move_on()
+    held = await within(task)
+    if how == "expired":
+        assert held.session_id == rig.zk.session_id != session
+    else:
+        assert held.session_id == session
+        if where == "for a lease":
+            assert held.node.rpartition("/")[2] in place
+        else:  # it has created one node in all in the lock's line
+            made = [message for message in rig.tap.messages if of(CREATE2, "/sem/locks/")(message)]
+            assert len(made) == 1
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
+    await held.release()
+
+
+async def nodes(rig: Rig, path: str) -> list[tuple[str, int]]:
+    """The nodes in both lines with their sessions."""
+    found = []
+    for line in ("locks", "leases"):
+        for name in await children(rig.other, f"{path}/{line}"):
+            stat = await rig.other.exists(f"{path}/{line}/{name}")
+            if stat is not None:
+                found.append((name, stat.ephemeral_owner))
+    return found
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+async def test_a_session_that_ends_between_the_lock_and_the_lease(rig: Rig, lost: str) -> None:
+    """L1: whoever has the lock, and loses its session before it has a lease, stands in line again, at the end: it
+    does not take a lease without the lock, ahead of those who stand in line."""
+    await make_parents(rig.other)
+    served: list[str] = []
+
+    async def wait(client: corral.Client, name: str) -> None:
+        async with client.semaphore("/sem", 1):
+            served.append(name)
+
+    lose = before if lost == "request" else committed
+    async with rig.proxy.refuse():
+        async with rig.proxy.cut_at(lose(match=of(CREATE2, "/sem/leases/")), reset=True) as loss:
+            tasks = [asyncio.create_task(wait(rig.zk, "lost"))]
+            await within(loss.fired.wait())
+        await end_session(rig.tap, rig.server, rig.zk.session_id)
+        held = await within(rig.other.semaphore("/sem", 1).acquire())
+        for place in range(3):
+            tasks.append(asyncio.create_task(wait(rig.other, f"waiter {place}")))
+            await until_waiting(rig.other, "/sem", place + 1, 1)
+    await until_waiting(rig.other, "/sem", 4, 1)
+    await held.release()
+    await within(asyncio.gather(*tasks))
+    assert served == ["waiter 0", "waiter 1", "waiter 2", "lost"]
+
+
+# Nodes that others delete
+
+
+async def test_somebody_deletes_the_lease_of_a_waiter(rig: Rig) -> None:
+    """L10: a waiter whose node among the leases is deleted stands in line again, and gets a lease."""
+    held = await rig.other.semaphore("/sem", 1).acquire()
+    task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
+    await until_waiting(rig.other, "/sem", 1, 1)
+    victim = (await children(rig.other, "/sem/leases"))[1]
+    await rig.other.delete(f"/sem/leases/{victim}")
+
+    async def again() -> bool:
+        return len(set(await children(rig.other, "/sem/leases")) - {victim}) == 2
+
+    await until(again, "it waits again")
+    assert not task.done()
+    await held.release()
+    lease = await within(task)
+    assert lease.node.rpartition("/")[2] != victim
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
+    await lease.release()
+
+
+async def test_somebody_deletes_the_locks_of_those_who_wait(zk: corral.Client, other: corral.Client) -> None:
+    """L1, L10: where the locks of waiters are deleted, more than one comes to wait for a lease: there are never more
+    than the limit inside, each of them enters, and nothing is left."""
+    await make_parents(zk)
+    inside = 0
+    entered = 0
+
+    async def work(semaphore: corral.Semaphore) -> None:
+        nonlocal inside, entered
+        async with semaphore:
+            inside += 1
+            entered += 1
+            assert inside == 1
+            await turns(20)
+            inside -= 1
+
+    held = await zk.semaphore("/sem", 1).acquire()
+    tasks = []
+    for place in range(4):
+        client = other if place % 2 else zk
+        tasks.append(asyncio.create_task(work(client.semaphore("/sem", 1))))
+        await until_waiting(other, "/sem", place + 1, 1)
+    for name in (await children(other, "/sem/locks"))[:3]:
+        await other.delete(f"/sem/locks/{name}")
+
+    async def all_wait_for_a_lease() -> bool:
+        return len(await children(other, "/sem/leases")) >= 3
+
+    await until(all_wait_for_a_lease, "several wait for a lease")
+    await settle(zk)
+    await settle(other)
+    assert entered == 0
+    await held.release()
+    await within(asyncio.gather(*tasks))
+    assert entered == 4
+    for client in (zk, other):
+        await settle(client)
+    assert await owners(other, "/sem") == {}
+
+
+@pytest.mark.parametrize("way", ["acquire", "try_acquire"])
+@pytest.mark.parametrize("line", ["locks", "leases"])
+async def test_a_parent_vanishes_meanwhile(rig: Rig, line: str, way: str) -> None:
+    """L10: a parent that was made and is gone again when a node is to be created is made again."""
+    point = committed(match=of(CREATE_CONTAINER, f"/sem/{line}"))
+    async with rig.proxy.black_hole(point, requests=False) as hole:
+        task = asyncio.create_task(getattr(rig.zk.semaphore("/sem", 1), way)())
+        await within(hole.fired.wait())
+        with suppress(corral.NoNode):  # the server removes it too
+            await rig.other.delete(f"/sem/{line}")
+    held = await within(task)
+    assert held is not None
+    made = [message for message in rig.tap.messages if of(CREATE_CONTAINER, f"/sem/{line}")(message)]
+    assert len(made) == 2
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
+    assert (await rig.other.get("/sem/leases"))[0] == b"1"
+    await held.release()
+
+
+@pytest.mark.parametrize("way", ["acquire", "try_acquire"])
+@pytest.mark.parametrize("operation", [GET, MULTI], ids=["read", "set"])
+async def test_the_leases_vanish_as_the_limit_is(rig: Rig, operation: Operation, way: str) -> None:
+    """L10: when the whole line of leases is gone as the limit is read, or set, an acquire begins anew."""
+    async with rig.proxy.black_hole(before(match=asks_for(operation))) as hole:
+        task = asyncio.create_task(getattr(rig.zk.semaphore("/sem", 1), way)())
+        await within(hole.fired.wait())
+        await rig.other.delete("/sem/leases", recursive=True)
+    held = await within(task)
+    assert held is not None
+    assert (await rig.other.get("/sem/leases"))[0] == b"1"
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
+    await held.release()
+
+
+async def test_the_leases_vanish_under_a_waiter(rig: Rig) -> None:
+    """L10: when the whole line of leases is gone, nodes, limit and all, a waiter begins anew, and holds."""
+    held = await rig.other.semaphore("/sem", 1).acquire()
+    task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
+    await until_waiting(rig.other, "/sem", 1, 1)
+    async with rig.proxy.refuse():
+        await rig.proxy.cut()
+        await rig.other.delete("/sem/leases", recursive=True)
+    lease = await within(task)
+    assert (await rig.other.get("/sem/leases"))[0] == b"1"
+    assert isinstance(await within(held.wait_lost()), corral.LockLost)
+    await lease.release()
+
+
+async def test_the_parents_go_and_come_again(zk: corral.Client, other: corral.Client) -> None:
+    """L10: when nobody is there any more everything can go, the limit too, and be made again by the next, with a
+    limit of its own."""
+    for limit in (2, 3):
+        async with zk.semaphore("/sem", limit):
+            assert (await other.get("/sem/leases"))[0] == b"%d" % limit
+        with suppress(corral.NoNode):  # the server removes them too
+            await other.delete("/sem", recursive=True)
+
+
+# Loss while it holds
+
+
+@pytest.mark.parametrize("how", WAYS_TO_LOSE)
+async def test_the_body_is_told_before_the_next_holds(rig: Rig, how: str, root: str) -> None:
+    """L4: whichever way a lease is lost, the body is cancelled once and LockLost comes out. If the session's lease
+    lapsed it is told before another may enter; who holds the other lease goes on."""
+    events: list[str] = []
+    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+
+    async def body() -> None:
+        async with rig.zk.semaphore("/sem", 2) as lease:
+            entered.set_result(lease)
+            try:
+                with noted(events, "told"):
+                    await forever()
+            finally:
+                assert not lease.is_valid
+                await turns(20)  # a clean-up may wait: it is not cancelled again
+                events.append("cleaned up")
+
+    async def next_one() -> None:
+        async with rig.other.semaphore("/sem", 2):
+            events.append("next holds")
+
+    async with rig.other.semaphore("/sem", 2) as bystander:
+        task = asyncio.create_task(body())
+        lease = await within(asyncio.shield(entered))
+        following = asyncio.create_task(next_one())
+        await until_waiting(rig.other, "/sem", 1, 2)
+        async with rig.losing(how, lease.node.removeprefix(root)):
+            with pytest.raises(corral.LockLost, match="semaphore '/sem' was lost"):
+                await within(task)
+        await within(following)
+        assert bystander.is_valid
+    if how == "lapsed":
+        assert events == ["told", "cleaned up", "next holds"]
+    else:
+        assert sorted(events) == ["cleaned up", "next holds", "told"]
+    assert isinstance(await lease.wait_lost(), corral.LockLost)
+
+
+async def test_one_of_several_leases_of_a_task(rig: Rig, root: str) -> None:
+    """L4: of several leases that a task holds, the one that is deleted is lost, and no other; the loss comes out of
+    its own block."""
+    semaphore = rig.zk.semaphore("/sem", 3)
+    victim: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
+    outcome: list[bool] = []
+
+    async def run() -> None:
+        async with semaphore as outer:
+            try:
+                async with semaphore as inner:
+                    async with semaphore as innermost:
+                        victim.set_result(inner)
+                        with suppress(asyncio.CancelledError):
+                            await forever()
+                        outcome.extend([outer.is_valid, inner.is_valid, innermost.is_valid])
+            except corral.LockLost:
+                outcome.append(True)
+            await settle(rig.zk)  # a wait that nobody cancels
+            outcome.append(outer.is_valid)
+
+    task = asyncio.create_task(run())
+    await rig.other.delete((await within(asyncio.shield(victim))).node.removeprefix(root))
+    await within(task)
+    assert outcome == [True, False, True, True, True]
+    assert await owners(rig.other, "/sem") == {}
+
+
+@pytest.mark.parametrize("how", ["lapsed", "expired", "closed"])
+async def test_all_leases_of_a_task(rig: Rig, how: str) -> None:
+    """L4: leases that are lost together come out as one LockLost, and the task is not being cancelled afterwards."""
+    semaphore = rig.zk.semaphore("/sem", 3)
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            async with semaphore, semaphore, semaphore:
+                entered.set()
+                await forever()
+        finally:
+            assert task.cancelling() == 0
+            await turns()
+
+    task = asyncio.create_task(run())
+    await within(entered.wait())
+    async with rig.losing(how):
+        with pytest.raises(corral.LockLost):
+            await within(task)
+
+
+async def test_leases_can_be_taken_again_after_a_lapse(rig: Rig) -> None:
+    """S3, L4: after a lapse the leases can be had again, all of them: the nodes that were lost do not stand in the
+    way."""
+    semaphore = rig.zk.semaphore("/sem", 2)
+    held = [await semaphore.acquire() for _ in range(2)]
+    async with rig.proxy.black_hole():
+        for each in held:
+            await within(each.wait_lost())
+    again = [await within(semaphore.acquire()) for _ in range(2)]
+    await settle(rig.zk)
+    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 2}
+    for each in (*held, *again):
+        await each.release()
+    assert await owners(rig.other, "/sem") == {}
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+async def test_a_release_whose_connection_breaks(rig: Rig, lost: str) -> None:
+    """L6: a release on which the connection breaks, before the server or behind it, is done all the same."""
+    await make_parents(rig.other)
+    held = await rig.zk.semaphore("/sem", 1).acquire()
+    lose = before if lost == "request" else committed
+    async with rig.proxy.cut_at(lose(match=of(DELETE, "/sem/leases/")), reset=True) as loss:
+        await within(held.release())
+        assert loss.fired.is_set()
+    assert await owners(rig.other, "/sem") == {}
