@@ -14,14 +14,14 @@ from .recipes.holders import Holders
 from .recipes.layouts import LayoutName
 from .recipes.lock import Lock
 from .recipes.multi import MultiLock
-from .recipes.queued import Site
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
+from .recipes.site import Site
 from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.state_stream import StateStream
 from .session.supervisor import Options, Session
-from .types import State
+from .types import OPEN_ACL, Acl, State
 from .watch.node import Feeds, NodeWatch
 from .wire import framing
 
@@ -170,32 +170,64 @@ class Client(Nodes):
 
     # What it makes
 
-    # `data` is what others see of us in the line; `layout` is whose names its nodes have.
+    # Of all that stands in line: `data` is what others see of us there; `acl` is that of the nodes that it
+    # makes, missing parents included; `layout` is whose names they have.
 
-    def lock(self, path: str, *, data: bytes = b"", layout: LayoutName = "curator") -> Lock:
+    def lock(
+        self,
+        path: str,
+        *,
+        data: bytes = b"",
+        acl: Sequence[Acl] = OPEN_ACL,
+        layout: LayoutName = "curator",
+    ) -> Lock:
         """An exclusive lock; see `Lock`."""
-        return Lock(self._site(path), verify.data(data), layout)
+        return Lock(self._site(path, data, acl), layout)
 
-    def rwlock(self, path: str, *, data: bytes = b"", layout: LayoutName = "curator") -> RWLock:
+    def rwlock(
+        self,
+        path: str,
+        *,
+        data: bytes = b"",
+        acl: Sequence[Acl] = OPEN_ACL,
+        layout: LayoutName = "curator",
+    ) -> RWLock:
         """A read/write lock: ``.read()`` and ``.write()``; see `RWLock`."""
-        return RWLock(self._site(path), verify.data(data), layout)
+        return RWLock(self._site(path, data, acl), layout)
 
-    def semaphore(self, path: str, limit: int, *, data: bytes = b"") -> Semaphore:
+    def semaphore(
+        self, path: str, limit: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> Semaphore:
         """A semaphore with this many leases; see `Semaphore`."""
-        return Semaphore(self._site(path), verify.data(data), verify.limit(limit))
+        return Semaphore(self._site(path, data, acl), verify.limit(limit))
 
-    def election(self, path: str, *, data: bytes = b"", layout: LayoutName = "curator") -> Election:
+    def election(
+        self,
+        path: str,
+        *,
+        data: bytes = b"",
+        acl: Sequence[Acl] = OPEN_ACL,
+        layout: LayoutName = "curator",
+    ) -> Election:
         """A leader election; see `Election`."""
-        return Election(self._site(path), verify.data(data), layout)
+        return Election(self._site(path, data, acl), layout)
 
-    def multi_lock(self, paths: Sequence[str], *, data: bytes = b"") -> MultiLock:
+    def multi_lock(
+        self,
+        paths: Sequence[str],
+        *,
+        data: bytes = b"",
+        acl: Sequence[Acl] = OPEN_ACL,
+        layout: LayoutName = "curator",
+    ) -> MultiLock:
         """Exclusive locks on several paths, all or none; see `MultiLock`."""
-        sites = [self._site(path) for path in verify.several(paths, "paths")]
+        sites = [self._site(path, data, acl) for path in verify.several(paths, "paths")]
         verify.distinct([site.full for site in sites], "paths")
-        return MultiLock([(site.full, Lock(site, verify.data(data), "curator")) for site in sites])
+        return MultiLock([(site.full, Lock(site, layout)) for site in sites])
 
-    def _site(self, path: str) -> Site:
-        return Site(self, self._session, self._full(path), path, self._holders)
+    def _site(self, path: str, data: bytes, acl: Sequence[Acl]) -> Site:
+        entries = OPEN_ACL if acl is OPEN_ACL else verify.acl(acl)
+        return Site(self, self._session, self._full(path), path, self._holders, verify.data(data), entries)
 
     def watch(self, path: str) -> NodeWatch:
         """The states of one znode as an async iterator; see `NodeWatch`."""

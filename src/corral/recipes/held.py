@@ -9,11 +9,10 @@ from types import TracebackType
 from typing import Protocol
 
 from corral import errors
-from corral.nodes import Nodes
-from corral.session.supervisor import Session
 from corral.transaction import Transaction
 
 from .line import Line, Place
+from .site import Site
 
 __all__ = ["Held"]
 
@@ -38,9 +37,6 @@ _HELD, _RELEASING, _RELEASED, _LOST = Phase  # see `machine` for why
 class Recipe(Protocol):
     """Whoever makes a `Held`."""
 
-    data: bytes
-    """What others see of it in the line."""
-
     @property
     def name(self) -> str:
         """What it is, as its owner calls it."""
@@ -62,8 +58,7 @@ class Held:
 
     def __init__(
         self,
-        nodes: Nodes,
-        session: Session,
+        site: Site,
         line: Line,
         place: Place,
         owner: asyncio.Task[object] | None,
@@ -73,8 +68,8 @@ class Held:
         """The task that acquired it."""
         self.via = via
         """The object through which it was acquired."""
-        self._nodes = nodes
-        self._session = session
+        self._site = site
+        self._session = site.session
         self._line = line
         self._place = place
         self._phase = _HELD
@@ -127,7 +122,7 @@ class Held:
 
         Raises `LockLost` on commit if it is not; if its session expired, `SessionExpired`.
         """
-        return Transaction(self._session, self._nodes.chroot_path, self)
+        return Transaction(self._session, self._site.nodes.chroot_path, self)
 
     def gone(self) -> errors.SessionError:
         """The error for a guarded transaction that found the node gone."""

@@ -86,7 +86,7 @@ class Line:
         self._session = session
         self.layout = layout
 
-    async def join(self, data: bytes, acl: Sequence[Acl] = OPEN_ACL) -> tuple[Place, list[str]]:
+    async def join(self, data: bytes, acl: tuple[Acl, ...] = OPEN_ACL) -> tuple[Place, list[str]]:
         """Stand at the end of the line; returns our place and the names in the line, ours among them.
 
         On cancel, and on any error, no node of ours is left, or it is removed as soon as a server can be
@@ -96,7 +96,7 @@ class Line:
         naming = self.layout.naming
         guid = naming.new_guid()
         prefix = paths.join(self.full, f"{naming.prefix}{guid}{self.layout.label}")
-        create = messages.encode_create(prefix, data, tuple(acl), _EPHEMERAL_SEQUENTIAL)
+        create = messages.encode_create(prefix, data, acl, _EPHEMERAL_SEQUENTIAL)
         listing = messages.encode_children(self.full, False)
         new_future = session.loop.create_future
         while True:
@@ -111,7 +111,7 @@ class Line:
                     self._follow_up(request, guid)
                     raise
                 if isinstance(error, errors.NoNode):
-                    await self._nodes.make(self.full, container=True)
+                    await self._nodes.make(self.full, acl, container=True)
                 elif isinstance(error, _UNKNOWN):
                     found = await self._find_or_sweep(guid)
                     if found is not None:

@@ -11,7 +11,8 @@ from corral.wire import messages
 from .held import Held
 from .layouts import MUTEX, Layout, LayoutName, choose, numbers
 from .line import Contender, Line, PlaceLost
-from .queued import LEAST_LEASE, H, Queued, Site
+from .queued import LEAST_LEASE, H, Queued
+from .site import Site
 
 __all__ = ["InLine", "Lock"]
 
@@ -21,17 +22,18 @@ logger = logging.getLogger("corral.recipes")
 class InLine(Queued[H]):
     """What is held by standing in one line with nobody ahead who blocks."""
 
-    def __init__(self, site: Site, data: bytes, layout: Layout) -> None:
-        super().__init__(site, data)
+    def __init__(self, site: Site, layout: Layout) -> None:
+        super().__init__(site)
         self._line = Line(site.nodes, site.session, site.full, layout)
 
     async def _take(self, *, wait: bool) -> H | None:
         task = asyncio.current_task(self._session.check_place())
-        if self._site.holders.of(self._site.full):
+        site = self._site
+        if site.holders.of(site.full):
             self._check(task)
         line, least_lease = self._line, self._session.timeout * LEAST_LEASE
         while True:
-            place, names = await line.join(self.data)
+            place, names = await line.join(site.data, site.acl)
             try:
                 if not line.is_alone(place, names):
                     if not wait and await line.ahead(place, names):
@@ -125,5 +127,5 @@ class Lock(InLine[Held]):
     kind = "lock"
     _held_type = Held
 
-    def __init__(self, site: Site, data: bytes, layout: LayoutName) -> None:
-        super().__init__(site, data, choose(MUTEX, layout))
+    def __init__(self, site: Site, layout: LayoutName) -> None:
+        super().__init__(site, choose(MUTEX, layout))

@@ -5,36 +5,20 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from corral import errors
 
 from .held import Held
+from .line import Line, Place
+from .site import Site
 
-if TYPE_CHECKING:
-    from corral.nodes import Nodes
-    from corral.session.supervisor import Session
-
-    from .holders import Holders
-    from .line import Line, Place
-
-__all__ = ["Queued", "Site"]
+__all__ = ["Queued"]
 
 # A holder starts with at least this part of T on its lease: enough for the first heartbeat and its answer.
 LEAST_LEASE = 1 / 4
 
 H = TypeVar("H", bound=Held)
-
-
-class Site(NamedTuple):
-    """Where a recipe is: through which client, and at which path."""
-
-    nodes: Nodes
-    session: Session
-    full: str
-    path: str
-    """As the caller named it."""
-    holders: Holders
 
 
 class Queued(ABC, Generic[H]):
@@ -44,12 +28,10 @@ class Queued(ABC, Generic[H]):
     """What messages call it."""
     _held_type: type[H]
 
-    def __init__(self, site: Site, data: bytes) -> None:
+    def __init__(self, site: Site) -> None:
         self.path = site.path
         self._site = site
         self._session = site.session
-        self.data = data
-        """What others see of us in the line."""
         self._entered: list[H] = []
 
     @property
@@ -79,7 +61,7 @@ class Queued(ABC, Generic[H]):
     def _hold(self, line: Line, place: Place, task: asyncio.Task[object] | None) -> H | None:
         """Hold it by a place in a line; None if it was lost in the same breath: its node is being removed."""
         site = self._site
-        held = self._held_type(site.nodes, site.session, line, place, task, self)
+        held = self._held_type(site, line, place, task, self)
         site.holders.add(site.full, held)
         if held.begin():
             return held

@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 
 from corral import errors, verify
 from corral.session.requests import Request
-from corral.session.supervisor import Session
-from corral.types import OPEN_ACL
 from corral.wire import messages
 
 from .held import Held, Phase
 from .layouts import READ_WRITE, LayoutName, Sides, choose
 from .line import Contender, Place, is_trusted
 from .lock import InLine
-from .queued import Site
+from .site import Site
 
 __all__ = ["HeldWrite", "RWLock", "ReadLock", "WriteLock"]
 
@@ -34,19 +32,18 @@ class RWLock:
     CURATOR-621). kazoo's ``ReadLock`` and ``WriteLock`` do with ``layout="kazoo"``, which has no downgrade.
     """
 
-    def __init__(self, site: Site, data: bytes, layout: LayoutName) -> None:
+    def __init__(self, site: Site, layout: LayoutName) -> None:
         self.path = site.path
         self._site = site
-        self._data = data
         self._sides = choose(READ_WRITE, layout)
 
     def read(self) -> ReadLock:
         """The side that is shared."""
-        return ReadLock(self._site, self._data, self._sides)
+        return ReadLock(self._site, self._sides)
 
     def write(self) -> WriteLock:
         """The side that excludes."""
-        return WriteLock(self._site, self._data, self._sides)
+        return WriteLock(self._site, self._sides)
 
     async def contenders(self) -> list[Contender]:
         """Who holds it and who waits, readers and writers, in order, with their data."""
@@ -62,8 +59,8 @@ class ReadLock(InLine[Held]):
     kind = "read lock"
     _held_type = Held
 
-    def __init__(self, site: Site, data: bytes, sides: Sides) -> None:
-        super().__init__(site, data, sides.read)
+    def __init__(self, site: Site, sides: Sides) -> None:
+        super().__init__(site, sides.read)
 
     def _remedy(self, held: Held) -> str:
         if isinstance(held, HeldWrite) and not held.is_downgraded:
@@ -120,7 +117,7 @@ class HeldWrite(Held):
         digits = f"{writer.sequence:010d}"
         name = f"{writer.name.removesuffix(layout.label + digits)}{layout.downgraded}{digits}"
         reader = writer._replace(path=f"{writer.path.removesuffix(writer.name)}{name}", name=name)
-        exchange = self._exchange = _Exchange(self._session, writer, reader, self.via.data, self._exchanged)
+        exchange = self._exchange = _Exchange(self._site, writer, reader, self._exchanged)
         self._place = reader  # what is sent from here on is carried out behind the exchange
         return exchange
 
@@ -149,22 +146,21 @@ class _Exchange:
 
     def __init__(
         self,
-        session: Session,
+        site: Site,
         writer: Place,
         reader: Place,
-        data: bytes,
         on_done: Callable[[_Exchange], None],
     ) -> None:
         self.writer = writer
         self.pending = True
         self.error: errors.ServerError | None = None
-        self._session = session
+        self._session = site.session
         self._reader = reader
         self._on_done = on_done
         ephemeral = verify.create_flags(ephemeral=True, sequential=False)
         self._body = messages.encode_multi(
             [
-                (messages.CREATE, messages.encode_create(reader.path, data, OPEN_ACL, ephemeral)),
+                (messages.CREATE, messages.encode_create(reader.path, site.data, site.acl, ephemeral)),
                 (messages.DELETE, messages.encode_delete(writer.path, -1)),
             ]
         )
@@ -209,5 +205,5 @@ class WriteLock(InLine[HeldWrite]):
     kind = "write lock"
     _held_type = HeldWrite
 
-    def __init__(self, site: Site, data: bytes, sides: Sides) -> None:
-        super().__init__(site, data, sides.write)
+    def __init__(self, site: Site, sides: Sides) -> None:
+        super().__init__(site, sides.write)

@@ -10,7 +10,8 @@ from corral.wire import messages
 from .held import Held
 from .layouts import SEMAPHORE_LEASE, SEMAPHORE_LOCK
 from .line import Contender, Line, Place, PlaceLost
-from .queued import LEAST_LEASE, Queued, Site
+from .queued import LEAST_LEASE, Queued
+from .site import Site
 from .watched import Watched
 
 __all__ = ["Semaphore"]
@@ -35,8 +36,8 @@ class Semaphore(Queued[Held]):
     kind = "semaphore"
     _held_type = Held
 
-    def __init__(self, site: Site, data: bytes, limit: int) -> None:
-        super().__init__(site, data)
+    def __init__(self, site: Site, limit: int) -> None:
+        super().__init__(site)
         self.limit = limit
         self._locks = Line(site.nodes, site.session, f"{site.full.rstrip('/')}/locks", SEMAPHORE_LOCK)
         self._leases = Line(site.nodes, site.session, f"{site.full.rstrip('/')}/leases", SEMAPHORE_LEASE)
@@ -72,7 +73,7 @@ class Semaphore(Queued[Held]):
     async def _stand(self, *, wait: bool) -> Place | None:
         """Wait for the lock, and with it for a lease."""
         locks = self._locks
-        turn, names = await locks.join(self.data)
+        turn, names = await locks.join(self._site.data, self._site.acl)
         try:
             if not locks.is_alone(turn, names):
                 if not wait and await locks.ahead(turn, names):
@@ -85,7 +86,7 @@ class Semaphore(Queued[Held]):
     async def _lease(self, turn: Place, *, wait: bool) -> Place | None:
         """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
         leases, least = self._leases, self._session.timeout * LEAST_LEASE
-        place, names = await leases.join(self.data)
+        place, names = await leases.join(self._site.data, self._site.acl)
         try:
             if place.session_id != turn.session_id:  # the lock went with the session that it was of
                 raise PlaceLost
