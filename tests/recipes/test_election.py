@@ -517,7 +517,7 @@ async def test_a_campaign_cancelled_at_each_step(rig: Rig, kind: str, moment: st
         )
         async with scene(rig, kind, path):
             task = strike.start(rig.zk.election(path).run(for_a_result))
-            await strike.over.wait()
+            await within(strike.over.wait())
             await turns()
             if not strike.reached:
                 assert await within(task) == "a result"
@@ -706,17 +706,21 @@ async def test_leaders_of_real_candidates(zk: corral.Client, other: corral.Clien
             await zk.delete("/election")
 
 
-async def test_an_observer_asks_nothing_while_nothing_happens(rig: Rig) -> None:
-    """L1: while the leader stays, an observer asks nothing, whoever comes and goes behind it."""
-    await rig.other.create("/election")
-    await stand(rig, b"leader")
+@pytest.mark.parametrize("phase", ["a leader", "no leader"])
+async def test_an_observer_asks_nothing_while_nothing_happens(rig: Rig, phase: str) -> None:
+    """L1: while the leader stays, an observer asks nothing, whoever comes and goes behind it; nor while there is none,
+    whatever else is in the line."""
+    await rig.other.create("/election/readme", make_parents=True)
+    if phase == "a leader":
+        await stand(rig, b"leader")
     observer = Observer(rig.zk.election("/election"))
-    assert await observer.next() == b"leader"
+    assert await observer.next() == (b"leader" if phase == "a leader" else None)
     async with observer.waiting(rig) as news:
         start = len(rig.tap.messages)
         for _ in range(5):
-            await rig.other.delete(await stand(rig, b"passing"))
-        await settle(rig.zk)
+            if phase == "a leader":
+                await rig.other.delete(await stand(rig, b"passing"))
+            await settle(rig.zk)
         assert rig.tap.events(start) == []
         assert {operation.name for operation in rig.tap.requests(start)} == {"set"}  # by `settle`
         news.cancel()
@@ -914,7 +918,7 @@ async def test_an_observation_is_for_one_reader(rig: Rig) -> None:
     assert await observer.next() is None
     async with observer.waiting(rig) as news:
         with pytest.raises(corral.UsageStateError, match="another task reads these leaders"):
-            await anext(observer.leaders)
+            await within(anext(observer.leaders))
         assert not news.done()
         await stand(rig, b"leader")
         assert await news == b"leader"
@@ -951,28 +955,41 @@ async def test_an_observer_cancelled_at_each_step(rig: Rig, phase: str, moment: 
         assert await observer.next() == (b"old" if node else None)
         strike = Strike(step, when_done=moment == "as it is answered")
         task = strike.start(observer.leaders.__anext__())
-        await strike.over.wait()
+        await within(strike.over.wait())
         assert strike.reached
         await ended(task)
         assert task.cancelled()
-        await settle(rig.zk)
-        assert registered(rig.zk) == 0
+        await assert_no_watch(rig, phase, node)
     strike = Strike(-1, when_done=False)
     task = strike.start(observer.leaders.__anext__())
     await until_it_waits(rig)
     assert strike.steps == STEPS[phase]  # or there were more steps to strike at
     task.cancel()
     await ended(task)
-    await settle(rig.zk)
-    start = len(rig.tap.messages)
+    await assert_no_watch(rig, phase, node)
     if phase == "no parent":
         await rig.other.create("/election")
     await stand(rig, b"new")
     if node:
         await rig.other.delete(node)
-    await settle(rig.zk)
-    assert rig.tap.events(start) == []  # the server had no watch of it
     assert await observer.next() == b"new"
+
+
+async def assert_no_watch(rig: Rig, phase: str, node: str) -> None:
+    """Nothing is registered, here or on the server: what is done to a leader's node, to the line or to its parent, and
+    undone, is no news on the wire."""
+    await settle(rig.zk)
+    assert registered(rig.zk) == 0
+    start = len(rig.tap.messages)
+    if phase == "no parent":
+        await rig.other.create("/election")
+    if node:
+        await rig.other.set(node, b"old")
+    await rig.other.delete(await rig.other.create("/election/readme"))
+    if phase == "no parent":
+        await rig.other.delete("/election")
+    await settle(rig.zk)
+    assert rig.tap.events(start) == []
 
 
 async def by_break(leaders: corral.LeaderWatch) -> None:

@@ -396,7 +396,7 @@ async def test_cancelled_at_each_step(rig: Rig, moment: str) -> None:
         first, second = await line.contenders()
         strike = Strike(step, when_done=moment == "as it is answered")
         task = strike.start(line.evict())
-        await strike.over.wait()
+        await within(strike.over.wait())
         await ended(task)
         await settle(rig.zk)
         names = await children(rig.other, path)

@@ -741,7 +741,7 @@ async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str
         )
         async with scene(rig, kind, path):
             task = strike.start(getattr(rig.zk.semaphore(path, 1), way)())
-            await strike.over.wait()
+            await within(strike.over.wait())
             await turns()
             if not strike.reached:  # it needs no more steps than that
                 held = await within(task)
@@ -768,7 +768,7 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str) -> Non
         strike = Strike(step, when_done=False)
         async with rig.proxy.cut_at(lose(match=of(CREATE2, f"{path}/leases/")), reset=True):
             task = strike.start(rig.zk.semaphore(path, 1).acquire())
-            await strike.over.wait()
+            await within(strike.over.wait())
             await turns()
         if not strike.reached:
             await (await within(task)).release()

@@ -1,0 +1,224 @@
+"""A worker: takes a lock, stays a while, writes what the lock protects, and records what it sees. A process of its
+own, ``python lock_worker.py ORDERS``, that runs until its standard input ends. From a first byte there on all its
+stays are short.
+
+A careful user of corral, unless its orders name a way to be wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from record import Recorder, Why
+
+import corral
+
+Way = Literal["as it should be", "deaf", "by ping", "deaf and unfenced", "kazoo", "kazoo with a listener"]
+"""How a worker holds the lock: as it should; staying in the body although it was told; with a lease that proves nothing;
+deaf, and writing with no regard to whether the lock is held; or through kazoo (`kazoo_worker`)."""
+
+TURN = 0.02
+"""Seconds between two looks at whether the process still runs."""
+STALL = 0.1
+"""Seconds without the processor that are worth a line in the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What a worker is told."""
+
+    record: str
+    hosts: str
+    number: int
+    seed: int
+    root: str
+    """The node below which there are, for each lock, the lock and a log. Each write is one more node in the log."""
+    session_timeout: float
+    tick_time: float | None = None
+    locks: Sequence[int] = (0,)
+    """Which locks it takes, at once and apart. With more than one, a fault hits it with more than one in hand; with one,
+    a connection may be silent while it is held."""
+    way: Way = "as it should be"
+    short: Sequence[float] = (0.003, 0.1)
+    long: Sequence[float] = (3.0, 10.0)
+    """How long the short stays are at the least and at the most, and the long ones (seconds)."""
+    long_ones: float = 0.08
+    """How many of the stays are long: in most of the time somebody is in for longer than a session lasts."""
+    quiet_ones: float = 0.6
+    """How many of the stays have a single write. A write that is not answered would tell, too, that something is wrong."""
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def lock_path(orders: Orders, lock: int) -> str:
+    """Where a lock is."""
+    return f"{orders.root}/lock-{lock}"
+
+
+def log_path(orders: Orders, lock: int) -> str:
+    """Where the writes that it protects are."""
+    return f"{orders.root}/log-{lock}"
+
+
+class Worker:
+    """Takes the locks again and again."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._dice = random.Random(orders.seed)
+        self._record = Recorder(orders.record, orders.number)
+        self.hurry = asyncio.Event()
+        """Once it is set no stay is long any more."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        asyncio.get_running_loop().set_exception_handler(self._complain)
+        orders = self._orders
+        async with (
+            self._watching_the_clock(),
+            corral.connect(
+                orders.hosts,
+                session_timeout=orders.session_timeout,
+                tick_time=orders.tick_time,
+                connect_timeout=None,
+                lease="ping" if orders.way == "by ping" else "quorum",
+            ) as zk,
+        ):
+            async with asyncio.TaskGroup() as tasks:
+                for lock in orders.locks:
+                    tasks.create_task(self._take_turns(zk, lock))
+
+    async def _take_turns(self, zk: corral.Client, lock: int) -> None:
+        while True:
+            try:
+                async with zk.lock(lock_path(self._orders, lock)) as held:
+                    await self._hold(zk, lock, held)
+            except corral.LockLost:
+                pass
+            except Exception as error:
+                self._record.note("failed", text=repr(error))
+                await asyncio.sleep(1)  # or the record would be full of it
+
+    async def _hold(self, zk: corral.Client, lock: int, held: corral.Held) -> None:
+        """The body: what is recorded as a stay begins with its first step and ends with its last."""
+        token = held.fencing_token
+        self._record.note("entered", lock=lock, token=token)
+        why: Why = "done"
+        try:
+            if self._orders.way.startswith("deaf"):
+                await _in_spite_of_all(self._stay(zk, lock, held))
+            else:
+                await self._stay(zk, lock, held)
+        except asyncio.CancelledError:
+            why = "ended" if held.is_valid else "told"
+            raise
+        except corral.SessionError:
+            why = "refused"
+            raise
+        finally:
+            self._record.note("left", lock=lock, token=token, text=why)
+
+    async def _stay(self, zk: corral.Client, lock: int, held: corral.Held) -> None:
+        dice, orders = self._dice, self._orders
+        long = dice.random() < orders.long_ones and not self.hurry.is_set()
+        end = time.monotonic() + dice.uniform(*(orders.long if long else orders.short))
+        quiet = dice.random() < orders.quiet_ones
+        while True:
+            await self._write(zk, lock, held)
+            left = end - time.monotonic()
+            if left <= 0 or (long and self.hurry.is_set()):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left if quiet else min(left, dice.uniform(0.02, 0.3))):
+                    await (self.hurry.wait() if long else asyncio.sleep(left))
+
+    async def _write(self, zk: corral.Client, lock: int, held: corral.Held) -> None:
+        """One more node in the log, whose name has the token; the server adds the number."""
+        token = held.fencing_token
+        path = f"{log_path(self._orders, lock)}/{token}-{self._orders.number}-"
+        try:
+            if self._orders.way == "deaf and unfenced":
+                created: object = await zk.create(path, sequential=True)
+            else:
+                async with held.transaction() as tx:
+                    tx.create(path, sequential=True)
+                created = tx.results[0]
+        except corral.ConnectionLoss:
+            self._record.note("unknown", lock=lock, token=token)
+        else:
+            self._record.note("wrote", lock=lock, token=token, text=str(created).rpartition("/")[2])
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._record.note("failed", text=f"only the event loop saw it: {context}")
+
+    @contextlib.asynccontextmanager
+    async def _watching_the_clock(self) -> AsyncIterator[None]:
+        watching = asyncio.create_task(self._note_stalls())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _note_stalls(self) -> None:
+        """Record when the process did not get the processor. A loop that was blocked by its own work, with the
+        processor busy, is no such thing."""
+        while True:
+            began, used = time.monotonic(), time.process_time()
+            await asyncio.sleep(TURN)
+            late = time.monotonic() - began - TURN
+            if late > STALL and time.process_time() - used < late / 2:
+                self._record.note("stalled", since=began)
+
+
+async def _in_spite_of_all(body: Coroutine[Any, Any, None]) -> None:
+    """Run to the end what should have been cancelled; then let the cancellation go on."""
+    task = asyncio.ensure_future(body)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(corral.SessionError):
+            await task
+        raise
+
+
+class _Formatter(logging.Formatter):
+    """Log lines have the record's time."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return f"{time.monotonic():.3f}"
+
+
+async def main(orders: Orders) -> None:
+    """Run a worker until the standard input ends: whoever started it says so, or is dead."""
+    loop = asyncio.get_running_loop()
+    worker = Worker(orders)
+    work = asyncio.ensure_future(worker.run())
+
+    def listen() -> None:
+        if os.read(sys.stdin.fileno(), 1):
+            worker.hurry.set()
+        else:
+            loop.remove_reader(sys.stdin.fileno())  # or it would say so in each turn of the loop
+            work.cancel()
+
+    loop.add_reader(sys.stdin.fileno(), listen)
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+if __name__ == "__main__":
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    asyncio.run(main(Orders(**json.loads(sys.argv[1]))))

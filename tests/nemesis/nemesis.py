@@ -1,0 +1,182 @@
+"""The nemesis: carries out a plan of faults, and mends every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager as Block
+from typing import Any, TypeVar
+
+from crew import Crew, Worker
+from plan import SERVER_FAULTS, Fault
+
+from corral.testing import LocalEnsemble, LocalServer, ServerUnavailable
+
+_LOOK = 0.01  # seconds between two looks at whether somebody holds a lock by now
+_SETTLED = 0.15  # seconds after which whoever is still in is there for long
+_PATIENCE = 1.5  # seconds in which somebody should hold one, or a server lead, or another one is hit
+
+
+class Nemesis:
+    """What is done to an ensemble and to one crew."""
+
+    def __init__(self, ensemble: LocalEnsemble, crew: Crew) -> None:
+        self.done: Counter[str] = Counter()
+        """How many faults there were of each kind."""
+        self._ensemble = ensemble
+        self._crew = crew
+        self._hit: set[LocalServer | Worker] = set()  # what a fault is on: one at a time
+        self._leader = ensemble.servers[0]  # the last one that was seen to lead
+        self._server_faults: dict[str, Callable[[LocalServer], Block[None]]] = {
+            "server killed": self._killed,
+            "server paused": self._paused,
+            "server cut off": self._ensemble.partition,
+        }
+        self._worker_faults: dict[str, Callable[[Worker], Block[None]]] = {
+            "links black-holed": self._black_holed,
+            "answers black-holed": self._answers_black_holed,
+            "links cut": self._cut,
+            "worker killed": self._worker_killed,
+            "worker stopped": self._stopped,
+        }
+
+    async def carry_out(self, plan: Sequence[Fault]) -> None:
+        """All faults of a plan. When this returns, raises or is cancelled, each is mended."""
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as faults:
+            for fault in plan:
+                faults.create_task(self._inflict(fault, began))
+
+    async def heal(self) -> None:
+        """Wait until the ensemble serves as if nothing had been."""
+        await self._ensemble.start()
+        await self._ensemble.followers()
+        self._crew.recorder.note("healed")
+
+    async def _inflict(self, fault: Fault, began: float) -> None:
+        now = asyncio.get_running_loop().time
+        await asyncio.sleep(began + fault.at - now())
+        block: Block[None]
+        target: LocalServer | Worker | None
+        if fault.kind in SERVER_FAULTS:
+            if (server := await self._server(fault)) is None:
+                return
+            target, block = server, self._server_faults[fault.kind](server)
+            name = f"server {self._ensemble.servers.index(server) + 1}"
+        else:
+            if (worker := await self._worker(fault)) is None:
+                return
+            target, block = worker, self._worker_faults[fault.kind](worker)
+            name = str(worker)
+        self._hit.add(target)
+        what = f"{fault.kind}: {name}, as {fault.part}, for {fault.seconds:.1f} s"
+        try:
+            self.done[fault.kind] += 1
+            self._crew.recorder.note("fault", text=what)
+            async with block:
+                await asyncio.sleep(began + fault.end - now())
+            self._crew.recorder.note("mended", text=what)
+        finally:
+            self._hit.discard(target)
+
+    # Who has the part
+
+    async def _server(self, fault: Fault) -> LocalServer | None:
+        """The server that has the part now; another one, if that is hit already; None if there is none to hit."""
+        with contextlib.suppress(TimeoutError, ServerUnavailable):
+            async with asyncio.timeout(_PATIENCE):
+                self._leader = await self._ensemble.leader()
+        servers = self._ensemble.servers
+        followers = [server for server in servers if server is not self._leader]
+        order = _rotated(followers, fault.which)
+        if fault.part == "the leader":
+            order = [self._leader, *order]
+        elif fault.part == "a follower":
+            order = [*order, self._leader]
+        else:
+            holder = await self._holder(fault)
+            of_holder = holder.attached_to if holder is not None else None
+            order = [*([of_holder] if of_holder is not None else []), *_rotated(servers, fault.which)]
+        return next((server for server in order if server not in self._hit and server.running), None)
+
+    async def _worker(self, fault: Fault) -> Worker | None:
+        """The worker that has the part now; another one, if that is hit already."""
+        holder = await self._holder(fault) if fault.part == "the holder" else None
+        order = [*([holder] if holder is not None else []), *_rotated(self._crew.workers, fault.which)]
+        return next((worker for worker in order if worker not in self._hit), None)
+
+    async def _holder(self, fault: Fault) -> Worker | None:
+        """Somebody who holds a lock, as soon as there is one who has come to stay; None if nobody holds any."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while not self._crew.holders(_SETTLED):
+                    await asyncio.sleep(_LOOK)
+        holders = self._crew.holders(_SETTLED) or self._crew.holders(0)
+        return holders[fault.which % len(holders)] if holders else None
+
+    # The faults
+
+    @contextlib.asynccontextmanager
+    async def _killed(self, server: LocalServer) -> AsyncIterator[None]:
+        await server.kill()
+        try:
+            yield
+        finally:
+            await server.start(wait=False)  # with others down or cut off it may not serve for a while
+
+    @contextlib.asynccontextmanager
+    async def _paused(self, server: LocalServer) -> AsyncIterator[None]:
+        server.pause()
+        try:
+            yield
+        finally:
+            server.resume()
+
+    @contextlib.asynccontextmanager
+    async def _black_holed(self, worker: Worker, **ways: Any) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as holes:
+            for link in worker.links:
+                await holes.enter_async_context(link.black_hole(**ways))
+            yield
+
+    def _answers_black_holed(self, worker: Worker) -> Block[None]:
+        """What it sends arrives, and its session lives on; it is told nothing."""
+        return self._black_holed(worker, requests=False)
+
+    @contextlib.asynccontextmanager
+    async def _cut(self, worker: Worker) -> AsyncIterator[None]:
+        for link in worker.links:
+            await link.cut(reset=True)
+        yield
+
+    @contextlib.asynccontextmanager
+    async def _worker_killed(self, worker: Worker) -> AsyncIterator[None]:
+        worker.kill()
+        self._crew.recorder.note(
+            "died", worker=worker.number
+        )  # after its end: it may have been in until then
+        try:
+            yield
+        finally:
+            self._crew.start(worker)
+
+    @contextlib.asynccontextmanager
+    async def _stopped(self, worker: Worker) -> AsyncIterator[None]:
+        self._crew.recorder.note("stopped", worker=worker.number)
+        worker.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            worker.send(signal.SIGCONT)
+            self._crew.recorder.note("resumed", worker=worker.number)
+
+
+_A = TypeVar("_A")
+
+
+def _rotated(items: Sequence[_A], by: int) -> list[_A]:
+    by %= len(items)
+    return [*items[by:], *items[:by]]

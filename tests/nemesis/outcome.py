@@ -1,0 +1,30 @@
+"""What a run has shown, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
+
+from checker import Verdict
+
+Tell: TypeAlias = Callable[[str, Verdict, Counter[str]], None]
+"""Tells what a run was, what was found and which faults there were."""
+
+
+def outcome(verdict: Verdict, faults: Counter[str]) -> str:
+    """A run in a paragraph."""
+    of_kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))
+    forgiven = sum(overlap.seconds for overlap in verdict.forgiven)
+    lost = verdict.reasons["told"] + verdict.reasons["refused"]
+    return "\n  ".join(
+        [
+            f"{len(verdict.intervals)} entries, {verdict.reasons['done']} releases, {verdict.writes} writes",
+            f"{faults.total()} faults: {of_kinds}",
+            f"{len(verdict.overlaps)} overlaps, and {len(verdict.forgiven)} ({forgiven:.2f} s) while the first slept",
+            f"{len(verdict.disorder)} tokens and {len(verdict.unfenced)} writes out of order",
+            f"the lock was lost {lost} times, and its holder told",
+            f"nobody in for {verdict.empty:.2f} s at the longest, {verdict.idle:.2f} s without faults of servers; "
+            f"{len(verdict.stuck)} stuck",
+        ]
+    )

@@ -1,0 +1,138 @@
+"""Workers on three real servers, and a nemesis: no two hold the lock at once, and nobody is stuck.
+
+Workers are processes. What they did is found in their record, by `checker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import pytest
+from checker import Verdict, check
+from crew import Crew
+from lock_worker import Way
+from outcome import Tell
+from plan import SECONDS, SEED, TICK, Fault, Kind, Part, T, plan
+
+from corral.testing import LocalEnsemble, LocalServer
+from nemesis import Nemesis
+from support import until
+
+pytestmark = [pytest.mark.usefixtures("real_servers"), pytest.mark.timeout(120 + 2 * SECONDS)]
+
+SYNC_LIMIT = 10
+"""In ticks: long after the session's end. A server that is cut off answers its clients for so long."""
+
+LOCKS = [(0, 1, 2), (0, 1, 2), (0,), (0,), (1,), (1,)]
+"""Which of them each worker takes."""
+
+WAY = os.environ.get("CORRAL_NEMESIS_WAY", "as it should be")
+"""How they hold the lock, see `lock_worker.Way`: what is wrong with another way, or with kazoo's, is told as a failure."""
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[LocalEnsemble]:
+    """Three servers of the test's own. What they have said is kept beside the records."""
+    async with LocalEnsemble(3, tick_time=TICK, sync_limit=SYNC_LIMIT, partitionable=True) as three:
+        yield three
+        for number, server in enumerate(three.servers, start=1):
+            (tmp_path / f"server-{number}.log").write_text(server.log)
+
+
+async def rage(servers: LocalEnsemble, crew: Crew, faults: list[Fault]) -> tuple[Verdict, Nemesis]:
+    """Carry out a plan, let all come to rest, and judge."""
+    nemesis = Nemesis(servers, crew)
+    await nemesis.carry_out(faults)
+    await nemesis.heal()
+    with contextlib.suppress(AssertionError):  # the checker says who did not
+        await crew.all_enter()
+    await crew.end()
+    return check(crew.record.read(), await crew.written()), nemesis
+
+
+async def test_no_two_hold_it_at_once(servers: LocalEnsemble, tmp_path: Path, tell: Tell) -> None:
+    """L1, L4, L5, S3: servers killed, paused and cut off from their peers; workers killed, cut off from the servers, and
+    beyond their session's end: no two are in the body at once, tokens and fenced writes are in order, and each worker
+    gets in again."""
+    async with Crew(
+        tmp_path / "exclusion", LOCKS, [servers.servers] * len(LOCKS), seed=SEED, way=WAY
+    ) as crew:
+        verdict, nemesis = await rage(servers, crew, plan(SEED, SECONDS))
+    tell(f"{WAY}, seed {SEED}, {SECONDS:g} s", verdict, nemesis.done)
+    assert not verdict.problems, crew.record.path
+    assert verdict.reasons["done"]
+    assert nemesis.done.total()
+
+
+async def test_tokens_are_in_order_where_overlaps_cannot_be_excluded(
+    servers: LocalEnsemble, tmp_path: Path, tell: Tell
+) -> None:
+    """L5, S9: workers are stopped by SIGSTOP as well, so a holder can sleep through the loss of its lock: it is told as it
+    wakes; and tokens and fenced writes are in order all the same."""
+    seconds = SECONDS * 0.6
+    async with Crew(tmp_path / "stops", LOCKS, [servers.servers] * len(LOCKS), seed=SEED, way=WAY) as crew:
+        verdict, nemesis = await rage(servers, crew, plan(SEED, seconds, stops=True))
+    tell(f"{WAY}, with SIGSTOP, seed {SEED}, {seconds:g} s", verdict, nemesis.done)
+    assert not verdict.problems, crew.record.path
+    assert nemesis.done["worker stopped"]
+
+
+Found = Callable[[Verdict], object]
+"""What of a verdict is there when what is broken is found."""
+
+BREAKING = 2 * T
+"""Seconds of a fault that a broken lock does not stand: its session's end, and some time for two to be in."""
+
+
+async def test_a_broken_lock_is_found(servers: LocalEnsemble, tmp_path: Path) -> None:
+    """The checker finds a body that goes on when it is told; a lease by pings, behind a server that is cut off; and
+    writes that nothing fences, of a worker that was stopped. (And so the tests here can fail.)"""
+    leader, followers = await servers.leader(), await servers.followers()
+
+    async def run(
+        way: Way, known: Sequence[LocalServer], kind: Kind, part: Part, found: Found, *, quiet: float = 1.0
+    ) -> Verdict:
+        """Two workers, each with one server; one fault, while the first is in for so long that it outlasts it."""
+        verdicts: list[Verdict] = []
+        async with Crew(
+            tmp_path / way.replace(" ", "-"),
+            [(0,)] * len(known),
+            [[server] for server in known],
+            seed=SEED,
+            way=way,
+            long=(3 * T, 3 * T),
+            long_ones=1.0,
+            quiet_ones=quiet,
+        ) as crew:
+            await Nemesis(servers, crew).carry_out([Fault(0.2, BREAKING, kind, part, 0)])
+
+            async def judged() -> bool:
+                verdicts.append(check(crew.record.read(), await crew.written()))
+                return bool(found(verdicts[-1]))
+
+            await until(judged, f"{way}: it is found")
+            return verdicts[-1]
+
+    def overlaps(verdict: Verdict) -> object:
+        return verdict.overlaps
+
+    def unfenced(verdict: Verdict) -> object:
+        return verdict.unfenced
+
+    both = [leader, leader]
+    runs: list[asyncio.Task[Verdict]] = []
+    async with asyncio.TaskGroup() as group:
+        for running in (
+            run("deaf", both, "links black-holed", "the holder", overlaps),
+            run("by ping", followers, "server cut off", "the holder's server", overlaps),
+            run("deaf and unfenced", both, "worker stopped", "the holder", unfenced, quiet=0.0),
+        ):
+            runs.append(group.create_task(running))
+    for verdict in [running.result() for running in runs]:
+        assert verdict.problems
+        assert not verdict.disorder
+        assert not verdict.failures
