@@ -23,8 +23,8 @@ from record import Recorder, Why
 
 import corral
 
-Way = Literal["as it should be", "deaf", "by ping", "deaf and unfenced", "kazoo", "kazoo with a listener"]
-"""How a worker holds the lock: as it should; staying in the body although it was told; with a lease that proves nothing;
+Way = Literal["corral", "deaf", "by ping", "deaf and unfenced", "kazoo", "kazoo with a listener"]
+"""How a worker holds a lock: as it should; staying in the body although it was told; with a lease that proves nothing;
 deaf, and writing with no regard to whether the lock is held; or through kazoo (`kazoo_worker`)."""
 
 TURN = 0.02
@@ -48,7 +48,7 @@ class Orders:
     locks: Sequence[int] = (0,)
     """Which locks it takes, at once and apart. With more than one, a fault hits it with more than one in hand; with one,
     a connection may be silent while it is held."""
-    way: Way = "as it should be"
+    way: Way = "corral"
     short: Sequence[float] = (0.003, 0.1)
     long: Sequence[float] = (3.0, 10.0)
     """How long the short stays are at the least and at the most, and the long ones (seconds)."""

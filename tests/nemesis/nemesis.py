@@ -90,23 +90,25 @@ class Nemesis:
             async with asyncio.timeout(_PATIENCE):
                 self._leader = await self._ensemble.leader()
         servers = self._ensemble.servers
-        followers = [server for server in servers if server is not self._leader]
-        order = _rotated(followers, fault.which)
+        followers = _rotated([server for server in servers if server is not self._leader], fault.which)
+        order: list[LocalServer | None]
         if fault.part == "the leader":
-            order = [self._leader, *order]
+            order = [self._leader, *followers]
         elif fault.part == "a follower":
-            order = [*order, self._leader]
+            order = [*followers, self._leader]
         else:
             holder = await self._holder(fault)
-            of_holder = holder.attached_to if holder is not None else None
-            order = [*([of_holder] if of_holder is not None else []), *_rotated(servers, fault.which)]
-        return next((server for server in order if server not in self._hit and server.running), None)
+            order = [holder.attached_to if holder is not None else None, *_rotated(servers, fault.which)]
+        return next(
+            (server for server in order if server is not None and server.running and server not in self._hit),
+            None,
+        )
 
     async def _worker(self, fault: Fault) -> Worker | None:
         """The worker that has the part now; another one, if that is hit already."""
         holder = await self._holder(fault) if fault.part == "the holder" else None
-        order = [*([holder] if holder is not None else []), *_rotated(self._crew.workers, fault.which)]
-        return next((worker for worker in order if worker not in self._hit), None)
+        order = [holder, *_rotated(self._crew.workers, fault.which)]
+        return next((worker for worker in order if worker is not None and worker not in self._hit), None)
 
     async def _holder(self, fault: Fault) -> Worker | None:
         """Somebody who holds a lock, as soon as there is one who has come to stay; None if nobody holds any."""
@@ -155,9 +157,8 @@ class Nemesis:
     @contextlib.asynccontextmanager
     async def _worker_killed(self, worker: Worker) -> AsyncIterator[None]:
         worker.kill()
-        self._crew.recorder.note(
-            "died", worker=worker.number
-        )  # after its end: it may have been in until then
+        # It may have been in until now.
+        self._crew.recorder.note("died", worker=worker.number)
         try:
             yield
         finally:

@@ -21,9 +21,9 @@ def outcome(verdict: Verdict, faults: Counter[str]) -> str:
         [
             f"{len(verdict.intervals)} entries, {verdict.reasons['done']} releases, {verdict.writes} writes",
             f"{faults.total()} faults: {of_kinds}",
-            f"{len(verdict.overlaps)} overlaps, and {len(verdict.forgiven)} ({forgiven:.2f} s) while the first slept",
+            f"{len(verdict.overlaps)} overlaps; {len(verdict.forgiven)} more ({forgiven:.2f} s) while the first one slept",
             f"{len(verdict.disorder)} tokens and {len(verdict.unfenced)} writes out of order",
-            f"the lock was lost {lost} times, and its holder told",
+            f"{lost} locks lost, and their holders told",
             f"nobody in for {verdict.empty:.2f} s at the longest, {verdict.idle:.2f} s without faults of servers; "
             f"{len(verdict.stuck)} stuck",
         ]
