@@ -978,7 +978,8 @@ async def test_an_observer_cancelled_at_each_step(rig: Rig, phase: str, moment: 
 async def assert_no_watch(rig: Rig, phase: str, node: str) -> None:
     """Nothing is registered, here or on the server: what is done to a leader's node, to the line or to its parent, and
     undone, is no news on the wire."""
-    await settle(rig.zk)
+    await settle(rig.zk)  # a read that was on its way has set its watch by now,
+    await settle(rig.zk)  # and that was removed
     assert registered(rig.zk) == 0
     start = len(rig.tap.messages)
     if phase == "no parent":

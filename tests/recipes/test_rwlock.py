@@ -368,7 +368,7 @@ async def test_a_downgrade_whose_message_is_lost(rig: Rig, lost: str, then: str)
         async with asyncio.timeout(PATIENCE):
             await cut.fired.wait()
         await until(lambda: _is(rig.zk, corral.State.SUSPENDED, corral.State.LAPSED), "the client knows")
-        assert not waiting.done()
+        assert then == "released at once" or not waiting.done()  # that may have come through
         if then == "released":
             releasing = asyncio.create_task(held.release())
             await turns()

@@ -250,7 +250,7 @@ def test_a_loop_of_another_thread_is_refused() -> None:
 # What Python says of it
 
 SCRIPT = """
-import asyncio, corral
+import asyncio, logging, corral
 from corral.testing import EmbeddedServer
 
 async def use(server):
@@ -264,6 +264,8 @@ async def use(server):
         await server.kill()
         await server.start()
 
+# In development mode asyncio tells of slow callbacks, which any is on a busy machine.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
 asyncio.run(use(EmbeddedServer()))
 asyncio.run(use(EmbeddedServer(thread=True)))
 with EmbeddedServer(thread=True) as server:
