@@ -15,6 +15,8 @@ def test_a_plan_is_a_function_of_its_seed(seed: int, seconds: float, stops: bool
     """The same faults each time. They begin and end within the run; no more than two servers are hit at once."""
     faults = plan(seed, seconds, stops=stops)
     assert faults == plan(seed, seconds, stops=stops)
+    if seconds > 3:  # and so begins after the first calm
+        assert {STOP} & {fault.kind for fault in faults} if stops else faults
     for fault in faults:
         assert 0 < fault.at <= fault.end <= seconds
         assert fault.part in (SERVER_PARTS if fault.kind in SERVER_FAULTS else WORKER_PARTS)
