@@ -15,7 +15,7 @@ from corral.testing import FaultProxy, Kind, Message
 from corral.testing._server import four_letter_word
 from corral.wire import messages
 from corral.wire.messages import Operation
-from support import PATIENCE, children, until
+from support import PATIENCE, children, turns, until
 
 T = TypeVar("T")
 
@@ -199,6 +199,30 @@ class Strike:
         self.over.set()
         self._task.cancel()
         self._also()
+
+
+async def struck(
+    rig: Rig, step: int, coroutine: Coroutine[Any, Any, T], *, moment: str, cut: str = ""
+) -> asyncio.Task[T] | None:
+    """Cancel a coroutine at its `step`-th wait: "while it waits", or "as it is answered", in the tick in which what
+    it waits for is there; with the connection of `rig.zk` cut in the same tick by FIN or RST, if asked for. It has to
+    end at once. Returns None; or the task, if it needs no more steps than that, which then goes on."""
+    cutting: list[asyncio.Task[None]] = []
+
+    def also() -> None:
+        if cut:
+            cutting.append(asyncio.create_task(rig.proxy.cut(reset=cut == "RST")))
+
+    strike = Strike(step, when_done=moment == "as it is answered", also=also)
+    task = strike.start(coroutine)
+    await within(strike.over.wait())
+    await turns()
+    if not strike.reached:
+        return task
+    assert task.cancelled()
+    for each in cutting:
+        await within(each)
+    return None
 
 
 # Losing what is held

@@ -4,6 +4,7 @@ that are kazoo's."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +20,7 @@ from lock_support import (
     ended,
     noted,
     settle,
+    struck,
     until_line,
     within,
 )
@@ -504,35 +506,21 @@ async def test_a_campaign_cancelled_at_each_step(rig: Rig, kind: str, moment: st
     """L3: cancelled at any point, from standing to resigning, with the connection lost at the same time or not, run
     leaves no candidate."""
     session = rig.zk.session_id
-    step, finished = 0, False
-    while not finished:
+    for step in itertools.count():
         path = f"/election-{step}"
-        cutting: list[asyncio.Task[None]] = []
-        strike = Strike(
-            step,
-            when_done=moment == "as it is answered",
-            also=lambda cutting=cutting: (  # type: ignore[misc]
-                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=True)))
-            ),
-        )
         async with scene(rig, kind, path):
-            task = strike.start(rig.zk.election(path).run(for_a_result))
-            await within(strike.over.wait())
-            await turns()
-            if not strike.reached:
+            running = rig.zk.election(path).run(for_a_result)
+            task = await struck(rig, step, running, moment=moment, cut=cut)
+            if task is not None:
                 assert await within(task) == "a result"
-                finished = True
-            else:
-                assert task.cancelled()
-            for each in cutting:
-                await within(each)
         await settle(rig.zk)
         assert rig.zk.session_id == session
         await until_line(rig.other, path, 0)
         async with asyncio.timeout(PATIENCE), rig.other.election(path):
             pass
-        step += 1
-    assert step > {"no parent": 4, "free": 2, "led": 4}[kind]
+        if task is not None:
+            break
+    assert step >= {"no parent": 4, "free": 2, "led": 4}[kind]
 
 
 @asynccontextmanager

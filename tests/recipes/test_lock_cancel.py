@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 import pytest
-from lock_support import Rig, Strike, end_session, ended, settle, until_line, watched_paths, within
+from lock_support import Rig, Strike, end_session, ended, settle, struck, until_line, watched_paths, within
 
 import corral
 from client_support import asks_for
@@ -92,27 +92,14 @@ async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str
     session = rig.zk.session_id
     for step in itertools.count():
         path = f"/lock-{step}"
-        cutting: list[asyncio.Task[None]] = []
-        strike = Strike(
-            step,
-            when_done=moment == "as it is answered",
-            also=lambda cutting=cutting: (  # type: ignore[misc]
-                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=cut == "RST")))
-            ),
-        )
         lock = rig.zk.lock(path)
         async with line(rig, kind, path) as ahead:
-            task = strike.start(getattr(lock, way)())
-            await strike.over.wait()
-            await turns()
-            if not strike.reached:  # it needs no more steps than that
+            task = await struck(rig, step, getattr(lock, way)(), moment=moment, cut=cut)
+            if task is not None:
                 held = await within(task)
                 if held is not None:
                     await held.release()
                 break
-            assert task.cancelled()
-            for each in cutting:
-                await within(each)
         await assert_nothing_left(rig, lock, session)
     least = {"free": 1, "no parent": 3, "held": 3, "two ahead": 6}[kind]
     assert step >= (1 if way == "try_acquire" and ahead else least)
@@ -255,15 +242,11 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str, moment
         path = f"/lock-{step}"
         await rig.other.create(path)
         lock = rig.zk.lock(path)
-        strike = Strike(step, when_done=moment == "as it is answered")
         async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True):
-            task = strike.start(lock.acquire())
-            await strike.over.wait()
-            await turns()
-        if not strike.reached:
+            task = await struck(rig, step, lock.acquire(), moment=moment)
+        if task is not None:
             await (await within(task)).release()
             break
-        assert task.cancelled()
         await assert_nothing_left(rig, lock, session)
     assert step >= 3  # the create; the write and the list; whose node it is, or the create again
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from lock_support import WAYS_TO_LOSE, Rig, Strike, ended, noted, settle, until_line, within
+from lock_support import WAYS_TO_LOSE, Rig, ended, noted, settle, struck, until_line, within
 
 import corral
 from client_support import asks_for
@@ -326,28 +326,15 @@ async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str
     session = rig.zk.session_id
     for step in itertools.count():
         paths = [f"/{step}{path}" for path in PATHS]
-        cutting: list[asyncio.Task[None]] = []
-        strike = Strike(
-            step,
-            when_done=moment == "as it is answered",
-            also=lambda cutting=cutting: (  # type: ignore[misc]
-                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=True)))
-            ),
-        )
         lock = rig.zk.multi_lock(paths)
         async with scene(rig, kind, paths):
-            task = strike.start(getattr(lock, way)())
-            await within(strike.over.wait())
-            await turns()
-            if not strike.reached:  # it needs no more steps than that
+            task = await struck(rig, step, getattr(lock, way)(), moment=moment, cut=cut)
+            if task is not None:
                 held = await within(task)
                 if held is not None:
                     for each in held:
                         await each.release()
                 break
-            assert task.cancelled()
-            for each in cutting:
-                await within(each)
         await assert_nothing_left(rig, session, paths)
     assert step >= {"free": 3, "no parents": 9, "first held": 5, "last held": 3, "all held": 9}[kind]
 

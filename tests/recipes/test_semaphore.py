@@ -15,12 +15,12 @@ from lock_support import (
     LOCK_NAME,
     WAYS_TO_LOSE,
     Rig,
-    Strike,
     Tap,
     end_session,
     ended,
     noted,
     settle,
+    struck,
     until_line,
     watched_paths,
     within,
@@ -731,26 +731,14 @@ async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str
     session = rig.zk.session_id
     for step in itertools.count():
         path = f"/sem-{step}"
-        cutting: list[asyncio.Task[None]] = []
-        strike = Strike(
-            step,
-            when_done=moment == "as it is answered",
-            also=lambda cutting=cutting: (  # type: ignore[misc]
-                cut and cutting.append(asyncio.create_task(rig.proxy.cut(reset=cut == "RST")))
-            ),
-        )
         async with scene(rig, kind, path):
-            task = strike.start(getattr(rig.zk.semaphore(path, 1), way)())
-            await within(strike.over.wait())
-            await turns()
-            if not strike.reached:  # it needs no more steps than that
+            acquiring = getattr(rig.zk.semaphore(path, 1), way)()
+            task = await struck(rig, step, acquiring, moment=moment, cut=cut)
+            if task is not None:
                 held = await within(task)
                 if held is not None:
                     await held.release()
                 break
-            assert task.cancelled()
-            for each in cutting:
-                await within(each)
         await assert_nothing_left(rig, path, session)
     least = {"free": 4, "no parent": 6, "in line": 5, "full": 6, "in line and full": 7}[kind]
     assert step >= (1 if way == "try_acquire" and kind != "free" else least)
@@ -765,15 +753,11 @@ async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str) -> Non
     for step in itertools.count():
         path = f"/sem-{step}"
         await make_parents(rig.other, path)
-        strike = Strike(step, when_done=False)
         async with rig.proxy.cut_at(lose(match=of(CREATE2, f"{path}/leases/")), reset=True):
-            task = strike.start(rig.zk.semaphore(path, 1).acquire())
-            await within(strike.over.wait())
-            await turns()
-        if not strike.reached:
+            task = await struck(rig, step, rig.zk.semaphore(path, 1).acquire(), moment="while it waits")
+        if task is not None:
             await (await within(task)).release()
             break
-        assert task.cancelled()
         await assert_nothing_left(rig, path, session)
     assert step >= 6
 
