@@ -16,10 +16,10 @@
     │   ├── ClientClosed      the client was closed under the operation
     │   └── EnsembleBehind    every server has seen less than we have: restored or wiped
     ├── ConnectTimeout        no session within `connect_timeout`
+    ├── LimitMismatch         others use the semaphore with another limit
     └── UsageError            the call itself is wrong; nothing was sent
         ├── UsageValueError   (also ValueError)  a bad path, host string, timeout, size...
-        │   ├── FrameTooLarge the request is over the frame limit
-        │   └── LimitMismatch others use the semaphore with another limit
+        │   └── FrameTooLarge the request is over the frame limit
         ├── UsageTypeError    (also TypeError)   data that is not bytes...
         └── UsageStateError   (also RuntimeError) a client not open, another loop or thread...
             └── AlreadyHeld   this task holds that lock already
@@ -247,6 +247,22 @@ class ConnectTimeout(CorralError):
     """No server gave us a session within `connect_timeout`. The message has what each server said."""
 
 
+class LimitMismatch(CorralError):
+    """Others hold leases of this semaphore with another limit, and none was taken.
+
+    `ours` and `theirs` are the limits; `theirs` is None where what is kept is no number.
+    """
+
+    def __init__(self, path: str, ours: int, theirs: int | None, data: bytes) -> None:
+        said = f"what is no number, {data[:50]!r}," if theirs is None else theirs
+        super().__init__(
+            f"semaphore {path!r} is used with a limit of {said} by those who hold leases, not {ours}; use "
+            "one limit everywhere: a new one counts when nobody holds a lease"
+        )
+        self.ours = ours
+        self.theirs = theirs
+
+
 class UsageError(CorralError):
     """The call itself is wrong; nothing was sent. The message names the value, the rule and the remedy."""
 
@@ -265,19 +281,6 @@ class FrameTooLarge(UsageValueError):
         )
         self.size = size
         self.limit = limit
-
-
-class LimitMismatch(UsageValueError):
-    """Others hold leases of this semaphore with another limit, and none was taken: `ours` and `theirs`."""
-
-    def __init__(self, path: str, ours: int, theirs: bytes) -> None:
-        self.ours = ours
-        self.theirs = int(theirs) if theirs.isdigit() else None
-        said = self.theirs if self.theirs is not None else f"what is no number, {theirs[:50]!r},"
-        super().__init__(
-            f"semaphore {path!r} is used with a limit of {said} by those who hold leases, not {ours}; use "
-            "one limit everywhere: a new one counts when nobody holds a lease"
-        )
 
 
 class UsageTypeError(UsageError, TypeError):

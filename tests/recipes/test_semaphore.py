@@ -596,6 +596,19 @@ async def test_a_limit_that_nobody_uses_any_more(zk: corral.Client, other: corra
         with pytest.raises(corral.LimitMismatch, match="no number, b'many'") as caught:
             await other.semaphore("/sem", 2).acquire()
         assert caught.value.theirs is None
+        await other.set("/sem/leases", b"7" * 5000)
+        with pytest.raises(corral.LimitMismatch, match="no number, b'777") as caught:
+            await other.semaphore("/sem", 2).acquire()
+        assert caught.value.theirs is None
+
+
+async def test_the_same_limit_written_otherwise(zk: corral.Client, other: corral.Client) -> None:
+    """Limits are compared as numbers."""
+    await make_parents(zk)
+    async with asyncio.timeout(PATIENCE), zk.semaphore("/sem", 2):
+        await other.set("/sem/leases", b"02")
+        async with other.semaphore("/sem", 2):
+            pass
 
 
 @pytest.mark.parametrize("loses", ["its session", "its lock"])

@@ -112,19 +112,20 @@ class Semaphore(Queued[Held]):
     async def _agree(self, turn: Place, *, is_used: bool) -> None:
         """See to it that the limit on the server is ours. While we have the lock nobody else looks at it; so
         it is set only by who has it, or it could be changed under those who came after a session of ours."""
-        path, ours = self._leases.full, b"%d" % self.limit
+        path = self._leases.full
         while True:
             try:
-                theirs, stat = await self._session.request(
+                data, stat = await self._session.request(
                     messages.GET, messages.encode_get(path, False), path, bound_to=turn.session_id
                 )
-                if theirs == ours:
+                theirs = _limit_in(data)
+                if theirs == self.limit:
                     return
-                if is_used and theirs:  # nothing is there while only Curator has used it
-                    raise errors.LimitMismatch(self.path, self.limit, theirs)
+                if is_used and data:  # nothing is there while only Curator has used it
+                    raise errors.LimitMismatch(self.path, self.limit, theirs, data)
                 ops = [
                     (messages.CHECK, messages.encode_check(turn.path, -1)),
-                    (messages.SET, messages.encode_set(path, ours, stat.version)),
+                    (messages.SET, messages.encode_set(path, b"%d" % self.limit, stat.version)),
                 ]
                 has_lock, is_set = await self._session.request(
                     messages.MULTI, messages.encode_multi(ops), path, bound_to=turn.session_id
@@ -153,3 +154,8 @@ class Semaphore(Queued[Held]):
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.path!r} of {self.limit}, {len(self._acquired())} acquired>"
+
+
+def _limit_in(data: bytes) -> int | None:
+    """The limit that the data of the leases tells; None if it is no number, or none that can be a limit."""
+    return int(data) if data.isdigit() and len(data) <= 10 else None
