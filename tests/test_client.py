@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,7 +18,7 @@ import corral
 from client_support import asks_for, requests_seen
 from corral import State
 from corral.session.state_stream import StateStream
-from corral.testing import FaultProxy, LocalServer, Message
+from corral.testing import EmbeddedServer, FaultProxy, LocalServer, Message
 from corral.testing._server import LOOPBACK, four_letter_word, free_ports
 from corral.testing.embedded.process import Process
 from corral.wire import messages
@@ -555,6 +556,34 @@ async def test_closing_twice_and_at_once(connect: Connect, server_address: str) 
         assert not await is_open(server_address, session)
         await zk.close()
     assert zk.state is State.CLOSED
+
+
+def test_a_loop_that_ends_while_a_client_closes() -> None:
+    """S8: closing that is cancelled twice, and a loop that then ends all its tasks, leave no error behind that nobody
+    has seen."""
+    complaints: list[dict[str, Any]] = []
+
+    async def main(server: EmbeddedServer) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        entered = asyncio.Event()
+
+        async def use() -> None:
+            async with corral.connect(server.address):
+                entered.set()
+                await asyncio.Event().wait()
+
+        using = asyncio.create_task(use())
+        await entered.wait()
+        server.pause()
+        for _ in range(2):
+            using.cancel()
+            await turns()
+        await asyncio.wait([using])
+
+    with EmbeddedServer(thread=True) as server:
+        asyncio.run(main(server))
+    gc.collect()  # for what is said of a future when it goes
+    assert complaints == []
 
 
 @pytest.mark.parametrize("after", range(1, 8))

@@ -326,25 +326,22 @@ class Session:
             raise self._failure
         assert self._loop is not None
         answer: asyncio.Future[Any] = self._loop.create_future()
+        # However it ends there is no more to be done, also if this task is cancelled before.
+        answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
         if self._machine.state is not State.AUTH_FAILED and self._machine.close(self.clock(), answer):
             if self._connection is not None:
                 self._connection.flush_soon()
             await asyncio.wait([answer], timeout=min(self.timeout * CLOSE_PART, CLOSE_SECONDS))
-            self._note_farewell(answer)
+            if not answer.done():
+                answer.cancel()
+                logger.warning(
+                    "session 0x%x could not be closed on a server; its ephemerals stay until it expires",
+                    self.session_id,
+                )
         self._left = True
         if self._connection is not None and self._connection.made:
             self._connection.drop("the client is closed")
             await asyncio.wait([self._connection.lost])
-
-    def _note_farewell(self, answer: asyncio.Future[Any]) -> None:
-        if answer.done():
-            answer.exception()  # however it ended, there is no more to be done
-        else:
-            answer.cancel()
-            logger.warning(
-                "session 0x%x could not be closed on a server; its ephemerals stay until it expires there",
-                self.session_id,
-            )
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
