@@ -23,7 +23,7 @@ from record import Record, Recorder
 import corral
 from corral.testing import FaultProxy, LocalServer
 from corral.testing.local import _guard  # has the kernel kill a worker, stopped or not, when the tests die
-from support import PATIENCE, turns, until
+from support import PATIENCE, until
 
 _HERE = Path(__file__).parent
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(corral.__file__).parents[1])}
@@ -188,8 +188,6 @@ class Crew:
             for worker in self.workers:
                 for link in worker.links:
                     await opening.enter_async_context(link)
-            # Their last connections are accepted before what accepts them closes: else asyncio loses them.
-            opening.push_async_callback(turns)
             for worker in self.workers:
                 opening.callback(worker.kill)
                 self.start(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -606,3 +607,20 @@ def test_a_target_that_is_none(target: str) -> None:
     """A target that is not host:port is refused by name."""
     with pytest.raises(UsageValueError, match=r"host:port, not"):
         TcpProxy(target)
+
+
+@pytest.mark.parametrize("later", range(6))
+async def test_whoever_connects_as_it_ends_is_turned_away(later: int) -> None:
+    """A connection that the loop has accepted in the very turn in which the proxy ends is closed, too."""
+    loop = asyncio.get_running_loop()
+    async with TcpProxy(f"{LOOPBACK}:1") as proxy:
+        host, _, port = proxy.address.rpartition(":")
+        client = socket.create_connection((host, int(port)))
+        for _ in range(later):
+            await asyncio.sleep(0)
+    gc.collect()  # a socket that was dropped says so when it goes
+    with client:
+        client.setblocking(False)
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(30):
+                assert await loop.sock_recv(client, 1) == b""

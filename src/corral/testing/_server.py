@@ -221,6 +221,21 @@ async def four_letter_word(address: str, word: str, timeout: float = ANSWER_TIME
     return answer.decode("utf-8", "replace")
 
 
+async def until_accepted(loop: asyncio.AbstractEventLoop) -> None:
+    """Before a listener is closed: wait until asyncio has made connections of all that it has accepted.
+
+    It does so in two turns of the loop, and drops a connection without closing it if the listener is closed
+    between the two. A loop runs what became ready in the turn before, then accepts, then runs timers: so who
+    was woken by a timer runs when those accepted are made, and before others are accepted.
+    """
+    woken = asyncio.Event()
+    timer = loop.call_at(loop.time(), woken.set)
+    try:
+        await woken.wait()
+    finally:
+        timer.cancel()
+
+
 def free_ports(count: int) -> list[int]:
     """Choose TCP ports of the loopback interface on which nobody listens.
 

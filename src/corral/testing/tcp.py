@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self, TypeAlias, cast
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing._server import LOOPBACK
+from corral.testing._server import LOOPBACK, until_accepted
 
 __all__ = ["Delay", "Held", "Link", "Parcel", "TcpProxy"]
 
@@ -155,8 +155,11 @@ class TcpProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._listener is not None
-        self._listener.close()
-        self._refusals += 1  # what the kernel has accepted already
+        self._refusals += 1  # from here on nobody is welcome
+        try:
+            await until_accepted(asyncio.get_running_loop())
+        finally:
+            self._listener.close()
         await self.cut()
         await self._listener.wait_closed()
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from corral.errors import UsageStateError
-from corral.testing._server import ServerUnavailable, free_ports
+from corral.testing._server import ServerUnavailable, free_ports, until_accepted
 
 from . import words
 from .connection import Connection
@@ -106,7 +106,7 @@ class Process:
         for connection in list(self._connections):
             connection.abort() if abort or self.paused else connection.close()
         try:
-            await self._until_accepted()
+            await until_accepted(self.loop)
         finally:
             listener.close()
             for connection in list(self._connections):  # whose client does not read
@@ -116,20 +116,6 @@ class Process:
         while self._connections:  # noqa: ASYNC110 - each leaves in one of the next turns of the loop
             await asyncio.sleep(0)
         await listener.wait_closed()
-
-    async def _until_accepted(self) -> None:
-        """Wait until asyncio has made connections of all that it has accepted.
-
-        It does so in two turns of the loop, and drops a connection without closing it if the listener is
-        closed between the two. A loop runs what became ready in the turn before, then accepts, then runs
-        timers: so who was woken by a timer runs when those accepted are made, and before others are accepted.
-        """
-        woken = asyncio.Event()
-        timer = self.loop.call_at(self.loop.time(), woken.set)
-        try:
-            await woken.wait()
-        finally:
-            timer.cancel()
 
     def _abandon(self) -> None:
         """Give up what is left of an event loop that was closed while the server ran: it cannot be closed in
