@@ -220,17 +220,16 @@ class Line:
             order = numbers(await self.names(), self.layout.contenders)
             if not order:
                 return None
-            if not all(map(is_trusted, order.values())):
-                order = await self._positions(order)
-                if not order:
-                    continue
-            name = min(order, key=order.__getitem__)
+            positions = order if _are_trusted(order) else await self._positions(order)
+            if not positions:
+                continue
+            name = min(positions, key=positions.__getitem__)
             path = paths.join(self.full, name)
             try:
                 data, stat = await self._session.request(messages.GET, messages.encode_get(path, False), path)
             except (errors.NoNode, errors.ConnectionLoss):
                 continue
-            return Contender(name, numbers([name], self.layout.contenders)[name], data, stat)
+            return Contender(name, order[name], data, stat)
 
     async def wait_for_change(self, first: str | None) -> None:
         """Wait until the one that was `first` may be so no more; of None, until somebody may have come."""
@@ -270,9 +269,7 @@ class Line:
             return None, 0
         order = numbers(names, self.layout.blocked_by)
         ours = place.sequence
-        if not is_trusted(ours) or (
-            order and not 0 <= min(order.values()) <= max(order.values()) < _LAST_NUMBER
-        ):
+        if not is_trusted(ours) or not _are_trusted(order):
             ours = _position(ours, place.czxid)
             order = await self._positions(order)
         nearest, last, ahead = None, -1, 0
@@ -391,9 +388,13 @@ def is_trusted(number: int) -> bool:
     return 0 <= number < _LAST_NUMBER
 
 
+def _are_trusted(order: dict[str, int]) -> bool:
+    return not order or 0 <= min(order.values()) <= max(order.values()) < _LAST_NUMBER
+
+
 def _position(number: int, czxid: int) -> int:
     """What orders a line: the number, and where that is not trusted, behind all of these, the creation."""
-    return number if 0 <= number < _LAST_NUMBER else _LAST_NUMBER + czxid
+    return number if is_trusted(number) else _LAST_NUMBER + czxid
 
 
 def _place(path: str, number: int, stat: Stat) -> Place:
