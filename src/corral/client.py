@@ -11,7 +11,7 @@ from . import errors, verify
 from .nodes import Nodes
 from .recipes.election import Election
 from .recipes.holders import Holders
-from .recipes.layouts import LayoutName
+from .recipes.layouts import ELECTION, MUTEX, READ_WRITE, LayoutName, choose
 from .recipes.lock import Lock
 from .recipes.multi import MultiLock
 from .recipes.rwlock import RWLock
@@ -182,7 +182,7 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> Lock:
         """An exclusive lock; see `Lock`."""
-        return Lock(self._site(path, data, acl), layout)
+        return Lock(self._site(path, data, acl), choose(MUTEX, layout))
 
     def rwlock(
         self,
@@ -193,7 +193,7 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> RWLock:
         """A read/write lock: ``.read()`` and ``.write()``; see `RWLock`."""
-        return RWLock(self._site(path, data, acl), layout)
+        return RWLock(self._site(path, data, acl), choose(READ_WRITE, layout))
 
     def semaphore(
         self, path: str, limit: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
@@ -210,7 +210,7 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> Election:
         """A leader election; see `Election`."""
-        return Election(self._site(path, data, acl), layout)
+        return Election(self._site(path, data, acl), choose(ELECTION, layout))
 
     def multi_lock(
         self,
@@ -223,7 +223,7 @@ class Client(Nodes):
         """Exclusive locks on several paths, all or none; see `MultiLock`."""
         sites = [self._site(path, data, acl) for path in verify.several(paths, "paths")]
         verify.distinct([site.full for site in sites], "paths")
-        return MultiLock([(site.full, Lock(site, layout)) for site in sites])
+        return MultiLock([(site.full, Lock(site, choose(MUTEX, layout))) for site in sites])
 
     def _site(self, path: str, data: bytes, acl: Sequence[Acl]) -> Site:
         entries = OPEN_ACL if acl is OPEN_ACL else verify.acl(acl)

@@ -10,10 +10,8 @@ from corral import errors
 from corral.session.supervisor import Session
 
 from .held import Held
-from .layouts import ELECTION, LayoutName, choose
 from .line import Contender, Line
 from .lock import InLine
-from .site import Site
 
 __all__ = ["Election", "LeaderWatch"]
 
@@ -35,9 +33,6 @@ class Election(InLine[Held]):
 
     kind = "leadership of"
     _held_type = Held
-
-    def __init__(self, site: Site, layout: LayoutName) -> None:
-        super().__init__(site, choose(ELECTION, layout))
 
     async def run(self, lead: Callable[[Held], Awaitable[T]]) -> T:
         """Wait to lead, and call `lead` with what is held; whenever leadership is lost, `lead` is cancelled,

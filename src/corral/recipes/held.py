@@ -6,7 +6,7 @@ import asyncio
 import enum
 import logging
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from corral import errors
 from corral.transaction import Transaction
@@ -210,14 +210,14 @@ class Held:
     def _lost_error(self) -> errors.LockLost:
         return errors.LockLost(f"{self.name} was lost: {self._error}")
 
-    async def __aenter__(self) -> Held:
-        self.enter()
-        return self
-
-    def enter(self) -> None:
-        """From now on the current task is cancelled should it be lost."""
+    async def __aenter__(self) -> Self:
         task = asyncio.current_task(self._session.check_place())
         self._session.check_lease()  # the loop may have been blocked since it was acquired
+        self.enter(task)
+        return self
+
+    def enter(self, task: asyncio.Task[object] | None) -> None:
+        """From now on this task is cancelled should it be lost."""
         if self._phase is not _HELD:
             raise (
                 self._lost_error()

@@ -9,7 +9,7 @@ from corral import errors
 from corral.wire import messages
 
 from .held import Held
-from .layouts import MUTEX, Layout, LayoutName, choose, numbers
+from .layouts import Layout, numbers
 from .line import Contender, Line, PlaceLost
 from .queued import LEAST_LEASE, H, Queued
 from .site import Site
@@ -126,6 +126,3 @@ class Lock(InLine[Held]):
 
     kind = "lock"
     _held_type = Held
-
-    def __init__(self, site: Site, layout: LayoutName) -> None:
-        super().__init__(site, choose(MUTEX, layout))

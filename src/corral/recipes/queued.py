@@ -93,7 +93,7 @@ class Queued(ABC, Generic[H]):
     async def __aenter__(self) -> H:
         held = await self._take(wait=True)
         assert held is not None
-        held.enter()
+        held.enter(held.owner)
         self._entered.append(held)
         return held
 

@@ -9,7 +9,7 @@ from corral.session.requests import Request
 from corral.wire import messages
 
 from .held import Held, Phase
-from .layouts import READ_WRITE, LayoutName, Sides, choose
+from .layouts import Sides
 from .line import Contender, Place, is_trusted
 from .lock import InLine
 from .site import Site
@@ -32,18 +32,18 @@ class RWLock:
     CURATOR-621). kazoo's ``ReadLock`` and ``WriteLock`` do with ``layout="kazoo"``, which has no downgrade.
     """
 
-    def __init__(self, site: Site, layout: LayoutName) -> None:
+    def __init__(self, site: Site, sides: Sides) -> None:
         self.path = site.path
         self._site = site
-        self._sides = choose(READ_WRITE, layout)
+        self._sides = sides
 
     def read(self) -> ReadLock:
         """The side that is shared."""
-        return ReadLock(self._site, self._sides)
+        return ReadLock(self._site, self._sides.read)
 
     def write(self) -> WriteLock:
         """The side that excludes."""
-        return WriteLock(self._site, self._sides)
+        return WriteLock(self._site, self._sides.write)
 
     async def contenders(self) -> list[Contender]:
         """Who holds it and who waits, readers and writers, in order, with their data."""
@@ -58,9 +58,6 @@ class ReadLock(InLine[Held]):
 
     kind = "read lock"
     _held_type = Held
-
-    def __init__(self, site: Site, sides: Sides) -> None:
-        super().__init__(site, sides.read)
 
     def _remedy(self, held: Held) -> str:
         if isinstance(held, HeldWrite) and not held.is_downgraded:
@@ -204,6 +201,3 @@ class WriteLock(InLine[HeldWrite]):
 
     kind = "write lock"
     _held_type = HeldWrite
-
-    def __init__(self, site: Site, sides: Sides) -> None:
-        super().__init__(site, sides.write)
