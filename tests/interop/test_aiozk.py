@@ -10,7 +10,7 @@ import aiozk
 import pytest
 from aiozk import exc
 
-PATIENCE = 30.0
+from support import PATIENCE, until
 
 
 async def client_of(server: str, place: str) -> Any:
@@ -94,8 +94,11 @@ async def test_lock(client: Any, server: str, place: str) -> None:
         first, second = client.recipes.Lock("/lock"), other.recipes.Lock("/lock")
         await first.acquire()
         waiting = asyncio.create_task(second.acquire())
-        while len(await client.get_children("/lock")) < 2:
-            await asyncio.sleep(0.01)
+
+        async def both_stand() -> bool:
+            return len(await client.get_children("/lock")) == 2
+
+        await until(both_stand, "both stand in line")
         assert not waiting.done()
         await first.release()
         await waiting

@@ -11,7 +11,7 @@ import pytest
 from frame_client import EPHEMERAL, FrameClient, is_refused
 
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
-from corral.testing import EmbeddedServer, ServerUnavailable
+from corral.testing import EmbeddedServer, ServerUnavailable, VirtualLoop
 from corral.types import OPEN_ACL
 from corral.wire import messages as m
 from support import turns
@@ -85,17 +85,22 @@ async def test_a_restart_keeps_nodes_sessions_and_the_port(end: End) -> None:
 
 
 @stop_or_kill
-async def test_nothing_expires_while_it_is_down(end: End) -> None:
+def test_nothing_expires_while_it_is_down(end: End) -> None:
     """However long that is: each session has all of its time again. Nor is anything left in the loop."""
-    async with EmbeddedServer(tick_time=0.05) as server:
-        async with FrameClient(server.address) as client:
-            session = await client.begin(timeout=0.2)
-        await end(server)
-        assert live_timers() == 0
-        await asyncio.sleep(0.5)
-        await server.start()
-        async with FrameClient(server.address) as client:
-            assert await client.begin(timeout=0.2, session=session) == session
+
+    async def go() -> None:
+        async with EmbeddedServer() as server:
+            async with FrameClient(server.address) as client:
+                session = await client.begin()
+            await end(server)
+            assert live_timers() == 0
+            await asyncio.sleep(3600)
+            await server.start()
+            async with FrameClient(server.address) as client:
+                assert await client.begin(session=session) == session
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(go())
 
 
 def live_timers() -> int:
@@ -201,10 +206,7 @@ async def test_a_client_that_does_not_read_does_not_hold_it_up(end: End) -> None
             await client.begin()
             await client.create("/large", bytes(500_000))
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            before = server.zookeeper.packets_received
-            client.send(*(client.request(m.GET, "/large", False) for _ in range(100)))
-            while server.zookeeper.packets_received == before:
-                await asyncio.sleep(0.001)
+            await ask_for_much(server, client, 100)
             await turns()
             began = asyncio.get_running_loop().time()
             await end(server)
@@ -509,6 +511,15 @@ async def test_an_expired_session_is_over_for_its_client() -> None:
             assert await client.rest() == b""
 
 
+async def ask_for_much(server: EmbeddedServer, client: FrameClient, count: int) -> int:
+    """Ask for a large node so many times; returns how many of these the server has read, once it has read some."""
+    before = server.zookeeper.packets_received
+    client.send(*(client.request(m.GET, "/large", False) for _ in range(count)))
+    while server.zookeeper.packets_received == before:
+        await asyncio.sleep(0.001)
+    return server.zookeeper.packets_received - before
+
+
 async def test_an_expired_client_that_reads_late_gets_all_of_it() -> None:
     """What it was sent before its session expired; and that it might have taken too long is forgotten."""
     async with EmbeddedServer(tick_time=60) as server, FrameClient(server.address) as client:
@@ -516,11 +527,7 @@ async def test_an_expired_client_that_reads_late_gets_all_of_it() -> None:
         assert session is not None
         await client.create("/large", bytes(500_000))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        before = server.zookeeper.packets_received
-        client.send(*(client.request(m.GET, "/large", False) for _ in range(20)))
-        while server.zookeeper.packets_received == before:
-            await asyncio.sleep(0.001)
-        answered = server.zookeeper.packets_received - before
+        answered = await ask_for_much(server, client, 20)
         await server.expire(session.session_id)
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert len(await client.rest()) == answered * (4 + 16 + 4 + 500_000 + 68)
@@ -536,10 +543,7 @@ async def test_an_expired_client_that_does_not_read_is_cut_off_in_the_end() -> N
             assert session is not None
             await client.create("/large", bytes(500_000))
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            before = server.zookeeper.packets_received
-            client.send(*(client.request(m.GET, "/large", False) for _ in range(100)))
-            while server.zookeeper.packets_received == before:
-                await asyncio.sleep(0.001)
+            await ask_for_much(server, client, 100)
             await turns()
             process = server._process
             assert process is not None
