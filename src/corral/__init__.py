@@ -19,9 +19,15 @@ from .session.state_stream import StateStream as StateStream
 from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
 from .types import __all__ as _types
+from .watch.cache import Cache as Cache
+from .watch.children import ChildrenWatch as ChildrenWatch
 from .watch.node import NodeWatch as NodeWatch
+from .watch.raw import RawWatch as RawWatch
+from .watch.tree import TreeWatch as TreeWatch
 
 __all__ = [
+    "Cache",
+    "ChildrenWatch",
     "Client",
     "Contender",
     "Election",
@@ -32,10 +38,12 @@ __all__ = [
     "MultiLock",
     "NodeWatch",
     "RWLock",
+    "RawWatch",
     "ReadLock",
     "Semaphore",
     "StateStream",
     "Transaction",
+    "TreeWatch",
     "WriteLock",
     "connect",
     *_errors,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -21,8 +21,14 @@ from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.state_stream import StateStream
 from .session.supervisor import Options, Session
-from .types import OPEN_ACL, Acl, State
-from .watch.node import Feeds, NodeWatch
+from .session.watches import Kind
+from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
+from .watch.cache import Cache
+from .watch.children import ChildrenWatch
+from .watch.feed import Feeds
+from .watch.node import NodeWatch
+from .watch.raw import RawWatch
+from .watch.tree import TreeWatch, Wanted
 from .wire import framing
 
 __all__ = ["Client", "connect"]
@@ -229,9 +235,76 @@ class Client(Nodes):
         entries = OPEN_ACL if acl is OPEN_ACL else verify.acl(acl)
         return Site(self, self._session, self._full(path), path, self._holders, verify.data(data), entries)
 
+    # Watches and caches: making one does no I/O.
+
     def watch(self, path: str) -> NodeWatch:
         """The states of one znode as an async iterator; see `NodeWatch`."""
         return NodeWatch(self._feeds, self._full(path), path)
+
+    def watch_children(self, path: str) -> ChildrenWatch:
+        """Which children a znode has, as an async iterator; see `ChildrenWatch`."""
+        return ChildrenWatch(self._feeds, self._full(path), path)
+
+    def watch_tree(
+        self, path: str, *, depth: int | None = None, only: Callable[[str], bool] | None = None
+    ) -> TreeWatch:
+        """The states of a znode and of all below it as an async iterator; see `TreeWatch`.
+
+        `depth`: how many levels below `path`; 0 for the znode itself, 1 for its children too, None for all.
+        `only`: given a path, says whether it is wanted; what is not is left out with all that is below it.
+        The znode at `path` itself is always wanted. Pass the same function again to share one copy.
+        """
+        return TreeWatch(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
+
+    def watch_raw(self, path: str, *, recursive: bool = False) -> RawWatch:
+        """A znode's events as the server sends them; see `RawWatch`."""
+        kind = Kind.RECURSIVE if recursive else Kind.PERSISTENT
+        return RawWatch(self._feeds, self._full(path), path, self._chroot, kind)
+
+    def cache(
+        self, path: str, *, depth: int | None = None, only: Callable[[str], bool] | None = None
+    ) -> Cache:
+        """A live local copy of a subtree: ``async with zk.cache(path) as cache:``; see `Cache`. `depth` and
+        `only` are as for `watch_tree`."""
+        return Cache(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
+
+    def _wanted(self, path: str, depth: int | None, only: Callable[[str], bool] | None) -> Wanted:
+        chroot = "" if only is None else self._chroot  # nobody else asks for it
+        return Wanted(self._full(path), verify.depth(depth), verify.predicate(only, "only"), chroot)
+
+    async def wait_until(self, path: str, condition: Callable[[Event], object]) -> Event:
+        """Wait for a state of a znode that satisfies `condition`; returns it, at once if it is so now.
+
+        `condition` is given each `Event` of `watch`: a state that lasts is never missed, one that is over
+        before it could be read may be. What it raises is raised here. On cancel nothing is left; on loss of
+        the connection it waits. Bound it with `asyncio.timeout`. Raises what `NodeWatch` does.
+        """
+        verify.predicate(condition, "condition")
+        async with self.watch(path) as events:
+            async for event in events:
+                if condition(event):
+                    return event
+        raise AssertionError("a watch does not end by itself")
+
+    async def wait_present(self, path: str) -> Event:
+        """Wait until there is such a znode; returns its state. See `wait_until`."""
+        return await self.wait_until(path, lambda event: event.exists)
+
+    async def wait_absent(self, path: str) -> None:
+        """Wait until there is no such znode. See `wait_until`."""
+        await self.wait_until(path, lambda event: not event.exists)
+
+    async def wait_children(
+        self, path: str, condition: int | Callable[[ChildrenEvent], object]
+    ) -> ChildrenEvent:
+        """Wait until a znode has that many children or more, or until they satisfy `condition`; returns
+        which there are. A znode that does not exist has none. See `wait_until`."""
+        enough = verify.number_or_predicate(condition, "condition")
+        async with self.watch_children(path) as events:
+            async for event in events:
+                if enough(event) if callable(enough) else len(event.children) >= enough:
+                    return event
+        raise AssertionError("a watch does not end by itself")
 
     def __repr__(self) -> str:
         below = f" below {self._chroot!r}" if self._chroot else ""

@@ -167,9 +167,11 @@ class Nodes:
         if ttl is not None:
             op, body = messages.CREATE_TTL, messages.encode_create_ttl(full, data, entries, flags, ttl)
         else:
-            op = (
-                messages.CREATE_CONTAINER if container else messages.CREATE2 if with_stat else messages.CREATE
-            )
+            # With caches open we ask for the stat as well: they show what we have written.
+            stat_wanted = with_stat or self._session.is_observed
+            op = messages.CREATE2 if stat_wanted else messages.CREATE
+            if container:
+                op = messages.CREATE_CONTAINER
             body = messages.encode_create(full, data, entries, flags)
         for _ in range(TRIES if make_parents else 1):
             try:

@@ -115,6 +115,9 @@ class Transaction:
         if any(codes):
             raise errors.transaction_error(codes, [(op.op.name, op.path) for op in self._ops])
         self.results = [self._result(answer.value) for answer in answers]
+        if any(op.op is messages.CREATE for op in self._ops):
+            # A transaction never answers with the stat of what it creates (ZOOKEEPER-4026): caches must read.
+            await self._session.observers_settled()
         return self.results
 
     def _result(self, value: Any) -> str | Stat | None:

@@ -13,7 +13,20 @@ from typing import NamedTuple
 
 from .errors import UsageValueError
 
-__all__ = ["OPEN_ACL", "READ_ACL", "Acl", "Event", "EventKind", "Perm", "Stat", "State"]
+__all__ = [
+    "OPEN_ACL",
+    "READ_ACL",
+    "Acl",
+    "ChildrenEvent",
+    "Event",
+    "EventKind",
+    "Perm",
+    "RawEvent",
+    "RawKind",
+    "Stat",
+    "State",
+    "Znode",
+]
 
 
 class Stat(NamedTuple):
@@ -41,6 +54,13 @@ class Stat(NamedTuple):
     """How many children it has."""
     pzxid: int
     """zxid of the transaction that last created or deleted a child (its own creation counts)."""
+
+
+class Znode(NamedTuple):
+    """A znode's data, and its `Stat`."""
+
+    data: bytes
+    stat: Stat
 
 
 class Perm(enum.IntFlag):
@@ -105,7 +125,7 @@ class State(enum.Enum):
 
 
 class EventKind(enum.Enum):
-    """How the state that an `Event` carries came about."""
+    """How the state that an event carries came about. Of children a change is one of the set."""
 
     PRESENT = "present"
     """First event: the znode exists."""
@@ -117,6 +137,8 @@ class EventKind(enum.Enum):
     """Its data was set since the last event, perhaps more than once."""
     DELETED = "deleted"
     """The znode is gone."""
+    COMPLETE = "complete"
+    """No state: all that there was at first was told, what follows are changes (`watch_tree` alone)."""
 
 
 class Event(NamedTuple):
@@ -131,3 +153,42 @@ class Event(NamedTuple):
     def exists(self) -> bool:
         """Whether the znode exists in this state."""
         return self.stat is not None
+
+
+class ChildrenEvent(NamedTuple):
+    """Which children a watched znode has. `stat` is the znode's own, None when it does not exist."""
+
+    kind: EventKind
+    path: str
+    children: frozenset[str]
+    """Their names now."""
+    added: frozenset[str]
+    """Those that were not there at the last event."""
+    removed: frozenset[str]
+    """Those that were there at the last event and are not now."""
+    stat: Stat | None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the znode exists in this state."""
+        return self.stat is not None
+
+
+class RawKind(enum.Enum):
+    """What a `RawEvent` tells."""
+
+    CREATED = "created"
+    DELETED = "deleted"
+    DATA_CHANGED = "data_changed"
+    CHILDREN_CHANGED = "children_changed"
+    MISSED = "missed"
+    """The watch was set just now, so whatever happened before may not have been told."""
+
+
+class RawEvent(NamedTuple):
+    """An event as the server has sent it."""
+
+    kind: RawKind
+    path: str
+    zxid: int | None
+    """The transaction that made it; None where the server does not tell (before 3.9) and for MISSED."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
 
 from . import paths
 from .errors import UsageTypeError, UsageValueError
 from .types import Acl, Perm
+
+F = TypeVar("F")
 
 _INT32 = 0x80000000
 
@@ -50,6 +54,37 @@ def limit(value: int) -> int:
     if not 1 <= value < _INT32:
         raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {value}")
     return value
+
+
+def depth(value: int | None) -> int | None:
+    """How many levels of a tree, or None for all."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"depth must be an int, or None for all levels, not {value!r}")
+    if value < 0:
+        raise UsageValueError(f"depth must be 0 or more, not {value}; 0 is the znode itself")
+    return value
+
+
+def predicate(value: F, name: str) -> F:
+    """A function that says yes or no, or None where that is allowed."""
+    if value is not None and not callable(value):
+        raise UsageTypeError(f"{name} must be a function, not {value!r}")
+    if inspect.iscoroutinefunction(value):
+        raise UsageTypeError(f"{name} must be an ordinary function, not a coroutine function: {value!r}")
+    return value
+
+
+def number_or_predicate(value: int | F, name: str) -> int | F:
+    """How many at least, or a function that says yes or no."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise UsageValueError(f"{name} must be 0 or more, not {value}")
+        return value
+    if not callable(value):
+        raise UsageTypeError(f"{name} must be an int or a function, not {value!r}")
+    return predicate(value, name)
 
 
 def several(value: Sequence[str], name: str) -> Sequence[str]:

@@ -358,7 +358,7 @@ class Watcher:
     def __init__(self) -> None:
         self.seen: list[Change] = []
 
-    def fire(self, change: Change) -> None:
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
         self.seen.append(change)
 
 
@@ -372,8 +372,10 @@ def test_events_fire_their_watchers(server: Server) -> None:
     assert one.seen == two.seen == [Change.DATA_CHANGED]
     assert other.seen == []
     assert not server.machine.watches.is_armed("/w")
-    assert not server.machine.watches.remove("/w", one)  # another still wants it
-    assert server.machine.watches.remove("/o", other)
+    server.machine.watches.remove("/w", one)  # another still wants it
+    assert server.opcodes() == []
+    server.machine.watches.remove("/o", other)
+    assert server.opcodes() == [messages.REMOVE_WATCHES.opcode]
 
 
 def test_a_new_session_has_no_watches(server: Server) -> None:

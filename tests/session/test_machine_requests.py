@@ -9,7 +9,7 @@ from scripted import DIGEST, GET_REPLY, Answer, Feed, T, whole
 from corral import errors
 from corral.session.machine import Phase
 from corral.session.requests import MAX_IN_FLIGHT, Request
-from corral.session.watches import Change
+from corral.session.watches import Change, Kind
 from corral.types import State
 from corral.wire import messages
 
@@ -19,7 +19,7 @@ MOVED, EXPIRED, NO_NODE = -118, -112, -101
 class Watcher:
     """Whoever wants to know."""
 
-    def fire(self, change: Change) -> None:
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
         """It is not told here."""
 
 
@@ -332,7 +332,7 @@ def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
 def watching(driven: Driven, path: str) -> Answer:
     """Somebody wants to know when a node changes, and reads it so that the server will tell."""
     driven.machine.watches.add(path, Watcher())
-    return driven.read(path, watches=path)
+    return driven.read(path, watches=(path, Kind.NODE))
 
 
 def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
@@ -355,7 +355,8 @@ def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
 
     driven.machine.watches.add("/a", Watcher())
     curious = Curious()
-    driven.machine.submit(Request(messages.GET, messages.encode_get("/a", True), "/a", curious, watches="/a"))
+    body, watches = messages.encode_get("/a", True), ("/a", Kind.NODE)
+    driven.machine.submit(Request(messages.GET, body, "/a", curious, watches=watches))
     cancelled = watching(driven, "/b")
     one, two = driven.heard()
     cancelled.cancelled = True
@@ -369,9 +370,9 @@ def test_a_watch_that_nobody_wants_any_more_is_removed(driven: Driven) -> None:
     """W5: whoever wanted a watch has left while the read that sets it was on its way: it is removed again."""
     watcher = Watcher()
     driven.machine.watches.add("/a", watcher)
-    driven.read("/a", watches="/a")
+    driven.read("/a", watches=("/a", Kind.NODE))
     [sent] = driven.heard()
-    driven.machine.unwatch("/a", watcher)
+    driven.machine.watches.remove("/a", watcher)
     assert driven.heard() == []  # as far as is known the server has none
     driven.answer(sent, GET_REPLY)
     [removal] = driven.heard()

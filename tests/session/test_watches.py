@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from corral.session.watches import CHUNK, Armed, Change, WatchRegistry
+from corral.session.requests import Request
+from corral.session.watches import CHUNK, Armed, Change, Kind, WatchRegistry
+from corral.wire import messages
 
 
 class Watcher:
@@ -13,13 +15,29 @@ class Watcher:
     def __init__(self) -> None:
         self.seen: list[Change] = []
 
-    def fire(self, change: Change) -> None:
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
         self.seen.append(change)
 
 
-def watched(*paths: str, armed: Armed = Armed.DATA) -> tuple[WatchRegistry, list[Watcher]]:
+class Registry(WatchRegistry):
+    """Notes what it says to the server."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda request: self.requests.append(request))
+        self.requests: list[Request] = []
+
+    def said(self) -> list[tuple[str, str, int]]:
+        """Each request since it was last asked: the verb, the path, and the watch's type or mode."""
+        said = [
+            (each.op.name, *each.op.request.decode(each.body, 0, len(each.body))) for each in self.requests
+        ]
+        self.requests = []
+        return said
+
+
+def watched(*paths: str, armed: Armed = Armed.DATA) -> tuple[Registry, list[Watcher]]:
     """A registry with one watcher a path."""
-    registry, watchers = WatchRegistry(), []
+    registry, watchers = Registry(), []
     for path in paths:
         watchers.append(Watcher())
         registry.add(path, watchers[-1])
@@ -39,11 +57,14 @@ def test_the_last_to_leave_takes_the_server_watch_along() -> None:
     second, stranger = Watcher(), Watcher()
     registry.add("/a", second)
     registry.add("/a", second)  # twice is once
-    assert not registry.remove("/a", stranger)
-    assert not registry.remove("/a", first)
+    registry.remove("/a", stranger)
+    registry.remove("/a", first)
     assert registry.is_armed("/a")
-    assert registry.remove("/a", second)
-    assert not registry.remove("/a", second)
+    assert registry.said() == []
+    registry.remove("/a", second)
+    assert registry.said() == [("remove_watches", "/a", messages.WATCHER_DATA)]
+    registry.remove("/a", second)
+    assert registry.said() == []
     assert len(registry) == 0
 
 
@@ -54,14 +75,16 @@ def test_there_is_nothing_to_remove_where_no_watch_is(used_up: bool) -> None:
     if used_up:
         registry.notify(Change.DATA_CHANGED, "/a")
     assert not registry.is_armed("/a")
-    assert not registry.remove("/a", watcher)
+    registry.remove("/a", watcher)
+    assert registry.said() == []
 
 
 def test_a_watch_that_is_set_for_nobody() -> None:
-    """W5: a watch that is set after everybody has left is known to be wanted by nobody."""
+    """W5: a watch that is set after everybody has left is removed."""
     registry, [watcher] = watched("/a", armed=Armed.NO)
     registry.remove("/a", watcher)
-    assert not registry.armed("/a", Armed.DATA)
+    registry.answered("/a", Kind.NODE, messages.GET, 0)
+    assert registry.said() == [("remove_watches", "/a", messages.WATCHER_DATA)]
     assert not registry.is_armed("/a")
 
 
@@ -100,8 +123,8 @@ def test_watchers_may_come_and_go_as_they_are_fired() -> None:
     late = Watcher()
 
     class Restless(Watcher):
-        def fire(self, change: Change) -> None:
-            super().fire(change)
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            super().fire(change, path, zxid)
             registry.remove("/a", self)
             registry.add("/a", late)
 
@@ -126,7 +149,7 @@ def test_each_watch_is_set_again_as_what_it_was() -> None:
         registry.armed(path, armed)
     registry.notify(Change.DELETED, "/used")
     assert rearmed(registry, 77) == [(77, ["/data"], ["/exist"], [])]
-    assert rearmed(WatchRegistry()) == []
+    assert rearmed(Registry()) == []
 
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\u20ac"], ids=["one byte", "two bytes", "three bytes"])
@@ -172,8 +195,8 @@ def test_all_is_forgotten_before_anybody_is_told() -> None:
     registry, _ = watched("/a", "/b", "/c")
 
     class Eager(Watcher):
-        def fire(self, change: Change) -> None:
-            super().fire(change)
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            super().fire(change, path, zxid)
             for path in ("/a", "/b", "/c"):
                 registry.armed(path, Armed.DATA)
 

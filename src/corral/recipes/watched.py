@@ -31,6 +31,7 @@ class Watched:
         self._op = op
         self._kind = Kind.CHILDREN if op is messages.CHILDREN else Kind.NODE
         self._body = _ENCODE[op](path, True)
+        self._watches = (path, self._kind)
         self._fired: asyncio.Future[Change] = session.loop.create_future()
 
     def __enter__(self) -> Watched:
@@ -42,7 +43,7 @@ class Watched:
     ) -> None:
         self._session.unwatch(self._path, self, self._kind)
 
-    def fire(self, change: Change) -> None:
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
         if not self._fired.done():
             self._fired.set_result(change)
 
@@ -54,7 +55,7 @@ class Watched:
         session = self._session
         while True:
             answer = session.loop.create_future()
-            session.submit_now(Request(self._op, self._body, self._path, answer, watches=self._path))
+            session.submit_now(Request(self._op, self._body, self._path, answer, watches=self._watches))
             try:
                 return await answer
             except errors.NoNode:

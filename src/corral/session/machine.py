@@ -33,7 +33,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from corral import errors
 from corral.types import State
@@ -42,9 +42,9 @@ from corral.wire.compile import DecodeError
 
 from .auth import Credentials
 from .holdings import INFINITY, Heartbeat, Hold, Holdings
-from .requests import NOBODY, Request, Requests, Waiter
+from .requests import Request, Requests, Waiter
 from .states import TRANSITIONS, Change
-from .watches import Armed, Kind, Watcher, WatchRegistry
+from .watches import WatchRegistry
 
 logger = logging.getLogger("corral.session")
 
@@ -54,6 +54,17 @@ SILENCE_LIMIT = 1 / 2
 EXPIRY_MARGIN = 1 / 2
 
 _NO_PASSWORD = bytes(16)
+
+
+class WriteObserver(Protocol):
+    """Whoever wants to see what this client writes."""
+
+    def wrote(self, op: messages.Operation, body: bytes, result: Any, /) -> None:
+        """The server has answered a write, perhaps a transaction that it refused. Whoever waits for the
+        answer is told after this. Must not raise."""
+
+    async def settled(self) -> None:
+        """Wait until all is known that was being read. Raises nothing of its own."""
 
 
 class Phase(enum.Enum):
@@ -95,7 +106,9 @@ class Machine:
         self.timeout = timeout
         self.last_zxid = 0
         """The newest transaction seen. It outlives the session: time does not run backwards for a client."""
-        self.watches = WatchRegistry()
+        self.watches = WatchRegistry(self._say_of_watches)
+        self.observers: dict[WriteObserver, None] = {}
+        """Who is shown this client's own writes, as they are answered."""
         self.requests = Requests()
         self.closing = False
         self.contact = -INFINITY
@@ -121,6 +134,7 @@ class Machine:
         self._quiet_since = 0.0
         self._ping_sent: float | None = None
         self._credentials_unanswered = 0
+        self._set_watches_unanswered = 0
         self._zxid_when_lost = 0
 
     # Entries of the connection
@@ -250,6 +264,8 @@ class Machine:
         elif request.bound_to and request.bound_to != self.session_id:
             request.reject(self._expired_error())
         else:
+            if request.watches is not None and self.watches.covers(request.watches[0]):
+                request.watches, request.body = None, messages.without_watch(request.body)
             self.requests.waiting.append(request)
 
     def hold(self, hold: Hold, now: float) -> None:
@@ -388,10 +404,13 @@ class Machine:
         self._holdings.connected(now)
         urgent = self.requests.urgent
         self._credentials_unanswered = len(self._credentials)
+        self._set_watches_unanswered = 0
         for credentials in self._credentials:
             urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
         for op, body in self.watches.rearm(self._zxid_when_lost):
             urgent.append(_frame(messages.SET_WATCHES_XID, op.opcode, body))
+            self._set_watches_unanswered += 1
+        self.watches.look_again()
         self._establish()
 
     def _establish(self) -> None:
@@ -411,7 +430,7 @@ class Machine:
             self._answer(now, xid, zxid, code, view, start, end)
         elif xid == messages.NOTIFICATION_XID:
             kind, _, path = _decode_event(view, start, end)
-            self.watches.notify(kind, path)
+            self.watches.notify(kind, path, zxid)
         elif xid == messages.PING_XID:
             self._ping_answered(now)
         elif xid == messages.AUTH_XID:
@@ -423,6 +442,9 @@ class Machine:
         elif xid == messages.SET_WATCHES_XID:
             if code:
                 self._condemn(f"the server did not set our watches again (error code {code})")
+            self._set_watches_unanswered -= 1
+            if self._set_watches_unanswered == 0:
+                self.watches.set_again()
         else:
             raise framing.StreamError(f"a reply with the unknown xid {xid}")
 
@@ -450,7 +472,7 @@ class Machine:
             self._out_of_session(request, code)
             return
         if request.watches is not None:
-            self._watch_answered(request.watches, request.op, code)
+            self.watches.answered(*request.watches, request.op, code)
         if code:
             request.reject(errors.server_error(code, request.op.name, request.path))
             return
@@ -463,30 +485,16 @@ class Machine:
             self._holdings.renew()
         if failure is not None:
             request.reject(failure)
-        else:
-            request.resolve(result)
-
-    def _watch_answered(self, path: str, op: messages.Operation, code: int) -> None:
-        """A read that sets a watch was answered: note whether the server has it now."""
-        kind = Kind.CHILDREN if op is messages.CHILDREN else Kind.NODE
-        if code == 0:
-            armed = Armed.DATA if kind is Kind.NODE else Armed.CHILDREN
-        elif code == errors.NoNode.code and op is messages.EXISTS:
-            armed = Armed.EXIST
-        else:
             return
-        if not self.watches.armed(path, armed, kind):
-            self._remove_watch(path, kind)  # whoever wanted it has left while the read was on its way
+        if self.observers and request.op.is_write:
+            for observer in tuple(self.observers):
+                observer.wrote(request.op, request.body, result)
+        request.resolve(result)
 
-    def unwatch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
-        """Fire `watcher` no more; the server's watch goes with the last of them."""
-        if self.watches.remove(path, watcher, kind):
-            self._remove_watch(path, kind)
-
-    def _remove_watch(self, path: str, kind: Kind) -> None:
-        if self.phase is _UP:  # else it has gone with the connection
-            body = messages.encode_remove_watches(path, kind)
-            self.submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
+    def _say_of_watches(self, request: Request) -> None:
+        # Without a connection there is nothing to remove: watches go with it.
+        if request.op is messages.ADD_WATCH or self.phase is _UP:
+            self.submit(request)
 
     def _oversized(self, now: float) -> None:
         xid, zxid, code = messages.REPLY_HEADER.unpack_from(self._frames.view, self._frames.start)
@@ -497,7 +505,7 @@ class Machine:
         self.contact = now
         self.last_zxid = max(self.last_zxid, zxid)
         if request.watches is not None:
-            self._watch_answered(request.watches, request.op, code)
+            self.watches.answered(*request.watches, request.op, code)
         request.reject(
             errors.ReplyError(
                 request.op.name,

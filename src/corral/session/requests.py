@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from corral import errors
 from corral.wire import messages
 from corral.wire.messages import Operation
+
+if TYPE_CHECKING:
+    from .watches import Kind
 
 # A server stops reading from its connections while it has globalOutstandingLimit (1,000) requests unanswered,
 # so a longer flight gains nothing; and it is what a heartbeat may find before itself.
@@ -69,7 +72,7 @@ class Request:
         waiter: Waiter,
         *,
         bound_to: int = 0,
-        watches: str | None = None,
+        watches: tuple[str, Kind] | None = None,
     ) -> None:
         self.op = op
         self.body = body
@@ -79,7 +82,7 @@ class Request:
         self.bound_to = bound_to
         """The session without which the request means nothing, or 0."""
         self.watches = watches
-        """The full path of the node that the server watches from now on, if this read asks it to."""
+        """The full path that the server watches from now on, if this read asks it to, and what of it."""
         self.xid = 0
         """What the server will answer under; 0 until it is sent."""
         self.sent_at = 0.0

@@ -30,11 +30,11 @@ from .auth import Credentials
 from .connection import Connection
 from .holdings import Hold
 from .hosts import Address, Backoff, Resolver
-from .machine import Machine, Phase
+from .machine import Machine, Phase, WriteObserver
 from .requests import Request
 from .state_stream import StateStream
 from .visit import visit
-from .watches import Kind, Watcher
+from .watches import PERSISTENT_KINDS, Kind, Watcher
 
 logger = logging.getLogger("corral.session")
 
@@ -216,19 +216,39 @@ class Session:
         return errors.FrameTooLarge(request.op.name, request.path, size, limit)
 
     def watch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
-        """Fire `watcher` when the node at the full path, or which children it has, may have changed, once a
-        read has set the watch: one that was sent with `Request.watches`."""
+        """Fire `watcher` when what is at the full path may have changed: of a one-shot kind once a read has
+        set the watch, one that was sent with `Request.watches`; a persistent one is asked for here, so that
+        all that is asked from now on comes after it."""
         self._machine.watches.add(path, watcher, kind)
+        if kind in PERSISTENT_KINDS:
+            self._flush_soon()
 
     def unwatch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
         """Fire it no more; the server's watch goes with the last of them."""
-        self._machine.unwatch(path, watcher, kind)
+        self._machine.watches.remove(path, watcher, kind)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._connection is not None and self._machine.has_output():
             self._connection.flush_soon()
 
-    def is_armed(self, path: str) -> bool:
-        """Whether the server will tell of the next change of the node."""
-        return self._machine.watches.is_armed(path)
+    def observe(self, observer: WriteObserver) -> None:
+        """Show `observer` each write of this client, before whoever waits for it has the answer."""
+        self._machine.observers[observer] = None
+
+    def unobserve(self, observer: WriteObserver) -> None:
+        """Show it no more."""
+        self._machine.observers.pop(observer, None)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether somebody wants to see the state that a write leaves."""
+        return bool(self._machine.observers)
+
+    async def observers_settled(self) -> None:
+        """Wait until those who observe know what an answered write has left, where its answer did not say."""
+        for observer in tuple(self._machine.observers):
+            await observer.settled()
 
     def hold(self, hold: Hold) -> None:
         """Keep the lease, and tell `hold` when it ends; may tell at once."""

@@ -405,6 +405,15 @@ encode_add_watch: Callable[[str, int], bytes] = ADD_WATCH.request.encode
 encode_set_watches: Callable[[int, Sequence[str], Sequence[str], Sequence[str]], bytes] = (
     SET_WATCHES.request.encode
 )
+encode_set_watches2: Callable[
+    [int, Sequence[str], Sequence[str], Sequence[str], Sequence[str], Sequence[str]], bytes
+] = SET_WATCHES2.request.encode
+
+
+def without_watch(body: bytes) -> bytes:
+    """The body of a read (get, exists, children), without the watch that it sets: that is its last byte."""
+    return body[:-1] + b"\x00"
+
 
 _INT = struct.Struct(">i")
 _FLAGS_AND_TTL = struct.Struct(">iq")

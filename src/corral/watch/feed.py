@@ -1,0 +1,243 @@
+"""What all who watch the same thing through one client share: one server watch, one read a change (W4).
+
+A `Feed` is kept by its readers, each with a *place* in it, and is dropped with the last of them. A feed never
+refers to a reader, only to places: else a reader that nobody has any more would never be collected (W5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+from corral import errors
+from corral.session.requests import Request
+from corral.session.supervisor import Session
+from corral.session.watches import Change, Kind
+from corral.wire import messages
+from corral.wire.messages import Operation
+
+from .own_writes import OwnWrites
+
+__all__ = ["Feed", "Feeds", "Place", "ReadFeed"]
+
+
+class Place:
+    """One reader's place in a feed; with nothing of its own where every reader is told the newest state."""
+
+    __slots__ = ()
+
+
+class Feed(ABC):
+    """Shared by the readers of one thing. A subclass is a watcher of the session's registry."""
+
+    def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str) -> None:
+        self.session = feeds.session
+        self.full = full
+        self.path = path
+        """As its first reader names it, for error messages only."""
+        self.places: dict[Place, None] = {}
+        self._feeds = feeds
+        self._key = key
+        self._loop = asyncio.get_running_loop()
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    # For the subclass
+
+    @property
+    @abstractmethod
+    def is_fresh(self) -> bool:
+        """Whether what is known may be told without waiting for more."""
+
+    @abstractmethod
+    def demand(self) -> None:
+        """Somebody waits for news: see to it that there will be some."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """The last reader has left: let go of the server's watch."""
+
+    def wake(self, error: BaseException | None) -> None:
+        """There is news for all who wait, or an error."""
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for news."""
+        return bool(self._waiting)
+
+    # The readers' side
+
+    def join(self, place: Place) -> None:
+        """One reader more."""
+        self.places[place] = None
+
+    def wait(self, future: asyncio.Future[None]) -> None:
+        """Resolve `future` when there is news."""
+        self._waiting.add(future)
+        self.demand()
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Nobody waits for it any more."""
+        self._waiting.discard(future)
+
+    def leave_soon(self, place: Place) -> None:
+        """One reader less, in the next loop turn: garbage is collected in any thread, and at any moment."""
+        self.run_soon(self.leave, place)
+
+    def run_soon(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call it in the next turn of the loop, whatever thread this is."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the session with it
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def leave(self, place: Place) -> None:
+        """One reader less."""
+        if self.places.pop(place, self) is None and not self.places:
+            self._feeds.drop(self._key)
+            self.end()
+
+
+F = TypeVar("F", bound=Feed)
+
+
+class Feeds:
+    """The feeds of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._feeds: dict[Hashable, Feed] = {}
+        self.own_writes = OwnWrites(session)
+
+    def get(self, key: tuple[type[F], *tuple[Hashable, ...]], make: Callable[[], F]) -> F:
+        """The feed of a key, made if there is none; whoever asks must `join` it."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = make()
+        assert isinstance(feed, key[0])
+        return feed
+
+    def drop(self, key: Hashable) -> None:
+        """The last reader has left."""
+        del self._feeds[key]
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+
+S = TypeVar("S")
+
+
+class ReadFeed(Feed, Generic[S]):
+    """The newest known state of something that one read gives; read again when it has changed.
+
+    The server's watch is one-shot: it tells that there was a change, not which. So each change is *fire* (the
+    feed is stale), *read again with a watch in the same request*, *publish*. A reader that is slow misses the
+    states in between and gets the newest. Nothing is read while nobody waits.
+
+    Why states never go backwards: a client shows each server the newest transaction it has seen, and a server
+    that is behind it refuses (`lastZxid` in the connect request); that outlives the session here. Reads of
+    one feed follow one another, so the feed's states are in the order of their zxids.
+    """
+
+    def __init__(
+        self, feeds: Feeds, key: Hashable, full: str, path: str, op: Operation, kind: Kind, absent: S
+    ) -> None:
+        super().__init__(feeds, key, full, path)
+        self.state: S | None = None
+        """The newest state read; None before the first."""
+        self.stale = True
+        """Whether there may have been a change since `state` was read."""
+        self._absent = absent
+        self._kind = kind
+        self._read_op = op
+        self._read_body = op.request.encode(full, True)
+        self._reading: Operation | None = None
+        self.session.watch(full, self, kind)
+        self._watches_existence = kind is Kind.NODE
+
+    @property
+    def is_fresh(self) -> bool:
+        return not self.stale
+
+    def demand(self) -> None:
+        if self.stale:
+            self._read(self._read_op)
+
+    def end(self) -> None:
+        self.session.unwatch(self.full, self, self._kind)
+        self._watch_existence(False)
+
+    @abstractmethod
+    def state_of(self, answer: Any) -> S:
+        """The state that the answer to a read tells."""
+
+    # The session's side
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        """There may have been a change."""
+        if self._kind is Kind.CHILDREN and change is Change.DATA_CHANGED:
+            return  # of the node's data, which is somebody else's to watch
+        self.stale = True
+        if self.is_awaited:
+            self._read(self._read_op)
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        """The answer to a read."""
+        op, self._reading = self._reading, None
+        if op is messages.EXISTS:
+            self._read(self._read_op)  # created since we were told that it is not there
+            return
+        self._watch_existence(False)
+        self._publish(self.state_of(result))
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """A read failed."""
+        op, self._reading = self._reading, None
+        if isinstance(error, errors.NoNode):
+            if op is messages.EXISTS:
+                self._publish(self._absent)
+            else:
+                self._watch_existence(True)
+                self._read(messages.EXISTS)  # which sets a watch although the node is not there
+        elif isinstance(error, errors.ConnectionLoss) and self.is_awaited:
+            self._read(self._read_op)
+        else:
+            self.stale = True
+            self.wake(error)
+
+    def _read(self, op: Operation) -> None:
+        if self._reading is not None:
+            return  # what made it stale again will be seen when this read is published
+        self._reading = op
+        if op is messages.EXISTS:
+            kind, body = Kind.NODE, messages.encode_exists(self.full, True)
+        else:
+            kind, body, self.stale = self._kind, self._read_body, False
+        try:
+            self.session.submit(Request(op, body, self.path, self, watches=(self.full, kind)))
+        except errors.UsageError:  # too large a path: nothing was sent
+            self._reading = None
+            raise
+
+    def _publish(self, state: S) -> None:
+        self.state = state
+        self.wake(None)
+
+    def _watch_existence(self, absent: bool) -> None:
+        """Which children a node has is not told of one that is not there: watch the node itself then."""
+        if self._kind is Kind.NODE or absent is self._watches_existence:
+            return
+        self._watches_existence = absent
+        (self.session.watch if absent else self.session.unwatch)(self.full, self, Kind.NODE)

@@ -1,0 +1,563 @@
+"""A subtree as an async iterator, by one persistent recursive watch (W1 to W6).
+
+A `TreeFeed` keeps a copy of the subtree for all who follow it through one client. The server's watch tells
+which node has changed; the feed reads it, many in one `multiRead`, and publishes it to each reader's place.
+
+What is read, and when
+----------------------
+Paths wait in a queue and are read in its order. A *deep* read also lists the children, which then are read
+deep themselves: that is how the tree is loaded, and loaded again when events may have been lost
+(ZOOKEEPER-4698). A child that is not in the list any more is gone. An event makes a shallow read, which is
+enough: a node whose creation was told has no children but those whose creation is told too.
+
+A session is answered in order, events included. So the states of a node are taken as they come; nothing
+older can follow. Two nodes are not read in one instant, even by one `multiRead`, so a node may be seen whose
+parent is not: then an event of the parent has come before, and both are read again.
+
+The copy has a node only if it has its parent. Readers are told of a parent's creation before its children's,
+and of their deletions before its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from corral import errors, paths
+from corral.session.requests import Request
+from corral.session.watches import Change, Kind
+from corral.types import Event, EventKind, Stat, State, Znode
+from corral.wire import messages
+
+from .feed import Feed, Feeds, Place
+from .reader import Reader
+
+__all__ = ["TreeFeed", "TreePlace", "TreeWatch", "Wanted"]
+
+logger = logging.getLogger("corral.watch")
+
+# How many nodes one read asks for: a few at first, and more while the answers stay small, so that large nodes
+# do not make answers of a gigabyte.
+FIRST_BATCH = 32
+LARGEST_BATCH = 512
+# How much data an answer is to have, in bytes.
+GOOD_ANSWER = 256 * 1024
+# How many reads are under way at once. With the above, what loading takes beside the tree itself.
+READS_AT_ONCE = 4
+
+Identity: TypeAlias = "tuple[int, int] | None"
+"""What tells two states of a node apart: czxid and mzxid; None where there is none."""
+
+_UNTOLD: Identity = (-1, -1)
+_COMPLETE = ""
+"""In a place's news: the mark behind what was there at first. No node has such a path."""
+
+
+def identity(node: Znode | None) -> Identity:
+    """What tells this state from others of the same node."""
+    return None if node is None else (node.stat.czxid, node.stat.mzxid)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which nodes of a subtree are followed: that many levels below its root, and what `only` says yes to.
+
+    What is below a node that is not wanted is not wanted either. `only` is given paths as they are below
+    `chroot`.
+    """
+
+    root: str
+    depth: int | None = None
+    only: Callable[[str], bool] | None = None
+    chroot: str = ""
+
+    def __call__(self, path: str) -> bool:
+        """Whether a node is, of which it is known that it is in the subtree."""
+        if self.depth is not None and self.level(path) > self.depth:
+            return False
+        while self.only is not None and path != self.root:
+            if not self.only(paths.strip(self.chroot, path)):
+                return False
+            path = paths.parent_of(path)
+        return True
+
+    def lists(self, path: str) -> bool:
+        """Whether the children of a node that is wanted may be."""
+        return self.depth is None or self.level(path) < self.depth
+
+    def level(self, path: str) -> int:
+        """How far below the root."""
+        return _slashes(path) - _slashes(self.root)
+
+    def holds(self, path: str) -> bool:
+        """Whether a path is in the subtree."""
+        return path == self.root or path.startswith(self.root if self.root == "/" else self.root + "/")
+
+
+def _slashes(path: str) -> int:
+    return 0 if path == "/" else path.count("/")
+
+
+class TreePlace(Place):
+    """What a reader has still to be told: paths, with what it was last told of each, in the order to tell."""
+
+    __slots__ = ("admitted", "complete", "listens", "news", "told")
+
+    def __init__(self, *, complete: bool = False, listens: bool = True) -> None:
+        self.admitted = False
+        """Whether all is known that was being read when it came."""
+        self.listens = listens
+        """Whether it is to be told anything at all: a cache looks by itself."""
+        self.complete = complete
+        """Whether it was told all that there was at first."""
+        self.told: dict[str, Identity] | None = None
+        """What it was told, while it is not in the feed; None if it was never told anything."""
+        self.news: OrderedDict[str, Identity] | None = None
+        """None until it is admitted."""
+
+
+class _Read(NamedTuple):
+    path: str
+    deep: bool
+
+
+class _Batch:
+    """Waits for the answer to one `multiRead`."""
+
+    def __init__(self, feed: TreeFeed, reads: list[_Read]) -> None:
+        self.reads = reads
+        self._feed = feed
+
+    def done(self) -> bool:
+        return not self._feed.is_reading(self)
+
+    def set_result(self, results: list[messages.MultiResult], /) -> None:
+        self._feed.answered(self, results)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._feed.failed(self, error)
+
+
+class TreeFeed(Feed):
+    """The newest known state of a subtree."""
+
+    def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, wanted: Wanted) -> None:
+        super().__init__(feeds, key, full, path)
+        self.nodes: dict[str, Znode] = {}
+        """By full path, each behind its parent."""
+        self.children: dict[str, dict[str, None]] = {}
+        """By full path, the full paths of the children of those that have any."""
+        self.failure: BaseException | None = None
+        """Why nothing is followed at the moment, if that is so."""
+        self.is_loaded = False
+        """Whether all of it was read since it is followed."""
+        self._wanted = wanted
+        self._followed = False
+        self._own_writes = feeds.own_writes
+        self._lasting = 0
+        self._queue: dict[str, bool] = {}  # the paths to read, in order, and whether deep
+        self._reading: deque[_Batch] = deque()
+        self._deep = 0  # how many deep reads are in the queue or under way
+        self._queued = 0  # how many reads were ever queued, and how many of them answered: in the same order
+        self._answered = 0
+        self._coming: list[tuple[int, TreePlace]] = []  # who waits, and for how many answers
+        self._has_news = False
+        self._refused: set[str] = set()  # the nodes that we may not read
+        self._batch = FIRST_BATCH
+
+    # The readers' side
+
+    @property
+    def is_fresh(self) -> bool:
+        return True  # a place has news only when it may be told
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all is known that this client could know: loaded, connected, and nothing to be read."""
+        return (
+            self._followed
+            and self.is_loaded
+            and not self._queue
+            and not self._reading
+            and self.session.state is State.CONNECTED
+        )
+
+    def join(self, place: Place) -> None:
+        assert isinstance(place, TreePlace)
+        super().join(place)
+        if place.complete and place.told is None:
+            place.admitted, place.news = True, OrderedDict()  # it is told of changes from now on, and no more
+        else:
+            self._coming.append((self._queued, place))
+            self._admit()
+
+    def leave(self, place: Place) -> None:
+        assert isinstance(place, TreePlace)
+        self._coming = [each for each in self._coming if each[1] is not place]
+        place.admitted = False
+        news, place.news = place.news, None
+        if place in self.places and news is not None:
+            place.told = {path: identity(node) for path, node in self.nodes.items()}
+            place.told.update((path, told) for path, told in news.items() if path != _COMPLETE)
+        super().leave(place)
+
+    def keep_current(self, lasting: int) -> None:
+        """Read what has changed also while nobody waits: for one more who wants that, or (-1) one less."""
+        self._lasting += lasting
+        self.demand()
+
+    def demand(self) -> None:
+        if not self._followed:
+            self._follow()
+        self._pump()
+
+    def end(self) -> None:
+        self._unfollow()
+        self.nodes, self.children = {}, {}
+
+    def _follow(self) -> None:
+        self._followed = True
+        self.is_loaded = False
+        self.failure = None
+        self._own_writes.follow(self)
+        self.session.watch(self.full, self, Kind.RECURSIVE)
+        if self._followed:  # not refused at once
+            self._enqueue(self.full, deep=True)  # which is read after the watch is set
+
+    def _unfollow(self) -> None:
+        self._followed = False
+        self.session.unwatch(self.full, self, Kind.RECURSIVE)
+        self._own_writes.unfollow(self)
+        self._queue.clear()
+        self._reading.clear()
+        self._deep = 0
+        self._answered = self._queued
+
+    def _admit(self) -> None:
+        """Give those their first news who wait until all is known that was being read when they came."""
+        while self._coming and self._followed and self.is_loaded and not self._deep:
+            due, place = self._coming[0]
+            if due > self._answered:
+                return
+            del self._coming[0]
+            place.admitted = self._has_news = True
+            if not place.listens:
+                continue
+            told, place.told = place.told, None
+            place.news = news = OrderedDict()
+            if told is None:
+                told = {self.full: _UNTOLD}
+            for path in reversed(told):  # the deletions, children before their parents
+                if path not in self.nodes and told[path] is not None:
+                    news[path] = told[path]
+            for path, node in self.nodes.items():
+                if told.get(path) != identity(node):
+                    news[path] = told.get(path)
+            if not place.complete:
+                news[_COMPLETE] = None
+
+    # The session's side
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        """A node has changed, or anything may have."""
+        if change is Change.ARMED or not self._followed:
+            return
+        if change is Change.UNKNOWN:
+            self._enqueue(self.full, deep=True)
+        elif self._wanted(path):
+            self._enqueue(path, deep=False)
+        self._pump()
+
+    def refused(self, error: BaseException, /) -> None:
+        """The server does not set the watch."""
+        if isinstance(error, errors.Unimplemented):
+            error = errors.Unimplemented(
+                "watch_tree", self.path, "the server has no persistent watches; that takes ZooKeeper 3.6"
+            )
+        self._fail(error)
+
+    def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
+        """This client has written a node."""
+        if self._wanted.holds(path) and self._wanted(path):
+            node = None if stat is None or data is None else Znode(data, stat)
+            if node is None or path == self.full or paths.parent_of(path) in self.nodes:
+                self._publish(path, node)
+                self._tell()
+
+    async def settled(self) -> None:
+        """Wait until all is known that was being read; at once if that is not to be."""
+        place = TreePlace(listens=False)
+        self._coming.append((self._queued, place))
+        with contextlib.suppress(errors.CorralError):
+            await self.until_admitted(place)
+
+    async def until_admitted(self, place: TreePlace) -> None:
+        """Wait until all is known that was being read when the place came."""
+        self._admit()
+        while not place.admitted:
+            future = self._loop.create_future()
+            try:
+                self.wait(future)
+                await future
+            finally:
+                self.forget(future)
+
+    # Reading
+
+    def _enqueue(self, path: str, *, deep: bool) -> None:
+        before = self._queue.get(path)
+        if before is None:
+            self._queued += 1
+        if before:
+            return
+        self._queue[path] = deep
+        self._deep += deep
+
+    def _pump(self) -> None:
+        """Ask for what is in the queue, if somebody wants to know: a tree that is being loaded is."""
+        while self._queue and len(self._reading) < READS_AT_ONCE:
+            if not (self._deep or self._lasting or self.is_awaited):
+                return
+            batch = _Batch(self, self._next_reads())
+            ops: list[tuple[messages.Operation, bytes]] = []
+            for path, deep in batch.reads:
+                body = messages.encode_get(path, False)
+                ops.append((messages.GET, body))
+                if deep and self._wanted.lists(path):
+                    ops.append((messages.CHILDREN, body))  # path and flag, as in a get
+            self._reading.append(batch)
+            self.session.submit(Request(messages.MULTI_READ, messages.encode_multi(ops), self.path, batch))
+
+    def _next_reads(self) -> list[_Read]:
+        reads: list[_Read] = []
+        room = self.session.max_body // 2
+        for path, deep in self._queue.items():
+            room -= 2 * (3 * len(path) + 16)  # at most three bytes a character, and what is around each
+            if len(reads) == self._batch or (reads and room < 0):
+                break
+            reads.append(_Read(path, deep))
+        for read in reads:
+            del self._queue[read.path]
+        return reads
+
+    def is_reading(self, batch: _Batch) -> bool:
+        """Whether its answer is waited for."""
+        return batch in self._reading
+
+    def answered(self, batch: _Batch, results: list[messages.MultiResult]) -> None:
+        """What some nodes are now."""
+        assert self._reading.popleft() is batch
+        remaining = iter(results)
+        size = 0
+        for path, deep in batch.reads:
+            self._answered += 1
+            self._deep -= deep
+            got = next(remaining)
+            listed = next(remaining) if deep and self._wanted.lists(path) else None
+            if got.error == 0:
+                node = Znode(*got.value)
+                size += len(node.data)
+                self._found(path, node, listed)
+            elif got.error == errors.NoNode.code:
+                self._publish(path, None)
+            elif path == self.full:
+                self._fail(errors.server_error(got.error, "watch_tree", self.path))
+                return
+            else:
+                self._refuse(path)
+        if size > GOOD_ANSWER:
+            self._batch = max(1, self._batch * GOOD_ANSWER // size)
+        elif len(batch.reads) == self._batch:
+            self._batch = min(2 * self._batch, LARGEST_BATCH)
+        self._go_on()
+
+    def failed(self, batch: _Batch, error: BaseException) -> None:
+        """There is no answer, or none that can be used."""
+        assert self._reading.popleft() is batch
+        if isinstance(error, errors.ReplyError) and len(batch.reads) > 1:
+            self._batch = max(1, len(batch.reads) // 2)
+        elif not isinstance(error, errors.ConnectionLoss):
+            self._fail(error)
+            return
+        # First again, so that reads are answered in the order in which they were queued.
+        again = {path: deep or self._queue.get(path, False) for path, deep in batch.reads}
+        for path, deep in batch.reads:
+            waiting = self._queue.pop(path, None)
+            if waiting is not None:
+                self._answered += 1
+                self._deep -= deep and waiting
+        self._queue = {**again, **self._queue}
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._deep:
+            self.is_loaded = True
+        self._pump()
+        self._admit()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._has_news:
+            self._has_news = False
+            self.wake(None)
+
+    def _fail(self, error: BaseException) -> None:
+        self._unfollow()
+        self.failure = error
+        self.wake(error)
+
+    def _refuse(self, path: str) -> None:
+        if not self._refused:
+            logger.warning("watch_tree of %r leaves out what we may not read, such as %r", self.path, path)
+        self._refused.add(path)
+        self._publish(path, None)
+
+    def _found(self, path: str, node: Znode, listed: messages.MultiResult | None) -> None:
+        """A node was read, and perhaps its children listed."""
+        if path != self.full and (parent := paths.parent_of(path)) not in self.nodes:
+            if parent not in self._refused:
+                self._enqueue(parent, deep=False)
+                self._enqueue(path, deep=listed is not None)
+            return
+        self._publish(path, node)
+        if path in self._refused:
+            self._refused.discard(path)
+            self._enqueue(path, deep=True)  # nothing was told of what is below it
+        if listed is not None and listed.error == 0:
+            names: list[str] = listed.value
+            found = {paths.join(path, name): None for name in names}
+            for child in [each for each in self.children.get(path, ()) if each not in found]:
+                self._publish(child, None)
+            for child in found:
+                if self._wanted(child):
+                    self._enqueue(child, deep=True)
+
+    # What is known, and who is told
+
+    def _publish(self, path: str, node: Znode | None) -> None:
+        """A node is so now."""
+        before = self.nodes.get(path)
+        if node is None:
+            if before is not None:
+                for each in reversed(self.below(path)):
+                    self._forget(each)
+            return
+        if before is None:
+            self.nodes[path] = node
+            if path != self.full:
+                self.children.setdefault(paths.parent_of(path), {})[path] = None
+        elif before.stat.mzxid == node.stat.mzxid and before.stat.czxid == node.stat.czxid:
+            self.nodes[path] = Znode(before.data, node.stat)  # its children may have changed
+            return
+        else:
+            self.nodes[path] = node
+        self._note(path, before, moved=before is None)
+
+    def below(self, path: str) -> list[str]:
+        """A node and all below it, each before its children."""
+        found = [path]
+        for each in found:  # which grows
+            found += self.children.get(each, ())
+        return found
+
+    def _forget(self, path: str) -> None:
+        before = self.nodes.pop(path)
+        self.children.pop(path, None)
+        if path != self.full:
+            siblings = self.children[paths.parent_of(path)]
+            del siblings[path]
+            if not siblings:
+                del self.children[paths.parent_of(path)]
+        self._note(path, before, moved=True)
+
+    def _note(self, path: str, before: Znode | None, *, moved: bool) -> None:
+        """There is news of a path for all who have been told of what was `before`."""
+        for place in self.places:
+            assert isinstance(place, TreePlace)
+            news = place.news
+            if news is None:
+                continue
+            self._has_news = True
+            if path not in news:
+                news[path] = identity(before)
+            elif news[path] is None and path not in self.nodes:
+                del news[path]  # it came and went, and the reader has missed it
+            elif moved and news[path] != _UNTOLD:
+                news.move_to_end(path)  # behind its parent, or its children
+
+
+class TreeWatch(Reader[TreeFeed, TreePlace, Event]):
+    """The states of all nodes of a subtree, as events: those now, then each change.
+
+    Use it as ``async for event in zk.watch_tree(path)``, or as ``async with zk.watch_tree(path) as events``
+    for a definite end. First each node that there is, parents before their children (`EventKind.PRESENT`;
+    `ABSENT` if there is no node at `path`), then one event `COMPLETE`, then changes. Leaving the loop, an
+    exception, or dropping the object ends the watch; the server's watch goes with the last reader in this
+    client.
+
+    **Promised**: for each node what `NodeWatch` promises. A parent's creation is told before its children's,
+    and their deletions before its own. A reader that is slow gets the newest state of each node, and never
+    more events than there are nodes that it has not been told of: what it costs is bounded by the tree.
+    **Not promised**: every state in between; the order of changes of different nodes otherwise; that what is
+    told of different nodes was so at one instant.
+
+    **On cancel** of ``anext`` nothing is lost. **On loss** of the connection it waits, and then reads the
+    whole subtree again, since persistent watches lose what happened meanwhile (ZOOKEEPER-4698); only what has
+    changed is told. Raises `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6),
+    `NoAuth` if we may not read the node at `path`, `SessionError` when the client is closed.
+
+    Nodes below that we may not read are left out, with what is below them; the first is logged. A `Stat` is
+    as of when the node itself was last created or set: a change of its children does not renew it.
+    """
+
+    _verb = "watch_tree"
+
+    def __init__(
+        self, feeds: Feeds, full: str, path: str, chroot: str, wanted: Wanted, *, changes_only: bool = False
+    ) -> None:
+        super().__init__(feeds, full, path, TreePlace(complete=changes_only))
+        self._chroot = chroot
+        self._wanted = wanted
+        if changes_only:
+            self._join()
+
+    def _find(self) -> TreeFeed:
+        return find_feed(self._feeds, self._full, self._path, self._wanted)
+
+    def _take(self, feed: TreeFeed, place: TreePlace) -> Event | None:
+        news = place.news
+        while news:
+            full, told = news.popitem(last=False)
+            if full == _COMPLETE:
+                place.complete = True
+                return Event(EventKind.COMPLETE, self._path, None, None)
+            node = feed.nodes.get(full)
+            kind = _kind(told, node, place.complete)
+            if kind is not None:
+                data, stat = (None, None) if node is None else node
+                return Event(kind, paths.strip(self._chroot, full), data, stat)
+        return None
+
+
+def _kind(told: Identity, node: Znode | None, complete: bool) -> EventKind | None:
+    """What to tell of a node that is so now, to whom it was told so; None for nothing."""
+    if told == _UNTOLD:
+        return EventKind.ABSENT if node is None else EventKind.PRESENT
+    if node is None:
+        return None if told is None else EventKind.DELETED
+    now = (node.stat.czxid, node.stat.mzxid)
+    if told == now:
+        return None
+    if told is None or told[0] != now[0]:
+        return EventKind.CREATED if complete or told is not None else EventKind.PRESENT
+    return EventKind.CHANGED
+
+
+def find_feed(feeds: Feeds, full: str, path: str, wanted: Wanted) -> TreeFeed:
+    """The feed for this part of a subtree."""
+    key = (TreeFeed, wanted)
+    return feeds.get(key, lambda: TreeFeed(feeds, key, full, path, wanted))
