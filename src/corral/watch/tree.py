@@ -5,10 +5,12 @@ which node has changed; the feed reads it, many in one `multiRead`, and publishe
 
 What is read, and when
 ----------------------
-Paths wait in a queue and are read in its order. A *deep* read also lists the children, which then are read
-deep themselves: that is how the tree is loaded, and loaded again when events may have been lost
-(ZOOKEEPER-4698). A child that is not in the list any more is gone. An event makes a shallow read, which is
-enough: a node whose creation was told has no children but those whose creation is told too.
+Paths wait in a queue and are read in its order. A *deep* read is followed by one of each child: that is how
+the tree is loaded, and loaded again when events may have been lost (ZOOKEEPER-4698). The children are listed
+in the same request, which makes a level of the tree one round trip; but where many nodes are read at once,
+most are leaves, and only those that say that they have children are asked for them, in a second one. A child
+that is not in the list any more is gone. An event makes a shallow read, which is enough: a node whose
+creation was told has no children but those whose creation is told too.
 
 A session is answered in order, events included. So the states of a node are taken as they come; nothing
 older can follow. Two nodes are not read in one instant, even by one `multiRead`, so a node may be seen whose
@@ -25,7 +27,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from corral import errors, paths
 from corral.session.requests import Request
@@ -46,6 +48,8 @@ FIRST_BATCH = 32
 LARGEST_BATCH = 512
 # How much data an answer is to have, in bytes.
 GOOD_ANSWER = 256 * 1024
+# Up to how many nodes are asked for their children without knowing whether they have any.
+LISTED_UNSEEN = 64
 # How many reads are under way at once. With the above, what loading takes beside the tree itself.
 READS_AT_ONCE = 4
 
@@ -55,6 +59,9 @@ Identity: TypeAlias = "tuple[int, int] | None"
 _UNTOLD: Identity = (-1, -1)
 _COMPLETE = ""
 """In a place's news: the mark behind what was there at first. No node has such a path."""
+
+
+_new_tuple = tuple.__new__
 
 
 def identity(node: Znode | None) -> Identity:
@@ -120,16 +127,20 @@ class TreePlace(Place):
         """None until it is admitted."""
 
 
-class _Read(NamedTuple):
-    path: str
-    deep: bool
+# How a node is to be read; of two wishes the greater one counts.
+SHALLOW = 0
+DEEP = 1
+LISTED = 2
+"""Deep, and it is known to have children."""
 
 
 class _Batch:
-    """Waits for the answer to one `multiRead`."""
+    """Waits for the answer to one `multiRead`: paths, and how each is read."""
 
-    def __init__(self, feed: TreeFeed, reads: list[_Read]) -> None:
+    def __init__(self, feed: TreeFeed, reads: dict[str, int]) -> None:
         self.reads = reads
+        self.lists = LISTED if len(reads) > LISTED_UNSEEN else DEEP
+        """From which depth on children are listed."""
         self._feed = feed
 
     def done(self) -> bool:
@@ -159,7 +170,7 @@ class TreeFeed(Feed):
         self._followed = False
         self._own_writes = feeds.own_writes
         self._lasting = 0
-        self._queue: dict[str, bool] = {}  # the paths to read, in order, and whether deep
+        self._queue: OrderedDict[str, int] = OrderedDict()  # the paths to read, in order, and how
         self._reading: deque[_Batch] = deque()
         self._deep = 0  # how many deep reads are in the queue or under way
         self._queued = 0  # how many reads were ever queued, and how many of them answered: in the same order
@@ -226,7 +237,7 @@ class TreeFeed(Feed):
         self._own_writes.follow(self)
         self.session.watch(self.full, self, Kind.RECURSIVE)
         if self._followed:  # not refused at once
-            self._enqueue(self.full, deep=True)  # which is read after the watch is set
+            self._enqueue(self.full, DEEP)  # which is read after the watch is set
 
     def _unfollow(self) -> None:
         self._followed = False
@@ -267,9 +278,9 @@ class TreeFeed(Feed):
         if change is Change.ARMED or not self._followed:
             return
         if change is Change.UNKNOWN:
-            self._enqueue(self.full, deep=True)
+            self._enqueue(self.full, DEEP)
         elif self._wanted(path):
-            self._enqueue(path, deep=False)
+            self._enqueue(path, SHALLOW)
         self._pump()
 
     def refused(self, error: BaseException, /) -> None:
@@ -308,14 +319,13 @@ class TreeFeed(Feed):
 
     # Reading
 
-    def _enqueue(self, path: str, *, deep: bool) -> None:
+    def _enqueue(self, path: str, how: int) -> None:
         before = self._queue.get(path)
         if before is None:
             self._queued += 1
-        if before:
-            return
-        self._queue[path] = deep
-        self._deep += deep
+            before = SHALLOW
+        self._queue[path] = max(how, before)
+        self._deep += how > SHALLOW and before == SHALLOW
 
     def _pump(self) -> None:
         """Ask for what is in the queue, if somebody wants to know: a tree that is being loaded is."""
@@ -324,24 +334,22 @@ class TreeFeed(Feed):
                 return
             batch = _Batch(self, self._next_reads())
             ops: list[tuple[messages.Operation, bytes]] = []
-            for path, deep in batch.reads:
+            for path, how in batch.reads.items():
                 body = messages.encode_get(path, False)
                 ops.append((messages.GET, body))
-                if deep and self._wanted.lists(path):
+                if how >= batch.lists:
                     ops.append((messages.CHILDREN, body))  # path and flag, as in a get
             self._reading.append(batch)
             self.session.submit(Request(messages.MULTI_READ, messages.encode_multi(ops), self.path, batch))
 
-    def _next_reads(self) -> list[_Read]:
-        reads: list[_Read] = []
+    def _next_reads(self) -> dict[str, int]:
+        queue = self._queue
+        reads: dict[str, int] = {}
         room = self.session.max_body // 2
-        for path, deep in self._queue.items():
+        while queue and room > 0 and len(reads) < self._batch:
+            path, how = queue.popitem(last=False)
+            reads[path] = how
             room -= 2 * (3 * len(path) + 16)  # at most three bytes a character, and what is around each
-            if len(reads) == self._batch or (reads and room < 0):
-                break
-            reads.append(_Read(path, deep))
-        for read in reads:
-            del self._queue[read.path]
         return reads
 
     def is_reading(self, batch: _Batch) -> bool:
@@ -353,15 +361,15 @@ class TreeFeed(Feed):
         assert self._reading.popleft() is batch
         remaining = iter(results)
         size = 0
-        for path, deep in batch.reads:
+        for path, how in batch.reads.items():
             self._answered += 1
-            self._deep -= deep
+            self._deep -= how > SHALLOW
             got = next(remaining)
-            listed = next(remaining) if deep and self._wanted.lists(path) else None
+            listed = next(remaining) if how >= batch.lists else None
             if got.error == 0:
-                node = Znode(*got.value)
+                node: Znode = _new_tuple(Znode, got.value)
                 size += len(node.data)
-                self._found(path, node, listed)
+                self._found(path, node, how, listed)
             elif got.error == errors.NoNode.code:
                 self._publish(path, None)
             elif path == self.full:
@@ -384,13 +392,15 @@ class TreeFeed(Feed):
             self._fail(error)
             return
         # First again, so that reads are answered in the order in which they were queued.
-        again = {path: deep or self._queue.get(path, False) for path, deep in batch.reads}
-        for path, deep in batch.reads:
+        again = OrderedDict(batch.reads)
+        for path, how in batch.reads.items():
             waiting = self._queue.pop(path, None)
             if waiting is not None:
+                again[path] = max(how, waiting)
                 self._answered += 1
-                self._deep -= deep and waiting
-        self._queue = {**again, **self._queue}
+                self._deep -= how > SHALLOW and waiting > SHALLOW
+        again.update(self._queue)
+        self._queue = again
         self._go_on()
 
     def _go_on(self) -> None:
@@ -416,25 +426,36 @@ class TreeFeed(Feed):
         self._refused.add(path)
         self._publish(path, None)
 
-    def _found(self, path: str, node: Znode, listed: messages.MultiResult | None) -> None:
+    def _found(self, path: str, node: Znode, how: int, listed: messages.MultiResult | None) -> None:
         """A node was read, and perhaps its children listed."""
         if path != self.full and (parent := paths.parent_of(path)) not in self.nodes:
             if parent not in self._refused:
-                self._enqueue(parent, deep=False)
-                self._enqueue(path, deep=listed is not None)
+                self._enqueue(parent, SHALLOW)
+                self._enqueue(path, how)
             return
         self._publish(path, node)
         if path in self._refused:
             self._refused.discard(path)
-            self._enqueue(path, deep=True)  # nothing was told of what is below it
-        if listed is not None and listed.error == 0:
-            names: list[str] = listed.value
-            found = {paths.join(path, name): None for name in names}
-            for child in [each for each in self.children.get(path, ()) if each not in found]:
+            how = DEEP  # nothing was told of what is below it
+        if how == SHALLOW or not self._wanted.lists(path):
+            return
+        if listed is None:
+            if node.stat.num_children:
+                self._enqueue(path, LISTED)
+            else:
+                self._found_children(path, [])
+        elif listed.error == 0:
+            self._found_children(path, listed.value)
+
+    def _found_children(self, path: str, names: list[str]) -> None:
+        """Which children a node has."""
+        found = [paths.join(path, name) for name in names]
+        if known := self.children.get(path):
+            for child in set(known).difference(found):
                 self._publish(child, None)
-            for child in found:
-                if self._wanted(child):
-                    self._enqueue(child, deep=True)
+        for child in found:
+            if self._wanted(child):
+                self._enqueue(child, DEEP)
 
     # What is known, and who is told
 

@@ -133,6 +133,10 @@ def compile_record(
     return Item(encode, decode, least)
 
 
+# From how many strings on they are copied at once.
+_MANY = 8
+
+
 def _encode_text(value: str | None) -> bytes:
     if value is None:
         return _INT.pack(-1)
@@ -141,14 +145,16 @@ def _encode_text(value: str | None) -> bytes:
 
 
 def _decode_texts(buffer: Buffer, start: int, end: int) -> tuple[list[str], int]:
-    """Strings one after another: what every list of children is. One copy of all bytes is cheaper than a
-    view of each string."""
+    """Strings one after another: what every list of children is. Of many, one copy of all bytes is cheaper
+    than a view of each; of a few it is not, since much else may follow them, as in the answer to a multi."""
     stop = start + 4
     if stop > end:
         raise short(stop, end)
     (count,) = _INT.unpack_from(buffer, start)
     if count < -1:
         raise bad_length(count)
+    if count < _MANY:
+        return _decode_few_texts(buffer, stop, end, count)
     raw = bytes(buffer[stop:end])
     size, at, unpack, values = len(raw), 0, _INT.unpack_from, list[str]()
     if 4 * count > size:
@@ -169,6 +175,22 @@ def _decode_texts(buffer: Buffer, start: int, end: int) -> tuple[list[str], int]
             raise short(at, size)
         values.append(text(raw[first:at]) if whole is None else whole[first:at])
     return values, stop + at
+
+
+def _decode_few_texts(buffer: Buffer, stop: int, end: int, count: int) -> tuple[list[str], int]:
+    values = []
+    for _ in range(count):
+        at = stop + 4
+        if at > end:
+            raise short(at, end)
+        (length,) = _INT.unpack_from(buffer, stop)
+        if length < -1:
+            raise bad_length(length)
+        stop = at + max(0, length)
+        if stop > end:
+            raise short(stop, end)
+        values.append(text(buffer[at:stop]))
+    return values, stop
 
 
 def _vector_encoder(encode_one: Callable[[Any], bytes]) -> Callable[[Sequence[Any] | None], bytes]:

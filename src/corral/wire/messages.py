@@ -355,18 +355,23 @@ def decode_multi_reply(buffer: compiler.Buffer, start: int, end: int) -> list[Mu
     Where the server refuses one, those before it have error 0 (rolled back) and those after it -2.
     """
     results: list[MultiResult] = []
-    opcode, _, at = _multi_header(buffer, start, end)
-    while opcode is not None:
+    unpack, size, readers, at = _MULTI_HEADER.unpack_from, _MULTI_HEADER.size, _RESULTS, start
+    while True:
+        stop = at + size
+        if stop > end:
+            raise compiler.short(stop, end)
+        opcode, done, _ = unpack(buffer, at)
+        if done:
+            return results
+        read = readers.get(opcode)
+        if read is None:
+            raise _not_in_multi(opcode)
+        value, at = read(buffer, stop, end)
         if opcode == ERROR_OPCODE:
-            error, at = _ERROR.read(buffer, at, end)
-            results.append(MultiResult(opcode, error, None))
+            results.append(MultiResult(opcode, value, None))
         else:
-            value, at = _in_multi(opcode).reply.read(buffer, at, end)
-            if opcode == GET.opcode:
-                value = (value[0] or b"", value[1])
-            results.append(MultiResult(opcode, 0, value))
-        opcode, _, at = _multi_header(buffer, at, end)
-    return results
+            # Past NamedTuple's own constructor: the answer that loads a tree has a thousand of these.
+            results.append(_new_tuple(MultiResult, (opcode, 0, value)))
 
 
 def _multi_header(buffer: compiler.Buffer, start: int, end: int) -> tuple[int | None, int, int]:
@@ -382,7 +387,21 @@ def _in_multi(opcode: int) -> Operation:
     try:
         return _IN_MULTI[opcode]
     except KeyError:
-        raise DecodeError(f"opcode {opcode} in a transaction") from None
+        raise _not_in_multi(opcode) from None
+
+
+def _not_in_multi(opcode: int) -> DecodeError:
+    return DecodeError(f"opcode {opcode} in a transaction")
+
+
+def _read_got(buffer: compiler.Buffer, start: int, end: int) -> tuple[tuple[bytes, Stat], int]:
+    got, at = _GET_REPLY.read(buffer, start, end)
+    return (got if got[0] is not None else (b"", got[1])), at
+
+
+_RESULTS = {opcode: operation.reply.read for opcode, operation in _IN_MULTI.items()}
+_RESULTS[GET.opcode] = _read_got
+_RESULTS[ERROR_OPCODE] = _ERROR.read
 
 
 MULTI = _operation("transaction", 14, _EMPTY, _EMPTY, is_write=True, decode_reply=decode_multi_reply)
