@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Self
 
 from corral import errors, paths
 from corral.types import Znode
@@ -47,7 +48,7 @@ class Cache(Mapping[str, Znode]):
         self._feed: TreeFeed | None = None
         self._end: weakref.finalize[[TreeFeed, TreePlace], Cache] | None = None
 
-    async def __aenter__(self) -> Cache:
+    async def __aenter__(self) -> Self:
         self._feeds.session.check_place()
         if self._feed is not None:
             raise errors.UsageStateError(

@@ -191,7 +191,8 @@ class ReadFeed(Feed, Generic[S]):
             self._read(self._read_op)
 
     def done(self) -> bool:
-        return False
+        """Whether everybody has left."""
+        return not self.places
 
     def set_result(self, result: Any, /) -> None:
         """The answer to a read."""

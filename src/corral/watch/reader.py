@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from abc import ABC, abstractmethod
 from types import CodeType, TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from corral import errors
 
@@ -46,7 +46,7 @@ class Reader(ABC, Generic[F, P, E]):
     def _take(self, feed: F, place: P) -> E | None:
         """The next event, if there is news."""
 
-    def __aiter__(self) -> Reader[F, P, E]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> E:
@@ -102,7 +102,7 @@ class Reader(ABC, Generic[F, P, E]):
         self._task = weakref.ref(task)
         task.add_done_callback(_Leaver(self))
 
-    async def __aenter__(self) -> Reader[F, P, E]:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

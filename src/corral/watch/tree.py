@@ -87,8 +87,11 @@ class Wanted:
         if self.depth is not None and self.level(path) > self.depth:
             return False
         while self.only is not None and path != self.root:
-            if not self.only(paths.strip(self.chroot, path)):
-                return False
+            try:
+                if not self.only(paths.strip(self.chroot, path)):
+                    return False
+            except Exception as error:
+                raise _Failed(error) from error
             path = paths.parent_of(path)
         return True
 
@@ -103,6 +106,14 @@ class Wanted:
     def holds(self, path: str) -> bool:
         """Whether a path is in the subtree."""
         return path == self.root or path.startswith(self.root if self.root == "/" else self.root + "/")
+
+
+class _Failed(Exception):
+    """The tree cannot be followed, for this reason: readers are told, since the session cannot be."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _slashes(path: str) -> int:
@@ -217,9 +228,15 @@ class TreeFeed(Feed):
         super().leave(place)
 
     def keep_current(self, lasting: int) -> None:
-        """Read what has changed also while nobody waits: for one more who wants that, or (-1) one less."""
+        """For one more who looks by itself, or (-1) one less: read what has changed also while nobody waits,
+        and take in what this client writes."""
         self._lasting += lasting
-        self.demand()
+        if self._lasting:
+            self._own_writes.follow(self)
+        else:
+            self._own_writes.unfollow(self)
+        if lasting > 0:
+            self.demand()
 
     def demand(self) -> None:
         if not self._followed:
@@ -234,7 +251,6 @@ class TreeFeed(Feed):
         self._followed = True
         self.is_loaded = False
         self.failure = None
-        self._own_writes.follow(self)
         self.session.watch(self.full, self, Kind.RECURSIVE)
         if self._followed:  # not refused at once
             self._enqueue(self.full, DEEP)  # which is read after the watch is set
@@ -242,7 +258,6 @@ class TreeFeed(Feed):
     def _unfollow(self) -> None:
         self._followed = False
         self.session.unwatch(self.full, self, Kind.RECURSIVE)
-        self._own_writes.unfollow(self)
         self._queue.clear()
         self._reading.clear()
         self._deep = 0
@@ -279,7 +294,7 @@ class TreeFeed(Feed):
             return
         if change is Change.UNKNOWN:
             self._enqueue(self.full, DEEP)
-        elif self._wanted(path):
+        elif self._is_wanted(path):
             self._enqueue(path, SHALLOW)
         self._pump()
 
@@ -293,18 +308,26 @@ class TreeFeed(Feed):
 
     def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
         """This client has written a node."""
-        if self._wanted.holds(path) and self._wanted(path):
+        if self._followed and self._wanted.holds(path) and self._is_wanted(path):
             node = None if stat is None or data is None else Znode(data, stat)
             if node is None or path == self.full or paths.parent_of(path) in self.nodes:
                 self._publish(path, node)
                 self._tell()
 
+    def _is_wanted(self, path: str) -> bool:
+        try:
+            return self._wanted(path)
+        except _Failed as failed:
+            self._fail(failed.reason)
+            return False
+
     async def settled(self) -> None:
         """Wait until all is known that was being read; at once if that is not to be."""
-        place = TreePlace(listens=False)
-        self._coming.append((self._queued, place))
-        with contextlib.suppress(errors.CorralError):
-            await self.until_admitted(place)
+        if self._followed:
+            place = TreePlace(listens=False)
+            self._coming.append((self._queued, place))
+            with contextlib.suppress(Exception):  # whoever reads the tree is told
+                await self.until_admitted(place)
 
     async def until_admitted(self, place: TreePlace) -> None:
         """Wait until all is known that was being read when the place came."""
@@ -359,6 +382,19 @@ class TreeFeed(Feed):
     def answered(self, batch: _Batch, results: list[messages.MultiResult]) -> None:
         """What some nodes are now."""
         assert self._reading.popleft() is batch
+        try:
+            size = self._take_in(batch, results)
+        except _Failed as failed:
+            self._fail(failed.reason)
+            return
+        if size > GOOD_ANSWER:
+            self._batch = max(1, self._batch * GOOD_ANSWER // size)
+        elif len(batch.reads) == self._batch:
+            self._batch = min(2 * self._batch, LARGEST_BATCH)
+        self._go_on()
+
+    def _take_in(self, batch: _Batch, results: list[messages.MultiResult]) -> int:
+        """Publish what was read; returns how much data it was, in bytes."""
         remaining = iter(results)
         size = 0
         for path, how in batch.reads.items():
@@ -373,15 +409,10 @@ class TreeFeed(Feed):
             elif got.error == errors.NoNode.code:
                 self._publish(path, None)
             elif path == self.full:
-                self._fail(errors.server_error(got.error, "watch_tree", self.path))
-                return
+                raise _Failed(errors.server_error(got.error, "watch_tree", self.path))
             else:
                 self._refuse(path)
-        if size > GOOD_ANSWER:
-            self._batch = max(1, self._batch * GOOD_ANSWER // size)
-        elif len(batch.reads) == self._batch:
-            self._batch = min(2 * self._batch, LARGEST_BATCH)
-        self._go_on()
+        return size
 
     def failed(self, batch: _Batch, error: BaseException) -> None:
         """There is no answer, or none that can be used."""
