@@ -49,7 +49,7 @@ def test_the_state_diagram_is_drawn_from_the_table() -> None:
     assert found.group() == diagram()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/testing.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/testing.md", "docs/recipes.md", "docs/watches.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link of a document names a file that is there."""
     path = ROOT / document
@@ -105,6 +105,18 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
         assert leader.data == b"host-7"
         campaigning.cancel()
         await asyncio.wait([campaigning])
+
+
+async def test_the_code_in_the_guide_to_watches_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs to its end, and prints what it says."""
+    [block] = python_blocks("docs/watches.md")
+    code: dict[str, Any] = {}
+    exec(block, code)
+    async with EmbeddedServer() as server, asyncio.timeout(PATIENCE):
+        await code["main"](server.address)
+    printed = capsys.readouterr().out
+    assert "/config/color b'blue'" in printed
+    assert printed.endswith("b'blue'\n")
 
 
 def test_the_guide_to_testing_has_every_fixture_and_fault() -> None:

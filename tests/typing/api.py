@@ -121,6 +121,28 @@ async def watches(zk: corral.Client) -> None:
     async with zk.watch("/config") as events:
         first = await anext(events)
         assert_type(first.stat, corral.Stat | None)
+    async for family in zk.watch_children("/workers"):
+        assert_type(family, corral.ChildrenEvent)
+        assert_type(family.added, frozenset[str])
+    async with zk.watch_tree("/config", depth=2, only=lambda path: "secret" not in path) as tree:
+        assert_type(tree, corral.TreeWatch)
+        assert_type(await anext(tree), corral.Event)
+    async for raw in zk.watch_raw("/config", recursive=True):
+        assert_type(raw.zxid, int | None)
+        assert_type(raw.kind, corral.RawKind)
+    async with zk.cache("/config") as cache:
+        assert_type(cache, corral.Cache)
+        assert_type(cache["/config"], corral.Znode)
+        assert_type(cache.get("/config"), corral.Znode | None)
+        assert_type(cache.children("/config"), list[str])
+        async for event in cache.changes():
+            assert_type(event, corral.Event)
+    assert_type(await zk.wait_until("/a", lambda event: event.data == b"x"), corral.Event)
+    assert_type(await zk.wait_present("/a"), corral.Event)
+    await zk.wait_absent("/a")
+    assert_type(await zk.wait_children("/a", 3), corral.ChildrenEvent)
+    await zk.wait_children("/a", lambda family: "leader" in family.children)
+    zk.cache("/a", depth="1")  # type: ignore[arg-type]
 
 
 async def stacked(stack: AsyncExitStack) -> None:
