@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from watching import watching_sessions
+from watching import watches_on, watching_sessions
 
 import corral
 from corral.testing import FaultProxy
@@ -24,5 +24,17 @@ def watchers(server_address: str, root: str) -> Callable[[str], Awaitable[int]]:
 
     async def ask(path: str) -> int:
         return await watching_sessions(server_address, root + path)
+
+    return ask
+
+
+@pytest.fixture
+async def watch_count(server_address: str) -> Callable[[], Awaitable[int]]:
+    """How many watches of any kind the server has more than when the test began. It tells of no other number that
+    counts those of children."""
+    before = await watches_on(server_address)
+
+    async def ask() -> int:
+        return await watches_on(server_address) - before
 
     return ask
