@@ -42,7 +42,7 @@ class Feed(ABC):
         self._feeds = feeds
         self._key = key
         self._loop = asyncio.get_running_loop()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # not a set, which is large when it is empty
 
     # For the subclass
 
@@ -61,7 +61,7 @@ class Feed(ABC):
 
     def wake(self, error: BaseException | None) -> None:
         """There is news for all who wait, or an error."""
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, {}
         for future in waiting:
             if future.done():
                 continue
@@ -83,12 +83,12 @@ class Feed(ABC):
 
     def wait(self, future: asyncio.Future[None]) -> None:
         """Resolve `future` when there is news."""
-        self._waiting.add(future)
+        self._waiting[future] = None
         self.demand()
 
     def forget(self, future: asyncio.Future[None]) -> None:
         """Nobody waits for it any more."""
-        self._waiting.discard(future)
+        self._waiting.pop(future, None)
 
     def leave_soon(self, place: Place) -> None:
         """One reader less, in the next loop turn: garbage is collected in any thread, and at any moment."""
