@@ -1,0 +1,621 @@
+"""What a watch of a tree tells: all that there is, then each change (W1), the newest of each node alone (W2), shared
+(W4), by one recursive watch (W6)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from watching import first_of, next_of, tells_nothing, told_of, until_unregistered
+
+import corral
+from client_support import requests_seen
+from corral import Acl, Event, EventKind
+from corral.testing import FaultProxy
+from corral.wire import messages
+from support import PATIENCE, turns, until
+
+Watchers = Callable[[str], Awaitable[int]]
+Change = Callable[[corral.Client], Awaitable[object]]
+
+WRITES = 1000
+ONLY_USER = [Acl.digest("user", "secret")]
+
+
+async def grow(zk: corral.Client, *paths: str) -> None:
+    """Create nodes, each with its path as data."""
+    for path in paths:
+        await zk.create(path, path.encode())
+
+
+async def paths_of(events: corral.TreeWatch) -> list[str]:
+    """Which nodes a tree has at first."""
+    return [event.path for event in await first_of(events)]
+
+
+async def test_first_events(zk: corral.Client, other: corral.Client) -> None:
+    """W1: first each node that there is, as `get` gives it, parents before their children; then that this was all."""
+    there = ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/2", "/tree/b/1", "/tree/a/1/x", "/tree/b-"]
+    await grow(other, *there, "/tree2", "/trees")
+    async with zk.watch_tree("/tree") as events:
+        first = await first_of(events)
+        assert sorted(event.path for event in first) == sorted(there)
+        for number, event in enumerate(first):
+            assert event == Event(EventKind.PRESENT, event.path, *await zk.get(event.path))
+            assert event.path == "/tree" or event.path.rpartition("/")[0] in {
+                each.path for each in first[:number]
+            }
+        await tells_nothing(zk, events)
+
+
+async def test_complete_has_no_state(zk: corral.Client, other: corral.Client) -> None:
+    """W1: the event behind the first ones carries no node's state."""
+    await grow(other, "/tree")
+    async with zk.watch_tree("/tree") as events:
+        await next_of(events)
+        event = await next_of(events)
+    assert event == Event(EventKind.COMPLETE, "/tree", None, None)
+    assert not event.exists
+
+
+async def test_root_that_does_not_exist_yet(zk: corral.Client, other: corral.Client) -> None:
+    """W1: that there is no such tree is a state too, and complete; then it comes, and goes again."""
+    async with zk.watch_tree("/tree") as events:
+        assert await first_of(events) == [Event(EventKind.ABSENT, "/tree", None, None)]
+        created = await told_of(other.create("/tree", b"root"), events)
+        assert created == Event(EventKind.CREATED, "/tree", *await zk.get("/tree"))
+        created = await told_of(other.create("/tree/a"), events)
+        assert created == Event(EventKind.CREATED, "/tree/a", *await zk.get("/tree/a"))
+        await other.delete("/tree", recursive=True)
+        gone = [await next_of(events) for _ in range(2)]
+        assert gone == [Event(EventKind.DELETED, path, None, None) for path in ("/tree/a", "/tree")]
+        await tells_nothing(zk, events)
+        assert (await told_of(other.create("/tree"), events)).kind is EventKind.CREATED
+
+
+async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> None:
+    """W1: a reader that keeps up sees each change of each node, with what it made of it."""
+    await grow(other, "/tree", "/tree/a")
+    changes: list[tuple[Change, EventKind, str, bytes | None]] = [
+        (lambda zk: zk.set("/tree/a", b"1"), EventKind.CHANGED, "/tree/a", b"1"),
+        (lambda zk: zk.set("/tree/a", b"1"), EventKind.CHANGED, "/tree/a", b"1"),
+        (lambda zk: zk.create("/tree/a/b", b"2"), EventKind.CREATED, "/tree/a/b", b"2"),
+        (lambda zk: zk.create("/tree/a/b/c"), EventKind.CREATED, "/tree/a/b/c", b""),
+        (lambda zk: zk.set("/tree/a/b/c", b"3"), EventKind.CHANGED, "/tree/a/b/c", b"3"),
+        (lambda zk: zk.delete("/tree/a/b/c"), EventKind.DELETED, "/tree/a/b/c", None),
+        (lambda zk: zk.delete("/tree/a/b"), EventKind.DELETED, "/tree/a/b", None),
+        (lambda zk: zk.create("/tree/a/b"), EventKind.CREATED, "/tree/a/b", b""),
+        (lambda zk: zk.set("/tree", b"4"), EventKind.CHANGED, "/tree", b"4"),
+    ]
+    async with zk.watch_tree("/tree") as events:
+        await first_of(events)
+        for change, kind, path, data in changes:
+            event = await told_of(change(other), events)
+            assert event[:3] == (kind, path, data)
+            if event.stat is not None:
+                assert event[2:] == await zk.get(path)
+
+
+async def recreate(zk: corral.Client, *paths: str) -> None:
+    """Delete nodes, children first, and create them again, all at once."""
+    async with zk.transaction() as tx:
+        for path in reversed(paths):
+            tx.delete(path)
+        for path in paths:
+            tx.create(path, path.encode())
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
+async def test_node_that_is_created_again(zk: corral.Client, other: corral.Client, waits: bool) -> None:
+    """W1: states are told apart by transactions: the same data and the same version can be another node."""
+    await grow(other, "/tree", "/tree/a")
+    async with zk.watch_tree("/tree") as events:
+        [_, first] = await first_of(events)
+        if waits:
+            second = await told_of(recreate(other, "/tree/a"), events)
+        else:
+            await recreate(other, "/tree/a")
+            second = await next_of(events)
+        assert second[:3] == (EventKind.CREATED, *first[1:3])
+        assert first.stat is not None
+        assert second.stat is not None
+        assert second.stat.czxid > first.stat.czxid
+        await tells_nothing(zk, events)
+
+
+async def test_what_comes_and_goes_unseen(zk: corral.Client, other: corral.Client) -> None:
+    """W1, W2: a node that was created and deleted between two reads gives nothing, nor does its parent's stat."""
+    await grow(other, "/tree")
+    async with zk.watch_tree("/tree") as events, zk.watch_tree("/tree") as slow:
+        await first_of(events)
+        await first_of(slow)
+        async with other.transaction() as tx:
+            tx.create("/tree/passing")
+            tx.delete("/tree/passing")
+        await tells_nothing(zk, events)
+        # What one reader has seen another may have missed.
+        assert (await told_of(other.create("/tree/passing"), events)).kind is EventKind.CREATED
+        assert (await told_of(other.delete("/tree/passing"), events)).kind is EventKind.DELETED
+        await tells_nothing(zk, slow)
+
+
+async def test_reader_that_stays_away_gets_the_newest(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """W2: a thousand writes while nobody asks are not read; the next `anext` reads once, and that is one event."""
+    await grow(other, "/tree", "/tree/a")
+    async with requests_seen(proxy) as requests, proxied.watch_tree("/tree") as events:
+        await first_of(events)
+        before = requests.count(messages.MULTI_READ)
+        for number in range(WRITES):
+            await other.set("/tree/a", b"%d" % number)
+        await proxied.exists("/")  # behind the last event
+        assert requests.count(messages.MULTI_READ) == before
+        assert (await next_of(events)).data == b"%d" % (WRITES - 1)
+        assert requests.count(messages.MULTI_READ) == before + 1
+        await tells_nothing(proxied, events)
+
+
+async def test_slow_reader_beside_a_quick_one(zk: corral.Client, other: corral.Client) -> None:
+    """W2: what another reader has had read is one event for each node to who was away: its newest state."""
+    await grow(other, "/tree", "/tree/a", "/tree/gone", "/tree/gone/too")
+    async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
+        await first_of(quick)
+        await first_of(slow)
+        for number in range(50):
+            assert (await told_of(other.set("/tree/a", b"%d" % number), quick)).data == b"%d" % number
+        for path in ("/tree/gone/too", "/tree/gone"):
+            await told_of(other.delete(path), quick)
+        for path in ("/tree/new", "/tree/new/a"):
+            await told_of(other.create(path), quick)
+            await told_of(other.set(path, b"x"), quick)
+        assert [(await next_of(slow))[:3] for _ in range(5)] == [
+            (EventKind.CHANGED, "/tree/a", b"49"),
+            (EventKind.DELETED, "/tree/gone/too", None),
+            (EventKind.DELETED, "/tree/gone", None),
+            (EventKind.CREATED, "/tree/new", b"x"),
+            (EventKind.CREATED, "/tree/new/a", b"x"),
+        ]
+        await tells_nothing(zk, slow)
+
+
+async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: corral.Client) -> None:
+    """W2: what a thousand writes leave behind for a reader that stays away is less than ten of them, though another
+    one has them read."""
+    size = 10_000
+    await grow(other, "/tree", "/tree/a")
+    async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
+        await first_of(quick)
+        await first_of(slow)
+        reached = asyncio.create_task(reach(quick, b"%0*d" % (size, WRITES - 1)))
+        await other.set("/tree/a", bytes(size))
+        tracemalloc.start()
+        try:
+            for number in range(WRITES):
+                await other.set("/tree/a", b"%0*d" % (size, number))
+            await reached
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 10 * size
+        assert (await next_of(slow)).data == b"%0*d" % (size, WRITES - 1)
+
+
+async def reach(events: corral.TreeWatch, data: bytes) -> None:
+    """Read on until a node has this data."""
+    while (await next_of(events)).data != data:
+        pass
+
+
+DEPTHS = [
+    (0, ["/tree"]),
+    (1, ["/tree", "/tree/a", "/tree/b"]),
+    (2, ["/tree", "/tree/a", "/tree/b", "/tree/a/1"]),
+    (3, ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/1/x"]),
+    (None, ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/1/x"]),
+]
+
+
+@pytest.mark.parametrize(("depth", "there"), DEPTHS, ids=["0", "1", "2", "3", "all"])
+async def test_depth(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, depth: int | None, there: list[str]
+) -> None:
+    """W6: so many levels below the root are followed; what is below them is not told, and not read either."""
+    everything = ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/1/x"]
+    await grow(other, *everything)
+    async with requests_seen(proxy) as requests, proxied.watch_tree("/tree", depth=depth) as events:
+        assert sorted(await paths_of(events)) == sorted(there)
+        for path in everything:
+            if path in there:
+                assert (await told_of(other.set(path, b"new"), events))[:2] == (EventKind.CHANGED, path)
+            else:
+                before = requests.count(messages.MULTI_READ)
+                await other.set(path, b"new")
+                await other.create(f"{path}/new")
+                await tells_nothing(proxied, events)
+                assert requests.count(messages.MULTI_READ) == before
+
+
+async def test_only(proxied: corral.Client, proxy: FaultProxy, other: corral.Client) -> None:
+    """W6: what is not wanted is left out with all that is below it; the root is always wanted."""
+    asked: set[str] = set()
+
+    def wanted(path: str) -> bool:
+        asked.add(path)
+        return path.endswith("+")
+
+    await grow(
+        other, "/tree", "/tree/a+", "/tree/b", "/tree/b/1+", "/tree/a+/1+", "/tree/a+/2", "/tree/a+/2/x+"
+    )
+    async with requests_seen(proxy) as requests, proxied.watch_tree("/tree", only=wanted) as events:
+        assert await paths_of(events) == ["/tree", "/tree/a+", "/tree/a+/1+"]
+        before = requests.count(messages.MULTI_READ)
+        for path in ("/tree/b", "/tree/b/1+", "/tree/a+/2", "/tree/a+/2/x+"):
+            await other.set(path, b"new")
+        await other.create("/tree/c")
+        await other.create("/tree/b/2+")
+        await tells_nothing(proxied, events)
+        assert requests.count(messages.MULTI_READ) == before
+        assert (await told_of(other.create("/tree/d+"), events)).path == "/tree/d+"
+    assert "/tree" not in asked
+
+
+async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
+    """W6: what `only` raises reaches whoever reads, and harms nobody else."""
+
+    def wanted(path: str) -> bool:
+        if "bad" in path:
+            raise LookupError(path)
+        return True
+
+    await grow(other, "/tree", "/tree/a")
+    async with zk.watch_tree("/tree", only=wanted) as events, zk.watch_tree("/tree") as well:
+        assert await paths_of(events) == ["/tree", "/tree/a"]
+        await first_of(well)
+        waiting = asyncio.create_task(next_of(events))
+        await told_of(other.create("/tree/bad"), well)
+        with pytest.raises(LookupError, match="/tree/bad"):
+            await waiting
+        await other.delete("/tree/bad")
+        await other.set("/tree/a", b"new")
+        assert (await next_of(events))[:3] == (EventKind.CHANGED, "/tree/a", b"new")
+
+
+async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Client) -> None:
+    """W1: events and `only` have paths as their reader names them, below a chroot too; its root is a node too."""
+    await grow(other, "/team", "/team/tree", "/team/tree/a", "/team/tree/b")
+    below = zk.chroot("/team")
+    async with (
+        zk.watch_tree("/team/tree") as whole,
+        below.watch_tree("/tree") as part,
+        below.watch_tree("/tree", only=lambda path: path == "/tree/a") as picked,
+        below.watch_tree("/", depth=2) as root,
+    ):
+        assert sorted(await paths_of(whole)) == ["/team/tree", "/team/tree/a", "/team/tree/b"]
+        assert sorted(await paths_of(part)) == ["/tree", "/tree/a", "/tree/b"]
+        assert sorted(await paths_of(picked)) == ["/tree", "/tree/a"]
+        assert sorted(await paths_of(root)) == ["/", "/tree", "/tree/a", "/tree/b"]
+        await other.set("/team/tree/a", b"new")
+        for events in (part, picked, root):
+            assert (await next_of(events)).path == "/tree/a"
+        await other.delete("/team/tree/a")
+        assert (await next_of(root))[:2] == (EventKind.DELETED, "/tree/a")
+        assert (await told_of(other.set("/team", b"new"), root)).path == "/"
+
+
+async def test_root_of_the_server(server_address: str, root: str, other: corral.Client) -> None:
+    """W6: the server's own root is the root of a tree as another node is."""
+
+    def ours(path: str) -> bool:
+        return f"{root}/".startswith(f"{path}/") or path.startswith(f"{root}/")
+
+    await grow(other, "/a")
+    async with corral.connect(server_address) as zk, zk.watch_tree("/", only=ours) as events:
+        first = await paths_of(events)
+        assert first[0] == "/"
+        assert first[-2:] == [root, f"{root}/a"]
+        assert (await told_of(other.create("/b"), events))[:2] == (EventKind.CREATED, f"{root}/b")
+        assert (await told_of(other.delete("/a"), events))[:2] == (EventKind.DELETED, f"{root}/a")
+
+
+async def test_nodes_that_we_may_not_read(
+    zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """W6: what the ACL keeps from us is left out with all that is below it, and the first of them is logged; once we
+    may read it, the next change tells of it, and of what is below."""
+    await grow(other, "/tree", "/tree/a", "/tree/x", "/tree/y", "/tree/x/1", "/tree/x/1/2")
+    other.add_auth("digest", b"user:secret")
+    for path in ("/tree/x", "/tree/y"):
+        await other.set_acl(path, ONLY_USER)
+    with caplog.at_level(logging.WARNING, "corral.watch"):
+        async with zk.watch_tree("/tree") as events:
+            assert await paths_of(events) == ["/tree", "/tree/a"]
+            assert (await told_of(other.set("/tree/a", b"new"), events)).path == "/tree/a"
+            await other.set_acl("/tree/x", corral.OPEN_ACL)
+            await tells_nothing(zk, events)
+            await other.set("/tree/x", b"new")
+            now = [(await next_of(events))[:2] for _ in range(3)]
+            assert now == [(EventKind.CREATED, path) for path in ("/tree/x", "/tree/x/1", "/tree/x/1/2")]
+            assert (await told_of(other.set("/tree/x/1", b"new"), events)).path == "/tree/x/1"
+            await other.set_acl("/tree/y", corral.OPEN_ACL)
+    [record] = [record for record in caplog.records if record.name == "corral.watch"]
+    assert "'/tree'" in record.getMessage()
+    assert "/tree/" in record.getMessage()
+
+
+async def test_root_that_we_may_not_read(zk: corral.Client, other: corral.Client) -> None:
+    """W1: a refusal of the root is raised to all who wait; the next `anext` asks again, and goes on from there."""
+    await grow(other, "/tree", "/tree/a")
+    other.add_auth("digest", b"user:secret")
+    async with zk.watch_tree("/tree") as events, zk.watch_tree("/tree") as more:
+        await other.set_acl("/tree", ONLY_USER)
+        answers = await asyncio.gather(next_of(events), next_of(more), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [corral.NoAuth] * 2
+        with pytest.raises(corral.NoAuth, match=r"watch_tree.*'/tree'"):
+            await next_of(events)
+        await other.set_acl("/tree", corral.OPEN_ACL)
+        for each in (events, more):
+            assert await paths_of(each) == ["/tree", "/tree/a"]
+        await other.set("/tree", b"new")
+        await zk.sync()
+        await other.set_acl("/tree", ONLY_USER)
+        with pytest.raises(corral.NoAuth):
+            await next_of(events)
+        await other.set_acl("/tree", corral.OPEN_ACL)
+        for each in (events, more):
+            assert (await next_of(each))[:3] == (EventKind.CHANGED, "/tree", b"new")
+            await tells_nothing(zk, each)
+
+
+LARGE = 900_000
+
+
+async def test_large_nodes(
+    connect: Callable[..., corral.Client], proxy: FaultProxy, other: corral.Client
+) -> None:
+    """S7, W6: nodes that do not fit together into one answer are read by ever fewer, until they do."""
+    names = [f"/tree/{number}" for number in range(8)]
+    await other.create("/tree")
+    await asyncio.gather(*(other.create(name, name.encode() * (LARGE // len(name))) for name in names))
+    async with connect(to=proxy.address, max_reply=2_000_000) as zk:
+        async with requests_seen(proxy) as requests, zk.watch_tree("/tree") as events:
+            first = await first_of(events)
+            assert {
+                event.path: event.data[: len(event.path)].decode() for event in first[1:] if event.data
+            } == {name: name for name in names}
+            loading = requests.count(messages.MULTI_READ)
+            assert loading == 1 + 1 + 2 + 4  # the root, all eight, four at a time, and two
+            await other.set("/tree/0", b"small")
+            assert (await next_of(events)).data == b"small"
+            await asyncio.gather(*(other.set(name, bytes(LARGE)) for name in names))
+            assert {(await next_of(events)).path for _ in names} == set(names)
+
+
+async def test_a_node_that_is_too_large(connect: Callable[..., corral.Client], other: corral.Client) -> None:
+    """S7: one node that is larger than the largest answer is an error that says so; it is not asked for endlessly."""
+    await grow(other, "/tree", "/tree/a")
+    await other.create("/tree/large", bytes(LARGE))
+    async with connect(max_reply=500_000) as zk, zk.watch_tree("/tree") as events:
+        for _ in range(2):
+            with pytest.raises(corral.ReplyError, match=r"/tree.*500,000"):
+                await first_of(events)
+        await other.set("/tree/large", b"small")
+        assert sorted(await paths_of(events)) == ["/tree", "/tree/a", "/tree/large"]
+
+
+async def test_many_readers_cost_the_server_one(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
+) -> None:
+    """W4: a hundred tasks on one tree are one watch on the server, one read a change, and one good-bye."""
+    await grow(other, "/tree", "/tree/a")
+    changes = 5
+    last_seen = [b""] * 100
+
+    async def follow(number: int) -> None:
+        async for event in proxied.watch_tree("/tree"):
+            if event.kind is not EventKind.COMPLETE:
+                last_seen[number] = event.data or b""
+            if event.data == b"%d" % (changes - 1):
+                return
+
+    async def all_have_seen(data: bytes) -> bool:
+        return set(last_seen) == {data}
+
+    async with requests_seen(proxy) as requests:
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(last_seen)):
+                group.create_task(follow(number))
+            await until(lambda: all_have_seen(b"/tree/a"), "all have begun")
+            assert await watchers("/tree") == 1
+            loading = requests.count(messages.MULTI_READ)
+            assert loading <= 2
+            for number in range(changes):
+                await other.set("/tree/a", b"%d" % number)
+                await until(lambda data=b"%d" % number: all_have_seen(data), "all have seen the change")
+        await until_unregistered(proxied)
+        await proxied.sync()
+        assert await watchers("/tree") == 0
+    assert requests.count(messages.MULTI_READ) == loading + changes
+    assert (requests.count(messages.ADD_WATCH), requests.count(messages.REMOVE_WATCHES)) == (1, 1)
+
+
+async def test_late_reader_begins_with_the_tree_now(zk: corral.Client, other: corral.Client) -> None:
+    """W1: who joins others begins with all that there is now, also with what the others have not read yet."""
+    await grow(other, "/tree", "/tree/a", "/tree/b")
+    async with zk.watch_tree("/tree") as early, zk.watch_tree("/tree") as late:
+        await first_of(early)
+        await other.delete("/tree/a")
+        await other.set("/tree/b", b"new")
+        await other.create("/tree/c")
+        await zk.sync()
+        first = {event.path: (event.kind, event.data) for event in await first_of(late)}
+        assert first == {
+            "/tree": (EventKind.PRESENT, b"/tree"),
+            "/tree/b": (EventKind.PRESENT, b"new"),
+            "/tree/c": (EventKind.PRESENT, b""),
+        }
+        assert {(await next_of(early))[:2] for _ in range(3)} == {
+            (EventKind.DELETED, "/tree/a"),
+            (EventKind.CHANGED, "/tree/b"),
+            (EventKind.CREATED, "/tree/c"),
+        }
+        for each in (early, late):
+            await tells_nothing(zk, each)
+
+
+async def test_two_tasks_on_one_watch(zk: corral.Client, other: corral.Client) -> None:
+    """W1: one watch has one reader: the second task is told so, and the first is not disturbed."""
+    async with zk.watch_tree("/tree") as events:
+        await first_of(events)
+        first = asyncio.create_task(next_of(events))
+        await turns()
+        with pytest.raises(corral.UsageStateError, match=r"'/tree'.*zk\.watch_tree\(\) in each"):
+            await anext(events)
+        await other.create("/tree")
+        assert (await first).kind is EventKind.CREATED
+
+
+async def test_closed_watch_has_ended(zk: corral.Client) -> None:
+    """W5: a watch that was left ends for whoever iterates it, now and later."""
+    async with zk.watch_tree("/tree") as events:
+        await first_of(events)
+        waiting = asyncio.create_task(anext(events, None))
+        await turns()
+    async with asyncio.timeout(PATIENCE):
+        assert await waiting is None
+        assert await anext(events, None) is None
+
+
+@pytest.mark.parametrize("verb", ["watch_tree", "cache"])
+async def test_what_cannot_be_right(zk: corral.Client, verb: str) -> None:
+    """A depth or a filter that makes no sense is refused before anything is asked of the server."""
+    make = getattr(zk, verb)
+    for depth in (-1, 1.5, "1", True):
+        with pytest.raises(corral.UsageError, match="depth"):
+            make("/tree", depth=depth)
+    for only in ("/tree/a", ["/tree/a"], 1):
+        with pytest.raises(corral.UsageError, match="only"):
+            make("/tree", only=only)
+    for path in ("tree", "/tree/", "/a//b", "/a/../b", ""):
+        with pytest.raises(corral.UsageError):
+            make(path)
+
+
+# Whatever happens to a tree
+
+
+class Mirror:
+    """A copy that is made of a reader's events, which it holds to what they promise."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, tuple[bytes, int, int]] = {}
+        self.complete = False
+
+    def take(self, event: Event) -> None:
+        """Take in one event."""
+        path, kind = event.path, event.kind
+        if kind is EventKind.COMPLETE:
+            assert not self.complete
+            self.complete = True
+            return
+        before = self.nodes.get(path)
+        if event.stat is None:
+            assert not [each for each in self.nodes if each.startswith(f"{path}/")], (
+                f"{path} before its children"
+            )
+            assert (kind is EventKind.DELETED) is (before is not None)
+            self.nodes.pop(path, None)
+            return
+        parent = path.rpartition("/")[0]
+        assert path == "/tree" or parent in self.nodes, f"{path} before its parent"
+        now = (event.data or b"", event.stat.czxid, event.stat.mzxid)
+        assert now != before, f"{event} is told twice"
+        if before is None:
+            assert kind is (EventKind.CREATED if self.complete else EventKind.PRESENT)
+        else:
+            assert now[2] > before[2], f"{event} is older than {before}"
+            assert kind is (EventKind.CHANGED if now[1] == before[1] else EventKind.CREATED)
+        self.nodes[path] = now
+
+
+def steps(dice: random.Random) -> Iterator[Change]:
+    """Changes of a tree, each possible after the ones before it."""
+    nodes: dict[str, int] = {}  # with how many children each has
+    while True:
+        leaves = [path for path, children in nodes.items() if not children]
+        action = dice.choice(["create", "create", "create", "set", "set", "delete", "recreate"])
+        if action == "create":
+            parent = dice.choice(["", *(path for path in nodes if path.count("/") < 5)])
+            path = f"{parent}/{dice.randrange(4)}" if parent else "/tree"
+            if path not in nodes and (parent or not nodes):
+                nodes[path] = 0
+                if parent:
+                    nodes[parent] += 1
+                yield lambda zk, path=path: zk.create(path, b"created")
+        elif action == "set" and nodes:
+            path, data = dice.choice(list(nodes)), dice.choice([b"one", b"another"])
+            yield lambda zk, path=path, data=data: zk.set(path, data)
+        elif action == "delete" and leaves:
+            path = dice.choice(leaves)
+            del nodes[path]
+            if path != "/tree":
+                nodes[path.rpartition("/")[0]] -= 1
+            yield lambda zk, path=path: zk.delete(path)
+        elif action == "recreate" and leaves:
+            path = dice.choice(leaves)
+            yield lambda zk, path=path: recreate(zk, path)
+
+
+async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
+    """What a tree is, read by other means than a watch."""
+    try:
+        data, stat = await zk.get(path)
+    except corral.NoNode:
+        return {}
+    found = {path: (data, stat.czxid, stat.mzxid)}
+    for name in await zk.children(path):
+        found |= await contents(zk, f"{path}/{name}")
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_whatever_happens(zk: corral.Client, other: corral.Client, seed: int) -> None:
+    """W1, W2, W3: readers of any pace, that come at any time, each end up with the tree as it is; and what each is told
+    of a node only goes forward, parents first where something comes, children first where something goes."""
+    dice = random.Random(seed)
+    changes = steps(dice)
+    for _ in range(dice.randrange(30)):
+        await next(changes)(other)
+    mirrors = [Mirror() for _ in range(3)]
+
+    async def follow(mirror: Mirror, pace: int) -> None:
+        await turns(dice.randrange(100))
+        async for event in zk.watch_tree("/tree"):
+            mirror.take(event)
+            for _ in range(dice.randrange(pace + 1)):
+                await zk.exists("/")
+
+    paces = zip(mirrors, (0, 2, 20), strict=True)
+    following = [asyncio.create_task(follow(mirror, pace)) for mirror, pace in paces]
+    for _ in range(150):
+        await next(changes)(other)
+        if dice.random() < 0.2:
+            await zk.exists("/")
+    end = await contents(other, "/tree")
+
+    async def all_know() -> bool:
+        for task in following:
+            if task.done():
+                await task
+        return all(mirror.complete and mirror.nodes == end for mirror in mirrors)
+
+    await until(all_know, "all know the tree as it is")
+    for task in following:
+        task.cancel()
+    await asyncio.wait(following)
