@@ -162,22 +162,28 @@ async def test_reader_that_stays_away_gets_the_newest(
 
 
 async def test_slow_reader_beside_a_quick_one(zk: corral.Client, other: corral.Client) -> None:
-    """W2: what another reader has had read is one event for each node to who was away: its newest state."""
-    await grow(other, "/tree", "/tree/a", "/tree/gone", "/tree/gone/too")
+    """W1, W2: what another reader has had read is one event for each node to who was away: its newest state; what goes
+    goes before its parent, what comes comes after it, in whichever order they have changed before."""
+    again = ["/tree/again", "/tree/again/a"]
+    await grow(other, "/tree", "/tree/a", "/tree/gone", "/tree/gone/too", *again)
     async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
         await first_of(quick)
         await first_of(slow)
         for number in range(50):
             assert (await told_of(other.set("/tree/a", b"%d" % number), quick)).data == b"%d" % number
-        for path in ("/tree/gone/too", "/tree/gone"):
+        for path in ("/tree/gone", "/tree/gone/too", *reversed(again)):
+            await told_of(other.set(path, b"x"), quick)
+        for path in ("/tree/gone/too", "/tree/gone", *reversed(again)):
             await told_of(other.delete(path), quick)
-        for path in ("/tree/new", "/tree/new/a"):
+        for path in (*again, "/tree/new", "/tree/new/a"):
             await told_of(other.create(path), quick)
             await told_of(other.set(path, b"x"), quick)
-        assert [(await next_of(slow))[:3] for _ in range(5)] == [
+        assert [(await next_of(slow))[:3] for _ in range(7)] == [
             (EventKind.CHANGED, "/tree/a", b"49"),
             (EventKind.DELETED, "/tree/gone/too", None),
             (EventKind.DELETED, "/tree/gone", None),
+            (EventKind.CREATED, "/tree/again", b"x"),
+            (EventKind.CREATED, "/tree/again/a", b"x"),
             (EventKind.CREATED, "/tree/new", b"x"),
             (EventKind.CREATED, "/tree/new/a", b"x"),
         ]
@@ -205,6 +211,24 @@ async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: co
             tracemalloc.stop()
         assert kept < 10 * size
         assert (await next_of(slow)).data == b"%0*d" % (size, WRITES - 1)
+
+
+async def test_deletions_after_other_changes(zk: corral.Client, other: corral.Client) -> None:
+    """W1: what is below a node goes before it, also where the node was changed first, and nobody has read since."""
+    below = ["/tree/a", "/tree/a/b", "/tree/a/b/c", "/tree/a/b/d"]
+    await grow(other, "/tree", *below)
+    async with zk.watch_tree("/tree") as events:
+        await first_of(events)
+        for path in below:
+            await other.set(path, b"new")
+        await other.delete("/tree/a", recursive=True)
+        await zk.exists("/")  # behind the last event
+        gone = [await next_of(events) for _ in below]
+        assert {event.kind for event in gone} == {EventKind.DELETED}
+        order = [event.path for event in gone]
+        assert sorted(order) == below
+        assert order[2:] == ["/tree/a/b", "/tree/a"]
+        await tells_nothing(zk, events)
 
 
 async def reach(events: corral.TreeWatch, data: bytes) -> None:
@@ -601,8 +625,10 @@ async def test_whatever_happens(zk: corral.Client, other: corral.Client, seed: i
             for _ in range(dice.randrange(pace + 1)):
                 await zk.exists("/")
 
-    paces = zip(mirrors, (0, 2, 20), strict=True)
-    following = [asyncio.create_task(follow(mirror, pace)) for mirror, pace in paces]
+    paces = (0, 2, 20) if seed % 2 else (20, 40, 80)  # what a quick one has read the others need not read
+    following = [
+        asyncio.create_task(follow(mirror, pace)) for mirror, pace in zip(mirrors, paces, strict=True)
+    ]
     for _ in range(150):
         await next(changes)(other)
         if dice.random() < 0.2:
