@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,6 +52,8 @@ class Workload:
     budgets: Sequence[Budget] = ()
     slow: bool = False
     """Whether a third of the rounds, and two at the least, must do."""
+    alone: PrepareAlone | None = None
+    """How a turn is prepared in a process of its own, if they are taken so; see `alone.py`."""
     any_loop: bool = False
     """Whether the event loop does not matter, so that one of them says it all."""
     turn_limit: float = 60.0
@@ -101,6 +103,17 @@ class Meter:
 Turn = Callable[[Meter], Awaitable[None]]
 Prepare = Callable[[str, Client, AsyncExitStack], Awaitable[Turn]]
 """Gets a client's name and the client, and gives what it is to do in each round."""
+PrepareAlone = Callable[[str, str, Client, AsyncExitStack], Awaitable[Turn]]
+"""As `Prepare`, where the server's address is not at hand: it comes first."""
+
+
+def runner(loop: str) -> asyncio.Runner:
+    """What runs a coroutine on the event loop of that name."""
+    if loop != "uvloop":
+        return asyncio.Runner()
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,7 @@ class Bench:
     """One workload on one event loop: what it is given, and where its measures go."""
 
     address: str
+    loop: str
     clients: Sequence[str]
     rounds: int
     turn_limit: float
@@ -132,12 +146,13 @@ class Bench:
             async with asyncio.timeout(CLOSE_LIMIT):
                 await stack.aclose()
 
-    async def repeat(self, turns: dict[str, Turn]) -> None:
-        """The rounds: a first one that is not counted, then as many as were asked for."""
+    async def repeat(self, turns: dict[str, Turn], seldom: Collection[str] = ()) -> None:
+        """The rounds: a first one that is not counted, then as many as were asked for. `seldom` are those who
+        take so long that they have their turns only in the first and the last that count."""
         gc.collect()
         gc.freeze()  # what stands by now is not walked again at the expense of whoever is measured
         for number in range(self.rounds + 1):
-            names = list(turns)
+            names = [name for name in turns if name not in seldom or number in (1, self.rounds)]
             first = number % max(1, len(names))
             for name in names[first:] + names[:first]:
                 meter = Meter()

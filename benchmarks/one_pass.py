@@ -6,14 +6,13 @@ is made, so that what was measured before is not lost.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import sys
 from typing import TextIO
 
-from bench import Bench
+from bench import Bench, runner
 from workloads import WORKLOADS
 
 
@@ -25,19 +24,15 @@ def main(workload: str, loop: str, address: str, rounds: int, clients: list[str]
     chosen = WORKLOADS[workload]
     bench = Bench(
         address=address,
+        loop=loop,
         clients=clients,
         rounds=chosen.rounds(rounds),
         turn_limit=chosen.turn_limit,
         record=lambda client, measures: say(client=client, measures=measures),
         fail=lambda client, why: say(client=client, failed=why),
     )
-    factory = None
-    if loop == "uvloop":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(chosen.run(bench))
+    with runner(loop) as running:
+        running.run(chosen.run(bench))
         # Threads of a client that has hung would keep the interpreter from ending.
         os._exit(0)
 

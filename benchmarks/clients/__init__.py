@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 MODULES = {
     "floor": "clients.floor_client",
@@ -14,6 +14,7 @@ MODULES = {
     "aiozk": "clients.aiozk_client",
     "kazoo": "clients.kazoo_client",
 }
+PEERS = ("aiozk", "kazoo")
 
 
 class Tally:
@@ -78,6 +79,18 @@ class Client(Survivor, Protocol):
 
     async def follow(self, paths: Sequence[str], tally: Tally) -> None:
         """Start one watcher for each node; as `watch`."""
+
+    def cache(self, path: str) -> AbstractAsyncContextManager[Callable[[], int]]:
+        """A live copy of a subtree: entering waits until it has each node's data and will be told of every
+        change. It gives what counts the nodes that the copy has."""
+
+
+@runtime_checkable
+class TreeWatcher(Protocol):
+    """A client that can follow a whole subtree in the way that it follows a node."""
+
+    async def watch_tree(self, path: str, tally: Tally) -> None:
+        """Start one watcher of all nodes of a subtree; as `Client.watch`."""
 
 
 class Connect(Protocol):

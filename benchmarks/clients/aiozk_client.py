@@ -54,6 +54,21 @@ class AiozkClient:
             watcher.add_callback(path, tally.seen)
             self._end.callback(watcher.remove_callback, path, tally.seen)
 
+    @asynccontextmanager
+    async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
+        """When it has started it has the data, and its watchers are about to read all of it again, which sets
+        the watches. The server answers in order: they have their answers when a later read has its own."""
+
+        def count(node: Any) -> int:
+            return (node.data is not None) + sum(map(count, node.children.values()))
+
+        cache = self._zk.recipes.TreeCache(path)
+        await cache.start()
+        await asyncio.sleep(0)  # they are sent by tasks that were made just now
+        await self._zk.get(path)
+        yield lambda: count(cache.root)
+        await cache.stop()
+
     async def hold(self, path: str) -> Callable[[], bool]:
         lock = self._lock(path)
         await lock.acquire()

@@ -49,6 +49,19 @@ class CorralClient:
         for path in paths:
             self._tasks.callback(asyncio.create_task(watcher(path)).cancel)
 
+    async def watch_tree(self, path: str, tally: Tally) -> None:
+        async def watcher() -> None:
+            async for event in self._zk.watch_tree(path):
+                if event.data is not None:  # else it is COMPLETE
+                    tally.seen(event.data)
+
+        self._tasks.callback(asyncio.create_task(watcher()).cancel)
+
+    @asynccontextmanager
+    async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
+        async with self._zk.cache(path) as cache:
+            yield lambda: len(cache)
+
     async def hold(self, path: str) -> Callable[[], bool]:
         held = await self._zk.lock(path).acquire()
         return lambda: held.is_valid

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from clients import Tally
+from clients.floor_tree import load_tree
 from clients.floor_wire import (
     ANY_VERSION,
     CHILDREN,
@@ -239,6 +240,11 @@ class Floor(asyncio.BufferedProtocol):
 
     def _start(self, *jobs: Coroutine[Any, Any, None]) -> None:
         self._tasks += map(asyncio.ensure_future, jobs)
+
+    @asynccontextmanager
+    async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
+        nodes = await load_tree(self.request, path)
+        yield lambda: len(nodes)
 
     async def hold(self, path: str) -> Callable[[], bool]:
         await self.acquire(path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
-DELETE, GET, SET, CHILDREN, PING, CREATE2, CLOSE = 2, 4, 5, 8, 11, 15, -11
+DELETE, GET, SET, CHILDREN, PING, CREATE2, MULTI_READ, ADD_WATCH, CLOSE = 2, 4, 5, 8, 11, 15, 22, 106, -11
 NOTIFICATION, PING_XID = -1, -2
 NO_NODE = -101
 
@@ -18,6 +19,10 @@ STAT = struct.Struct(">qqqqiiiqiiq")
 OPEN_ACL = b"\0\0\0\1\0\0\0\x1f\0\0\0\5world\0\0\0\6anyone"
 EPHEMERAL_SEQUENTIAL = INT.pack(3)
 ANY_VERSION = INT.pack(-1)
+RECURSIVE = INT.pack(1)
+MULTI = struct.Struct(">i?i")
+GET_IN_MULTI = MULTI.pack(GET, False, -1)
+MULTI_END = MULTI.pack(-1, True, -1)
 
 
 class Stat(NamedTuple):
@@ -59,3 +64,18 @@ def decode_names(reply: bytes) -> list[bytes]:
         at += 4 + length
         names.append(reply[at - length : at])
     return names
+
+
+def decode_gets(reply: bytes) -> Iterator[tuple[bytes, Stat]]:
+    """Data and Stat of each node of a `multiRead`."""
+    at = 0
+    while True:
+        opcode, done, _ = MULTI.unpack_from(reply, at)
+        if done:
+            return
+        (value,) = INT.unpack_from(reply, at + MULTI.size)
+        if opcode != GET:
+            raise FloorError(value)
+        data = at + MULTI.size + 4
+        yield reply[data : data + value], Stat._make(STAT.unpack_from(reply, data + value))
+        at = data + value + STAT.size

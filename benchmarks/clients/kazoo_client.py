@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import kazoo.client
+from kazoo.recipe.cache import TreeCache, TreeEvent
 
 from clients import Tally
 
@@ -86,6 +87,25 @@ class KazooClient:
                 self._zk.DataWatch(path, tell)
 
         await self._apart(watch)
+
+    @asynccontextmanager
+    async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
+        live = self._loop.create_future()
+
+        def tell(event: Any) -> None:
+            if event.event_type == TreeEvent.INITIALIZED:
+                self._loop.call_soon_threadsafe(live.set_result, None)
+
+        def count(at: str) -> int:
+            below = sum(count(f"{at}/{name}") for name in cache.get_children(at, ()))
+            return (cache.get_data(at) is not None) + below
+
+        cache = TreeCache(self._zk, path)
+        cache.listen(tell)
+        await self._apart(cache.start)
+        await live
+        yield lambda: count(path)
+        await self._apart(cache.close)
 
     async def hold(self, path: str) -> Callable[[], bool]:
         lock = self._lock(path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bench import Workload
 from workloads import (
+    cache,
     connect,
+    event_delay,
     failover,
     follow,
     get,
@@ -14,6 +16,7 @@ from workloads import (
     lock,
     set,
     thousand_locks,
+    watched_paths,
     watchers,
 )
 
@@ -28,6 +31,9 @@ WORKLOADS: dict[str, Workload] = {
         handoffs.WORKLOAD,
         watchers.WORKLOAD,
         follow.WORKLOAD,
+        watched_paths.WORKLOAD,
+        event_delay.WORKLOAD,
+        *cache.WORKLOADS,
         *failover.WORKLOADS,
         connect.WORKLOAD,
         import_time.WORKLOAD,
