@@ -231,6 +231,19 @@ async def test_deletions_after_other_changes(zk: corral.Client, other: corral.Cl
         await tells_nothing(zk, events)
 
 
+async def test_memory_does_not_grow_with_what_has_passed(zk: corral.Client, other: corral.Client) -> None:
+    """W2: nodes that came and went, each with a name of its own, leave nothing behind for a reader that stays away."""
+    await grow(other, "/tree")
+    async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
+        await first_of(quick)
+        await first_of(slow)
+        for number in range(20):
+            assert (await told_of(other.create(f"/tree/{number}"), quick)).kind is EventKind.CREATED
+            assert (await told_of(other.delete(f"/tree/{number}"), quick)).kind is EventKind.DELETED
+        assert not slow._place.news  # no public attribute tells what a reader has still to be told
+        await tells_nothing(zk, slow)
+
+
 async def reach(events: corral.TreeWatch, data: bytes) -> None:
     """Read on until a node has this data."""
     while (await next_of(events)).data != data:

@@ -1,0 +1,230 @@
+"""Raw events: each that the server sends, in its order; and the word for when some were missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from watching import next_of, registered, tells_nothing, told_of
+
+import corral
+from client_support import requests_seen
+from corral import RawEvent, RawKind
+from corral.testing import FaultProxy
+from corral.wire import messages
+from support import PATIENCE, turns
+
+Watchers = Callable[[str], Awaitable[int]]
+
+BACKLOG = 10_000
+PER_TRANSACTION = 1_000
+
+
+async def several(events: corral.RawWatch, count: int) -> list[tuple[RawKind, str]]:
+    """The next events, without their zxids."""
+    return [(await next_of(events))[:2] for _ in range(count)]
+
+
+@pytest.mark.parametrize("recursive", [False, True], ids=["one node", "recursive"])
+async def test_first_event(zk: corral.Client, other: corral.Client, recursive: bool) -> None:
+    """The first event says that nothing is known of what was before, and nothing else is told of that."""
+    await other.create("/node", b"x")
+    async with zk.watch_raw("/node", recursive=recursive) as events:
+        assert await next_of(events) == RawEvent(RawKind.MISSED, "/node", None)
+        await tells_nothing(zk, events)
+
+
+async def change_all(zk: corral.Client) -> None:
+    """Everything that can happen to a node and to what is below it."""
+    await zk.create("/node")
+    await zk.set("/node", b"1")
+    await zk.set("/node", b"2")
+    await zk.create("/node/a")
+    await zk.set("/node/a", b"3")
+    await zk.create("/node/a/b")
+    await zk.delete("/node/a/b")
+    await zk.delete("/node/a")
+    await zk.delete("/node")
+    await zk.create("/node2")
+
+
+OF_ONE = [
+    (RawKind.CREATED, "/node"),
+    (RawKind.DATA_CHANGED, "/node"),
+    (RawKind.DATA_CHANGED, "/node"),
+    (RawKind.CHILDREN_CHANGED, "/node"),
+    (RawKind.CHILDREN_CHANGED, "/node"),
+    (RawKind.DELETED, "/node"),
+]
+OF_ALL = [
+    (RawKind.CREATED, "/node"),
+    (RawKind.DATA_CHANGED, "/node"),
+    (RawKind.DATA_CHANGED, "/node"),
+    (RawKind.CREATED, "/node/a"),
+    (RawKind.DATA_CHANGED, "/node/a"),
+    (RawKind.CREATED, "/node/a/b"),
+    (RawKind.DELETED, "/node/a/b"),
+    (RawKind.DELETED, "/node/a"),
+    (RawKind.DELETED, "/node"),
+]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
+@pytest.mark.parametrize(
+    ("recursive", "expected"), [(False, OF_ONE), (True, OF_ALL)], ids=["one node", "recursive"]
+)
+async def test_each_event_in_order(
+    zk: corral.Client,
+    other: corral.Client,
+    recursive: bool,
+    expected: list[tuple[RawKind, str]],
+    waits: bool,
+) -> None:
+    """Each change is an event, and each once, whether somebody waits or not: of one node what befalls it and that its
+    children are others; of a subtree what befalls each node. The zxid is the change's, where the server tells it."""
+    async with zk.watch_raw("/node", recursive=recursive) as events:
+        await next_of(events)
+        reading = asyncio.create_task(several(events, len(expected))) if waits else None
+        await turns()
+        await change_all(other)
+        assert await (reading or several(events, len(expected))) == expected
+        await tells_nothing(zk, events)
+        event, stat = await told_of(other.create("/node"), events), await zk.exists("/node")
+        assert stat is not None
+        assert event.zxid in (None, stat.czxid)
+
+
+async def test_recreated_in_one_transaction(zk: corral.Client, other: corral.Client) -> None:
+    """What nobody can see by looking is told all the same."""
+    await other.create("/node")
+    async with zk.watch_raw("/node") as events:
+        await next_of(events)
+        async with other.transaction() as tx:
+            tx.delete("/node")
+            tx.create("/node")
+        assert await several(events, 2) == [(RawKind.DELETED, "/node"), (RawKind.CREATED, "/node")]
+
+
+async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Client) -> None:
+    """Events have paths as their reader names them, below a chroot too."""
+    await other.create("/team")
+    below = zk.chroot("/team")
+    async with (
+        zk.watch_raw("/team", recursive=True) as whole,
+        below.watch_raw("/", recursive=True) as root,
+        below.watch_raw("/node") as part,
+    ):
+        assert [(await next_of(events)).path for events in (whole, root, part)] == ["/team", "/", "/node"]
+        await other.create("/team/node")
+        assert [(await next_of(events)).path for events in (whole, root, part)] == [
+            "/team/node",
+            "/node",
+            "/node",
+        ]
+
+
+async def test_late_reader(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
+) -> None:
+    """W4: who comes later begins with the same word, without another watch on the server, and is told what follows."""
+    async with requests_seen(proxy) as requests:
+        async with proxied.watch_raw("/node") as early, proxied.watch_raw("/node") as late:
+            await next_of(early)
+            await other.create("/node")
+            await proxied.exists("/node")
+            assert (await next_of(late)).kind is RawKind.MISSED
+            await other.delete("/node")
+            assert (await next_of(late)).kind is RawKind.DELETED
+            assert await several(early, 2) == [(RawKind.CREATED, "/node"), (RawKind.DELETED, "/node")]
+            assert await watchers("/node") == 1
+        await proxied.sync()
+        assert await watchers("/node") == 0
+    assert (requests.count(messages.ADD_WATCH), requests.count(messages.REMOVE_WATCHES)) == (1, 1)
+    assert registered(proxied) == (0, 0)
+
+
+@pytest.mark.parametrize("recursive", [False, True], ids=["one node", "recursive"])
+async def test_reconnect(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, recursive: bool
+) -> None:
+    """W3: after a reconnect the reader is told that something may have been missed, and then each event again."""
+    await other.create("/node")
+    async with proxied.watch_raw("/node", recursive=recursive) as events:
+        await next_of(events)
+        async with proxy.refuse():
+            await proxy.cut()
+            await other.set("/node", b"unseen")
+        assert await next_of(events) == RawEvent(RawKind.MISSED, "/node", None)
+        assert (await told_of(other.set("/node", b"seen"), events)).kind is RawKind.DATA_CHANGED
+        # Not taken before the next reconnect, it is part of what was missed.
+        await other.set("/node", b"seen")
+        await proxied.exists("/node")
+        await proxy.cut()
+        await proxied.exists("/node")
+        assert (await next_of(events)).kind is RawKind.MISSED
+        await tells_nothing(proxied, events)
+
+
+async def test_a_backlog_is_bounded(zk: corral.Client, other: corral.Client) -> None:
+    """W2: who does not read gets no more than ten thousand events, those from the end, behind the word that some were
+    missed; who reads gets them all."""
+    await other.create("/node")
+    total = BACKLOG + PER_TRANSACTION
+    read = 0
+
+    async def read_all(events: corral.RawWatch) -> None:
+        nonlocal read
+        while read < total:
+            assert (await next_of(events)).kind is RawKind.DATA_CHANGED
+            read += 1
+
+    async with zk.watch_raw("/node") as slow, zk.watch_raw("/node") as quick:
+        await next_of(slow)
+        await next_of(quick)
+        reading = asyncio.create_task(read_all(quick))
+        for _ in range(total // PER_TRANSACTION):
+            async with other.transaction() as tx:
+                for _ in range(PER_TRANSACTION):
+                    tx.set("/node", b"x")
+            await zk.exists("/node")
+        await reading
+        assert (await next_of(slow)).kind is RawKind.MISSED
+        left = 0
+        while True:
+            waiting = asyncio.ensure_future(anext(slow))
+            await turns(3)
+            if not waiting.done():
+                break
+            assert waiting.result().kind is RawKind.DATA_CHANGED
+            left += 1
+        assert 0 < left < BACKLOG
+        await other.delete("/node")
+        assert (await waiting).kind is RawKind.DELETED
+
+
+async def test_two_tasks_on_one_watch(zk: corral.Client, other: corral.Client) -> None:
+    """One watch has one reader: the second task is told so, and the first is not disturbed."""
+    async with zk.watch_raw("/node") as events:
+        await next_of(events)
+        first = asyncio.create_task(next_of(events))
+        await turns()
+        with pytest.raises(corral.UsageStateError, match=r"'/node'.*zk\.watch_raw\(\) in each"):
+            await anext(events)
+        await other.create("/node")
+        assert (await first).kind is RawKind.CREATED
+
+
+async def test_closed_watch_has_ended(zk: corral.Client, other: corral.Client) -> None:
+    """W5: a watch that was left ends for whoever iterates it, with what was not taken yet."""
+    async with zk.watch_raw("/node") as events:
+        await next_of(events)
+        waiting = asyncio.create_task(anext(events, None))
+        await turns()
+    async with asyncio.timeout(PATIENCE):
+        assert await waiting is None
+    async with zk.watch_raw("/node") as events:
+        await next_of(events)
+        await other.create("/node")
+        await zk.exists("/node")
+    assert await anext(events, None) is None

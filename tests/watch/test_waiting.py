@@ -1,0 +1,278 @@
+"""Waiting for a state: at once if it is so now, else when it comes; and nothing is left behind (W1, W3, W5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+from watching import registered
+
+import corral
+from client_support import requests_seen
+from corral import Acl, ChildrenEvent, Event, EventKind
+from corral.testing import FaultProxy
+from corral.wire import messages
+from support import PATIENCE, turns, until
+
+Watchers = Callable[[str], Awaitable[int]]
+Wait = Callable[[corral.Client], Coroutine[Any, Any, Any]]
+Make = Callable[[corral.Client], Awaitable[object]]
+
+
+async def family(zk: corral.Client) -> None:
+    await zk.create("/node")
+    await zk.create("/node/a")
+    await zk.create("/node/b")
+
+
+async def nothing(zk: corral.Client) -> None:
+    pass
+
+
+WAITS: dict[str, tuple[Wait, Make, Make]] = {
+    # What is waited for, what there is before, and what makes it so.
+    "until": (
+        lambda zk: zk.wait_until("/node", lambda event: event.data == b"ready"),
+        lambda zk: zk.create("/node"),
+        lambda zk: zk.set("/node", b"ready"),
+    ),
+    "present": (lambda zk: zk.wait_present("/node"), nothing, lambda zk: zk.create("/node")),
+    "absent": (
+        lambda zk: zk.wait_absent("/node"),
+        lambda zk: zk.create("/node"),
+        lambda zk: zk.delete("/node"),
+    ),
+    "children": (lambda zk: zk.wait_children("/node", 2), nothing, family),
+    "children so": (
+        lambda zk: zk.wait_children("/node", lambda event: event.exists and not event.children),
+        family,
+        lambda zk: empty(zk),
+    ),
+}
+
+
+async def empty(zk: corral.Client) -> None:
+    await zk.delete("/node/a")
+    await zk.delete("/node/b")
+
+
+@pytest.fixture(params=list(WAITS))
+def waits(request: pytest.FixtureRequest) -> tuple[Wait, Make, Make]:
+    """One of the ways to wait."""
+    return WAITS[request.param]
+
+
+async def test_it_is_so_now(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, waits: tuple[Wait, Make, Make]
+) -> None:
+    """W1: what is so now is not waited for: it takes a read, two of what is not there; and nothing is left."""
+    wait, before, make = waits
+    await before(other)
+    await make(other)
+    async with requests_seen(proxy) as requests:
+        async with asyncio.timeout(PATIENCE):
+            await wait(proxied)
+        reads = requests.count(messages.GET, messages.CHILDREN2, messages.EXISTS)
+        assert reads == 1 + (await other.exists("/node") is None)
+    assert registered(proxied) == (0, 0)
+
+
+async def test_it_comes(
+    zk: corral.Client, other: corral.Client, watchers: Watchers, waits: tuple[Wait, Make, Make]
+) -> None:
+    """W1: it is waited for, without asking again, until it is so; and nothing is left, here and on the server."""
+    wait, before, make = waits
+    await before(other)
+    waiting = asyncio.create_task(wait(zk))
+    for _ in range(4):
+        await zk.exists("/")
+    assert not waiting.done()
+    await make(other)
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+    assert registered(zk) == (0, 0)
+    await zk.sync()
+    assert await watchers("/node") == 0
+
+
+async def test_it_comes_while_nobody_is_connected(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, waits: tuple[Wait, Make, Make]
+) -> None:
+    """W3: what has come without a connection is found after it."""
+    wait, before, make = waits
+    await before(other)
+    waiting = asyncio.create_task(wait(proxied))
+    for _ in range(4):
+        await proxied.exists("/")
+    async with proxy.refuse():
+        await proxy.cut()
+        await make(other)
+        assert not waiting.done()
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 8, 32, 128])
+async def test_it_is_given_up(
+    zk: corral.Client, other: corral.Client, watchers: Watchers, waits: tuple[Wait, Make, Make], steps: int
+) -> None:
+    """S8, W5: cancelled, it ends at once and leaves nothing, although somebody keeps the task."""
+    wait, before, _ = waits
+    await before(other)
+    waiting = asyncio.create_task(wait(zk))
+    await turns(steps)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+
+    async def gone() -> bool:
+        return registered(zk) == (0, 0) and await watchers("/node") == 0
+
+    await until(gone, "no watch is left")
+
+
+async def test_a_timeout_around_it(zk: corral.Client, other: corral.Client) -> None:
+    """S8: the caller's timeout is the caller's."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await zk.wait_present("/node")
+    assert registered(zk) == (0, 0)
+
+
+async def test_what_is_returned(zk: corral.Client, other: corral.Client) -> None:
+    """Each returns the state that it has waited for; `wait_absent` has none to return."""
+    await other.create("/node", b"x")
+    await other.create("/node/a")
+    present = await zk.wait_present("/node")
+    assert present == Event(EventKind.PRESENT, "/node", *await zk.get("/node"))
+    names, stat = await zk.children("/node", with_stat=True)
+    there = frozenset(names)
+    children = await zk.wait_children("/node", 1)
+    assert children == ChildrenEvent(EventKind.PRESENT, "/node", there, there, frozenset(), stat)
+    assert await zk.wait_absent("/other") is None
+    below = await zk.chroot("/node").wait_present("/a")
+    assert below.path == "/a"
+
+
+async def test_condition_sees_each_event(zk: corral.Client, other: corral.Client) -> None:
+    """W1: the condition is given the state now and each change; anything true of what it returns ends the wait."""
+    seen: list[Event] = []
+
+    def enough(event: Event) -> object:
+        seen.append(event)
+        told.set()
+        return [event] if event.data == b"2" else []
+
+    told = asyncio.Event()
+    waiting = asyncio.create_task(zk.wait_until("/node", enough))
+    for change in (lambda: other.create("/node", b"1"), lambda: other.set("/node", b"2")):
+        async with asyncio.timeout(PATIENCE):
+            await told.wait()
+        told.clear()
+        await change()
+    assert await waiting is seen[-1]
+    assert [(event.kind, event.data) for event in seen] == [
+        (EventKind.ABSENT, None),
+        (EventKind.CREATED, b"1"),
+        (EventKind.CHANGED, b"2"),
+    ]
+
+
+async def test_children_are_counted(zk: corral.Client, other: corral.Client) -> None:
+    """That many or more; a node that does not exist has none, and so is enough for who wants none."""
+    assert (await zk.wait_children("/node", 0)).kind is EventKind.ABSENT
+    await family(other)
+    for enough in (0, 1, 2):
+        assert (await zk.wait_children("/node", enough)).children == {"a", "b"}
+    waiting = asyncio.create_task(zk.wait_children("/node", 3))
+    for _ in range(4):
+        await zk.exists("/")
+    assert not waiting.done()
+    await other.create("/node/c")
+    event = await waiting
+    assert (event.kind, event.added) == (EventKind.CHANGED, {"c"})
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at first", "at a change"])
+async def test_condition_that_fails(zk: corral.Client, other: corral.Client, later: bool) -> None:
+    """What a condition raises is raised to who waits, and nothing is left."""
+
+    def fails(event: Event | ChildrenEvent) -> bool:
+        if event.exists is later:
+            raise LookupError(event.kind)
+        return False
+
+    for wait in (zk.wait_until, zk.wait_children):
+        waiting = asyncio.create_task(wait("/node", fails))
+        if later:
+            for _ in range(4):
+                await zk.exists("/")
+            assert not waiting.done()
+            await other.create("/node")
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(LookupError):
+                await waiting
+        if later:
+            await other.delete("/node")
+    assert registered(zk) == (0, 0)
+
+
+async def test_refusals_are_raised(zk: corral.Client, other: corral.Client) -> None:
+    """A node that the ACL keeps from us is not waited for."""
+    await other.create("/node")
+    other.add_auth("digest", b"user:secret")
+    await other.set_acl("/node", [Acl.digest("user", "secret")])
+    for wait in (zk.wait_present("/node"), zk.wait_absent("/node"), zk.wait_children("/node", 1)):
+        with pytest.raises(corral.NoAuth, match="'/node'"):
+            await wait
+    assert registered(zk) == (0, 0)
+    await other.set_acl("/node", corral.OPEN_ACL)
+
+
+async def test_client_is_closed(
+    connect: Callable[..., corral.Client], waits: tuple[Wait, Make, Make]
+) -> None:
+    """S5: closing the client wakes who waits."""
+    wait, before, _ = waits
+    async with connect() as zk:
+        await before(zk)
+        waiting = asyncio.create_task(wait(zk))
+        for _ in range(4):
+            await zk.exists("/")
+    with pytest.raises(corral.ClientClosed):
+        await waiting
+
+
+async def test_many_wait_at_the_cost_of_one(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """W4: a thousand who wait for one node cost the server one watch and one read a change."""
+    async with requests_seen(proxy) as requests:
+        waiting = [asyncio.create_task(proxied.wait_present("/node")) for _ in range(1000)]
+        for _ in range(4):
+            await proxied.exists("/")
+        requests.requests.clear()
+        await other.create("/node")
+        async with asyncio.timeout(PATIENCE):
+            events = await asyncio.gather(*waiting)
+        assert len(set(events)) == 1
+        await proxied.sync()
+        assert requests.opcodes == [
+            each.opcode for each in (messages.GET, messages.REMOVE_WATCHES, messages.SYNC)
+        ]
+
+
+async def test_what_cannot_be_right(zk: corral.Client) -> None:
+    """What makes no sense is refused before anything is asked of the server."""
+    for condition in ("x", 1):
+        with pytest.raises(corral.UsageError, match="condition"):
+            await zk.wait_until("/node", condition)  # type: ignore[arg-type]
+    for condition in (None, "x", -1, 1.5, True):
+        with pytest.raises(corral.UsageError, match="condition"):
+            await zk.wait_children("/node", condition)  # type: ignore[arg-type]
+    for wait in (zk.wait_present("node"), zk.wait_absent("/node/"), zk.wait_children("", 1)):
+        with pytest.raises(corral.UsageError):
+            await wait
+    assert registered(zk) == (0, 0)
