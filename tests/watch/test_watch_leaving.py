@@ -1,4 +1,4 @@
-"""Leaving a watch leaves nothing, on neither side (W5); a wait that is cancelled loses nothing (S8)."""
+"""Leaving a watch or a cache leaves nothing, on neither side (W5); a wait that is cancelled loses nothing (S8)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import asyncio
 import gc
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from watching import (
+    KINDS,
+    STATES,
+    Reader,
+    WatchKind,
+    begin,
+    first_of,
+    next_of,
+    registered,
+    tells_nothing,
+    told_of,
+    until_unregistered,
+)
 
 import corral
 from client_support import requests_seen
@@ -16,79 +30,76 @@ from corral.wire import messages
 from support import PATIENCE, turns, until
 
 Watchers = Callable[[str], Awaitable[int]]
+Count = Callable[[], Awaitable[int]]
+Watch = Callable[[], Reader]
 
 
-async def next_event(events: corral.NodeWatch) -> corral.Event:
-    async with asyncio.timeout(PATIENCE):
-        return await anext(events)
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> WatchKind:
+    """Each kind of watch in turn."""
+    return KINDS[request.param]
 
 
-def registered(zk: corral.Client) -> tuple[int, int]:
-    """How many feeds and how many watched paths a client has: no public attribute tells."""
-    return len(zk._feeds), len(zk._session._machine.watches)
-
-
-async def until_unregistered(zk: corral.Client) -> None:
-    async def unregistered() -> bool:
-        return registered(zk) == (0, 0)
-
-    await until(unregistered, "the client has no watch left")
-
-
-async def gone(zk: corral.Client, watchers: Watchers) -> None:
-    """Nothing is registered for /node, here or on the server."""
+async def gone(zk: corral.Client, watch_count: Count) -> None:
+    """Nothing is registered, here or on the server."""
 
     async def nothing() -> bool:
-        return registered(zk) == (0, 0) and await watchers("/node") == 0
+        return registered(zk) == (0, 0) and await watch_count() == 0
 
-    await until(nothing, "no watch of /node is left")
+    await until(nothing, "no watch is left")
 
 
-async def by_break(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async for _ in zk.watch("/node"):
+async def by_break(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    async for _ in watch():
         reached.set()
         await go.wait()
         break
 
 
-async def by_return_while_nested(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async for _ in zk.watch("/node"):
-        async for _ in zk.watch("/node"):
+async def by_return_while_nested(
+    zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event
+) -> None:
+    async for _ in watch():
+        async for _ in watch():
             reached.set()
             await go.wait()
             return
 
 
-async def by_exception(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async for _ in zk.watch("/node"):
+async def by_exception(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    async for _ in watch():
         reached.set()
         await go.wait()
         raise LookupError("the body's own")
 
 
-async def by_cancel_of_the_body(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async for _ in zk.watch("/node"):
+async def by_cancel_of_the_body(
+    zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event
+) -> None:
+    async for _ in watch():
         reached.set()
         await asyncio.get_running_loop().create_future()
 
 
-async def by_cancel_of_the_wait(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async for _ in zk.watch("/node"):
+async def by_cancel_of_the_wait(
+    zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event
+) -> None:
+    async for _ in watch():
         reached.set()
 
 
-async def by_a_timeout(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async for _ in zk.watch("/node"):
+async def by_a_timeout(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    async for _ in watch():
         break
     async with asyncio.timeout(None) as scope:
-        async for _ in zk.watch("/node"):
+        async for _ in watch():
             reached.set()
             await go.wait()
             scope.reschedule(0)
 
 
-async def by_async_with(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    async with zk.watch("/node") as events:
+async def by_async_with(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    async with watch() as events:
         await anext(events)
         reached.set()
         await go.wait()
@@ -96,8 +107,8 @@ async def by_async_with(zk: corral.Client, reached: asyncio.Event, go: asyncio.E
     del events
 
 
-async def by_close(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    events = zk.watch("/node")
+async def by_close(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    events = watch()
     await anext(events)
     reached.set()
     await go.wait()
@@ -105,8 +116,8 @@ async def by_close(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event)
     assert registered(zk) == (0, 0)
 
 
-async def by_forgetting(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    events = zk.watch("/node")
+async def by_forgetting(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    events = watch()
     await anext(events)
     reached.set()
     await go.wait()
@@ -114,8 +125,8 @@ async def by_forgetting(zk: corral.Client, reached: asyncio.Event, go: asyncio.E
     await until_unregistered(zk)
 
 
-async def by_garbage(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    cycle: list[object] = [zk.watch("/node")]
+async def by_garbage(zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event) -> None:
+    cycle: list[object] = [watch()]
     cycle.append(cycle)
     await anext(cycle[0])  # type: ignore[call-overload]
     reached.set()
@@ -124,8 +135,10 @@ async def by_garbage(zk: corral.Client, reached: asyncio.Event, go: asyncio.Even
     gc.collect()
 
 
-async def by_garbage_of_another_thread(zk: corral.Client, reached: asyncio.Event, go: asyncio.Event) -> None:
-    cycle: list[object] = [zk.watch("/node")]
+async def by_garbage_of_another_thread(
+    zk: corral.Client, watch: Watch, reached: asyncio.Event, go: asyncio.Event
+) -> None:
+    cycle: list[object] = [watch()]
     cycle.append(cycle)
     await anext(cycle[0])  # type: ignore[call-overload]
     reached.set()
@@ -134,7 +147,7 @@ async def by_garbage_of_another_thread(zk: corral.Client, reached: asyncio.Event
     collecting = threading.Thread(target=gc.collect)
     collecting.start()
     collecting.join()
-    assert registered(zk) == (1, 1)  # from there it is only asked for
+    assert registered(zk) != (0, 0)  # from there it is only asked for
     await until_unregistered(zk)
 
 
@@ -158,105 +171,260 @@ WAYS = [
 async def test_leaving_ends_the_watch(
     zk: corral.Client,
     other: corral.Client,
-    watchers: Watchers,
-    leave: Callable[[corral.Client, asyncio.Event, asyncio.Event], Awaitable[None]],
+    watch_count: Count,
+    kind: WatchKind,
+    leave: Callable[[corral.Client, Watch, asyncio.Event, asyncio.Event], Awaitable[None]],
     exists: bool,
 ) -> None:
     """W5: whichever way a loop is left, nothing stays registered on the server, and nothing in the client."""
     if exists:
         await other.create("/node")
     reached, go = asyncio.Event(), asyncio.Event()
-    following = asyncio.ensure_future(leave(zk, reached, go))
+    following = asyncio.ensure_future(leave(zk, lambda: kind.make(zk), reached, go))
     async with asyncio.timeout(PATIENCE):
         await reached.wait()
-    assert registered(zk) == (1, 1)
-    assert await watchers("/node") == 1
+    assert registered(zk)[0] == 1
+    assert await watch_count() > 0
     go.set()
     if "cancel" in leave.__name__:
         following.cancel()
     await asyncio.wait([following])
     error = None if following.cancelled() else following.exception()
     assert isinstance(error, LookupError | TimeoutError | None)
-    await gone(zk, watchers)  # although somebody keeps the task, and so its traceback
+    await gone(zk, watch_count)  # although somebody keeps the task, and so its traceback
+
+
+# What a task leaves that is over
+
+
+async def fails_in_the_body(events: Reader, reached: asyncio.Event) -> None:
+    await begin(events)
+    reached.set()
+    async for _ in events:
+        raise LookupError("the body's own")
+
+
+async def fails_after_the_loop(events: Reader, reached: asyncio.Event) -> None:
+    await begin(events)
+    reached.set()
+    async for _ in events:
+        break
+    raise LookupError("the task's own")
+
+
+async def is_cancelled_in_the_body(events: Reader, reached: asyncio.Event) -> None:
+    await begin(events)
+    reached.set()
+    async for _ in events:
+        await asyncio.get_running_loop().create_future()
+
+
+async def is_cancelled_while_it_waits(events: Reader, reached: asyncio.Event) -> None:
+    await begin(events)
+    reached.set()
+    async for _ in events:
+        pass
+
+
+ENDS = [fails_in_the_body, fails_after_the_loop, is_cancelled_in_the_body, is_cancelled_while_it_waits]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_named_iterator_of_a_task_that_is_over(
+    zk: corral.Client,
+    other: corral.Client,
+    watch_count: Count,
+    kind: WatchKind,
+    end: Callable[[Reader, asyncio.Event], Awaitable[None]],
+) -> None:
+    """W5: an iterator that has a name is kept by the exception of the task that has read it, if somebody keeps that;
+    nothing stays registered all the same. Who reads it later goes on where it was, and is told nothing twice."""
+    kept: list[BaseException] = []
+
+    async def follow() -> None:
+        events = kind.make(zk)
+        named.append(events)
+        try:
+            await end(events, reached)
+        except BaseException as error:
+            kept.append(error)
+            raise
+
+    named: list[Reader] = []
+    await other.create("/node")
+    reached = asyncio.Event()
+    following = asyncio.create_task(follow())
+    async with asyncio.timeout(PATIENCE):
+        await reached.wait()
+    await kind.change(other, 1)
+    for _ in range(4):
+        await zk.exists("/")
+        await turns()
+    if "cancel" in end.__name__:
+        following.cancel()
+    await asyncio.wait([following])
+    assert following.cancelled() or isinstance(following.exception(), LookupError)
+    await gone(zk, watch_count)
+    assert kept
+
+    [events] = named
+    if not kind.states:
+        assert (await next_of(events)).kind is corral.RawKind.MISSED
+    await tells_nothing(zk, events)
+    assert kind.shows(await told_of(kind.change(other, 2), events), 2)
+    await tells_nothing(zk, events)
+    del kept[:], events, named[:], following
+    gc.collect()
+    await gone(zk, watch_count)
+
+
+@pytest.mark.parametrize("name", STATES)
+async def test_changes_between_two_tasks(zk: corral.Client, other: corral.Client, name: str) -> None:
+    """W3, W5: what has changed while a named iterator was nobody's is told to who reads it next."""
+    kind = KINDS[name]
+    await other.create("/node")
+    events = kind.make(zk)
+
+    async def fail() -> None:
+        await begin(events)
+        raise LookupError
+
+    failing = asyncio.create_task(fail())
+    await asyncio.wait([failing])
+    await until_unregistered(zk)
+    await kind.change(other, 1)
+    await kind.change(other, 2)
+    event = await next_of(events)
+    assert kind.shows(event, 2)
+    assert failing.exception() is not None
+    await tells_nothing(zk, events)
+
+
+async def test_tree_of_a_task_that_fails_before_it_is_complete(
+    zk: corral.Client, other: corral.Client
+) -> None:
+    """W1, W5: a tree of which a part was told is told on by the next task, from there, and completed once."""
+    await other.create("/node")
+    for name in ("a", "b", "c"):
+        await other.create(f"/node/{name}")
+    events = zk.watch_tree("/node")
+    told: list[str] = []
+
+    async def fail() -> None:
+        async for event in events:
+            told.append(event.path)
+            if len(told) == 2:
+                raise LookupError
+
+    failing = asyncio.create_task(fail())
+    await asyncio.wait([failing])
+    await until_unregistered(zk)
+    told += [event.path for event in await first_of(events)]
+    assert sorted(told) == ["/node", "/node/a", "/node/b", "/node/c"]
+    assert failing.exception() is not None
+    await tells_nothing(zk, events)
+
+
+async def test_task_that_ends_well_leaves_the_watch(
+    zk: corral.Client, other: corral.Client, kind: WatchKind
+) -> None:
+    """W5: an iterator outlives a task that ends well, such as one for a single `anext`: it is the caller's."""
+    await other.create("/node")
+    events = kind.make(zk)
+    await asyncio.create_task(begin(events))
+    assert registered(zk)[0] == 1
+    async with asyncio.timeout(PATIENCE):
+        [_, event] = await asyncio.gather(kind.change(other, 1), asyncio.wait_for(anext(events), PATIENCE))
+    assert kind.shows(event, 1)
+    assert registered(zk)[0] == 1
+    events.close()
+    assert registered(zk) == (0, 0)
+
+
+# Clients
 
 
 async def test_closing_the_client_ends_its_watches(
-    connect: Callable[..., corral.Client], other: corral.Client, watchers: Watchers
+    connect: Callable[..., corral.Client], other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
     """W5, S5: a closed client's watches raise that it is closed, also to who waits, and none is left."""
     async with connect() as zk:
-        idle, busy = zk.watch("/node"), zk.watch("/node")
-        await next_event(idle)
-        await next_event(busy)
-        waiting = asyncio.create_task(next_event(busy))
+        idle, busy = kind.make(zk), kind.make(zk)
+        await begin(idle)
+        await begin(busy)
+        waiting = asyncio.create_task(next_of(busy))
         await turns()
-        assert await watchers("/node") == 1
+        assert await watch_count() > 0
     with pytest.raises(corral.ClientClosed):
         await waiting
     for events in (idle, busy):
         with pytest.raises(corral.ClientClosed):
-            await next_event(events)
+            await next_of(events)
         events.close()
     del waiting
-    await gone(zk, watchers)
+    await gone(zk, watch_count)
 
 
-async def test_watch_that_was_never_read(zk: corral.Client, proxy: FaultProxy, watchers: Watchers) -> None:
+async def test_watch_that_was_never_read(zk: corral.Client, watch_count: Count, kind: WatchKind) -> None:
     """W5: a watch that nobody read has asked nothing of anybody."""
-    events = zk.watch("/node")
+    events = kind.make(zk)
     assert registered(zk) == (0, 0)
     async with events:
         pass
-    await gone(zk, watchers)
+    await gone(zk, watch_count)
 
 
 async def test_left_while_the_first_read_is_under_way(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
     """W5: a reader that leaves before its answer comes leaves no watch, though the server has set one."""
     await other.create("/node")
     async with proxy.black_hole(requests=False) as held:
-        waiting = asyncio.create_task(next_event(proxied.watch("/node")))
+        waiting = asyncio.create_task(next_of(kind.make(proxied)))
         await held.arrived()
-        assert await watchers("/node") == 1
+        assert await watch_count() > 0
         waiting.cancel()
         await asyncio.wait([waiting])
         del waiting
-    await gone(proxied, watchers)
+    await gone(proxied, watch_count)
 
 
 async def test_one_leaves_and_another_comes_while_the_read_is_under_way(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
     """W5, W7: leaving takes back one's own interest, not that of who has come since."""
-    await other.create("/node", b"x")
+    await other.create("/node")
     async with proxy.black_hole(requests=False) as held:
-        waiting = asyncio.create_task(next_event(proxied.watch("/node")))
+        waiting = asyncio.create_task(next_of(kind.make(proxied)))
         await held.arrived()
         waiting.cancel()
         await asyncio.wait([waiting])
-        events = proxied.watch("/node")
-        waiting = asyncio.create_task(next_event(events))
+        events = kind.make(proxied)
+        waiting = asyncio.create_task(begin(events))
         await turns()
-    assert (await waiting).data == b"x"
+    await waiting
     await proxied.sync()
-    assert await watchers("/node") == 1
-    await other.set("/node", b"y")
-    assert (await next_event(events)).data == b"y"
+    assert await watch_count() > 0
+    assert kind.shows(await told_of(kind.change(other, 1), events), 1)
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
 async def test_left_while_disconnected(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers, how: str
+    proxied: corral.Client,
+    proxy: FaultProxy,
+    other: corral.Client,
+    watch_count: Count,
+    kind: WatchKind,
+    how: str,
 ) -> None:
     """W5: a watch that was left without a connection is not set again on the next one."""
     await other.create("/node")
     async with requests_seen(proxy) as requests:
-        events = proxied.watch("/node")
-        await next_event(events)
+        events = kind.make(proxied)
+        await begin(events)
         async with proxy.refuse():
             await proxy.cut()
-            waiting = asyncio.create_task(next_event(events))
+            waiting = asyncio.create_task(next_of(events))
             await turns()
             if how == "close":
                 events.close()
@@ -266,66 +434,161 @@ async def test_left_while_disconnected(
             waiting.cancelled() or waiting.exception()
             del waiting, events
         await proxied.exists("/node")
-    assert requests.count(messages.SET_WATCHES) == 0
-    await gone(proxied, watchers)
+    assert requests.count(messages.SET_WATCHES, messages.SET_WATCHES2) == 0
+    await gone(proxied, watch_count)
 
 
 @pytest.mark.parametrize("steps", [*range(8), 16, 32, 64, 128, 256])
-async def test_cancelled_wait_loses_nothing(zk: corral.Client, other: corral.Client, steps: int) -> None:
+async def test_cancelled_wait_loses_nothing(
+    zk: corral.Client, other: corral.Client, kind: WatchKind, steps: int
+) -> None:
     """S8, W3: `anext` may be cancelled at any step; the next one gives what it would have given."""
-    await other.create("/node", b"first")
-    async with zk.watch("/node") as events:
-        expected = b"first"
-        for change in (None, b"second", b"third"):
-            if change is not None:
-                await other.set("/node", change)
-                expected = change
-            waiting = asyncio.create_task(next_event(events))
+    await other.create("/node")
+    async with kind.make(zk) as events:
+        for change in range(4):
+            if change:
+                await kind.change(other, change)
+            waiting = asyncio.create_task(next_of(events) if change else begin(events))
             await turns(steps)
             waiting.cancel()
             await asyncio.wait([waiting])
-            if waiting.cancelled():
-                assert (await next_event(events)).data == expected
-            else:
-                assert waiting.result().data == expected
+            if change:
+                event: Any = await next_of(events) if waiting.cancelled() else waiting.result()
+                assert kind.shows(event, change)
+            elif waiting.cancelled():
+                # The first event, or the rest of a tree's first ones, have not been told yet.
+                await begin(events)
+        await tells_nothing(zk, events)
 
 
-async def test_cancelled_in_the_tick_of_the_event(zk: corral.Client, other: corral.Client) -> None:
+async def test_cancelled_in_the_tick_of_the_event(
+    zk: corral.Client, other: corral.Client, kind: WatchKind
+) -> None:
     """S8, W3: a reader that is cancelled when its event is there, but has not run yet, gets it next time."""
-    await other.create("/node", b"first")
-    watches = [zk.watch("/node") for _ in range(2)]
-    await asyncio.gather(*map(next_event, watches))
-    readers: list[asyncio.Task[bytes | None]] = []
+    await other.create("/node")
+    watches = [kind.make(zk) for _ in range(2)]
+    await asyncio.gather(*map(begin, watches))
+    readers: list[asyncio.Task[Any]] = []
 
-    async def read_and_cancel_the_other(number: int) -> bytes | None:
+    async def read_and_cancel_the_other(number: int) -> Any:
         event = await anext(watches[number])
-        readers[
-            1 - number
-        ].cancel()  # woken in the same tick: whoever runs first cancels the one that has not
-        return event.data
+        # Woken in the same tick: whoever runs first cancels the one that has not.
+        readers[1 - number].cancel()
+        return event
 
     readers += [asyncio.create_task(read_and_cancel_the_other(number)) for number in range(2)]
     await turns()
-    await other.set("/node", b"second")
+    await kind.change(other, 1)
     async with asyncio.timeout(PATIENCE):
         await asyncio.wait(readers)
     [late] = [number for number in range(2) if readers[number].cancelled()]
-    assert readers[1 - late].result() == b"second"
-    assert (await next_event(watches[late])).data == b"second"
+    assert kind.shows(readers[1 - late].result(), 1)
+    assert kind.shows(await next_of(watches[late]), 1)
 
 
 async def test_polling_costs_nothing(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
     """W4: an `anext` that is cancelled again and again, as polling does it, asks the server nothing."""
-    await other.create("/node", b"x")
-    async with requests_seen(proxy) as requests, proxied.watch("/node") as events:
-        await next_event(events)
+    await other.create("/node")
+    async with requests_seen(proxy) as requests, kind.make(proxied) as events:
+        await begin(events)
+        before = len(requests.requests)
         for _ in range(20):
-            waiting = asyncio.create_task(next_event(events))
+            waiting = asyncio.create_task(next_of(events))
             await turns()
             waiting.cancel()
             await asyncio.wait([waiting])
         await proxied.sync()
-        assert (requests.count(messages.GET), requests.count(messages.REMOVE_WATCHES)) == (1, 0)
-        assert await watchers("/node") == 1
+        assert requests.opcodes[before:] == [messages.SYNC.opcode]
+        assert await watch_count() > 0
+
+
+# Caches
+
+
+async def exit_(cache: corral.Cache) -> None:
+    await cache.__aexit__(None, None, None)
+
+
+async def close(cache: corral.Cache) -> None:
+    cache.close()
+
+
+async def exit_in_another_task(cache: corral.Cache) -> None:
+    await asyncio.create_task(exit_(cache))
+
+
+@pytest.mark.parametrize("leave", [exit_, close, exit_in_another_task])
+async def test_leaving_a_cache(
+    zk: corral.Client,
+    other: corral.Client,
+    watch_count: Count,
+    leave: Callable[[corral.Cache], Awaitable[None]],
+) -> None:
+    """W5: left, a cache leaves nothing, at once and not only when the object goes."""
+    await other.create("/node")
+    cache = await zk.cache("/node").__aenter__()
+    assert registered(zk) == (1, 1)
+    assert await watch_count() > 0
+    await leave(cache)
+    assert registered(zk) == (0, 0)
+    await zk.sync()
+    assert await watch_count() == 0
+
+
+async def test_exception_in_the_block_of_a_cache(zk: corral.Client, watch_count: Count) -> None:
+    """W5: a block that fails leaves nothing either, and its error is its own."""
+    with pytest.raises(LookupError) as kept:
+        async with zk.cache("/node"):
+            raise LookupError
+    assert registered(zk) == (0, 0)
+    await gone(zk, watch_count)
+    del kept
+
+
+async def test_cache_that_is_forgotten(zk: corral.Client, watch_count: Count) -> None:
+    """W5: one that nobody has any more is gone, in whichever thread that is found out."""
+    cycle: list[object] = [await zk.cache("/node").__aenter__()]
+    cycle.append(cycle)
+    assert registered(zk) == (1, 1)
+    del cycle
+    collecting = threading.Thread(target=gc.collect)
+    collecting.start()
+    collecting.join()
+    await gone(zk, watch_count)
+
+
+@pytest.mark.parametrize("steps", [*range(12), 16, 24, 32, 48, 64, 96, 128, 256])
+async def test_entering_a_cache_is_cancelled(
+    zk: corral.Client, other: corral.Client, watch_count: Count, steps: int
+) -> None:
+    """S8, W5: cancelled wherever it waits, entering leaves nothing, although somebody keeps the task."""
+    await other.create("/node")
+    await asyncio.gather(*(other.create(f"/node/{number}") for number in range(5)))
+    cache = zk.cache("/node")
+    entering = asyncio.create_task(cache.__aenter__())
+    await turns(steps)
+    entering.cancel()
+    await asyncio.wait([entering])
+    if not entering.cancelled():
+        cache.close()
+    assert registered(zk) == (0, 0)
+    await gone(zk, watch_count)
+    async with cache:
+        assert len(cache) == 6
+
+
+async def test_entering_a_cache_is_cancelled_without_an_answer(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count
+) -> None:
+    """S8, W5: cancelled while the server's answers are on their way, though it has set the watch."""
+    await other.create("/node")
+    async with proxy.black_hole(requests=False) as held:
+        entering = asyncio.create_task(proxied.cache("/node").__aenter__())
+        await held.arrived()
+        assert await watch_count() > 0
+        entering.cancel()
+        await asyncio.wait([entering])
+        assert registered(proxied) == (0, 0)
+    await gone(proxied, watch_count)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import corral
-from corral import EventKind
+from corral import EventKind, RawKind
 from corral.testing._server import four_letter_word
 from support import PATIENCE, turns, until
 
@@ -81,3 +81,52 @@ async def until_unregistered(zk: corral.Client) -> None:
         return registered(zk) == (0, 0)
 
     await until(unregistered, "the client has no watch left")
+
+
+Reader: TypeAlias = (
+    "corral.NodeWatch | corral.ChildrenWatch | corral.TreeWatch | corral.RawWatch"  # whatever can be iterated
+)
+
+
+class WatchKind(NamedTuple):
+    """One kind of watch of /node, and a change that it tells of, the n-th of its kind, in one event."""
+
+    make: Callable[[corral.Client], Reader]
+    change: Callable[[corral.Client, int], Awaitable[object]]
+    shows: Callable[[Any, int], bool]
+    states: bool = True
+    """Whether its events are states, of which none is lost."""
+
+
+async def begin(events: Reader) -> None:
+    """Read what a watch tells at first."""
+    if isinstance(events, corral.TreeWatch):
+        await first_of(events)
+    else:
+        await next_of(events)
+
+
+KINDS = {
+    "node": WatchKind(
+        lambda zk: zk.watch("/node"),
+        lambda zk, n: zk.set("/node", b"%d" % n),
+        lambda event, n: event.data == b"%d" % n,
+    ),
+    "children": WatchKind(
+        lambda zk: zk.watch_children("/node"),
+        lambda zk, n: zk.create(f"/node/{n}"),
+        lambda event, n: str(n) in event.added,
+    ),
+    "tree": WatchKind(
+        lambda zk: zk.watch_tree("/node"),
+        lambda zk, n: zk.set("/node", b"%d" % n),
+        lambda event, n: event.data == b"%d" % n,
+    ),
+    "raw": WatchKind(
+        lambda zk: zk.watch_raw("/node"),
+        lambda zk, n: zk.set("/node", b"%d" % n),
+        lambda event, n: event.kind is RawKind.DATA_CHANGED,
+        states=False,
+    ),
+}
+STATES = [name for name, kind in KINDS.items() if kind.states]
