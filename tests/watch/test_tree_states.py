@@ -8,10 +8,21 @@ import gc
 import logging
 import random
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
-from watching import first_of, next_of, tells_nothing, told_of, until_unregistered
+from watching import (
+    TreeMirror,
+    contents,
+    first_of,
+    grow,
+    next_of,
+    random_changes,
+    recreate,
+    tells_nothing,
+    told_of,
+    until_unregistered,
+)
 
 import corral
 from client_support import requests_seen
@@ -25,12 +36,6 @@ Change = Callable[[corral.Client], Awaitable[object]]
 
 WRITES = 1000
 ONLY_USER = [Acl.digest("user", "secret")]
-
-
-async def grow(zk: corral.Client, *paths: str) -> None:
-    """Create nodes, each with its path as data."""
-    for path in paths:
-        await zk.create(path, path.encode())
 
 
 async def paths_of(events: corral.TreeWatch) -> list[str]:
@@ -99,15 +104,6 @@ async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> N
             assert event[:3] == (kind, path, data)
             if event.stat is not None:
                 assert event[2:] == await zk.get(path)
-
-
-async def recreate(zk: corral.Client, *paths: str) -> None:
-    """Delete nodes, children first, and create them again, all at once."""
-    async with zk.transaction() as tx:
-        for path in reversed(paths):
-            tx.delete(path)
-        for path in paths:
-            tx.create(path, path.encode())
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
@@ -547,91 +543,17 @@ async def test_what_cannot_be_right(zk: corral.Client, verb: str) -> None:
 # Whatever happens to a tree
 
 
-class Mirror:
-    """A copy that is made of a reader's events, which it holds to what they promise."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, tuple[bytes, int, int]] = {}
-        self.complete = False
-
-    def take(self, event: Event) -> None:
-        """Take in one event."""
-        path, kind = event.path, event.kind
-        if kind is EventKind.COMPLETE:
-            assert not self.complete
-            self.complete = True
-            return
-        before = self.nodes.get(path)
-        if event.stat is None:
-            assert not [each for each in self.nodes if each.startswith(f"{path}/")], (
-                f"{path} before its children"
-            )
-            assert (kind is EventKind.DELETED) is (before is not None)
-            self.nodes.pop(path, None)
-            return
-        parent = path.rpartition("/")[0]
-        assert path == "/tree" or parent in self.nodes, f"{path} before its parent"
-        now = (event.data or b"", event.stat.czxid, event.stat.mzxid)
-        assert now != before, f"{event} is told twice"
-        if before is None:
-            assert kind is (EventKind.CREATED if self.complete else EventKind.PRESENT)
-        else:
-            assert now[2] > before[2], f"{event} is older than {before}"
-            assert kind is (EventKind.CHANGED if now[1] == before[1] else EventKind.CREATED)
-        self.nodes[path] = now
-
-
-def steps(dice: random.Random) -> Iterator[Change]:
-    """Changes of a tree, each possible after the ones before it."""
-    nodes: dict[str, int] = {}  # with how many children each has
-    while True:
-        leaves = [path for path, children in nodes.items() if not children]
-        action = dice.choice(["create", "create", "create", "set", "set", "delete", "recreate"])
-        if action == "create":
-            parent = dice.choice(["", *(path for path in nodes if path.count("/") < 5)])
-            path = f"{parent}/{dice.randrange(4)}" if parent else "/tree"
-            if path not in nodes and (parent or not nodes):
-                nodes[path] = 0
-                if parent:
-                    nodes[parent] += 1
-                yield lambda zk, path=path: zk.create(path, b"created")
-        elif action == "set" and nodes:
-            path, data = dice.choice(list(nodes)), dice.choice([b"one", b"another"])
-            yield lambda zk, path=path, data=data: zk.set(path, data)
-        elif action == "delete" and leaves:
-            path = dice.choice(leaves)
-            del nodes[path]
-            if path != "/tree":
-                nodes[path.rpartition("/")[0]] -= 1
-            yield lambda zk, path=path: zk.delete(path)
-        elif action == "recreate" and leaves:
-            path = dice.choice(leaves)
-            yield lambda zk, path=path: recreate(zk, path)
-
-
-async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
-    """What a tree is, read by other means than a watch."""
-    try:
-        data, stat = await zk.get(path)
-    except corral.NoNode:
-        return {}
-    found = {path: (data, stat.czxid, stat.mzxid)}
-    for name in await zk.children(path):
-        found |= await contents(zk, f"{path}/{name}")
-    return found
-
-
 @pytest.mark.parametrize("seed", range(10))
 async def test_whatever_happens(zk: corral.Client, other: corral.Client, seed: int) -> None:
     """W1, W2, W3: readers of any pace, that come at any time, each end up with the tree as it is; and what each is told
     of a node only goes forward, parents first where something comes, children first where something goes."""
     dice = random.Random(seed)
-    changes = steps(dice)
+    changes = random_changes(dice)
     for _ in range(dice.randrange(30)):
         await next(changes)(other)
-    mirrors = [Mirror() for _ in range(3)]
+    mirrors = [TreeMirror("/tree") for _ in range(3)]
 
-    async def follow(mirror: Mirror, pace: int) -> None:
+    async def follow(mirror: TreeMirror, pace: int) -> None:
         await turns(dice.randrange(100))
         async for event in zk.watch_tree("/tree"):
             mirror.take(event)
@@ -652,7 +574,7 @@ async def test_whatever_happens(zk: corral.Client, other: corral.Client, seed: i
         for task in following:
             if task.done():
                 await task
-        return all(mirror.complete and mirror.nodes == end for mirror in mirrors)
+        return all(mirror.complete and mirror.now == end for mirror in mirrors)
 
     await until(all_know, "all know the tree as it is")
     for task in following:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import corral
-from corral import EventKind, RawKind
+from corral import Event, EventKind, RawKind
 from corral.testing._server import four_letter_word
 from support import PATIENCE, turns, until
 
 E = TypeVar("E")
+Change = Callable[[corral.Client], Awaitable[object]]
 
 
 async def watches_on(address: str) -> int:
@@ -130,3 +132,96 @@ KINDS = {
     ),
 }
 STATES = [name for name, kind in KINDS.items() if kind.states]
+
+
+# Trees
+
+
+async def grow(zk: corral.Client, *paths: str) -> None:
+    """Create nodes, each with its path as data."""
+    for path in paths:
+        await zk.create(path, path.encode())
+
+
+async def recreate(zk: corral.Client, *paths: str) -> None:
+    """Delete nodes, children first, and create them again, all at once."""
+    async with zk.transaction() as tx:
+        for path in reversed(paths):
+            tx.delete(path)
+        for path in paths:
+            tx.create(path, path.encode())
+
+
+class TreeMirror:
+    """A copy that is made of a reader's events, which it holds to what they promise."""
+
+    def __init__(self, root: str) -> None:
+        self.now: dict[str, tuple[bytes, int, int]] = {}
+        self.complete = False
+        self._root = root
+
+    def take(self, event: Event) -> None:
+        """Take in one event."""
+        path, kind = event.path, event.kind
+        if kind is EventKind.COMPLETE:
+            assert not self.complete
+            self.complete = True
+            return
+        before = self.now.get(path)
+        if event.stat is None:
+            assert not [each for each in self.now if each.startswith(f"{path}/")], (
+                f"{path} before its children"
+            )
+            assert (kind is EventKind.DELETED) is (before is not None)
+            self.now.pop(path, None)
+            return
+        parent = path.rpartition("/")[0]
+        assert path == self._root or parent in self.now, f"{path} before its parent"
+        now = (event.data or b"", event.stat.czxid, event.stat.mzxid)
+        assert now != before, f"{event} is told twice"
+        if before is None:
+            assert kind is (EventKind.CREATED if self.complete else EventKind.PRESENT)
+        else:
+            assert now[2] > before[2], f"{event} is older than {before}"
+            assert kind is (EventKind.CHANGED if now[1] == before[1] else EventKind.CREATED)
+        self.now[path] = now
+
+
+def random_changes(dice: random.Random) -> Iterator[Change]:
+    """Changes of a tree, each possible after the ones before it."""
+    nodes: dict[str, int] = {}  # with how many children each has
+    while True:
+        leaves = [path for path, children in nodes.items() if not children]
+        action = dice.choice(["create", "create", "create", "set", "set", "delete", "recreate"])
+        if action == "create":
+            parent = dice.choice(["", *(path for path in nodes if path.count("/") < 5)])
+            path = f"{parent}/{dice.randrange(4)}" if parent else "/tree"
+            if path not in nodes and (parent or not nodes):
+                nodes[path] = 0
+                if parent:
+                    nodes[parent] += 1
+                yield lambda zk, path=path: zk.create(path, b"created")
+        elif action == "set" and nodes:
+            path, data = dice.choice(list(nodes)), dice.choice([b"one", b"another"])
+            yield lambda zk, path=path, data=data: zk.set(path, data)
+        elif action == "delete" and leaves:
+            path = dice.choice(leaves)
+            del nodes[path]
+            if path != "/tree":
+                nodes[path.rpartition("/")[0]] -= 1
+            yield lambda zk, path=path: zk.delete(path)
+        elif action == "recreate" and leaves:
+            path = dice.choice(leaves)
+            yield lambda zk, path=path: recreate(zk, path)
+
+
+async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
+    """What a tree is, read by other means than a watch."""
+    try:
+        data, stat = await zk.get(path)
+    except corral.NoNode:
+        return {}
+    found = {path: (data, stat.czxid, stat.mzxid)}
+    for name in await zk.children(path):
+        found |= await contents(zk, f"{path}/{name}")
+    return found
