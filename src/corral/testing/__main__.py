@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=_PORT, help="0 for a free one (default: %(default)s)")
     add(
         "--version",
-        choices=["3.8", "3.9"],
+        choices=["3.5", "3.8", "3.9"],
         default="3.8",
         help="the release of ZooKeeper to behave as, where they differ (default: %(default)s)",
     )

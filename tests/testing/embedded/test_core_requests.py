@@ -442,3 +442,19 @@ def test_watches_that_are_not_there(wire: Wire) -> None:
     assert wire.refused(m.REMOVE_WATCHES, "/a", 3) == NO_WATCHER
     assert wire.refused(m.REMOVE_WATCHES, "/a", 9) == MARSHALLING
     assert wire.refused(m.ADD_WATCH, "/a", 2) == MARSHALLING
+
+
+def test_requests_that_a_3_5_does_not_know() -> None:
+    """Answered as any unknown opcode is: an error, and the connection is closed. The session stays."""
+    core = Core(version="3.5")
+    for operation, fields in (
+        (m.MULTI_READ, ((m.GET, ("/", False)),)),
+        (m.GET_EPHEMERALS, ("/",)),
+        (m.COUNT_ALL, ("/",)),
+        (m.SET_WATCHES2, (0, [], [], [], [], [])),
+        (m.ADD_WATCH, ("/", 0)),
+        (m.WHO_AM_I, ()),
+    ):
+        wire = core.client()
+        assert wire.ask(operation, *fields) == [Reply(wire.xid, -1, UNIMPLEMENTED), CLOSED]
+        assert wire.link.session_id in core.zk.sessions

@@ -41,6 +41,7 @@ class EmbeddedServer(Server):
     - `extended_types` (True): whether TTL nodes can be made.
     - `jute_maxbuffer` (ZooKeeper's, 1 MiB): the largest frame, in bytes.
     - `version` ("3.8"): the release of ZooKeeper that it behaves as where they differ, or "3.9".
+      Or "3.5": that is 3.8 without the requests that came after 3.5, those for persistent watches among them.
     - `read_only` (False): whether it behaves as a server that has lost its quorum, and serves reads alone.
     - `seed`: the same session ids and passwords each time.
     - `host`, `port` (a free port): where it listens.
@@ -62,15 +63,15 @@ class EmbeddedServer(Server):
         container_check_interval: float = 0.5,
         extended_types: bool = True,
         jute_maxbuffer: int = DEFAULT_MAX_REQUEST,
-        version: Literal["3.8", "3.9"] = "3.8",
+        version: Literal["3.5", "3.8", "3.9"] = "3.8",
         read_only: bool = False,
         seed: int | None = None,
         host: str = LOOPBACK,
         port: int = 0,
         thread: bool = False,
     ) -> None:
-        if version not in ("3.8", "3.9"):
-            raise UsageValueError(f"version must be '3.8' or '3.9', not {version!r}")
+        if version not in ("3.5", "3.8", "3.9"):
+            raise UsageValueError(f"version must be '3.5', '3.8' or '3.9', not {version!r}")
         self._config = Config(
             tick_time=_seconds(tick_time, "tick_time"),
             min_session_timeout=_seconds_or_none(min_session_timeout, "min_session_timeout"),

@@ -64,7 +64,8 @@ class Config:
     - ``container_check_interval``: how often empty containers and outlived nodes are removed.
     - ``extended_types``: whether nodes with a time to live can be made.
     - ``jute_maxbuffer``: the largest frame, in bytes.
-    - ``version``: the release that is followed where they differ.
+    - ``version``: the release that is followed where they differ; of 3.5 only which requests it
+      does not know, else that is as 3.8.
     - ``read_only``: whether it begins as a server that has lost its quorum.
     - ``seed``: makes ids and passwords of sessions the same each time.
     """
@@ -75,7 +76,7 @@ class Config:
     container_check_interval: float = 0.5
     extended_types: bool = True
     jute_maxbuffer: int = DEFAULT_MAX_REQUEST
-    version: Literal["3.8", "3.9"] = "3.8"
+    version: Literal["3.5", "3.8", "3.9"] = "3.8"
     read_only: bool = False
     seed: int | None = None
 
@@ -99,7 +100,8 @@ class ZooKeeper:
 
     def __init__(self, config: Config, *, now: float, wall: float) -> None:
         self.config = config
-        self.database = Database(version=config.version, wall=self._wall_now)
+        version = "3.8" if config.version == "3.5" else config.version
+        self.database = Database(version=version, wall=self._wall_now)
         self.links: dict[Link, None] = {}
         """The connections that are open, oldest first."""
         self.read_only = config.read_only
@@ -119,8 +121,11 @@ class ZooKeeper:
         self._wall = wall - now
         self._started = self._now = now
         self._handlers = Requests(
-            self.database, version=config.version, extended_types=config.extended_types
+            self.database, version=version, extended_types=config.extended_types
         ).handlers
+        if config.version == "3.5":
+            for operation in _SINCE_3_6:
+                del self._handlers[operation.opcode]
         self._interval = _milliseconds(config.container_check_interval)
         self._next_check = _clock(now) + self._interval
         self._due = 0
@@ -370,6 +375,16 @@ class ZooKeeper:
         self.tick(now)
         return words.answer(self, word)
 
+
+_SINCE_3_6 = (
+    messages.MULTI_READ,
+    messages.GET_EPHEMERALS,
+    messages.COUNT_ALL,
+    messages.SET_WATCHES2,
+    messages.ADD_WATCH,
+    messages.WHO_AM_I,
+)
+"""What a 3.5 does not know: whoAmI came with 3.7, the others with 3.6."""
 
 _PING = messages.PING.opcode
 _CLOSE = messages.CLOSE.opcode
