@@ -16,17 +16,18 @@ from corral.wire.messages import Operation
 
 __all__ = ["Follower", "OwnWrites"]
 
-_CREATES = (messages.CREATE2, messages.CREATE_CONTAINER, messages.CREATE_TTL)
+_CREATES = (messages.CREATE, messages.CREATE2, messages.CREATE_CONTAINER, messages.CREATE_TTL)
 
 
 class Follower(Protocol):
     """Whoever wants to know what this client writes."""
 
     def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
-        """The node at the full path is so now; both None if it is gone. Must not raise."""
+        """The node at the full path is so now; both None if it is gone, and only `stat` where the answer did
+        not have it. Must not raise."""
 
     async def settled(self) -> None:
-        """Wait until all is known that was being read; at once if that is not to be. Raises nothing."""
+        """Wait until what was written is known; at once if that is not to be. Raises nothing."""
 
 
 class OwnWrites:
@@ -62,10 +63,9 @@ class OwnWrites:
 def states_left(op: Operation, body: bytes, result: Any) -> Iterator[tuple[str, bytes | None, Stat | None]]:
     """Full path, data and `Stat` of each node that a write has left; both None where it is gone.
 
-    Nothing of a create whose answer has no `Stat`; while there are followers a client makes none.
+    `Stat` alone is None where a create was answered without it, as in a transaction (ZOOKEEPER-4026).
     """
     if op is messages.MULTI:
-        # Of those a create has no stat (ZOOKEEPER-4026).
         results: list[messages.MultiResult] = result
         if not any(each.error for each in results):
             for (each, fields), answer in zip(
@@ -79,9 +79,9 @@ def states_left(op: Operation, body: bytes, result: Any) -> Iterator[tuple[str, 
 
 def _state_left(op: Operation, fields: Any, result: Any) -> Iterator[tuple[str, bytes | None, Stat | None]]:
     if op is messages.SET:
-        yield fields[0], fields[1] or b"", result if isinstance(result, Stat) else result[0]
+        yield fields[0], fields[1] or b"", result
     elif op is messages.DELETE:
         yield fields[0], None, None
-    elif op in _CREATES and isinstance(result, tuple):
-        path, stat = result
+    elif op in _CREATES:
+        path, stat = (result, None) if isinstance(result, str) else result
         yield path, fields[1] or b"", stat

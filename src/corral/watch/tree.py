@@ -13,8 +13,10 @@ that is not in the list any more is gone. An event makes a shallow read, which i
 creation was told has no children but those whose creation is told too.
 
 A session is answered in order, events included. So the states of a node are taken as they come; nothing
-older can follow. Two nodes are not read in one instant, even by one `multiRead`, so a node may be seen whose
-parent is not: then an event of the parent has come before, and both are read again.
+older can follow. Two nodes are not read in one instant, even by one `multiRead`: a node may be seen whose
+parent is not known, or is known as it was before it was deleted and created again. Then an event of the
+parent has come before, and the parent is still to be read: the node is read again, behind that. While the
+tree is loaded again, any parent may be so; what an event tells of is read again when that is done.
 
 The copy has a node only if it has its parent. Readers are told of a parent's creation before its children's,
 and of their deletions before its own.
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -52,6 +55,8 @@ GOOD_ANSWER = 256 * 1024
 LISTED_UNSEEN = 64
 # How many reads are under way at once. With the above, what loading takes beside the tree itself.
 READS_AT_ONCE = 4
+
+_WHEN_LOADED = sys.maxsize
 
 Identity: TypeAlias = "tuple[int, int] | None"
 """What tells two states of a node apart: czxid and mzxid; None where there is none."""
@@ -150,6 +155,10 @@ class _Batch:
 
     def __init__(self, feed: TreeFeed, reads: dict[str, int]) -> None:
         self.reads = reads
+        self.reborn = (
+            {path: feed.reborn[path] for path in reads if path in feed.reborn} if feed.reborn else {}
+        )
+        """Those that were created or deleted, with the numbers of the last event that is followed by this."""
         self.lists = LISTED if len(reads) > LISTED_UNSEEN else DEEP
         """From which depth on children are listed."""
         self._feed = feed
@@ -188,7 +197,12 @@ class TreeFeed(Feed):
         self._answered = 0
         self._coming: list[tuple[int, TreePlace]] = []  # who waits, and for how many answers
         self._has_news = False
+        self._owed = 0  # how many answers it takes until all is known that this client has written
         self._refused: set[str] = set()  # the nodes that we may not read
+        self.reborn: dict[str, int] = {}
+        """Those created or deleted since they were read, with the number of the last such event."""
+        self._births = 0  # how many such events there were
+        self._held: dict[str, None] = {}  # nodes to be read again when the tree is loaded
         self._batch = FIRST_BATCH
 
     # The readers' side
@@ -260,7 +274,9 @@ class TreeFeed(Feed):
         self.session.unwatch(self.full, self, Kind.RECURSIVE)
         self._queue.clear()
         self._reading.clear()
-        self._deep = 0
+        self.reborn.clear()
+        self._held.clear()
+        self._deep = self._owed = 0
         self._answered = self._queued
 
     def _admit(self) -> None:
@@ -296,6 +312,9 @@ class TreeFeed(Feed):
             self._enqueue(self.full, DEEP)
         elif self._is_wanted(path):
             self._enqueue(path, SHALLOW)
+            if change is not Change.DATA_CHANGED:
+                self._births += 1
+                self.reborn[path] = self._births
         self._pump()
 
     def refused(self, error: BaseException, /) -> None:
@@ -308,11 +327,17 @@ class TreeFeed(Feed):
 
     def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
         """This client has written a node."""
-        if self._followed and self._wanted.holds(path) and self._is_wanted(path):
-            node = None if stat is None or data is None else Znode(data, stat)
-            if node is None or path == self.full or paths.parent_of(path) in self.nodes:
-                self._publish(path, node)
-                self._tell()
+        if not self._followed or not self._wanted.holds(path) or not self._is_wanted(path):
+            return
+        if data is None:
+            self._publish(path, None)
+        elif stat is None or self._waits_for_parent(path, stat, SHALLOW):
+            # Its event has come before, and so it will be read: at the latest when the tree is loaded.
+            self._owed = _WHEN_LOADED if self._deep else self._queued
+            return
+        else:
+            self._publish(path, Znode(data, stat))
+        self._tell()
 
     def _is_wanted(self, path: str) -> bool:
         try:
@@ -322,8 +347,8 @@ class TreeFeed(Feed):
             return False
 
     async def settled(self) -> None:
-        """Wait until all is known that was being read; at once if that is not to be."""
-        if self._followed:
+        """Wait until all is known that this client has written; at once if that is not to be."""
+        if self._followed and self._answered < self._owed:
             place = TreePlace(listens=False)
             self._coming.append((self._queued, place))
             with contextlib.suppress(Exception):  # whoever reads the tree is told
@@ -381,15 +406,17 @@ class TreeFeed(Feed):
 
     def answered(self, batch: _Batch, results: list[messages.MultiResult]) -> None:
         """What some nodes are now."""
-        assert self._reading.popleft() is batch
+        assert self._reading[0] is batch
+        count = len(batch.reads)
         try:
             size = self._take_in(batch, results)
         except _Failed as failed:
             self._fail(failed.reason)
             return
+        self._reading.popleft()
         if size > GOOD_ANSWER:
             self._batch = max(1, self._batch * GOOD_ANSWER // size)
-        elif len(batch.reads) == self._batch:
+        elif count == self._batch:
             self._batch = min(2 * self._batch, LARGEST_BATCH)
         self._go_on()
 
@@ -397,9 +424,12 @@ class TreeFeed(Feed):
         """Publish what was read; returns how much data it was, in bytes."""
         remaining = iter(results)
         size = 0
-        for path, how in batch.reads.items():
+        for path, how in list(batch.reads.items()):
+            del batch.reads[path]
             self._answered += 1
             self._deep -= how > SHALLOW
+            if batch.reborn and self.reborn.get(path, 0) == batch.reborn.get(path):
+                del self.reborn[path]
             got = next(remaining)
             listed = next(remaining) if how >= batch.lists else None
             if got.error == 0:
@@ -437,6 +467,13 @@ class TreeFeed(Feed):
     def _go_on(self) -> None:
         if not self._deep:
             self.is_loaded = True
+            if self._held:
+                for path in self._held:
+                    self._enqueue(path, SHALLOW)
+                self._held.clear()
+                self._extend()
+            if self._owed == _WHEN_LOADED:
+                self._owed = self._queued
         self._pump()
         self._admit()
         self._tell()
@@ -459,10 +496,8 @@ class TreeFeed(Feed):
 
     def _found(self, path: str, node: Znode, how: int, listed: messages.MultiResult | None) -> None:
         """A node was read, and perhaps its children listed."""
-        if path != self.full and (parent := paths.parent_of(path)) not in self.nodes:
-            if parent not in self._refused:
-                self._enqueue(parent, SHALLOW)
-                self._enqueue(path, how)
+        if self._waits_for_parent(path, node.stat, how):
+            self._postpone(path, how)
             return
         self._publish(path, node)
         if path in self._refused:
@@ -477,6 +512,35 @@ class TreeFeed(Feed):
                 self._found_children(path, [])
         elif listed.error == 0:
             self._found_children(path, listed.value)
+
+    def _waits_for_parent(self, path: str, stat: Stat, how: int) -> bool:
+        """Whether a node was created since it was known, below a parent that may not be the one we know."""
+        known = self.nodes.get(path)
+        if path == self.full or (known is not None and known.stat.czxid == stat.czxid):
+            return False
+        if self._deep and how == SHALLOW:
+            return True
+        parent = paths.parent_of(path)
+        return parent not in self.nodes or parent in self.reborn
+
+    def _postpone(self, path: str, how: int) -> None:
+        """Read a node again that waits for its parent."""
+        parent = paths.parent_of(path)
+        if parent in self._refused:
+            return
+        if self._deep and how == SHALLOW:
+            self._held[path] = None
+        else:
+            if parent not in self.nodes:
+                self._enqueue(parent, SHALLOW)
+            self._enqueue(path, how)
+        self._extend()
+
+    def _extend(self) -> None:
+        """Who waits for what is being read waits for what is read again, too."""
+        if self._answered <= self._owed < _WHEN_LOADED:
+            self._owed = self._queued
+        self._coming = [(self._queued, place) for _, place in self._coming]
 
     def _found_children(self, path: str, names: list[str]) -> None:
         """Which children a node has."""
@@ -493,16 +557,19 @@ class TreeFeed(Feed):
     def _publish(self, path: str, node: Znode | None) -> None:
         """A node is so now."""
         before = self.nodes.get(path)
+        if before is not None and (node is None or before.stat.czxid != node.stat.czxid):
+            for each in reversed(self.below(path)):
+                if node is not None and self.nodes[each].stat.czxid > node.stat.czxid:
+                    self._enqueue(each, SHALLOW)  # it is below the new one
+                self._forget(each)
+            before = None
         if node is None:
-            if before is not None:
-                for each in reversed(self.below(path)):
-                    self._forget(each)
             return
         if before is None:
             self.nodes[path] = node
             if path != self.full:
                 self.children.setdefault(paths.parent_of(path), {})[path] = None
-        elif before.stat.mzxid == node.stat.mzxid and before.stat.czxid == node.stat.czxid:
+        elif before.stat.mzxid == node.stat.mzxid:
             self.nodes[path] = Znode(before.data, node.stat)  # its children may have changed
             return
         else:
