@@ -1,6 +1,6 @@
 """What corral costs, beside a floor and its peers, on a real ZooKeeper.
 
-    python benchmarks                             all of it, in about a quarter of an hour: one table
+    python benchmarks                             all of it, in about twenty-five minutes: one table
     python benchmarks --quick --only get lock     a first look at two workloads
     python benchmarks --json results.json && python benchmarks/plot.py results.json docs/benchmarks.svg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiozk
@@ -14,9 +14,9 @@ from clients import Tally
 
 
 class AiozkClient:
-    def __init__(self, zk: Any, end: ExitStack) -> None:
+    def __init__(self, zk: Any) -> None:
         self._zk = zk
-        self._end = end
+        self._watching: list[tuple[Any, str, Tally]] = []
         self._lock = functools.cache(zk.recipes.Lock)
 
     @property
@@ -52,7 +52,7 @@ class AiozkClient:
         for path in paths:
             watcher = self._zk.recipes.DataWatcher()
             watcher.add_callback(path, tally.seen)
-            self._end.callback(watcher.remove_callback, path, tally.seen)
+            self._watching.append((watcher, path, tally))
 
     @asynccontextmanager
     async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
@@ -74,12 +74,20 @@ class AiozkClient:
         await lock.acquire()
         return lambda: bool(lock.is_locked)
 
+    def end(self) -> None:
+        """End the watchers."""
+        for watcher, path, tally in self._watching:
+            watcher.remove_callback(path, tally.seen)
+
 
 @asynccontextmanager
 async def connect(hosts: str, session_timeout: float) -> AsyncIterator[AiozkClient]:
     """A client between `start` and `close`."""
     zk = aiozk.ZKClient(hosts, session_timeout=session_timeout)
     await zk.start()
-    with ExitStack() as end:
-        yield AiozkClient(zk, end)
+    client = AiozkClient(zk)
+    try:
+        yield client
+    finally:
+        client.end()
     await zk.close()

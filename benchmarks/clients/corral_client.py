@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import corral
 from clients import Tally
 
 
 class CorralClient:
-    def __init__(self, zk: corral.Client, tasks: AsyncExitStack) -> None:
+    def __init__(self, zk: corral.Client) -> None:
         self._zk = zk
-        self._tasks = tasks
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def session_id(self) -> int:
@@ -47,7 +48,7 @@ class CorralClient:
                 tally.seen(event.data or b"")
 
         for path in paths:
-            self._tasks.callback(asyncio.create_task(watcher(path)).cancel)
+            self._start(watcher(path))
 
     async def watch_tree(self, path: str, tally: Tally) -> None:
         async def watcher() -> None:
@@ -55,7 +56,7 @@ class CorralClient:
                 if event.data is not None:  # else it is COMPLETE
                     tally.seen(event.data)
 
-        self._tasks.callback(asyncio.create_task(watcher()).cancel)
+        self._start(watcher())
 
     @asynccontextmanager
     async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
@@ -66,9 +67,21 @@ class CorralClient:
         held = await self._zk.lock(path).acquire()
         return lambda: held.is_valid
 
+    def _start(self, watcher: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(watcher))
+
+    def end(self) -> None:
+        """End the watchers."""
+        for task in self._tasks:
+            task.cancel()
+
 
 @asynccontextmanager
 async def connect(hosts: str, session_timeout: float) -> AsyncIterator[CorralClient]:
     """A client in its ``async with``."""
-    async with corral.connect(hosts, session_timeout=session_timeout) as zk, AsyncExitStack() as tasks:
-        yield CorralClient(zk, tasks)
+    async with corral.connect(hosts, session_timeout=session_timeout) as zk:
+        client = CorralClient(zk)
+        try:
+            yield client
+        finally:
+            client.end()
