@@ -1,0 +1,495 @@
+"""The registry and the session that owns it against a server's own table of watches, at random.
+
+On one end a `Machine` with watchers of every kind, on the other the embedded server's core, which has the tree, and
+the watches as 3.8 or as 3.9 have them. Between them are two queues of frames. Nothing is moved but by a rule: so
+whatever is asked for may be behind, and whatever is told may be late, or lost with its connection.
+
+A watcher knows what it has read. Whenever all has come to rest, whoever was not told that it may have changed knows
+what is there (W3), and the server watches nothing that nobody wants (W5). States are told apart by their zxids, so a
+change that was undone is a change.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from corral import OPEN_ACL, errors
+from corral.session.machine import Machine, Phase
+from corral.session.requests import Request
+from corral.session.watches import Change, Kind
+from corral.testing.embedded.zookeeper import Config, Link, ZooKeeper
+from corral.wire import messages
+
+NOW = 100.0
+"""The clock stands still: nothing here is about time."""
+T = 12.0
+PATHS = ["/", "/a", "/ab", "/a/b", "/a/b/c"]
+"""Parents before their children."""
+HOW = st.sampled_from(["set", "delete", "recreate"])
+UNKNOWN_OPCODE = 999
+ALL = 10_000
+REST = 100
+"""After so many rounds in which messages only cause more of them, something goes round in circles."""
+
+HASTY = False
+"""Whether a persistent watch may be given up, or refused, while there is another watch at its path and it is not known
+what the server has made of them. Not yet: the registry loses the other one."""
+
+State = tuple[int, ...] | None
+"""A node as a watcher knows it, by zxids; None where there is none."""
+
+
+def frames_of(data: bytes) -> Iterator[bytes]:
+    """What a stream consists of, each without its length."""
+    while data:
+        end = 4 + int.from_bytes(data[:4])
+        yield data[4:end]
+        data = data[end:]
+
+
+class Connection:
+    """One connection, and what is on its way on it. The server's end is a `Link`."""
+
+    def __init__(self, core: ZooKeeper) -> None:
+        self.to_server: deque[bytes] = deque()
+        self.to_client: deque[bytes | None] = deque()  # None where it ends
+        self.link: Link = core.accept(self, NOW)
+
+    def send(self, frame: bytes) -> None:
+        self.to_client.append(frame)
+
+    def close(self) -> None:
+        self.to_client.append(None)
+
+
+class OneShot:
+    """Reads with a watch, and reads again when it was fired: at once, or when a rule has it look.
+
+    Of a node it asks whether it exists, or (`leaves`) for its data, as who stands in a line does, and goes when it is
+    gone. Of children it asks as a `ReadFeed` does, which watches the node's existence where there is none.
+    """
+
+    def __init__(self, model: Model, path: str, kind: Kind, *, eager: bool, leaves: bool = False) -> None:
+        self.path, self.kind, self.eager, self.leaves = path, kind, eager, leaves
+        self.known: State = None
+        self.stale = True
+        self.gone = False
+        self._model = model
+        self._op = {True: messages.GET, False: messages.EXISTS}[leaves]
+        if kind is Kind.CHILDREN:
+            self._op = messages.CHILDREN2
+        self._reading: messages.Operation | None = None
+        self._on_existence = False
+        model.machine.watches.add(path, self, kind)
+        self.look()
+
+    def look(self) -> None:
+        if self._reading is None and not self.gone:
+            self.stale = False
+            self._read(self._op, self.kind)
+
+    def leave(self) -> None:
+        self.gone = True
+        self._model.machine.watches.remove(self.path, self, self.kind)
+        self._watch_existence(False)
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        assert not self.gone
+        assert path == self.path
+        assert change is not Change.ARMED
+        self.stale = True
+        if self.eager:
+            self.look()
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        op, self._reading = self._reading, None
+        if self.gone:
+            return
+        if op is messages.EXISTS and self.kind is Kind.CHILDREN:
+            self._read(self._op, self.kind)  # created since
+            return
+        self._watch_existence(False)
+        stat = result if op is messages.EXISTS else result[1]
+        self._knows((stat.czxid, stat.pzxid if self.kind is Kind.CHILDREN else stat.mzxid))
+
+    def set_exception(self, error: BaseException, /) -> None:
+        op, self._reading = self._reading, None
+        if self.gone:
+            return
+        if isinstance(error, errors.ConnectionLoss):
+            self.look()
+        elif not isinstance(error, errors.NoNode):
+            raise error
+        elif op is messages.CHILDREN2:
+            self._watch_existence(True)
+            self._read(messages.EXISTS, Kind.NODE)
+        elif op is messages.GET:
+            self._model.leave(self)
+        else:
+            self._knows(None)
+
+    def actual(self) -> State:
+        """What is there now."""
+        node = self._model.core.tree.find(self.path)
+        if node is None:
+            return None
+        return node.czxid, node.pzxid if self.kind is Kind.CHILDREN else node.mzxid
+
+    def check(self) -> None:
+        """All has come to rest."""
+        assert self._reading is None
+        assert not (self.stale and self.eager)
+        assert self.stale or self.known == self.actual(), f"{self} was not told"
+
+    def _knows(self, state: State) -> None:
+        self.known = state
+        if self.stale and self.eager:
+            self.look()
+
+    def _read(self, op: messages.Operation, kind: Kind) -> None:
+        self._reading = op
+        body = op.request.encode(self.path, True)
+        self._model.machine.submit(Request(op, body, self.path, self, watches=(self.path, kind)))
+
+    def _watch_existence(self, wanted: bool) -> None:
+        if wanted is not self._on_existence:
+            self._on_existence = wanted
+            watches = self._model.machine.watches
+            (watches.add if wanted else watches.remove)(self.path, self, Kind.NODE)
+
+    def __repr__(self) -> str:
+        return f"<{'eager' if self.eager else 'lazy'} {self.kind.value} of {self.path}>"
+
+
+class Persistent:
+    """Reads what it is told of, and all of it when anything may have happened: it hears of that as a tree does, who
+    reads behind what it has asked for and then heeds UNKNOWN, or as who wants bare events does, who waits for ARMED."""
+
+    def __init__(self, model: Model, path: str, kind: Kind, *, by_armed: bool) -> None:
+        self.path, self.kind, self.by_armed = path, kind, by_armed
+        self.known: dict[str, State] = {}
+        self.gone = False
+        self._model = model
+        below = path if path == "/" else path + "/"
+        self._scope = [
+            each for each in PATHS if each == path or (kind is Kind.RECURSIVE and each.startswith(below))
+        ]
+        model.machine.watches.add(path, self, kind)
+        if not by_armed:
+            self._look(*self._scope)
+
+    def leave(self) -> None:
+        self.gone = True
+        self._model.machine.watches.remove(self.path, self, self.kind)
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        assert not self.gone
+        assert path in self._scope
+        if change > 0:
+            assert self.kind is Kind.PERSISTENT or change is not Change.CHILDREN_CHANGED
+            self._look(path)
+        elif self.by_armed is (change is Change.ARMED):
+            assert path == self.path
+            self._look(*self._scope)
+
+    def refused(self, error: BaseException, /) -> None:
+        assert isinstance(error, errors.Unimplemented)
+        self._model.leave(self)
+
+    def _look(self, *paths: str) -> None:
+        for path in paths:
+            body = messages.encode_exists(path, False)
+            self._model.machine.submit(Request(messages.EXISTS, body, path, Look(self, path)))
+
+    def learnt(self, path: str, result: Any, error: BaseException | None) -> None:
+        """The answer to a read."""
+        if self.gone:
+            return
+        if isinstance(error, errors.ConnectionLoss):
+            self._look(path)
+        elif isinstance(error, errors.NoNode):
+            self.known[path] = None
+        elif error is not None:
+            raise error
+        else:
+            self.known[path] = (result.czxid, result.mzxid, *self._of_children(result.pzxid))
+
+    def check(self) -> None:
+        """All has come to rest."""
+        actual: dict[str, State] = dict.fromkeys(self._scope)
+        for path in self._scope:
+            if (node := self._model.core.tree.find(path)) is not None:
+                actual[path] = (node.czxid, node.mzxid, *self._of_children(node.pzxid))
+        assert self.known == actual, f"{self} was not told"
+
+    def _of_children(self, pzxid: int) -> tuple[int, ...]:
+        return (pzxid,) if self.kind is Kind.PERSISTENT else ()
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.value} of {self.path}, by {'ARMED' if self.by_armed else 'UNKNOWN'}>"
+
+
+class Look:
+    """Waits for what one node is."""
+
+    def __init__(self, who: Persistent, path: str) -> None:
+        self._who, self._path = who, path
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        self._who.learnt(self._path, result, None)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._who.learnt(self._path, None, error)
+
+
+Watcher = OneShot | Persistent
+
+
+class Model(RuleBasedStateMachine):
+    """A session's watches, and whatever happens to them."""
+
+    @initialize(
+        version=st.sampled_from(["3.8", "3.9"]),
+        spots=st.lists(st.sampled_from(PATHS), min_size=1, max_size=2),
+        faulty=st.booleans(),
+    )
+    def start(self, version: Literal["3.8", "3.9"], spots: list[str], faulty: bool) -> None:
+        """All watchers of one run are at one path or two, since most of what can go wrong takes several at one; and in
+        half of the runs nothing breaks, since whatever is lost is found again when something does."""
+        self.faulty = faulty
+        self.spots = [spots[0], spots[-1]]
+        self.core = ZooKeeper(Config(version=version, seed=1), now=NOW, wall=1e9)
+        self.machine = Machine(T)
+        self.watchers: list[Watcher] = []
+        self.refusals = 0
+        """How many requests for persistent watches are still to be refused."""
+        self.writer = Connection(self.core)
+        self.writer.link.received(NOW, messages.encode_connect(0, T, 0, bytes(16), False))
+        for path in PATHS[1:]:
+            self.change(path, "set")
+        self.connection: Connection | None = None
+        self.rest()
+
+    # Whoever else there is
+
+    @rule(path=st.sampled_from(PATHS), how=HOW)
+    def change_in_between(self, path: str, how: str) -> None:
+        """Somebody else changes a node, whatever is on its way."""
+        self.change(path, how)
+
+    @rule(path=st.sampled_from(PATHS), how=HOW)
+    def change_at_rest(self, path: str, how: str) -> None:
+        """Somebody else changes a node when all know it, and all are told."""
+        self.rest()
+        self.look()
+        self.rest()
+        self.change(path, how)
+        self.rest()
+
+    def change(self, path: str, how: str) -> None:
+        """Set a node, delete it with all that is below it, or do that and create it again."""
+        below = path if path == "/" else path + "/"
+        if how == "set" and self.core.tree.find(path) is not None:
+            self._write(messages.SET, messages.encode_set(path, b"new", -1))
+        for each in reversed(PATHS[1:]) if how != "set" else ():
+            if each == path or each.startswith(below):
+                self._write(messages.DELETE, messages.encode_delete(each, -1))
+        for each in PATHS[1:] if how != "delete" else ():
+            if path == each or path.startswith(each + "/"):
+                self._write(messages.CREATE, messages.CREATE.request.encode(each, b"", OPEN_ACL, 0))
+
+    def _write(self, op: messages.Operation, body: bytes) -> None:
+        self.writer.link.received(NOW, messages.REQUEST_HEADER.pack(0, 1, op.opcode)[4:] + body)
+
+    # Whoever watches
+
+    @rule(at=st.integers(0, 1), kind=st.sampled_from(Kind), how=st.booleans())
+    def come(self, at: int, kind: Kind, how: bool) -> None:
+        path = self.spots[at]
+        if kind in (Kind.NODE, Kind.CHILDREN):
+            self.watchers.append(OneShot(self, path, kind, eager=how))
+        else:
+            self.watchers.append(Persistent(self, path, kind, by_armed=how or kind is Kind.PERSISTENT))
+            if not HASTY and self.several():
+                self.refusals = 0
+
+    @rule(at=st.integers(0, 1))
+    def stand_in_line(self, at: int) -> None:
+        self.watchers.append(OneShot(self, self.spots[at], Kind.NODE, eager=True, leaves=True))
+
+    @precondition(lambda self: self.watchers)
+    @rule(data=st.data())
+    def leaves(self, data: st.DataObject) -> None:
+        self.give_up(data.draw(st.integers(0, len(self.watchers) - 1)))
+
+    def give_up(self, number: int) -> None:
+        if not HASTY:
+            self.rest()
+        if number < len(self.watchers):
+            self.leave(self.watchers[number])
+
+    def leave(self, watcher: Watcher) -> None:
+        self.watchers.remove(watcher)
+        watcher.leave()
+
+    @rule()
+    def look(self) -> None:
+        """Those who were in no hurry look now."""
+        for watcher in self.watchers:
+            if isinstance(watcher, OneShot) and watcher.stale:
+                watcher.look()
+
+    # What the connection does
+
+    @rule(served=st.integers(0, 4), heard=st.integers(0, 4))
+    def talk(self, served: int, heard: int) -> None:
+        """What there is to send is sent; the server takes some of it, and some of what it says arrives."""
+        if self.connection is None:
+            self.connection = Connection(self.core)
+            self.connection.to_server.append(self.machine.opened(NOW)[4:])
+        connection = self.connection
+        connection.to_server.extend(frames_of(b"".join(self.machine.pump(NOW))))
+        while served and connection.to_server:
+            self._serve(connection.link, connection.to_server.popleft())
+            served -= 1
+        while heard and connection.to_client and self.connection is connection:
+            self._hear(connection.to_client.popleft())
+            heard -= 1
+
+    def _serve(self, link: Link, frame: bytes) -> None:
+        if self.refusals and frame[4:8] == messages.ADD_WATCH.opcode.to_bytes(4):
+            self.refusals -= 1
+            frame = frame[:4] + UNKNOWN_OPCODE.to_bytes(4) + frame[8:]
+        link.received(NOW, frame)
+
+    def _hear(self, frame: bytes | None) -> None:
+        if frame is None:
+            self.cut()
+            return
+        self.machine.buffer()[: len(frame)] = frame
+        self.machine.received(NOW, len(frame))
+        if self.machine.condemned is not None:
+            self.cut()
+
+    def cut(self) -> None:
+        """The connection breaks, and what is on its way is lost."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.link.lost(NOW)
+            self.machine.lost(NOW, "a rule")
+
+    @precondition(lambda self: self.faulty)
+    @rule(what=st.sampled_from(["cut", "expire", "refuse"]))
+    def fault(self, what: str) -> None:
+        """The connection breaks, or the server ends the session, or will know no persistent watch when it is asked for
+        the next one."""
+        if what == "cut":
+            self.cut()
+        elif what == "expire":
+            self.core.expire(self.machine.session_id, NOW)
+        elif HASTY or not self.several():
+            self.refusals = 1
+
+    def several(self) -> bool:
+        """Whether both kinds of persistent watches are wanted at some path."""
+        of = {
+            kind: {each.path for each in self.watchers if each.kind is kind}
+            for kind in (Kind.PERSISTENT, Kind.RECURSIVE)
+        }
+        return not of[Kind.PERSISTENT].isdisjoint(of[Kind.RECURSIVE])
+
+    @rule()
+    def rest(self) -> None:
+        """Everything arrives, until nothing more is said: everybody knows what there is, or that they do not."""
+        for _ in range(REST):
+            self.talk(ALL, ALL)
+            connection = self.connection
+            if connection is None or self.machine.phase is not Phase.UP or self.machine.has_output():
+                continue
+            if not connection.to_server and not connection.to_client:
+                break
+        else:
+            raise AssertionError("it never comes to rest")
+        for watcher in self.watchers:
+            watcher.check()
+        wanted = {watcher.path for watcher in self.watchers}
+        watched = {*self.core.watches.data_paths(), *self.core.watches.child_paths()}
+        assert watched <= wanted
+
+    def teardown(self) -> None:
+        """When everybody has left, nothing is left."""
+        if not hasattr(self, "core"):
+            return
+        self.rest()
+        for watcher in list(self.watchers):
+            self.leave(watcher)
+        self.rest()
+        assert len(self.machine.watches) == 0
+        assert self.core.watches.count() == 0
+
+
+def run(seed: int, steps: int = 30) -> None:
+    """A run of the model by dice: many times as fast as hypothesis finds its way, which is what finds more."""
+    dice = random.Random(seed)
+    model = Model()
+    spots = dice.choices(PATHS, k=dice.choice([1, 1, 2]))
+    model.start(version=dice.choice(["3.8", "3.9"]), spots=spots, faulty=dice.random() < 0.5)
+
+    def changed() -> dict[str, str]:
+        return {"path": dice.choice(PATHS), "how": dice.choice(["set", "delete", "recreate"])}
+
+    for _ in range(steps):
+        what = dice.choices(range(8), weights=[25, 3, 15, 10, 15, 4, 20, 8])[0]
+        if what == 0:
+            model.come(at=dice.randrange(2), kind=dice.choice(list(Kind)), how=dice.random() < 0.5)
+        elif what == 1:
+            model.stand_in_line(at=dice.randrange(2))
+        elif what == 2 and model.watchers:
+            model.give_up(dice.randrange(len(model.watchers)))
+        elif what == 3:
+            model.change_in_between(**changed())
+        elif what == 4:
+            model.change_at_rest(**changed())
+        elif what == 5:
+            model.look()
+        elif what == 6:
+            model.talk(served=dice.randrange(5), heard=dice.randrange(5))
+        elif what == 7 and model.faulty:
+            model.fault(what=dice.choice(["cut", "expire", "refuse"]))
+    model.teardown()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_by_dice(seed: int) -> None:
+    """W3, W5, W7: a hundred runs; see `Model.rest`. Of a failure `run(seed)` with the number it names is all."""
+    for each in range(seed * 100, seed * 100 + 100):
+        try:
+            run(each)
+        except AssertionError as error:
+            error.add_note(f"in run({each})")
+            raise
+
+
+class TestModel(Model.TestCase):  # type: ignore[name-defined, misc]
+    """W3, W5, W7: see `Model.rest`."""
+
+    settings = settings(
+        max_examples=60,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
