@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from watching import watches_on, watching_sessions
 
 import corral
 from corral.testing import FaultProxy
+from watch_support import watches_on, watching_sessions
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from watching import (
-    TreeMirror,
-    contents,
     first_of,
     grow,
     next_of,
@@ -30,6 +28,7 @@ from corral import Acl, Event, EventKind
 from corral.testing import FaultProxy
 from corral.wire import messages
 from support import PATIENCE, turns, until
+from watch_support import TreeMirror, contents
 
 Watchers = Callable[[str], Awaitable[int]]
 Change = Callable[[corral.Client], Awaitable[object]]

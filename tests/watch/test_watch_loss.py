@@ -1,27 +1,48 @@
-"""The last state is always delivered, and none after a newer one, whatever is lost on the way (W3)."""
+"""The last state is always delivered, and none after a newer one, whatever is lost on the way (W3, W6)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
+from watching import (
+    HISTORIES,
+    KINDS,
+    Follower,
+    History,
+    begin,
+    next_of,
+    random_changes,
+)
 
 import corral
 from client_support import asks_for, requests_seen
 from corral import State
-from corral.testing import FaultProxy, Point, after, before, committed, on_event
+from corral.testing import FaultProxy, Point, Server, after, before, committed, on_event
 from corral.testing.proxy import Reached
 from corral.wire import messages
-from support import PATIENCE, turns, until
+from support import PATIENCE, until
 
 Watchers = Callable[[str], Awaitable[int]]
+Count = Callable[[], Awaitable[int]]
 Fault = Callable[[FaultProxy, int, int], contextlib.AbstractAsyncContextManager[Reached]]
 
-# What happens to the node while it is watched: its data after each step, None where it is gone.
-HISTORY = [b"0", b"1", None, b"3", None, b"5", b"6"]
+ALL = slice(None)
+EACH_STEP = [
+    pytest.param(history, step, id=f"{name}-{step}")
+    for name, history in HISTORIES.items()
+    for step in range(len(history.steps))
+]
+
+
+@pytest.fixture(params=list(HISTORIES))
+def history(request: pytest.FixtureRequest) -> History:
+    """What happens to each kind of thing that can be followed."""
+    return HISTORIES[request.param]
 
 
 def at(make_point: Callable[..., Point], *, reset: bool) -> Fault:
@@ -39,183 +60,262 @@ FAULTS = {
     for make_point in (before, committed, after)
     for reset in (False, True)
 }
+RESETS = [name for name in FAULTS if name.endswith("RST")]
 
 
-class Follower:
-    """Reads a watch, and sees to it that what it is told only goes forward."""
-
-    def __init__(self, events: corral.NodeWatch) -> None:
-        self._events = events
-        self._zxid = 0
-        self._last: corral.Event | None = None
-
-    async def next(self) -> corral.Event:
-        """The next event, which is another state than the last, and none that is older."""
-        async with asyncio.timeout(PATIENCE):
-            event = await anext(self._events)
-        if event.stat is not None:
-            assert event.stat.mzxid > self._zxid
-            self._zxid = event.stat.mzxid
-        else:
-            assert self._last is None or self._last.exists
-        self._last = event
-        return event
-
-    async def reach(self, data: bytes | None) -> None:
-        """Read on until the node is told to be so."""
-        while (await self.next()).data != data:
-            pass
-
-
-async def write(zk: corral.Client, path: str, data: bytes | None, before: bytes | None) -> None:
-    """Take the node one step on in its history."""
-    if data is None:
-        await zk.delete(path)
-    elif before is None:
-        await zk.create(path, data)
-    else:
-        await zk.set(path, data)
-
-
-@pytest.mark.parametrize("times", [1, 3], ids=["once", "three times in a row"])
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "times", "paced"),
+    [
+        *(pytest.param(fault, 1, True, id=name) for name, fault in FAULTS.items()),
+        *(pytest.param(FAULTS[name], 3, True, id=f"{name}, three times in a row") for name in RESETS),
+        *(pytest.param(FAULTS[name], 1, False, id=f"{name}, at full speed") for name in RESETS),
+    ],
+)
 async def test_connection_lost_at_each_message(
-    connect: Callable[..., corral.Client], proxy: FaultProxy, other: corral.Client, fault: Fault, times: int
+    connect: Callable[..., corral.Client],
+    proxy: FaultProxy,
+    other: corral.Client,
+    history: History,
+    fault: Fault,
+    times: int,
+    paced: bool,
 ) -> None:
     """W3: with the connection lost at any request, before it, after it or with its reply, once or again and
-    again, each state of the node that stays is delivered, and none older than one before."""
+    again, each state that stays is delivered, and none older than one before."""
     for n in itertools.count(1):
         path = f"/node-{n}"
         async with connect(to=proxy.address) as zk, fault(proxy, n, times) as cut:
-            async with zk.watch(path) as events:
-                follower = Follower(events)
-                assert not (await follower.next()).exists
-                before = None
-                for data in HISTORY:
-                    reached = asyncio.create_task(follower.reach(data))
-                    await turns()
-                    await write(other, path, data, before)
-                    await reached
-                    before = data
+            async with Follower(history, zk, path) as follower:
+                if paced:
+                    await follower.knows(other)
+                await follower.write(other, ALL, paced=paced)
+                await follower.knows(other)
         if not cut.fired.is_set():
             break
-    # Of a state that is there one reading, of one that is not two: fewer would not be all messages.
-    assert n > sum(1 if data else 2 for data in [None, *HISTORY])
+    assert n > (len(history.steps) if paced else 1)  # fewer would not be all messages
+
+
+@pytest.mark.parametrize(
+    "fault", [FAULTS["committed-RST"], FAULTS["after-RST"]], ids=["with the reply", "after it"]
+)
+async def test_changed_between_the_read_and_the_next_connection(
+    connect: Callable[..., corral.Client],
+    proxy: FaultProxy,
+    other: corral.Client,
+    history: History,
+    fault: Fault,
+) -> None:
+    """W3: what changes right behind an answer, when it is not known yet whether the watch is set, is told."""
+    for n in itertools.count(1):
+        path = f"/node-{n}"
+        async with connect(to=proxy.address) as zk, fault(proxy, n, 1) as cut:
+            await history.steps[0](other, path)
+            async with Follower(history, zk, path) as follower:
+                fired = asyncio.create_task(cut.fired.wait())
+                known = asyncio.create_task(follower.knows(other))
+                await asyncio.wait([fired, known], return_when=asyncio.FIRST_COMPLETED)
+                async with proxy.refuse():
+                    await follower.write(other, slice(1, None))
+                known.cancel()
+                fired.cancel()
+                await asyncio.wait([known, fired])
+                await follower.knows(other)
+        if not cut.fired.is_set():
+            break
+    assert n > 1
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-@pytest.mark.parametrize("step", range(len(HISTORY)))
+@pytest.mark.parametrize(("history", "step"), EACH_STEP)
 async def test_notification_lost(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, step: int, reset: bool
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, history: History, step: int, reset: bool
 ) -> None:
-    """W3: a notification that is lost with its connection is made good when the watch is set again."""
-    async with proxied.watch("/node") as events:
-        follower = Follower(events)
-        before = None
-        for data in HISTORY[:step]:
-            await write(other, "/node", data, before)
-            before = data
-        await follower.reach(before)
-        reached = asyncio.create_task(follower.reach(HISTORY[step]))
-        await turns()
+    """W3, W6: a notification that is lost with its connection is made good when the watch is set again."""
+    async with Follower(history, proxied, "/node") as follower:
+        await follower.write(other, slice(step))
+        await follower.knows(other)
+        for _ in range(4):
+            await proxied.exists("/")
         async with proxy.cut_at(on_event(), reset=reset) as loss:
-            await write(other, "/node", HISTORY[step], before)
+            await follower.write(other, slice(step, step + 1))
             async with asyncio.timeout(PATIENCE):
                 await loss.fired.wait()
-        await reached
+        await follower.knows(other)
+        await follower.write(other, slice(step + 1, None), paced=True)
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
-@pytest.mark.parametrize("step", range(len(HISTORY)))
+@pytest.mark.parametrize(("history", "step"), EACH_STEP)
 async def test_changed_while_nobody_could_be_reached(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, step: int, waits: bool
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, history: History, step: int
 ) -> None:
-    """W3: what was changed without a connection, once or more, is told after it: the last state alone."""
-    async with proxied.watch("/node") as events:
-        follower = Follower(events)
-        before = None
-        for data in HISTORY[:step]:
-            await write(other, "/node", data, before)
-            before = data
-        await follower.reach(before)
+    """W3, W6: what was changed without a connection, once or more, is told after it, whatever was known before."""
+    async with Follower(history, proxied, "/node") as follower:
+        await follower.write(other, slice(step))
+        await follower.knows(other)
         async with proxy.refuse():
             await proxy.cut()
-            reading = asyncio.create_task(follower.next()) if waits else None
-            for data in HISTORY[step:]:
-                await write(other, "/node", data, before)
-                before = data
-        event = await (reading or follower.next())
-        assert event.data == HISTORY[-1]
+            await follower.write(other, slice(step, None))
+        await follower.knows(other)
+
+
+async def test_only_the_last_state_of_an_outage(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """W2, W3: of what happened without a connection a reader of a node is told the last state alone."""
+    await other.create("/node", b"old")
+    async with proxied.watch("/node") as events:
+        await next_of(events)
+        async with proxy.refuse():
+            await proxy.cut()
+            waiting = asyncio.create_task(next_of(events))
+            for data in (b"1", b"2", b"last"):
+                await other.set("/node", data)
+        assert (await waiting).data == b"last"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["tree", "cache"])
+async def test_tree_that_changes_while_connections_are_lost(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, name: str, seed: int
+) -> None:
+    """W3, W6: whatever is created, set, deleted and created again on several levels, with a connection, without one, or
+    while one is lost: all of it is told in the end, forward only, and nothing else."""
+    dice = random.Random(seed)
+    changes = random_changes(dice)
+    for _ in range(dice.randrange(30)):
+        await next(changes)(other)
+    async with Follower(HISTORIES[name], proxied, "/tree") as follower:
+        await follower.knows(other)
+        for _ in range(6):
+            async with proxy.refuse() if dice.random() < 0.7 else contextlib.nullcontext():
+                await proxy.cut(reset=dice.random() < 0.5)
+                for _ in range(dice.randrange(40)):
+                    await next(changes)(other)
+            if dice.random() < 0.5:
+                await follower.knows(other)
+            for _ in range(dice.randrange(10)):
+                await next(changes)(other)
+        await follower.knows(other)
 
 
 @pytest.mark.parametrize("change", [True, False], ids=["changed", "unchanged"])
+@pytest.mark.parametrize("name", KINDS)
 async def test_black_hole(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers, change: bool
+    proxied: corral.Client,
+    proxy: FaultProxy,
+    other: corral.Client,
+    watch_count: Count,
+    name: str,
+    change: bool,
 ) -> None:
     """W3: a connection that falls silent is given up, and the watch goes on over the next one, as it was."""
-    await other.create("/node", b"old")
-    async with proxied.watch("/node") as events:
-        follower = Follower(events)
-        await follower.next()
+    kind = KINDS[name]
+    await other.create("/node")
+    async with kind.make(proxied) as events:
+        await begin(events)
+        before_it = await watch_count()
         session = proxied.session_id
-        waiting = asyncio.create_task(follower.next())
+        waiting = asyncio.create_task(next_of(events))
         async with proxy.black_hole():
             asking = asyncio.create_task(proxied.exists("/"))
             if change:
-                await other.set("/node", b"new")
+                await kind.change(other, 1)
             await until_state(proxied, State.SUSPENDED)
         await asking
         assert proxied.session_id == session
-        if not change:
+        if not kind.states:
+            assert (await waiting).kind is corral.RawKind.MISSED
+            waiting = asyncio.create_task(next_of(events))
+        if not change or not kind.states:
+            for _ in range(4):
+                await proxied.exists("/")
             assert not waiting.done()
-            await other.set("/node", b"new")
-        assert (await waiting).data == b"new"
-        assert await watchers("/node") == 1
+            await kind.change(other, 1)
+        assert kind.shows(await waiting, 1)
+        await proxied.exists("/")
+
+        async def watched_once() -> bool:
+            waiting = asyncio.create_task(next_of(events))
+            await proxied.exists("/")
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            return await watch_count() == before_it
+
+        await until(watched_once, "the server has the watch once")
 
 
 @pytest.mark.parametrize("by_server", [True, False], ids=["the server says so", "the client gives up"])
 async def test_session_expired(
-    connect: Callable[..., corral.Client], proxy: FaultProxy, other: corral.Client, by_server: bool
+    connect: Callable[..., corral.Client],
+    proxy: FaultProxy,
+    other: corral.Client,
+    history: History,
+    by_server: bool,
 ) -> None:
     """W3: the last state is delivered over the end of the session, and the new one goes on watching: whatever
     was seen last, and whatever happened since."""
 
     async def follow(step: int) -> None:
         path = f"/node-{step}"
-        async with connect(to=proxy.address, session_timeout=2.0) as zk, zk.watch(path) as events:
-            follower = Follower(events)
-            before = None
-            for data in HISTORY[:step]:
-                await write(other, path, data, before)
-                before = data
-            await follower.reach(before)
-            session = zk.session_id
-            await zk.create(f"/alive-{step}", ephemeral=True)
-            waiting = asyncio.create_task(follower.next())
-            await ready.wait()
-            await write(other, path, HISTORY[step], before)
-            if not by_server:
-                await until_state(zk, State.EXPIRED)
-            done.add(step)
-            assert (await waiting).data == HISTORY[step]
-            assert zk.session_id not in (0, session)
-            await write(other, path, b"later", HISTORY[step])
-            assert (await follower.next()).data == b"later"
+        async with connect(to=proxy.address, session_timeout=2.0) as zk:
+            async with Follower(history, zk, path) as follower:
+                await follower.write(other, slice(step))
+                await follower.knows(other)
+                session = zk.session_id
+                await zk.create(f"/alive-{step}", ephemeral=True)
+                await ready.wait()
+                await follower.write(other, slice(step, step + 1))
+                if not by_server:
+                    await until_state(zk, State.EXPIRED)
+                done.add(step)
+                await follower.knows(other)
+                await until_state(zk, State.CONNECTED)
+                assert zk.session_id not in (0, session)
+                await follower.write(other, slice(step + 1, None), paced=True)
 
     async def all_over() -> bool:
         if by_server:
             return not any("alive" in name for name in await other.children("/"))
-        return len(done) == len(HISTORY)
+        return len(done) == count
 
+    count = len(history.steps)
     done: set[int] = set()
-    ready = asyncio.Barrier(len(HISTORY) + 1)
+    ready = asyncio.Barrier(count + 1)
     async with asyncio.TaskGroup() as group:
-        for step in range(len(HISTORY)):
+        for step in range(count):
             group.create_task(follow(step))
         await ready.wait()
         async with proxy.refuse():
             await proxy.cut()
             await until(all_over, "the sessions are over")
+
+
+async def test_server_restarted(
+    make_server: Callable[..., Server], connect: Callable[..., corral.Client]
+) -> None:
+    """W3, W6: watches of every kind go on over the end of their server, and over what happened before anybody was
+    connected to the next one."""
+    async with (
+        make_server() as server,
+        corral.connect(server.address) as zk,
+        corral.connect(server.address) as other,
+    ):
+        async with contextlib.AsyncExitStack() as stack:
+            followers = [
+                await stack.enter_async_context(Follower(history, zk, f"/{name}"))
+                for name, history in HISTORIES.items()
+            ]
+            for step in range(3):
+                for follower in followers:
+                    await follower.write(other, slice(step, step + 1))
+                    await follower.knows(other)
+                await server.kill()
+                await server.start()
+                await other.sync()
+            for follower in followers:
+                await follower.write(other, slice(3, None))
+            for follower in followers:
+                await follower.knows(other)
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
@@ -225,9 +325,8 @@ async def test_lost_while_watches_are_set_again(
     """W3: a second loss, of the message that sets the watches again, changes nothing."""
     await other.create("/node", b"old")
     async with proxied.watch("/node") as events, requests_seen(proxy) as requests:
-        follower = Follower(events)
-        await follower.next()
-        waiting = asyncio.create_task(follower.next())
+        await next_of(events)
+        waiting = asyncio.create_task(next_of(events))
         lose = before if lost == "request" else committed
         async with proxy.cut_at(lose(match=asks_for(messages.SET_WATCHES)), reset=True) as loss:
             await proxy.cut()

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import corral
-from corral import Event, EventKind, RawKind
-from corral.testing._server import four_letter_word
+from corral import EventKind, RawKind
 from support import PATIENCE, turns, until
+from watch_support import (
+    ChildrenMirror,
+    Mirror,
+    NodeMirror,
+    TreeMirror,
+    children_contents,
+    contents,
+    node_contents,
+)
 
 E = TypeVar("E")
 Change = Callable[[corral.Client], Awaitable[object]]
-
-
-async def watches_on(address: str) -> int:
-    """How many watches of any kind the server has for all its sessions: of those of children it says no more."""
-    answer = await four_letter_word(address, "mntr")
-    [count] = [line.split()[1] for line in answer.splitlines() if line.startswith("zk_watch_count")]
-    return int(count)
-
-
-async def watching_sessions(address: str, full: str) -> int:
-    """How many sessions have a watch on the full path, by what the server says."""
-    answer = await four_letter_word(address, "wchp")
-    sessions_by_path: Counter[str] = Counter()
-    path = ""
-    for line in answer.splitlines():
-        if line.startswith("/"):
-            path = line
-        elif line.strip():
-            sessions_by_path[path] += 1
-    return sessions_by_path[full]
 
 
 async def next_of(events: AsyncIterator[E]) -> E:
@@ -152,41 +139,6 @@ async def recreate(zk: corral.Client, *paths: str) -> None:
             tx.create(path, path.encode())
 
 
-class TreeMirror:
-    """A copy that is made of a reader's events, which it holds to what they promise."""
-
-    def __init__(self, root: str) -> None:
-        self.now: dict[str, tuple[bytes, int, int]] = {}
-        self.complete = False
-        self._root = root
-
-    def take(self, event: Event) -> None:
-        """Take in one event."""
-        path, kind = event.path, event.kind
-        if kind is EventKind.COMPLETE:
-            assert not self.complete
-            self.complete = True
-            return
-        before = self.now.get(path)
-        if event.stat is None:
-            assert not [each for each in self.now if each.startswith(f"{path}/")], (
-                f"{path} before its children"
-            )
-            assert (kind is EventKind.DELETED) is (before is not None)
-            self.now.pop(path, None)
-            return
-        parent = path.rpartition("/")[0]
-        assert path == self._root or parent in self.now, f"{path} before its parent"
-        now = (event.data or b"", event.stat.czxid, event.stat.mzxid)
-        assert now != before, f"{event} is told twice"
-        if before is None:
-            assert kind is (EventKind.CREATED if self.complete else EventKind.PRESENT)
-        else:
-            assert now[2] > before[2], f"{event} is older than {before}"
-            assert kind is (EventKind.CHANGED if now[1] == before[1] else EventKind.CREATED)
-        self.now[path] = now
-
-
 def random_changes(dice: random.Random) -> Iterator[Change]:
     """Changes of a tree, each possible after the ones before it."""
     nodes: dict[str, int] = {}  # with how many children each has
@@ -215,13 +167,138 @@ def random_changes(dice: random.Random) -> Iterator[Change]:
             yield lambda zk, path=path: recreate(zk, path)
 
 
-async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
-    """What a tree is, read by other means than a watch."""
-    try:
-        data, stat = await zk.get(path)
-    except corral.NoNode:
-        return {}
-    found = {path: (data, stat.czxid, stat.mzxid)}
-    for name in await zk.children(path):
-        found |= await contents(zk, f"{path}/{name}")
-    return found
+# Histories
+
+
+async def follow_cache(zk: corral.Client, path: str, follower: Follower) -> None:
+    """Have a cache's changes told to a follower, and hold the cache to be what they tell."""
+    async with zk.cache(path) as cache:
+        follower.mirror.now = {each: (data, stat.czxid, stat.mzxid) for each, (data, stat) in cache.items()}
+        follower.mirror.complete = True
+        follower.news.set()
+        async for event in cache.changes():
+            node = cache.get(event.path)
+            # It may have gone on meanwhile, but not be behind.
+            assert node is None or event.stat is None or node.stat.mzxid >= event.stat.mzxid
+            follower.take(event)
+
+
+Step: TypeAlias = Callable[[corral.Client, str], Awaitable[object]]
+
+
+class History(NamedTuple):
+    """What happens to a node, step by step, while it is followed in one way."""
+
+    follow: Callable[[corral.Client, str, Follower], Coroutine[Any, Any, None]]
+    """Tell a follower of what happens, for ever."""
+    mirror: Callable[[str], Mirror]
+    truth: Callable[[corral.Client, str], Awaitable[Any]]
+    """What the mirror has in the end."""
+    steps: list[Step]
+
+
+def _following(
+    watch: Callable[[corral.Client, str], Any],
+) -> Callable[[corral.Client, str, Follower], Coroutine[Any, Any, None]]:
+    async def follow(zk: corral.Client, path: str, follower: Follower) -> None:
+        async with watch(zk, path) as events:
+            async for event in events:
+                follower.take(event)
+
+    return follow
+
+
+def _emptied(zk: corral.Client, path: str) -> Awaitable[object]:
+    return zk.delete(path, recursive=True)
+
+
+_NODE_STEPS: list[Step] = [
+    lambda zk, path: zk.create(path, b"0"),
+    lambda zk, path: zk.set(path, b"1"),
+    lambda zk, path: zk.delete(path),
+    lambda zk, path: zk.create(path, b"3"),
+    lambda zk, path: zk.delete(path),
+    lambda zk, path: zk.create(path, b"5"),
+    lambda zk, path: zk.set(path, b"6"),
+]
+_CHILDREN_STEPS: list[Step] = [
+    lambda zk, path: zk.create(path),
+    lambda zk, path: zk.create(f"{path}/a"),
+    lambda zk, path: zk.create(f"{path}/b"),
+    lambda zk, path: zk.delete(f"{path}/a"),
+    _emptied,
+    lambda zk, path: zk.create(path),
+    lambda zk, path: zk.create(f"{path}/b"),
+]
+_TREE_STEPS: list[Step] = [
+    lambda zk, path: zk.create(path, b"0"),
+    lambda zk, path: zk.create(f"{path}/a", b"1"),
+    lambda zk, path: zk.create(f"{path}/a/b", b"2"),
+    lambda zk, path: zk.set(f"{path}/a", b"3"),
+    lambda zk, path: zk.create(f"{path}/a/b/c", b"4"),
+    lambda zk, path: zk.set(f"{path}/a/b/c", b"5"),
+    lambda zk, path: zk.delete(f"{path}/a/b", recursive=True),
+    _emptied,
+    lambda zk, path: zk.create(f"{path}/a/b", b"8", make_parents=True),
+    lambda zk, path: zk.set(path, b"9"),
+]
+
+HISTORIES = {
+    "node": History(
+        _following(lambda zk, path: zk.watch(path)), lambda _: NodeMirror(), node_contents, _NODE_STEPS
+    ),
+    "children": History(
+        _following(lambda zk, path: zk.watch_children(path)),
+        lambda _: ChildrenMirror(),
+        children_contents,
+        _CHILDREN_STEPS,
+    ),
+    "tree": History(_following(lambda zk, path: zk.watch_tree(path)), TreeMirror, contents, _TREE_STEPS),
+    "cache": History(follow_cache, TreeMirror, contents, _TREE_STEPS),
+}
+
+
+class Follower:
+    """A task that follows a node, and must end up with what is true."""
+
+    def __init__(self, history: History, zk: corral.Client, path: str) -> None:
+        self.history = history
+        self.mirror: Any = history.mirror(path)
+        self.news = asyncio.Event()
+        self._path = path
+        self._task = asyncio.create_task(history.follow(zk, path, self))
+        self._task.add_done_callback(lambda _: self.news.set())
+
+    def take(self, event: Any) -> None:
+        """It was told of an event."""
+        self.mirror.take(event)
+        self.news.set()
+
+    async def __aenter__(self) -> Follower:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            await self._task
+
+    async def knows(self, other: corral.Client) -> None:
+        """Wait until it was told what is true."""
+        truth = await self.history.truth(other, self._path)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not (self.mirror.complete and self.mirror.now == truth):
+                    if self._task.done():
+                        await self._task
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            raise AssertionError(f"the state now, {truth}, is not told; last was {self.mirror.now}") from None
+
+    async def write(self, other: corral.Client, steps: slice, *, paced: bool = False) -> None:
+        """Take the node on in its history; `paced`: each step once the one before it is known."""
+        for step in self.history.steps[steps]:
+            await step(other, self._path)
+            if paced:
+                await self.knows(other)

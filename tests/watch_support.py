@@ -1,0 +1,136 @@
+"""What readers of watches have been told, held to what watches promise; and what is true, read by other means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TypeAlias
+
+import corral
+from corral import ChildrenEvent, Event, EventKind
+from corral.testing._server import four_letter_word
+
+
+class NodeMirror:
+    """What a reader of one node was told last; what it is told is held to what is promised."""
+
+    def __init__(self) -> None:
+        self.now: tuple[bytes, int, int] | None = None
+        self.zxid = 0
+        self.complete = False
+
+    def take(self, event: Event) -> None:
+        """Take in one event."""
+        first, self.complete = not self.complete, True
+        now = None if event.stat is None else (event.data or b"", event.stat.czxid, event.stat.mzxid)
+        assert first or now != self.now, f"{event} is told twice"
+        if event.stat is not None:
+            assert event.stat.mzxid > self.zxid, f"{event} is older than what was told before"
+            self.zxid = event.stat.mzxid
+        self.now = now
+
+
+class ChildrenMirror:
+    """What a reader of children was told last; what it is told is held to what is promised."""
+
+    def __init__(self) -> None:
+        self.now: frozenset[str] | None = None
+        self.czxid = self.pzxid = 0
+        self.complete = False
+
+    def take(self, event: ChildrenEvent) -> None:
+        """Take in one event."""
+        first, self.complete = not self.complete, True
+        before = self.now or frozenset()
+        assert event.children == before - event.removed | event.added
+        assert not event.added & before
+        assert event.removed <= before
+        if event.stat is not None:
+            assert event.stat.pzxid > self.pzxid, f"{event} is older than what was told before"
+            assert self.now != event.children or event.stat.czxid > self.czxid, f"{event} is told twice"
+            self.pzxid, self.czxid = event.stat.pzxid, event.stat.czxid
+        else:
+            assert first or self.now is not None, f"{event} is told twice"
+        self.now = None if event.stat is None else event.children
+
+
+class TreeMirror:
+    """A copy that is made of a reader's events, which it holds to what they promise."""
+
+    def __init__(self, root: str) -> None:
+        self.now: dict[str, tuple[bytes, int, int]] = {}
+        self.complete = False
+        self._root = root
+
+    def take(self, event: Event) -> None:
+        """Take in one event."""
+        path, kind = event.path, event.kind
+        if kind is EventKind.COMPLETE:
+            assert not self.complete
+            self.complete = True
+            return
+        before = self.now.get(path)
+        if event.stat is None:
+            assert not [each for each in self.now if each.startswith(f"{path}/")], (
+                f"{path} before its children"
+            )
+            assert (kind is EventKind.DELETED) is (before is not None)
+            self.now.pop(path, None)
+            return
+        parent = path.rpartition("/")[0]
+        assert path == self._root or parent in self.now, f"{path} before its parent"
+        now = (event.data or b"", event.stat.czxid, event.stat.mzxid)
+        assert now != before, f"{event} is told twice"
+        if before is None:
+            assert kind is (EventKind.CREATED if self.complete else EventKind.PRESENT)
+        else:
+            assert now[2] > before[2], f"{event} is older than {before}"
+            assert kind is (EventKind.CHANGED if now[1] == before[1] else EventKind.CREATED)
+        self.now[path] = now
+
+
+Mirror: TypeAlias = "NodeMirror | ChildrenMirror | TreeMirror"
+
+
+async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
+    """What a tree is, read by other means than a watch."""
+    try:
+        data, stat = await zk.get(path)
+    except corral.NoNode:
+        return {}
+    found = {path: (data, stat.czxid, stat.mzxid)}
+    for name in await zk.children(path):
+        found |= await contents(zk, f"{path}/{name}")
+    return found
+
+
+async def node_contents(zk: corral.Client, path: str) -> tuple[bytes, int, int] | None:
+    """What a node is, read by other means than a watch."""
+    return (await contents(zk, path)).get(path)
+
+
+async def children_contents(zk: corral.Client, path: str) -> frozenset[str] | None:
+    """Which children a node has, read by other means than a watch."""
+    try:
+        return frozenset(await zk.children(path))
+    except corral.NoNode:
+        return None
+
+
+async def watches_on(address: str) -> int:
+    """How many watches of any kind the server has for all its sessions: of those of children it says no more."""
+    answer = await four_letter_word(address, "mntr")
+    [count] = [line.split()[1] for line in answer.splitlines() if line.startswith("zk_watch_count")]
+    return int(count)
+
+
+async def watching_sessions(address: str, full: str) -> int:
+    """How many sessions have a watch on the full path, by what the server says."""
+    answer = await four_letter_word(address, "wchp")
+    sessions_by_path: Counter[str] = Counter()
+    path = ""
+    for line in answer.splitlines():
+        if line.startswith("/"):
+            path = line
+        elif line.strip():
+            sessions_by_path[path] += 1
+    return sessions_by_path[full]
