@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from registry import Registry, Watcher
 
-from corral.session.requests import Request
 from corral.session.watches import CHUNK, Armed, Change, Kind, WatchRegistry
 from corral.wire import messages
-
-
-class Watcher:
-    """Notes what it is told; may do something on being told."""
-
-    def __init__(self) -> None:
-        self.seen: list[Change] = []
-
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
-        self.seen.append(change)
-
-
-class Registry(WatchRegistry):
-    """Notes what it says to the server."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda request: self.requests.append(request))
-        self.requests: list[Request] = []
-
-    def said(self) -> list[tuple[str, str, int]]:
-        """Each request since it was last asked: the verb, the path, and the watch's type or mode."""
-        said = [
-            (each.op.name, *each.op.request.decode(each.body, 0, len(each.body))) for each in self.requests
-        ]
-        self.requests = []
-        return said
 
 
 def watched(*paths: str, armed: Armed = Armed.DATA) -> tuple[Registry, list[Watcher]]:

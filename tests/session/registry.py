@@ -1,0 +1,61 @@
+"""A registry of watches without a session: what it says is kept, and answered by a test."""
+
+from __future__ import annotations
+
+from corral.session.requests import Request
+from corral.session.watches import Change, WatchRegistry
+from corral.wire import messages
+
+
+class Watcher:
+    """Notes what it is told; may do something on being told."""
+
+    def __init__(self) -> None:
+        self.seen: list[Change] = []
+        self.told: list[tuple[Change, str]] = []
+        """The same with the paths, since `news` was last asked."""
+        self.refusals: list[BaseException] = []
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        self.seen.append(change)
+        self.told.append((change, path))
+
+    def refused(self, error: BaseException, /) -> None:
+        self.refusals.append(error)
+
+    def news(self) -> list[tuple[Change, str]]:
+        """What it was told since it was last asked."""
+        told, self.told = self.told, []
+        return told
+
+
+class Registry(WatchRegistry):
+    """Notes what it says to the server."""
+
+    def __init__(self) -> None:
+        super().__init__(self._note)
+        self.requests: list[Request] = []
+        self.asked: list[Request] = []
+        """The requests for persistent watches that are not answered yet."""
+
+    def _note(self, request: Request) -> None:
+        self.requests.append(request)
+        if request.op is messages.ADD_WATCH:
+            self.asked.append(request)
+
+    def said(self) -> list[tuple[str, str, int]]:
+        """Each request since it was last asked: the verb, the path, and the watch's type or mode."""
+        said = [
+            (each.op.name, *each.op.request.decode(each.body, 0, len(each.body))) for each in self.requests
+        ]
+        self.requests = []
+        return said
+
+    def answer(self, error: BaseException | None = None) -> None:
+        """Answer the requests for persistent watches that there are now."""
+        asked, self.asked = self.asked, []
+        for request in asked:
+            if error is None:
+                request.resolve(None)
+            else:
+                request.reject(error)

@@ -1,0 +1,528 @@
+"""Persistent watches in the registry: asked for once, what they cover, whom they feed, and how they end (W7).
+
+What the server makes of all this is in `test_watches_model.py`; here is what is said, and who is told, in which order.
+"""
+
+from __future__ import annotations
+
+import pytest
+from driven import Driven
+from registry import Registry, Watcher
+from scripted import Answer, Sent
+
+from corral import errors
+from corral.session.requests import Request
+from corral.session.watches import CHUNK, Armed, Change, Kind
+from corral.wire import messages
+
+MODES = {Kind.PERSISTENT: 0, Kind.RECURSIVE: 1}
+PERSISTENT_KINDS = list(MODES)
+ONE_SHOT_KINDS = [Kind.NODE, Kind.CHILDREN]
+ARMED, UNKNOWN = Change.ARMED, Change.UNKNOWN
+LOSS = errors.ConnectionLoss("add_watch", "/a", "a test lost it")
+UNIMPLEMENTED = errors.Unimplemented("add_watch", "/a")
+
+
+def add_watch(path: str, kind: Kind) -> tuple[str, str, int]:
+    """What asks for a persistent watch."""
+    return ("add_watch", path, MODES[kind])
+
+
+def remove_any(path: str) -> tuple[str, str, int]:
+    """What ends one."""
+    return ("remove_watches", path, messages.WATCHER_ANY)
+
+
+def watching(registry: Registry, path: str, kind: Kind) -> Watcher:
+    """One watcher more."""
+    watcher = Watcher()
+    registry.add(path, watcher, kind)
+    return watcher
+
+
+def established(path: str = "/a", kind: Kind = Kind.RECURSIVE) -> tuple[Registry, Watcher]:
+    """A registry with one persistent watch, which the server has set."""
+    registry = Registry()
+    watcher = watching(registry, path, kind)
+    registry.answer()
+    assert registry.said() == [add_watch(path, kind)]
+    assert watcher.news() == [(ARMED, path)]
+    return registry, watcher
+
+
+# Asking
+
+
+@pytest.mark.parametrize("kind", PERSISTENT_KINDS)
+def test_asked_for_once_for_many(kind: Kind) -> None:
+    """W4: however many want it, before and after it is set, the server is asked once; each is told ARMED once, as soon
+    as it is set and not before; it is removed once, by the last."""
+    registry = Registry()
+    early = [watching(registry, "/a", kind) for _ in range(3)]
+    registry.add("/a", early[0], kind)  # twice is once
+    assert registry.said() == [add_watch("/a", kind)]
+    assert [each.news() for each in early] == [[]] * 3
+    registry.answer()
+    late = watching(registry, "/a", kind)
+    assert [each.news() for each in (*early, late)] == [[(ARMED, "/a")]] * 4
+    assert registry.said() == []
+    for each in (*early, late):
+        assert registry.said() == []
+        registry.remove("/a", each, kind)
+    assert registry.said() == [remove_any("/a")]
+    assert len(registry) == 0
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_no_persistent_one_where_a_recursive_one_is(is_set: bool) -> None:
+    """W7: at the path of a recursive watch no other one is asked for, as it would end that one; whoever wants it is told
+    of the same, and that it is set when the recursive one is."""
+    registry = Registry()
+    tree = watching(registry, "/a", Kind.RECURSIVE)
+    if is_set:
+        registry.answer()
+    node = watching(registry, "/a", Kind.PERSISTENT)
+    assert registry.said() == [add_watch("/a", Kind.RECURSIVE)]
+    if not is_set:
+        assert node.news() == []
+        registry.answer()
+    assert tree.news() == node.news() == [(ARMED, "/a")]
+    registry.notify(Change.DATA_CHANGED, "/a")
+    registry.notify(Change.CREATED, "/a/b")
+    registry.notify(Change.DATA_CHANGED, "/a/b")
+    assert node.news() == [(Change.DATA_CHANGED, "/a"), (Change.CHILDREN_CHANGED, "/a")]
+    registry.remove("/a", node, Kind.PERSISTENT)
+    assert registry.said() == []
+    registry.notify(Change.CREATED, "/a/c")
+    assert tree.news()[-1] == (Change.CREATED, "/a/c")
+
+
+def test_when_the_recursive_one_goes_the_other_is_asked_for() -> None:
+    """W7: the removal ends what the recursive watch was for others too; it comes first, and they are told ARMED again
+    once theirs is set."""
+    registry, tree = established()
+    node = watching(registry, "/a", Kind.PERSISTENT)
+    assert node.news() == [(ARMED, "/a")]
+    registry.remove("/a", tree, Kind.RECURSIVE)
+    assert registry.said() == [remove_any("/a"), add_watch("/a", Kind.PERSISTENT)]
+    assert node.news() == []
+    registry.answer()
+    assert node.news() == [(ARMED, "/a")]
+
+
+def test_a_recursive_one_takes_the_place_of_a_persistent_one() -> None:
+    """W7: it is asked for beside that one, whose watchers notice nothing, and leave without a word to the server."""
+    registry, node = established(kind=Kind.PERSISTENT)
+    tree = watching(registry, "/a", Kind.RECURSIVE)
+    assert registry.said() == [add_watch("/a", Kind.RECURSIVE)]
+    assert node.news() == []
+    registry.answer()
+    assert (tree.news(), node.news()) == ([(ARMED, "/a")], [])
+    registry.remove("/a", node, Kind.PERSISTENT)
+    assert registry.said() == []
+
+
+@pytest.mark.parametrize("kind", PERSISTENT_KINDS)
+def test_left_while_it_is_asked_for(kind: Kind) -> None:
+    """W5: it is removed, behind the request for it; the answer reaches nobody."""
+    registry = Registry()
+    watcher = watching(registry, "/a", kind)
+    registry.remove("/a", watcher, kind)
+    assert registry.said() == [add_watch("/a", kind), remove_any("/a")]
+    assert registry.asked[0].waiter.done()
+    registry.answer()
+    assert watcher.seen == []
+    assert (len(registry), registry.covers("/a")) == (0, False)
+
+
+def test_left_and_wanted_again_while_it_is_asked_for() -> None:
+    """W5: it is asked for again, behind the removal; the answer to the first request does not count."""
+    registry = Registry()
+    registry.remove("/a", watching(registry, "/a", Kind.RECURSIVE), Kind.RECURSIVE)
+    watcher = watching(registry, "/a", Kind.RECURSIVE)
+    request = add_watch("/a", Kind.RECURSIVE)
+    assert registry.said() == [request, remove_any("/a"), request]
+    first, second = registry.asked
+    first.resolve(None)
+    assert watcher.news() == []
+    second.resolve(None)
+    assert watcher.news() == [(ARMED, "/a")]
+
+
+# Covering
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "path", "covered", "uncovered"),
+    [
+        (Kind.RECURSIVE, "/a", ["/a", "/a/b", "/a/b/c"], ["/", "/ab", "/ab/c", "/b/a", "/A"]),
+        (Kind.RECURSIVE, "/", ["/", "/a", "/a/b"], []),
+        (Kind.PERSISTENT, "/a", ["/a"], ["/", "/a/b", "/ab"]),
+        (Kind.PERSISTENT, "/", ["/"], ["/a"]),
+    ],
+)
+def test_what_is_covered(
+    kind: Kind, path: str, covered: list[str], uncovered: list[str], is_set: bool
+) -> None:
+    """W7: a persistent watch covers its path, a recursive one all below it, from the moment when it is asked for; a path
+    that only begins alike is another. When it has gone it covers nothing."""
+    registry = Registry()
+    watcher = watching(registry, path, kind)
+    if is_set:
+        registry.answer()
+    assert [registry.covers(each) for each in covered] == [True] * len(covered)
+    assert [registry.covers(each) for each in uncovered] == [False] * len(uncovered)
+    registry.remove(path, watcher, kind)
+    assert not any(map(registry.covers, covered))
+
+
+def test_a_read_that_is_covered_sets_no_watch(driven: Driven) -> None:
+    """W7: the session takes the watch out of it; out of a read elsewhere, or before, it does not."""
+
+    def read(path: str) -> None:
+        body = messages.encode_get(path, True)
+        watches = (path, Kind.NODE)
+        driven.machine.submit(Request(messages.GET, body, path, Answer(), watches=watches))
+
+    read("/a")
+    driven.machine.watches.add("/a", Watcher(), Kind.RECURSIVE)
+    for path in ("/a", "/a/b", "/ab"):
+        read(path)
+    assert [_said(sent) for sent in driven.heard()] == [
+        ("get", "/a", True),
+        ("add_watch", "/a", 1),
+        ("get", "/a", False),
+        ("get", "/a/b", False),
+        ("get", "/ab", True),
+    ]
+
+
+def _said(sent: Sent) -> tuple[object, ...]:
+    op = messages.OPERATIONS[sent.opcode]
+    return op.name, *op.request.decode(sent.body, 0, len(sent.body))
+
+
+# Feeding
+
+
+@pytest.mark.parametrize(
+    ("event", "path", "told"),
+    [
+        (Change.CREATED, "/a", {"node /a": Change.CREATED, "tree /a": Change.CREATED}),
+        (Change.DATA_CHANGED, "/a", {"node /a": Change.DATA_CHANGED, "tree /a": Change.DATA_CHANGED}),
+        (
+            Change.DELETED,
+            "/a",
+            {"node /a": Change.DELETED, "children /a": Change.DELETED, "tree /a": Change.DELETED},
+        ),
+        (
+            Change.CREATED,
+            "/a/b",
+            {
+                "node /a/b": Change.CREATED,
+                "children /a": Change.CHILDREN_CHANGED,
+                "one /a/b": Change.CREATED,
+                "tree /a": Change.CREATED,
+            },
+        ),
+        (
+            Change.DELETED,
+            "/a/b",
+            {
+                "node /a/b": Change.DELETED,
+                "children /a": Change.CHILDREN_CHANGED,
+                "children /a/b": Change.DELETED,
+                "one /a/b": Change.DELETED,
+                "tree /a": Change.DELETED,
+            },
+        ),
+        (
+            Change.DATA_CHANGED,
+            "/a/b",
+            {
+                "node /a/b": Change.DATA_CHANGED,
+                "one /a/b": Change.DATA_CHANGED,
+                "tree /a": Change.DATA_CHANGED,
+            },
+        ),
+        (Change.CREATED, "/a/b/c", {"children /a/b": Change.CHILDREN_CHANGED, "tree /a": Change.CREATED}),
+        (Change.DATA_CHANGED, "/a/b/c", {"tree /a": Change.DATA_CHANGED}),
+        (Change.CREATED, "/ab", {}),
+        (Change.CREATED, "/ab/c", {}),
+    ],
+)
+def test_who_is_fed(event: Change, path: str, told: dict[str, Change]) -> None:
+    """W7: by the events of a recursive watch whoever it covers: those who watch the node, and its parent's children; of
+    a path that only begins alike nobody. A persistent watch of its own, below, is told of its own node by these too,
+    and of its children by its own events."""
+    registry, tree = established()
+    watchers = {
+        f"{name} {each}": watching(registry, each, kind)
+        for name, kind in (("node", Kind.NODE), ("children", Kind.CHILDREN))
+        for each in ("/a", "/a/b")
+    }
+    watchers["tree /a"] = tree
+    watchers["one /a/b"] = watching(registry, "/a/b", Kind.PERSISTENT)
+    registry.answer()
+    watchers["one /a/b"].news()
+    registry.notify(int(event), path, 7)
+    news = {name: [change for change, _ in each.news()] for name, each in watchers.items()}
+    assert {name: changes for name, changes in news.items() if changes} == {
+        name: [change] for name, change in told.items()
+    }
+
+
+def test_the_root_feeds_everybody() -> None:
+    """W7: a recursive watch of the root is above every path, and the parent of what is at the top is the root."""
+    registry, tree = established("/")
+    node, children = watching(registry, "/a/b", Kind.NODE), watching(registry, "/", Kind.CHILDREN)
+    registry.notify(Change.CREATED, "/a")
+    registry.notify(Change.DATA_CHANGED, "/a/b")
+    registry.notify(Change.DATA_CHANGED, "/")
+    assert tree.news() == [
+        (Change.CREATED, "/a"),
+        (Change.DATA_CHANGED, "/a/b"),
+        (Change.DATA_CHANGED, "/"),
+    ]
+    assert (node.news(), children.news()) == (
+        [(Change.DATA_CHANGED, "/a/b")],
+        [(Change.CHILDREN_CHANGED, "/")],
+    )
+
+
+def test_a_node_watch_that_the_server_still_has_is_told_once() -> None:
+    """W4: below a recursive watch that came later a one-shot watch stays as it is; the server tells of both at once."""
+    registry = Registry()
+    children = watching(registry, "/a/b", Kind.CHILDREN)
+    registry.armed("/a/b", Armed.CHILDREN, Kind.CHILDREN)
+    watching(registry, "/a", Kind.RECURSIVE)
+    registry.answer()
+    assert registry.is_armed("/a/b", Kind.CHILDREN)
+    registry.notify(Change.CREATED, "/a/b/c")
+    registry.notify(Change.CHILDREN_CHANGED, "/a/b")
+    assert children.news() == [(Change.CHILDREN_CHANGED, "/a/b")]
+
+
+@pytest.mark.parametrize("kind", PERSISTENT_KINDS)
+def test_watchers_come_and_go_as_they_are_fired(kind: Kind) -> None:
+    """W5: a watcher that leaves when it is fired, and takes another along and brings a third, takes nobody's event
+    away; the last one takes the server's watch with it."""
+    registry, first = established(kind=kind)
+    second, late = Watcher(), Watcher()
+
+    class Restless(Watcher):
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            super().fire(change, path, zxid)
+            if change > 0:
+                registry.add("/a", late, kind)
+                for each in (self, first, second):
+                    registry.remove("/a", each, kind)
+
+    restless = Restless()
+    for each in (restless, second):
+        registry.add("/a", each, kind)
+    registry.notify(Change.DATA_CHANGED, "/a")
+    assert restless.seen == second.seen == [ARMED, Change.DATA_CHANGED]
+    assert first.seen == [ARMED, Change.DATA_CHANGED]
+    assert late.seen == [ARMED]
+    assert registry.said() == []
+    registry.remove("/a", late, kind)
+    assert registry.said() == [remove_any("/a")]
+
+
+# Ending
+
+
+@pytest.mark.parametrize("kind", ONE_SHOT_KINDS)
+@pytest.mark.parametrize("persistent", PERSISTENT_KINDS)
+def test_the_removal_of_one_kind_is_not_that_of_another(persistent: Kind, kind: Kind) -> None:
+    """W7: at a path with a persistent watch no one-shot one is removed, since that would end it: neither one that was
+    set before, nor one that nobody wants any more when it is answered."""
+    registry = Registry()
+    early, late = watching(registry, "/a", kind), watching(registry, "/b", kind)
+    registry.armed("/a", Armed.DATA, kind)
+    for path in ("/a", "/b"):
+        watching(registry, path, persistent)
+    registry.said()
+    registry.remove("/a", early, kind)
+    registry.remove("/b", late, kind)
+    registry.answered("/b", kind, messages.GET, 0)
+    registry.answer()
+    registry.answered("/b", kind, messages.GET, 0)
+    assert registry.said() == []
+
+
+def test_a_one_shot_watch_below_is_removed_by_itself() -> None:
+    """W5: where only a watch above covers it, the server's own one goes with the last who wants it."""
+    registry, _ = established()
+    watcher = watching(registry, "/a/b", Kind.NODE)
+    registry.armed("/a/b", Armed.DATA)
+    registry.remove("/a/b", watcher)
+    assert registry.said() == [("remove_watches", "/a/b", messages.WATCHER_DATA)]
+
+
+@pytest.mark.parametrize("kind", PERSISTENT_KINDS)
+def test_those_it_fed_look_again_behind_its_removal(kind: Kind) -> None:
+    """W7: the removal is said first, since it would end what those read with then; by then nothing covers them. Those
+    beside it are told nothing."""
+    registry, persistent = established(kind=kind)
+    covered: list[tuple[list[tuple[str, str, int]], bool]] = []
+
+    class Reads(Watcher):
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            super().fire(change, path, zxid)
+            covered.append((registry.said(), registry.covers("/a")))
+
+    fed, sibling = Reads(), watching(registry, "/ab", Kind.NODE)
+    registry.add("/a", fed, Kind.CHILDREN)
+    registry.remove("/a", persistent, kind)
+    assert covered == [([remove_any("/a")], False)]
+    assert (fed.news(), sibling.news()) == ([(UNKNOWN, "/a")], [])
+
+
+def test_those_below_with_a_watch_of_their_own_are_left_alone() -> None:
+    """W4: what the server watches for them anyway has not been lost."""
+    registry, tree = established()
+    own, fed = watching(registry, "/a/b", Kind.NODE), watching(registry, "/a/c", Kind.NODE)
+    registry.armed("/a/b", Armed.DATA)
+    registry.remove("/a", tree, Kind.RECURSIVE)
+    assert (own.news(), fed.news()) == ([], [(UNKNOWN, "/a/c")])
+
+
+@pytest.mark.parametrize("kind", PERSISTENT_KINDS)
+def test_refused(kind: Kind) -> None:
+    """W6, W7: all who want it are told why, and it is not asked for again until somebody wants it anew; those it was to
+    feed look again, those with a watch of their own have lost nothing."""
+    registry = Registry()
+    own = watching(registry, "/a", Kind.NODE)
+    registry.armed("/a", Armed.DATA)
+    wanting = [watching(registry, "/a", kind) for _ in range(2)]
+    fed = watching(registry, "/a", Kind.CHILDREN)
+    registry.said()
+    registry.answer(UNIMPLEMENTED)
+    assert [each.refusals for each in wanting] == [[UNIMPLEMENTED]] * 2
+    assert [each.news() for each in (*wanting, own, fed)] == [[], [], [], [(UNKNOWN, "/a")]]
+    assert registry.is_armed("/a")
+    assert not registry.covers("/a")
+    for each in wanting:
+        registry.remove("/a", each, kind)
+    assert registry.said() == []
+    watching(registry, "/a", kind)
+    assert registry.said() == [add_watch("/a", kind)]
+
+
+@pytest.mark.parametrize("kind", PERSISTENT_KINDS)
+def test_lost_with_the_connection(kind: Kind) -> None:
+    """W7: a request that is given up is made again, and only then is anybody told: what they read comes behind it."""
+    registry = Registry()
+    said: list[list[tuple[str, str, int]]] = []
+
+    class Reads(Watcher):
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            super().fire(change, path, zxid)
+            said.append(registry.said())
+
+    watcher, fed = Reads(), watching(registry, "/a", Kind.NODE)
+    registry.add("/a", watcher, kind)
+    registry.said()
+    registry.answer(LOSS)
+    assert said == [[add_watch("/a", kind)]]
+    assert (watcher.news(), fed.news()) == ([(UNKNOWN, "/a")], [(UNKNOWN, "/a")])
+    assert watcher.refusals == []
+    assert registry.covers("/a")
+    registry.answer()
+    assert watcher.news() == [(ARMED, "/a")]
+
+
+# Sessions and connections
+
+
+def test_a_new_session_is_asked_before_anybody_is_told() -> None:
+    """W3, W7: at the end of a session all persistent watches are asked for, once each, before anybody looks again; then
+    everybody does, and ARMED is told when they are set. An answer from the old session does not count."""
+    registry, tree = established()
+    asked: list[int] = []
+
+    class Reads(Watcher):
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            super().fire(change, path, zxid)
+            asked.append(len(registry.asked))
+
+    node, below = Reads(), Reads()
+    registry.add("/a", node, Kind.NODE)
+    registry.add("/a/b", below, Kind.CHILDREN)
+    one = watching(registry, "/b", Kind.PERSISTENT)
+    [old] = registry.asked
+    registry.asked.clear()
+    registry.said()
+    registry.reset()
+    assert registry.said() == [add_watch("/a", Kind.RECURSIVE), add_watch("/b", Kind.PERSISTENT)]
+    assert asked == [2, 2]
+    assert [each.news() for each in (tree, one, node, below)] == [
+        [(UNKNOWN, path)] for path in ("/a", "/b", "/a", "/a/b")
+    ]
+    assert old.waiter.done()
+    old.resolve(None)
+    assert one.news() == []
+    registry.answer()
+    assert (tree.news(), one.news(), node.news()) == ([(ARMED, "/a")], [(ARMED, "/b")], [])
+
+
+def test_a_reconnect() -> None:
+    """W6, W7: persistent watches are set again as what they are; they and all whom they feed look again (ZOOKEEPER-4698),
+    and no others; ARMED is told when the server has answered. What is still asked for is not set again, nor told."""
+    registry, tree = established()
+    one = watching(registry, "/b", Kind.PERSISTENT)
+    registry.answer()
+    own, fed = watching(registry, "/c", Kind.NODE), watching(registry, "/a/b", Kind.NODE)
+    registry.armed("/c", Armed.EXIST)
+    asked = watching(registry, "/d", Kind.RECURSIVE)
+    one.news()
+    [(op, body)] = registry.rearm(5)
+    assert op is messages.SET_WATCHES2
+    assert op.request.decode(body, 0, len(body)) == (5, [], ["/c"], [], ["/b"], ["/a"])
+    registry.look_again()
+    everybody = (tree, one, own, fed, asked)
+    assert [each.news() for each in everybody] == [
+        [(UNKNOWN, "/a")], [(UNKNOWN, "/b")], [], [(UNKNOWN, "/a/b")], [],
+    ]  # fmt: skip
+    registry.set_again()
+    assert [each.news() for each in everybody] == [[(ARMED, "/a")], [(ARMED, "/b")], [], [], []]
+
+
+def test_servers_that_know_no_persistent_watches_are_not_asked_to_set_any() -> None:
+    """S4: without one, what sets the watches again is what every server knows, also when there was one before."""
+    registry, tree = established()
+    watching(registry, "/b", Kind.NODE)
+    registry.armed("/b", Armed.DATA)
+    registry.remove("/a", tree, Kind.RECURSIVE)
+    assert [op for op, _ in registry.rearm(5)] == [messages.SET_WATCHES]
+
+
+def test_chunks_have_every_kind_once() -> None:
+    """S4: watches of all kinds go into chunks below the limit, each in one; a chunk without persistent ones is one that
+    every server knows."""
+    registry = Registry()
+    pad = "x" * 1000
+    paths = {kind: [f"/{kind.value}-{pad}{number}" for number in range(100)] for kind in Kind}
+    for kind in Kind:
+        for path in paths[kind]:
+            watching(registry, path, kind)
+            if kind in ONE_SHOT_KINDS:
+                registry.armed(path, Armed.DATA if kind is Kind.NODE else Armed.CHILDREN, kind)
+    registry.answer()
+    chunks = list(registry.rearm(5))
+    assert {op for op, _ in chunks} == {messages.SET_WATCHES, messages.SET_WATCHES2}
+    assert max(len(body) for _, body in chunks) < CHUNK + len(pad) + 100
+    found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+    for op, body in chunks:
+        zxid, data, exist, children, *persistent = op.request.decode(body, 0, len(body))
+        assert (zxid, exist) == (5, [])
+        found[Kind.NODE] += data
+        found[Kind.CHILDREN] += children
+        if op is messages.SET_WATCHES2:
+            assert any(persistent)
+            found[Kind.PERSISTENT] += persistent[0]
+            found[Kind.RECURSIVE] += persistent[1]
+    assert found == paths
