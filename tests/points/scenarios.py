@@ -13,6 +13,7 @@ import corral
 from corral.testing import FaultProxy
 from corral.testing.enumerators import Broken, Outcome, Run, Scenario
 from support import PATIENCE, until
+from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, watching_sessions
 
 Connect = Callable[..., corral.Client]
 SESSION_TIMEOUT = 4.0
@@ -499,3 +500,150 @@ def watching(stage: Stage) -> Scenario:
             require(all(one != two for one, two in itertools.pairwise(seen)), f"told twice in a row: {seen}")
 
     return scenario
+
+
+# Watches of several nodes, and caches
+
+
+class Followed(NamedTuple):
+    """Something that is followed, from when it is there (`before`) until all that is written has been told."""
+
+    follow: Callable[[corral.Client, str, Any, asyncio.Event], Awaitable[None]]
+    """Tell a mirror of each event until the last one is told; set the event when the first ones are."""
+    mirror: Callable[[str], Any]
+    truth: Callable[[corral.Client, str], Awaitable[Any]]
+    before: Callable[[corral.Client, str], Awaitable[None]]
+    write: Callable[[corral.Client, str], Awaitable[None]]
+
+
+async def _nothing(zk: corral.Client, path: str) -> None:
+    pass
+
+
+async def _write_children(zk: corral.Client, path: str) -> None:
+    await zk.create(path)
+    await zk.create(f"{path}/a")
+    await zk.delete(f"{path}/a")
+    await zk.create(f"{path}/last")
+
+
+async def _follow_children(
+    zk: corral.Client, path: str, mirror: ChildrenMirror, started: asyncio.Event
+) -> None:
+    async with zk.watch_children(path) as events:
+        async for event in events:
+            mirror.take(event)
+            if "last" in event.children:
+                return
+            started.set()
+
+
+async def _wait_children(
+    zk: corral.Client, path: str, mirror: ChildrenMirror, started: asyncio.Event
+) -> None:
+    def enough(event: corral.ChildrenEvent) -> bool:
+        mirror.take(event)
+        started.set()
+        return "last" in event.children
+
+    event = await zk.wait_children(path, enough)
+    require("last" in event.children, f"waited for, and it is {event}")
+
+
+async def _tree(zk: corral.Client, path: str) -> None:
+    await zk.create(path)
+    await zk.create(f"{path}/a")
+
+
+async def _write_tree(zk: corral.Client, path: str) -> None:
+    await zk.create(f"{path}/a/b")
+    await zk.set(f"{path}/a", b"last")
+    await zk.delete(f"{path}/a/b")
+    await zk.set(path, b"last")
+
+
+def _is_last(mirror: TreeMirror, path: str) -> bool:
+    return {each: data for each, (data, _, _) in mirror.now.items()} == {path: b"last", f"{path}/a": b"last"}
+
+
+async def _follow_tree(zk: corral.Client, path: str, mirror: TreeMirror, started: asyncio.Event) -> None:
+    async with zk.watch_tree(path) as events:
+        async for event in events:
+            mirror.take(event)
+            if _is_last(mirror, path):
+                return
+            if mirror.complete:
+                started.set()
+
+
+async def _write_once(zk: corral.Client, path: str) -> None:
+    await zk.set(path, b"last")
+
+
+async def _follow_cache(zk: corral.Client, path: str, mirror: TreeMirror, started: asyncio.Event) -> None:
+    cache = zk.cache(path)
+    try:
+        async with cache:
+            require(list(cache) == [path, f"{path}/a"], f"entered, and not complete: {list(cache)}")
+            mirror.now = {each: (data, stat.czxid, stat.mzxid) for each, (data, stat) in cache.items()}
+            mirror.complete = True
+            started.set()
+            async for event in cache.changes():
+                mirror.take(event)
+                require(cache[path] == (event.data, event.stat), f"told of {event}, and has {cache[path]}")
+                return
+    finally:
+        require(not cache.is_current, "left, and still current")
+
+
+FOLLOWED = {
+    "watch_children": Followed(
+        _follow_children, lambda _: ChildrenMirror(), children_contents, _nothing, _write_children
+    ),
+    "wait_children": Followed(
+        _wait_children, lambda _: ChildrenMirror(), children_contents, _nothing, _write_children
+    ),
+    "watch_tree": Followed(_follow_tree, TreeMirror, contents, _tree, _write_tree),
+    "cache": Followed(_follow_cache, TreeMirror, contents, _tree, _write_once),
+}
+
+
+def following(name: str) -> Callable[[Stage], Scenario]:
+    """Who follows children or a tree ends up with the last state, and is told nothing older after something newer, and
+    nothing twice; and whatever has happened, nothing stays registered, here or on the server."""
+    follow, make_mirror, truth, before, write = FOLLOWED[name]
+
+    def on(stage: Stage) -> Scenario:
+        async def scenario(run: Run) -> None:
+            path = stage.path()
+            mirror = make_mirror(path)
+            started = asyncio.Event()
+
+            async def change() -> None:
+                await started.wait()
+                await write(stage.other, path)
+
+            await before(stage.other, path)
+            async with stage.client() as zk:
+                writing = asyncio.create_task(change())
+                outcome = await run.operation(follow(zk, path, mirror, started))
+                started.set()
+                await writing
+                if not outcome.cancelled:
+                    outcome.result()
+                    now = await truth(stage.other, path)
+                    require(mirror.now == now, f"the last state is {now}, and what was told {mirror.now}")
+                left = len(zk._feeds), len(zk._session._machine.watches)  # no public attribute tells
+                require(left == (0, 0), f"feeds and watches are left: {left}")
+                await settled(zk)
+                assert stage.other.server is not None
+                address, full = stage.other.server, zk.chroot_path + path
+
+                async def nobody_watches() -> bool:
+                    return await watching_sessions(address, full) == 0
+
+                await until(nobody_watches, "the server has no watch left", patience=stage.patience)
+
+        return scenario
+
+    return on

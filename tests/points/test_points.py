@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from scenarios import (
+    FOLLOWED,
     OPERATIONS,
     RECIPES,
     Connect,
@@ -16,6 +17,7 @@ from scenarios import (
     acquiring_several,
     connecting,
     downgrading,
+    following,
     giving_up,
     holding,
     operating,
@@ -55,6 +57,7 @@ SEVERAL: dict[str, Make] = {
     "downgrade": downgrading,
 }
 VERBS: dict[str, Make] = {name: operating(name) for name in OPERATIONS}
+WATCHES: dict[str, Make] = {name: following(name) for name in FOLLOWED}
 NOT_AT_ONCE: dict[str, tuple[bool, Sequence[Way]]] = {
     # Cancelled as its session comes, entering ends that session on the server, which is bounded.
     "connect": (False, list(Way)),
@@ -70,6 +73,7 @@ SCENARIOS: dict[str, Make] = {
     **TRIES,
     **SEVERAL,
     "watch": watching,
+    **WATCHES,
 }
 
 
