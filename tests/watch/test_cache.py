@@ -483,6 +483,67 @@ async def test_nodes_that_we_may_not_read(
     await other.set_acl("/tree", corral.OPEN_ACL)
 
 
+async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corral.Client) -> None:
+    """W1: what keeps an open cache from following is raised by whoever reads it; leaving it leaves nothing."""
+    await grow(other, "/tree", "/tree/a")
+    other.add_auth("digest", b"user:secret")
+    async with zk.cache("/tree") as cache:
+        events = cache.changes()
+
+        async def follow() -> None:
+            async for _ in events:
+                pass
+
+        following = asyncio.create_task(follow())
+        await turns()
+        async with other.transaction() as tx:  # told, and not to be read by then
+            tx.delete("/tree/a")
+            tx.delete("/tree")
+            tx.create("/tree", acl=ONLY_USER)
+
+        async def refused() -> bool:
+            try:
+                len(cache)
+            except corral.NoAuth:
+                return True
+            return False
+
+        await until(refused, "reading is refused")
+        assert not cache.is_current
+        with pytest.raises(corral.NoAuth, match="'/tree'"):
+            await following
+    events.close()
+    assert registered(zk) == (0, 0)
+    await other.set_acl("/tree", corral.OPEN_ACL)
+
+
+async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
+    """W6: what `only` raises is raised by entering, and later by whoever reads; nothing is left."""
+
+    def wanted(path: str) -> bool:
+        if "bad" in path:
+            raise LookupError(path)
+        return True
+
+    await grow(other, "/tree", "/tree/a")
+    async with zk.cache("/tree", only=wanted) as cache:
+        assert len(cache) == 2
+        await other.create("/tree/bad")
+
+        async def failed() -> bool:
+            try:
+                len(cache)
+            except LookupError:
+                return True
+            return False
+
+        await until(failed, "reading fails")
+    assert registered(zk) == (0, 0)
+    with pytest.raises(LookupError, match="/tree/bad"):
+        await zk.cache("/tree", only=wanted).__aenter__()
+    assert registered(zk) == (0, 0)
+
+
 LARGE = 900_000
 
 

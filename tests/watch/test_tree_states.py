@@ -524,6 +524,34 @@ async def test_closed_watch_has_ended(zk: corral.Client) -> None:
         assert await anext(events, None) is None
 
 
+async def test_many_nodes(zk: corral.Client, other: corral.Client) -> None:
+    """W1, W6: a tree of more nodes than one request reads is told whole: leaves, and those that have children."""
+    top = [f"/tree/{number}" for number in range(150)]
+    below = [f"{path}/{name}" for path in top[::3] for name in ("a", "b")]
+    deep = [f"{path}/c" for path in below[::5]]
+    await other.create("/tree")
+    for level in (top, below, deep):
+        await asyncio.gather(*(other.create(path, path.encode()) for path in level))
+    async with zk.watch_tree("/tree") as events:
+        mirror = TreeMirror("/tree")
+        for event in await first_of(events):
+            mirror.take(event)
+        assert mirror.now == await contents(other, "/tree")
+        assert len(mirror.now) == 1 + len(top) + len(below) + len(deep)
+
+
+async def test_long_names(connect: Callable[..., corral.Client], other: corral.Client) -> None:
+    """S7, W6: no request for a tree is larger than what a server takes, however long the names are."""
+    pad = "\u20ac" * 900  # three bytes each
+    names = [f"/tree/{pad}{number}" for number in range(100)]
+    await other.create("/tree")
+    await asyncio.gather(*(other.create(name) for name in names))
+    async with connect(max_request=20_000) as zk, zk.watch_tree("/tree") as events:
+        assert sorted(await paths_of(events)) == sorted(["/tree", *names])
+        await asyncio.gather(*(other.set(name, b"new") for name in names))
+        assert {(await next_of(events)).path for _ in names} == set(names)
+
+
 @pytest.mark.parametrize("verb", ["watch_tree", "cache"])
 async def test_what_cannot_be_right(zk: corral.Client, verb: str) -> None:
     """A depth or a filter that makes no sense is refused before anything is asked of the server."""
