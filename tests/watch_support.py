@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TypeAlias
 
@@ -98,8 +99,8 @@ async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, 
     except corral.NoNode:
         return {}
     found = {path: (data, stat.czxid, stat.mzxid)}
-    for name in await zk.children(path):
-        found |= await contents(zk, f"{path}/{name}")
+    for below in await asyncio.gather(*(contents(zk, f"{path}/{name}") for name in await zk.children(path))):
+        found |= below
     return found
 
 

@@ -34,6 +34,8 @@ Watchers = Callable[[str], Awaitable[int]]
 Change = Callable[[corral.Client], Awaitable[object]]
 
 WRITES = 1000
+MANY = 700
+"""More nodes than are listed without being known to have children, though a load begins with few at a time."""
 ONLY_USER = [Acl.digest("user", "secret")]
 
 
@@ -526,8 +528,8 @@ async def test_closed_watch_has_ended(zk: corral.Client) -> None:
 
 async def test_many_nodes(zk: corral.Client, other: corral.Client) -> None:
     """W1, W6: a tree of more nodes than one request reads is told whole: leaves, and those that have children."""
-    top = [f"/tree/{number}" for number in range(150)]
-    below = [f"{path}/{name}" for path in top[::3] for name in ("a", "b")]
+    top = [f"/tree/{number}" for number in range(MANY)]
+    below = [f"{path}/{name}" for path in top[::7] for name in ("a", "b")]
     deep = [f"{path}/c" for path in below[::5]]
     await other.create("/tree")
     for level in (top, below, deep):

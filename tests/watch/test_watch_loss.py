@@ -178,17 +178,19 @@ async def test_large_tree_that_changes_while_nobody_could_be_reached(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, name: str
 ) -> None:
     """W3, W6: the same where there are more nodes than one request reads: children that came and that went, of many."""
-    top = [f"/tree/{number}" for number in range(150)]
+    top = [
+        f"/tree/{number}" for number in range(700)
+    ]  # more than are listed without being known to have children
     await other.create("/tree")
     await asyncio.gather(*(other.create(path) for path in top))
-    await asyncio.gather(*(other.create(f"{path}/a") for path in top[::2]))
+    await asyncio.gather(*(other.create(f"{path}/a") for path in top[::5]))
     async with Follower(HISTORIES[name], proxied, "/tree") as follower:
         await follower.knows(other)
         async with proxy.refuse():
             await proxy.cut()
-            await asyncio.gather(*(other.delete(f"{path}/a") for path in top[::2]))
-            await asyncio.gather(*(other.create(f"{path}/b") for path in top[1::2]))
-            await asyncio.gather(*(other.create(f"{path}/b/c") for path in top[1::4]))
+            await asyncio.gather(*(other.delete(f"{path}/a") for path in top[::5]))
+            await asyncio.gather(*(other.create(f"{path}/b") for path in top[1::5]))
+            await asyncio.gather(*(other.create(f"{path}/b/c") for path in top[1::10]))
         await follower.knows(other)
 
 
