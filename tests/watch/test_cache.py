@@ -271,6 +271,28 @@ async def test_own_writes_are_there(zk: corral.Client, other: corral.Client, nam
         assert shown == await contents(reader, f"{prefix}/tree")
 
 
+async def test_own_create_below_what_is_not_known_yet(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """W1: what a client creates is there as soon as the verb returns, also below a node that is another's, of whose
+    creation it has not heard."""
+    await other.create("/tree")
+    async with proxied.cache("/tree") as cache:
+        async with proxy.black_hole(requests=False):
+            await other.create("/tree/a")
+            creating = asyncio.create_task(proxied.create("/tree/a/b", b"data"))
+
+            async def created() -> bool:
+                return await other.exists("/tree/a/b") is not None
+
+            await until(created, "it is created")
+            assert len(cache) == 1
+        async with asyncio.timeout(PATIENCE):
+            await creating
+        assert list(cache) == ["/tree", "/tree/a", "/tree/a/b"]
+        assert cache["/tree/a/b"].data == b"data"
+
+
 async def test_own_writes_never_go_back(zk: corral.Client, other: corral.Client) -> None:
     """W1: between two writes of this client nobody sees the older one again, though others have it read as well."""
     await grow(other, "/tree", "/tree/a")
