@@ -49,7 +49,9 @@ def test_the_state_diagram_is_drawn_from_the_table() -> None:
     assert found.group() == diagram()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/testing.md", "docs/recipes.md", "docs/watches.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/architecture.md", "docs/testing.md", "docs/recipes.md", "docs/watches.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link of a document names a file that is there."""
     path = ROOT / document

@@ -269,8 +269,15 @@ class Client(Nodes):
         return Cache(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
 
     def _wanted(self, path: str, depth: int | None, only: Callable[[str], bool] | None) -> Wanted:
-        chroot = "" if only is None else self._chroot  # nobody else asks for it
-        return Wanted(self._full(path), verify.depth(depth), verify.predicate(only, "only"), chroot)
+        chroot = self._chroot if only is not None else ""  # nobody else asks for it
+        if only is not None:
+            verify.predicate(only, "only")
+        return Wanted(
+            self._full(path),
+            verify.depth(depth),
+            None if only is None else verify.predicate(only, "only"),
+            chroot,
+        )
 
     async def wait_until(self, path: str, condition: Callable[[Event], object]) -> Event:
         """Wait for a state of a znode that satisfies `condition`; returns it, at once if it is so now.

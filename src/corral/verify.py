@@ -68,8 +68,8 @@ def depth(value: int | None) -> int | None:
 
 
 def predicate(value: F, name: str) -> F:
-    """A function that says yes or no, or None where that is allowed."""
-    if value is not None and not callable(value):
+    """A function that says yes or no."""
+    if not callable(value):
         raise UsageTypeError(f"{name} must be a function, not {value!r}")
     if inspect.iscoroutinefunction(value):
         raise UsageTypeError(f"{name} must be an ordinary function, not a coroutine function: {value!r}")

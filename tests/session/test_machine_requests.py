@@ -345,6 +345,23 @@ def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
     assert driven.machine.watches.is_armed("/a")
 
 
+def test_an_unknown_operation_is_refused_out_of_turn(driven: Driven) -> None:
+    """S7: a server answers what it does not know beside all else, and hangs up: that request fails with what the
+    server says, and those before it are sent again."""
+    before, unknown = driven.read("/a"), Answer()
+    driven.machine.submit(Request(messages.ADD_WATCH, messages.encode_add_watch("/a", 1), "/a", unknown))
+    sent, refused = driven.heard()
+    driven.answer(refused, code=errors.Unimplemented.code)
+    assert isinstance(unknown.error, errors.Unimplemented)
+    assert driven.machine.condemned is not None
+    driven.lose()
+    driven.connect()
+    [again] = driven.heard()
+    assert path_of(again) == path_of(sent)
+    driven.answer(again, GET_REPLY)
+    assert before.error is None
+
+
 def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
     """W5: whoever is told the answer finds the watch in the books; and it is there even if nobody waits for
     the answer any more."""

@@ -39,10 +39,6 @@ ALL = 10_000
 REST = 100
 """After so many rounds in which messages only cause more of them, something goes round in circles."""
 
-HASTY = False
-"""Whether a persistent watch may be given up, or refused, while there is another watch at its path and it is not known
-what the server has made of them. Not yet: the registry loses the other one."""
-
 State = tuple[int, ...] | None
 """A node as a watcher knows it, by zxids; None where there is none."""
 
@@ -324,8 +320,6 @@ class Model(RuleBasedStateMachine):
             self.watchers.append(OneShot(self, path, kind, eager=how))
         else:
             self.watchers.append(Persistent(self, path, kind, by_armed=how or kind is Kind.PERSISTENT))
-            if not HASTY and self.several():
-                self.refusals = 0
 
     @rule(at=st.integers(0, 1))
     def stand_in_line(self, at: int) -> None:
@@ -337,8 +331,6 @@ class Model(RuleBasedStateMachine):
         self.give_up(data.draw(st.integers(0, len(self.watchers) - 1)))
 
     def give_up(self, number: int) -> None:
-        if not HASTY:
-            self.rest()
         if number < len(self.watchers):
             self.leave(self.watchers[number])
 
@@ -401,16 +393,8 @@ class Model(RuleBasedStateMachine):
             self.cut()
         elif what == "expire":
             self.core.expire(self.machine.session_id, NOW)
-        elif HASTY or not self.several():
+        else:
             self.refusals = 1
-
-    def several(self) -> bool:
-        """Whether both kinds of persistent watches are wanted at some path."""
-        of = {
-            kind: {each.path for each in self.watchers if each.kind is kind}
-            for kind in (Kind.PERSISTENT, Kind.RECURSIVE)
-        }
-        return not of[Kind.PERSISTENT].isdisjoint(of[Kind.RECURSIVE])
 
     @rule()
     def rest(self) -> None:

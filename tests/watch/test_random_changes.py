@@ -106,7 +106,7 @@ async def change(zk: corral.Client, dice: random.Random) -> None:
 async def truth(zk: corral.Client) -> dict[str, tuple[bytes, int, int]]:
     """What the tree is, read by somebody else."""
     found = {}
-    for path in ("/tree", *("/tree/" + name for name in NAMES)):
+    for path in ("/tree", *(f"/tree/{name}" for name in {*NAMES, *(f"{name}/a" for name in NAMES)})):
         with contextlib.suppress(corral.NoNode):
             data, stat = await zk.get(path)
             found[path] = (data, stat.czxid, stat.mzxid)
@@ -123,7 +123,7 @@ def told(nodes: dict[str, Znode]) -> dict[str, tuple[bytes, int, int]]:
 
 
 @pytest.mark.parametrize("breaking", [False, True], ids=["no faults", "faults"])
-@pytest.mark.parametrize("seed", range(20, 220))
+@pytest.mark.parametrize("seed", range(20))
 async def test_the_tree_is_what_was_told(
     connect: Callable[..., corral.Client],
     proxy: FaultProxy,
@@ -168,7 +168,7 @@ async def test_the_tree_is_what_was_told(
             else:
                 await change(other, dice)
             if dice.random() < 0.5:
-                await turns(dice.randrange(20, 220))
+                await turns(dice.randrange(1000, 1060))
         if await other.exists("/tree") is None:
             await other.create("/tree")
         expected = await truth(other)

@@ -266,7 +266,7 @@ async def test_many_wait_at_the_cost_of_one(
 
 async def test_what_cannot_be_right(zk: corral.Client) -> None:
     """What makes no sense is refused before anything is asked of the server."""
-    for condition in ("x", 1):
+    for condition in (None, "x", 1):
         with pytest.raises(corral.UsageError, match="condition"):
             await zk.wait_until("/node", condition)  # type: ignore[arg-type]
     for condition in (None, "x", -1, 1.5, True):

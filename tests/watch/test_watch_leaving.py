@@ -325,6 +325,30 @@ async def test_tree_of_a_task_that_fails_before_it_is_complete(
     await tells_nothing(zk, events)
 
 
+async def test_deletions_that_wait_for_a_reader_between_two_tasks(
+    zk: corral.Client, other: corral.Client
+) -> None:
+    """W1, W5: a task fails while deletions wait for it; the next one is told of them, children before parents."""
+    for path in ("/node", "/node/a", "/node/a/b"):
+        await other.create(path)
+    events = zk.watch_tree("/node")
+
+    async def fail() -> None:
+        await first_of(events)
+        async with zk.watch_tree("/node") as quick:
+            await first_of(quick)
+            for path in ("/node/a/b", "/node/a"):
+                await told_of(other.delete(path), quick)
+        raise LookupError
+
+    failing = asyncio.create_task(fail())
+    await asyncio.wait([failing])
+    assert isinstance(failing.exception(), LookupError)
+    await until_unregistered(zk)
+    told = [(await next_of(events))[:2] for _ in range(2)]
+    assert told == [(corral.EventKind.DELETED, "/node/a/b"), (corral.EventKind.DELETED, "/node/a")]
+
+
 async def test_task_that_ends_well_leaves_the_watch(
     zk: corral.Client, other: corral.Client, kind: WatchKind
 ) -> None:

@@ -452,6 +452,11 @@ class Machine:
         self, now: float, xid: int, zxid: int, code: int, view: memoryview, start: int, end: int
     ) -> None:
         request = self.requests.answered(xid)
+        if request is None and code == errors.Unimplemented.code:
+            # Servers answer an operation that they do not know beside all others, and hang up.
+            request = self.requests.answered_out_of_turn(xid)
+            if request is not None:
+                self._condemn("the server does not know an operation, and hangs up")
         if request is None:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
         if zxid > self.last_zxid:

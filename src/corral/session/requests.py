@@ -164,6 +164,15 @@ class Requests:
         self._bytes_in_flight -= len(request.body)
         return request
 
+    def answered_out_of_turn(self, xid: int) -> Request | None:
+        """The request in flight that an answer with `xid` belongs to, wherever it stands."""
+        for request in self.in_flight:
+            if request.xid == xid:
+                self.in_flight.remove(request)
+                self._bytes_in_flight -= len(request.body)
+                return request
+        return None
+
     def refused(self, request: Request) -> None:
         """Take back a request that was certainly not applied: `reclaim` has it sent again, in its turn."""
         request.refused = True

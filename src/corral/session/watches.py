@@ -191,8 +191,16 @@ class WatchRegistry:
             # First, and then whoever was fed by it reads, with a watch of their own: else that would go too.
             self._remove(path, kind)
             if kind in _MODES:
+                # That ends all that the session has at this path, and what it has asked for there.
+                for others in self._by_kind.values():
+                    if other := others.get(path):
+                        other.armed, other.asking = _NO, None
                 self._ask()
+                if other := self._recursive.get(path):
+                    other.fire(Change.UNKNOWN, path)
                 self._unfed(path)
+        elif kind in _MODES:
+            self._ask()  # it was refused, and another that waits for its end was not asked for
 
     def _remove(self, path: str, kind: Kind) -> None:
         if kind not in _MODES and self._is_persistent(path):

@@ -79,6 +79,8 @@ class RawFeed(Feed):
             return  # what that may have been is told when the watch is there again
         if change is Change.ARMED:
             self._armed = True
+        elif not self._armed:
+            return  # another watch has told of it; the first event is that ours is set
         for place in self.places:
             assert isinstance(place, RawPlace)
             place.add(_KINDS[change], path, zxid, self.full)

@@ -16,7 +16,7 @@ A session is answered in order, events included. So the states of a node are tak
 older can follow. Two nodes are not read in one instant, even by one `multiRead`: a node may be seen whose
 parent is not known, or is known as it was before it was deleted and created again. Then an event of the
 parent has come before, and the parent is still to be read: the node is read again, behind that. While the
-tree is loaded again, any parent may be so; what an event tells of is read again when that is done.
+tree is loaded again any parent may be so, until its children were listed.
 
 The copy has a node only if it has its parent. Readers are told of a parent's creation before its children's,
 and of their deletions before its own.
@@ -161,6 +161,8 @@ class _Batch:
         """Those that were created or deleted, with the numbers of the last event that is followed by this."""
         self.lists = LISTED if len(reads) > LISTED_UNSEEN else DEEP
         """From which depth on children are listed."""
+        self.is_outdated = False
+        """Whether the tree was begun to be read anew since this was asked."""
         self._feed = feed
 
     def done(self) -> bool:
@@ -202,6 +204,7 @@ class TreeFeed(Feed):
         self.reborn: dict[str, int] = {}
         """Those created or deleted since they were read, with the number of the last such event."""
         self._births = 0  # how many such events there were
+        self._listed: set[str] = set()  # nodes whose children were listed since the loading began
         self._held: dict[str, None] = {}  # nodes to be read again when the tree is loaded
         self._batch = FIRST_BATCH
 
@@ -238,7 +241,8 @@ class TreeFeed(Feed):
         news, place.news = place.news, None
         if place in self.places and news is not None:
             place.told = {path: identity(node) for path, node in self.nodes.items()}
-            place.told.update((path, told) for path, told in news.items() if path != _COMPLETE)
+            # Those that are gone stay in the order in which `_admit` tells it: backwards.
+            place.told.update((path, told) for path, told in reversed(news.items()) if path != _COMPLETE)
         super().leave(place)
 
     def keep_current(self, lasting: int) -> None:
@@ -267,7 +271,7 @@ class TreeFeed(Feed):
         self.failure = None
         self.session.watch(self.full, self, Kind.RECURSIVE)
         if self._followed:  # not refused at once
-            self._enqueue(self.full, DEEP)  # which is read after the watch is set
+            self._load()  # which is read after the watch is set
 
     def _unfollow(self) -> None:
         self._followed = False
@@ -309,12 +313,11 @@ class TreeFeed(Feed):
         if change is Change.ARMED or not self._followed:
             return
         if change is Change.UNKNOWN:
-            self._enqueue(self.full, DEEP)
+            self._load()
         elif self._is_wanted(path):
             self._enqueue(path, SHALLOW)
             if change is not Change.DATA_CHANGED:
-                self._births += 1
-                self.reborn[path] = self._births
+                self._note_birth(path)
         self._pump()
 
     def refused(self, error: BaseException, /) -> None:
@@ -375,6 +378,17 @@ class TreeFeed(Feed):
         self._queue[path] = max(how, before)
         self._deep += how > SHALLOW and before == SHALLOW
 
+    def _load(self) -> None:
+        """Read all of it, from its root. Whatever was to be read is read by that, and behind its parent."""
+        for batch in self._reading:
+            batch.is_outdated = True
+        self._answered += len(self._queue)
+        self._queue.clear()
+        self.reborn.clear()
+        self._listed.clear()
+        self._deep = 0
+        self._enqueue(self.full, DEEP)
+
     def _pump(self) -> None:
         """Ask for what is in the queue, if somebody wants to know: a tree that is being loaded is."""
         while self._queue and len(self._reading) < READS_AT_ONCE:
@@ -427,11 +441,13 @@ class TreeFeed(Feed):
         for path, how in list(batch.reads.items()):
             del batch.reads[path]
             self._answered += 1
+            got = next(remaining)
+            listed = next(remaining) if how >= batch.lists else None
+            if batch.is_outdated:
+                how, listed = SHALLOW, None
             self._deep -= how > SHALLOW
             if batch.reborn and self.reborn.get(path, 0) == batch.reborn.get(path):
                 del self.reborn[path]
-            got = next(remaining)
-            listed = next(remaining) if how >= batch.lists else None
             if got.error == 0:
                 node: Znode = _new_tuple(Znode, got.value)
                 size += len(node.data)
@@ -452,6 +468,10 @@ class TreeFeed(Feed):
         elif not isinstance(error, errors.ConnectionLoss):
             self._fail(error)
             return
+        if batch.is_outdated:
+            self._answered += len(batch.reads)
+            self._go_on()
+            return
         # First again, so that reads are answered in the order in which they were queued.
         again = OrderedDict(batch.reads)
         for path, how in batch.reads.items():
@@ -467,6 +487,7 @@ class TreeFeed(Feed):
     def _go_on(self) -> None:
         if not self._deep:
             self.is_loaded = True
+            self._listed.clear()
             if self._held:
                 for path in self._held:
                     self._enqueue(path, SHALLOW)
@@ -518,23 +539,31 @@ class TreeFeed(Feed):
         known = self.nodes.get(path)
         if path == self.full or (known is not None and known.stat.czxid == stat.czxid):
             return False
-        if self._deep and how == SHALLOW:
-            return True
         parent = paths.parent_of(path)
-        return parent not in self.nodes or parent in self.reborn
+        return parent not in self.nodes or parent in self.reborn or self._is_doubtful(parent, how)
+
+    def _is_doubtful(self, parent: str, how: int) -> bool:
+        """Whether a parent may be another one of which no event has told, as long as the tree is loaded."""
+        return self._deep > 0 and how == SHALLOW and parent not in self._listed
 
     def _postpone(self, path: str, how: int) -> None:
         """Read a node again that waits for its parent."""
         parent = paths.parent_of(path)
         if parent in self._refused:
             return
-        if self._deep and how == SHALLOW:
+        if self._is_doubtful(parent, how):
             self._held[path] = None
         else:
-            if parent not in self.nodes:
+            if parent not in self._queue and not any(parent in batch.reads for batch in self._reading):
                 self._enqueue(parent, SHALLOW)
             self._enqueue(path, how)
+        self._note_birth(path)  # as long as it waits, those below it wait too
         self._extend()
+
+    def _note_birth(self, path: str) -> None:
+        """Until this node was read, what is known of it may be another one."""
+        self._births += 1
+        self.reborn[path] = self._births
 
     def _extend(self) -> None:
         """Who waits for what is being read waits for what is read again, too."""
@@ -544,6 +573,8 @@ class TreeFeed(Feed):
 
     def _found_children(self, path: str, names: list[str]) -> None:
         """Which children a node has."""
+        if names:
+            self._listed.add(path)
         found = [paths.join(path, name) for name in names]
         if known := self.children.get(path):
             for child in set(known).difference(found):
