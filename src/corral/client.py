@@ -28,7 +28,8 @@ from .watch.children import ChildrenWatch
 from .watch.feed import Feeds
 from .watch.node import NodeWatch
 from .watch.raw import RawWatch
-from .watch.tree import TreeWatch, Wanted
+from .watch.tree import TreeWatch
+from .watch.wanted import Wanted
 from .wire import framing
 
 __all__ = ["Client", "connect"]

@@ -11,7 +11,10 @@ from corral import errors, paths
 from corral.types import Znode
 
 from .feed import Feeds
-from .tree import TreeFeed, TreePlace, TreeWatch, Wanted, find_feed
+from .tree import TreeWatch
+from .tree_copy import TreeCopy, TreePlace
+from .tree_feed import TreeFeed, find_feed
+from .wanted import Wanted
 
 __all__ = ["Cache"]
 
@@ -84,8 +87,8 @@ class Cache(Mapping[str, Znode]):
 
     def children(self, path: str) -> list[str]:
         """The names of a node's children, in no order; none if there is no such node."""
-        feed = self._opened()
-        return [each.rpartition("/")[2] for each in feed.children.get(paths.resolve(self._chroot, path), ())]
+        copy = self._opened()
+        return [each.rpartition("/")[2] for each in copy.children.get(paths.resolve(self._chroot, path), ())]
 
     def changes(self) -> TreeWatch:
         """What changes from now on, as events: ``async for event in cache.changes():``. See `TreeWatch`."""
@@ -110,7 +113,7 @@ class Cache(Mapping[str, Znode]):
     def __len__(self) -> int:
         return len(self._opened().nodes)
 
-    def _opened(self) -> TreeFeed:
+    def _opened(self) -> TreeCopy:
         feed = self._feed
         if feed is None:
             raise errors.UsageStateError(
@@ -118,7 +121,7 @@ class Cache(Mapping[str, Znode]):
             )
         if feed.failure is not None:
             raise feed.failure
-        return feed
+        return feed.copy
 
     __hash__ = object.__hash__  # it is one thing, however equal it may be to another mapping
 
@@ -126,8 +129,8 @@ class Cache(Mapping[str, Znode]):
         feed = self._feed
         if feed is None:
             return f"<Cache of {self._path!r}, not open>"
-        state = "current" if feed.is_current else "not current" if feed.is_loaded else "loading"
-        return f"<Cache of {self._path!r}, {len(feed.nodes):,} znodes, {state}>"
+        state = "current" if feed.is_current else "not current"
+        return f"<Cache of {self._path!r}, {len(feed.copy.nodes):,} znodes, {state}>"
 
 
 def _leave(feed: TreeFeed, place: TreePlace) -> None:

@@ -1,0 +1,380 @@
+"""A subtree that is followed, by one persistent recursive watch.
+
+A `TreeFeed` keeps a copy of the subtree for all who follow it through one client. The server's watch tells
+which node has changed; the feed reads it, many in one `multiRead`, and publishes it in the copy.
+
+What is read, and when
+----------------------
+Paths wait in a queue and are read in its order. A *deep* read is followed by one of each child: that is how
+the tree is loaded, and loaded again when events may have been lost (ZOOKEEPER-4698). The children are listed
+in the same request, which makes a level of the tree one round trip; but where many nodes are read at once,
+most are leaves, and only those that say that they have children are asked for them, in a second one. A child
+that is not in the list any more is gone. An event makes a shallow read, which is enough: a node whose
+creation was told has no children but those whose creation is told too.
+
+Whose child is it?
+------------------
+A session is answered in order, events included. So the states of a node are taken as they come; nothing
+older can follow. But two nodes are not read in one instant, even by one `multiRead`: a node may be seen whose
+parent is not known, or is known as it was before it was deleted and created again. Then an event of the
+parent has come before, so the parent is still to be read (`Reads.reborn`), and the node is read again, behind
+that. While the tree is loaded again there may be no event, so any parent may be another one until its
+children were listed; what an event tells of below such a parent is held until the tree is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Hashable
+from typing import Any
+
+from corral import errors, paths
+from corral.session.requests import Request
+from corral.session.watches import Change, Kind
+from corral.types import Stat, State, Znode
+from corral.wire import messages
+from corral.wire.messages import MultiResult
+
+from .feed import Feed, Feeds, Place
+from .tree_copy import TreeCopy, TreePlace
+from .tree_reads import DEEP, LISTED, SHALLOW, Batch, Reads, as_node
+from .wanted import CannotFollow, Wanted
+
+__all__ = ["TreeFeed", "find_feed"]
+
+logger = logging.getLogger("corral.watch")
+
+_WHEN_LOADED = sys.maxsize
+
+
+class _Answer:
+    """Waits for the answer to one batch."""
+
+    def __init__(self, feed: TreeFeed, batch: Batch) -> None:
+        self._feed = feed
+        self._batch = batch
+
+    def done(self) -> bool:
+        return not self._feed.reads.is_under_way(self._batch)
+
+    def set_result(self, results: Any, /) -> None:
+        self._feed.answered(self._batch, results)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._feed.failed(self._batch, error)
+
+
+class TreeFeed(Feed):
+    """The newest known state of a subtree."""
+
+    def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, wanted: Wanted) -> None:
+        super().__init__(feeds, key, full, path)
+        self.copy = TreeCopy(full)
+        self.reads = Reads()
+        self.failure: BaseException | None = None
+        """Why nothing is followed at the moment, if that is so."""
+        self._wanted = wanted
+        self._followed = False
+        self._is_loaded = False  # whether all of it was read since it is followed
+        self._own_writes = feeds.own_writes
+        self._lasting = 0  # how many look by themselves
+        self._coming: list[tuple[int, TreePlace]] = []  # who waits, and for how many answers
+        self._owed = 0  # how many answers it takes until all is known that this client has written
+        self._refused: set[str] = set()  # the nodes that we may not read
+        self._listed: set[str] = set()  # those whose children were listed since the loading began
+        self._held: dict[str, None] = {}  # those to be read again when the tree is loaded
+
+    # The readers' side
+
+    @property
+    def is_fresh(self) -> bool:
+        return True  # a place has news only when it may be told
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all is known that this client could know: loaded, connected, and nothing to be read."""
+        connected = self.session.state is State.CONNECTED
+        return connected and self._followed and self._is_loaded and not self.reads
+
+    def join(self, place: Place) -> None:
+        assert isinstance(place, TreePlace)
+        super().join(place)
+        if place.complete and place.told is None:
+            self.copy.admit(place)
+        else:
+            self._coming.append((self.reads.queued, place))
+            self._admit()
+
+    def leave(self, place: Place) -> None:
+        assert isinstance(place, TreePlace)
+        self._coming = [each for each in self._coming if each[1] is not place]
+        self.copy.dismiss(place)
+        super().leave(place)
+
+    def keep_current(self, lasting: int) -> None:
+        """For one more who looks by itself, or (-1) one less: read what has changed also while nobody waits,
+        and take in what this client writes."""
+        self._lasting += lasting
+        if self._lasting:
+            self._own_writes.follow(self)
+        else:
+            self._own_writes.unfollow(self)
+        if lasting > 0:
+            self.demand()
+
+    async def until_admitted(self, place: TreePlace) -> None:
+        """Wait until all is known that was being read when the place came."""
+        self._admit()
+        while not place.admitted:
+            future = self._loop.create_future()
+            try:
+                self.wait(future)
+                await future
+            finally:
+                self.forget(future)
+
+    def _admit(self) -> None:
+        while self._coming and self._followed and self._is_loaded and not self.reads.deep:
+            due, place = self._coming[0]
+            if due > self.reads.answered:
+                return
+            del self._coming[0]
+            self.copy.admit(place)
+
+    def _tell(self) -> None:
+        if self.copy.has_news:
+            self.copy.has_news = False
+            self.wake(None)
+
+    # Following
+
+    def demand(self) -> None:
+        if not self._followed:
+            self._follow()
+        self._pump()
+
+    def end(self) -> None:
+        self._unfollow()
+        self.copy.clear()
+
+    def _follow(self) -> None:
+        self._followed = True
+        self._is_loaded = False
+        self.failure = None
+        self.session.watch(self.full, self, Kind.RECURSIVE)
+        if self._followed:  # not refused at once
+            self._load()  # which is read after the watch is set
+
+    def _unfollow(self) -> None:
+        self._followed = False
+        self.session.unwatch(self.full, self, Kind.RECURSIVE)
+        self.reads.give_up()
+        self._listed.clear()
+        self._held.clear()
+        self._owed = 0
+
+    def _fail(self, error: BaseException) -> None:
+        self._unfollow()
+        self.failure = error
+        self.wake(error)
+
+    # The session's side
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        """A node has changed, or anything may have."""
+        if change is Change.ARMED or not self._followed:
+            return
+        if change is Change.UNKNOWN:
+            self._load()
+        elif self._is_wanted(path):
+            self.reads.add(path, SHALLOW)
+            if change is not Change.DATA_CHANGED:
+                self.reads.note_birth(path)
+        self._pump()
+
+    def refused(self, error: BaseException, /) -> None:
+        """The server does not set the watch."""
+        if isinstance(error, errors.Unimplemented):
+            error = errors.Unimplemented(
+                "watch_tree", self.path, "the server has no persistent watches; that takes ZooKeeper 3.6"
+            )
+        self._fail(error)
+
+    def _is_wanted(self, path: str) -> bool:
+        try:
+            return self._wanted(path)
+        except CannotFollow as failed:
+            self._fail(failed.reason)
+            return False
+
+    # This client's own writes
+
+    def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
+        """This client has written a node."""
+        if not self._followed or not self._wanted.holds(path) or not self._is_wanted(path):
+            return
+        if data is None:
+            self._publish(path, None)
+        elif stat is None or self._waits_for_parent(path, stat, SHALLOW):
+            # Its event has come before, and so it will be read: at the latest when the tree is loaded.
+            self._owed = _WHEN_LOADED if self.reads.deep else self.reads.queued
+            return
+        else:
+            self._publish(path, Znode(data, stat))
+        self._tell()
+
+    async def settled(self) -> None:
+        """Wait until all is known that this client has written; at once if that is not to be."""
+        if self._followed and self.reads.answered < self._owed:
+            place = TreePlace(listens=False)
+            self._coming.append((self.reads.queued, place))
+            with contextlib.suppress(Exception):  # whoever reads the tree is told
+                await self.until_admitted(place)
+
+    # Reading
+
+    def _load(self) -> None:
+        """Read all of it, perhaps again."""
+        self._listed.clear()
+        self.reads.start_over(self.full)
+
+    def _pump(self) -> None:
+        """Ask for what is to be read, if somebody wants to know: a tree that is being loaded is."""
+        while self.reads.deep or self._lasting or self.is_awaited:
+            batch = self.reads.next_batch(self.session.max_body // 2)
+            if batch is None:
+                return
+            waiter = _Answer(self, batch)
+            self.session.submit(Request(messages.MULTI_READ, batch.encode(), self.path, waiter))
+
+    def answered(self, batch: Batch, results: list[MultiResult]) -> None:
+        """What some nodes are now."""
+        count, size = len(batch.paths), 0
+        try:
+            for path, how, got, listed in batch.take(results, self.reads):
+                if got.error == 0:
+                    node = as_node(got)
+                    size += len(node.data)
+                    self._found(path, node, how, listed)
+                elif got.error == errors.NoNode.code:
+                    self._publish(path, None)
+                elif path == self.full:
+                    raise CannotFollow(errors.server_error(got.error, "watch_tree", self.path))
+                else:
+                    self._refuse(path)
+        except CannotFollow as failed:
+            self._fail(failed.reason)
+            return
+        self.reads.done(batch, count, size)
+        self._go_on()
+
+    def failed(self, batch: Batch, error: BaseException) -> None:
+        """There is no answer, or none that can be used."""
+        too_large = isinstance(error, errors.ReplyError) and len(batch.paths) > 1
+        if not too_large and not isinstance(error, errors.ConnectionLoss):
+            self._fail(error)
+            return
+        self.reads.failed(batch, too_large=too_large)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self.reads.deep:
+            self._loaded()
+        self._pump()
+        self._admit()
+        self._tell()
+
+    def _loaded(self) -> None:
+        self._is_loaded = True
+        self._listed.clear()
+        if self._held:
+            for path in self._held:
+                self.reads.add(path, SHALLOW)
+            self._held.clear()
+            self._extend()
+        if self._owed == _WHEN_LOADED:
+            self._owed = self.reads.queued
+
+    def _found(self, path: str, node: Znode, how: int, listed: MultiResult | None) -> None:
+        """A node was read, and perhaps its children listed."""
+        if self._waits_for_parent(path, node.stat, how):
+            self._postpone(path, how)
+            return
+        self._publish(path, node)
+        if path in self._refused:
+            self._refused.discard(path)
+            how = DEEP  # nothing was told of what is below it
+        if how == SHALLOW or not self._wanted.lists(path):
+            return
+        if listed is None:
+            if node.stat.num_children:
+                self.reads.add(path, LISTED)
+            else:
+                self._found_children(path, [])
+        elif listed.error == 0:
+            self._found_children(path, listed.value)
+
+    def _found_children(self, path: str, names: list[str]) -> None:
+        """Which children a node has."""
+        if names:
+            self._listed.add(path)
+        found = [paths.join(path, name) for name in names]
+        if known := self.copy.children.get(path):
+            for child in set(known).difference(found):
+                self._publish(child, None)
+        for child in found:
+            if self._wanted(child):
+                self.reads.add(child, DEEP)
+
+    def _refuse(self, path: str) -> None:
+        if not self._refused:
+            logger.warning("watch_tree of %r leaves out what we may not read, such as %r", self.path, path)
+        self._refused.add(path)
+        self._publish(path, None)
+
+    def _publish(self, path: str, node: Znode | None) -> None:
+        for each in self.copy.publish(path, node):
+            self.reads.add(each, SHALLOW)
+
+    # Nodes that wait for their parents
+
+    def _waits_for_parent(self, path: str, stat: Stat, how: int) -> bool:
+        """Whether a node was created since it was known, below a parent that may not be the one we know."""
+        nodes = self.copy.nodes
+        known = nodes.get(path)
+        if path == self.full or (known is not None and known.stat.czxid == stat.czxid):
+            return False
+        parent = paths.parent_of(path)
+        return parent not in nodes or parent in self.reads.reborn or self._is_doubtful(parent, how)
+
+    def _is_doubtful(self, parent: str, how: int) -> bool:
+        """Whether a parent may be another one of which no event has told, as long as the tree is loaded."""
+        return self.reads.deep > 0 and how == SHALLOW and parent not in self._listed
+
+    def _postpone(self, path: str, how: int) -> None:
+        """Read a node again that waits for its parent."""
+        parent = paths.parent_of(path)
+        if parent in self._refused:
+            return
+        if self._is_doubtful(parent, how):
+            self._held[path] = None
+        else:
+            if not self.reads.is_expected(parent):
+                self.reads.add(parent, SHALLOW)
+            self.reads.add(path, how)
+        self.reads.note_birth(path)  # as long as it waits, those below it wait too
+        self._extend()
+
+    def _extend(self) -> None:
+        """Who waits for what is being read waits for what is read again, too."""
+        if self.reads.answered <= self._owed < _WHEN_LOADED:
+            self._owed = self.reads.queued
+        self._coming = [(self.reads.queued, place) for _, place in self._coming]
+
+
+def find_feed(feeds: Feeds, full: str, path: str, wanted: Wanted) -> TreeFeed:
+    """The feed for this part of a subtree."""
+    key = (TreeFeed, wanted)
+    return feeds.get(key, lambda: TreeFeed(feeds, key, full, path, wanted))
