@@ -12,10 +12,13 @@ import pytest
 import corral
 from corral import EventKind, Stat, Znode
 from corral.testing import FaultProxy
+from corral.watch import tree_reads
 from support import PATIENCE, turns, until
 
 STEPS = 60
 NAMES = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b", "a/b/a", "b/a/a", "a/a/a/a"]
+FEW_NAMES = ["a", "a/a"]
+"""For the same to be deleted and created again all the time."""
 
 
 class Follower:
@@ -77,12 +80,12 @@ class FamilyFollower:
                 await turns(dice.choice([3, 30, 300]))
 
 
-async def change(zk: corral.Client, dice: random.Random) -> None:
+async def change(zk: corral.Client, dice: random.Random, names: list[str]) -> None:
     """One random change."""
-    path = "/tree/" + dice.choice(NAMES)
+    path = "/tree/" + dice.choice(names)
     data = dice.randbytes(3)
     with contextlib.suppress(corral.NoNode, corral.NodeExists, corral.NotEmpty, corral.TransactionFailed):
-        match dice.randrange(8):
+        match dice.randrange(9):
             case 0 | 1:
                 await zk.create(path, data)
             case 2:
@@ -98,7 +101,7 @@ async def change(zk: corral.Client, dice: random.Random) -> None:
                     tx.delete(path)
                     tx.create(path, data)
                     tx.set(path, data + b"!")
-            case 7:  # all on its way at once
+            case 7 | 8:  # all on its way at once
                 again = [zk.delete(f"{path}/a"), zk.delete(path), zk.create(path), zk.create(f"{path}/a")]
                 await asyncio.gather(*again, return_exceptions=True)
 
@@ -128,6 +131,7 @@ async def test_the_tree_is_what_was_told(
     connect: Callable[..., corral.Client],
     proxy: FaultProxy,
     other: corral.Client,
+    monkeypatch: pytest.MonkeyPatch,
     seed: int,
     breaking: bool,
 ) -> None:
@@ -135,12 +139,16 @@ async def test_the_tree_is_what_was_told(
     however slow the reader is, over lost connections and expired sessions; in the end it is what it is on the
     server. What the watching client writes itself is in its cache at once."""
     dice = random.Random(seed)
+    names = dice.choice([NAMES, FEW_NAMES])
+    # The fewer nodes a read asks for, the more can come between those of one tree.
+    monkeypatch.setattr(tree_reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
+    monkeypatch.setattr(tree_reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
     trees = [Follower(complete=False), Follower(complete=False), Follower(complete=True)]
     families = {name: FamilyFollower() for name in ("/tree", "/tree/a", "/tree/a/a")}
     if dice.random() < 0.5:
         await other.create("/tree", b"first")
         for _ in range(10):
-            await change(other, dice)
+            await change(other, dice, names)
     async with (
         connect(to=proxy.address) as zk,
         zk.cache("/tree") as cache,
@@ -166,7 +174,7 @@ async def test_the_tree_is_what_was_told(
                     node = cache.get(path)
                     assert node is None or node.stat.mzxid >= stat.mzxid  # or another has gone on since
             else:
-                await change(other, dice)
+                await change(other, dice, names)
             if dice.random() < 0.5:
                 await turns(dice.randrange(1000, 1060))
         if await other.exists("/tree") is None:

@@ -86,8 +86,8 @@ class Reads:
         self.deep = 0
         """How many deep ones are queued or under way: the tree is being loaded while there are any."""
         self.reborn: dict[str, int] = {}
-        """Nodes of which it is not known which one they are: created or deleted since they were last asked for.
-        Each with the number of that event, so that a read that was asked for before does not count."""
+        """Nodes that may be others than is known: created or deleted since they were last asked for. Each
+        with the number of that event, so that a read that was asked for before does not count."""
         self._births = 0
         self._queue: OrderedDict[str, int] = OrderedDict()
         self._under_way: deque[Batch] = deque()
