@@ -1,4 +1,6 @@
-"""Random changes, faults and slow readers: whoever follows a tree can build it from what is told (W1, W3, W6)."""
+"""Random changes, faults and slow readers: whoever follows a tree can build it from what is told (W1, W3, W6).
+
+What random changes find too seldom is in tests of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pytest
 
 import corral
 from corral import EventKind, Stat, Znode
-from corral.testing import FaultProxy
+from corral.testing import FaultProxy, before
 from corral.watch import tree_reads
 from support import PATIENCE, turns, until
 
@@ -143,6 +145,7 @@ async def test_the_tree_is_what_was_told(
     # The fewer nodes a read asks for, the more can come between those of one tree.
     monkeypatch.setattr(tree_reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
     monkeypatch.setattr(tree_reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
+    monkeypatch.setattr(tree_reads, "AT_ONCE", dice.choice([1, 1, 4]))
     trees = [Follower(complete=False), Follower(complete=False), Follower(complete=True)]
     families = {name: FamilyFollower() for name in ("/tree", "/tree/a", "/tree/a/a")}
     if dice.random() < 0.5:
@@ -199,6 +202,72 @@ async def test_the_tree_is_what_was_told(
         for task in following:
             task.cancel()
     assert all(each.complete for each in trees)
+
+
+async def known(events: corral.TreeWatch, follower: Follower, other: corral.Client) -> None:
+    """Read on until what was told is what there is."""
+    async with asyncio.timeout(PATIENCE):
+        while not follower.complete or told(follower.nodes) != await truth(other):
+            follower.take(await anext(events))
+
+
+def read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on trees are read node by node, each when the one before it was answered."""
+    for name in ("FIRST_BATCH", "LARGEST_BATCH", "AT_ONCE"):
+        monkeypatch.setattr(tree_reads, name, 1)
+
+
+async def recreate(zk: corral.Client, *paths: str) -> None:
+    """Delete nodes and create them again; parents are named first."""
+    for path in reversed(paths):
+        await zk.delete(path)
+    for path in paths:
+        await zk.create(path)
+
+
+async def test_what_waits_for_a_parent_keeps_its_children_waiting(
+    zk: corral.Client, other: corral.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W1: three levels are created again, and read one by one from the middle downwards and only then from the top:
+    none is told before its parent, and none twice."""
+    read_one_by_one(monkeypatch)
+    follower = Follower(complete=False)
+    for path in ("/tree", "/tree/a", "/tree/a/a", "/tree/a/a/a"):
+        await other.create(path)
+    async with zk.watch_tree("/tree") as events:
+        await known(events, follower, other)
+        await other.set("/tree/a/a", b"the first to be read")  # nobody waits: it is not read yet
+        await other.set("/tree/a/a/a", b"the second")
+        await recreate(other, "/tree/a", "/tree/a/a", "/tree/a/a/a")
+        await zk.sync()
+        await known(events, follower, other)
+
+
+async def test_loading_that_is_begun_anew(
+    connect: Callable[..., corral.Client],
+    proxy: FaultProxy,
+    other: corral.Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """W1, W6: while a tree is read again after a reconnect the connection is lost once more, before a child is read, and
+    its parent is created again meanwhile: the child is not told before it, and not twice."""
+    read_one_by_one(monkeypatch)
+    follower = Follower(complete=False)
+    for path in ("/tree", "/tree/a", "/tree/a/a"):
+        await other.create(path)
+    async with connect(to=proxy.address) as zk, zk.watch_tree("/tree") as events:
+        await known(events, follower, other)
+        following = asyncio.create_task(anext(events))
+        third_read = before("multi_read", nth=3)  # after those of the root and of /tree/a
+        async with proxy.black_hole(third_read) as held:
+            await proxy.cut()
+            async with asyncio.timeout(PATIENCE):
+                await held.fired.wait()
+            await recreate(other, "/tree/a", "/tree/a/a")
+            await proxy.cut()
+        async with asyncio.timeout(PATIENCE):
+            follower.take(await following)
+        await known(events, follower, other)
 
 
 def test_the_follower_can_fail() -> None:
