@@ -26,7 +26,7 @@ CORE = [
 ]
 # What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
 ONCE = ["session", "wire", "testing", "virtual", "differential", "interop", "nemesis"]
-# Most tests wait, for a session to end or a delay to pass.
+# Most tests on real servers wait, for a session to end or a delay to pass.
 AT_ONCE = ("-n", "3", "--dist", "worksteal")
 LEFT_OUT = "the core tests only: the tests session runs all of them, on Python 3.11 and asyncio's own loop"
 
@@ -53,7 +53,7 @@ def embedded(session: nox.Session) -> None:
     """All that is promised to users, every cut and cancel included, on embedded servers in virtual time."""
     session.install(".", *dependencies("test"))
     rest = [f"--ignore=tests/{folder}" for folder in ONCE]
-    session.run("pytest", "--zookeeper=embedded", "--loop=virtual", *(session.posargs or rest))
+    session.run("pytest", "--zookeeper=embedded", "--loop=virtual", *(session.posargs or (*AT_ONCE, *rest)))
 
 
 @nox.session(python="3.11")
