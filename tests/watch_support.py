@@ -57,10 +57,12 @@ class ChildrenMirror:
 class TreeMirror:
     """A copy that is made of a reader's events, which it holds to what they promise."""
 
-    def __init__(self, root: str) -> None:
-        self.now: dict[str, tuple[bytes, int, int]] = {}
-        self.complete = False
+    def __init__(self, root: str, now: dict[str, tuple[bytes, int, int]] | None = None) -> None:
+        self.now = {} if now is None else now
+        """What is known, to begin with; then what there is at first is not told."""
+        self.complete = now is not None
         self._root = root
+        self._newest = {path: mzxid for path, (_, _, mzxid) in self.now.items()}
 
     def take(self, event: Event) -> None:
         """Take in one event."""
@@ -80,11 +82,11 @@ class TreeMirror:
         parent = path.rpartition("/")[0]
         assert path == self._root or parent in self.now, f"{path} before its parent"
         now = (event.data or b"", event.stat.czxid, event.stat.mzxid)
-        assert now != before, f"{event} is told twice"
+        assert now[2] > self._newest.get(path, 0), f"{event} is told twice, or behind a newer state"
+        self._newest[path] = now[2]
         if before is None:
             assert kind is (EventKind.CREATED if self.complete else EventKind.PRESENT)
         else:
-            assert now[2] > before[2], f"{event} is older than {before}"
             assert kind is (EventKind.CHANGED if now[1] == before[1] else EventKind.CREATED)
         self.now[path] = now
 

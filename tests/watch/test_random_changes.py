@@ -10,12 +10,14 @@ import random
 from collections.abc import Callable
 
 import pytest
+from watching import next_of
 
 import corral
-from corral import EventKind, Stat, Znode
+from corral import EventKind, Stat
 from corral.testing import FaultProxy, before
 from corral.watch import tree_reads
 from support import PATIENCE, turns, until
+from watch_support import ChildrenMirror, TreeMirror, children_contents, contents
 
 STEPS = 60
 NAMES = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b", "a/b/a", "b/a/a", "a/a/a/a"]
@@ -23,63 +25,24 @@ FEW_NAMES = ["a", "a/a"]
 """For the same to be deleted and created again all the time."""
 
 
-class Follower:
-    """Builds the tree from the events, and sees to it that each fits what was told before."""
-
-    def __init__(self, *, complete: bool) -> None:
-        self.nodes: dict[str, Znode] = {}
-        self.complete = complete
-        self._newest: dict[str, int] = {}
-
-    def take(self, event: corral.Event) -> None:
-        path, known = event.path, self.nodes.get(event.path)
-        if event.kind is EventKind.COMPLETE:
-            assert not self.complete
-            self.complete = True
-        elif event.kind is EventKind.ABSENT:
-            assert (path, self.nodes) == ("/tree", {})
-        elif event.kind is EventKind.DELETED:
-            del self.nodes[path]
-            assert not [each for each in self.nodes if each.startswith(path + "/")]
-        else:
-            assert event.data is not None
-            assert event.stat is not None
-            assert event.stat.mzxid > self._newest.get(path, 0)
-            self._newest[path] = event.stat.mzxid
-            if event.kind is EventKind.CHANGED:
-                assert known is not None
-                assert known.stat.czxid == event.stat.czxid
-            else:
-                assert event.kind is (EventKind.CREATED if self.complete or known else EventKind.PRESENT)
-                assert known is None or known.stat.czxid < event.stat.czxid
-            assert path == "/tree" or path.rpartition("/")[0] in self.nodes
-            self.nodes[path] = Znode(event.data, event.stat)
-
-    async def follow(self, events: corral.TreeWatch, dice: random.Random) -> None:
-        async for event in events:
-            self.take(event)
-            if dice.random() < 0.3:
-                await turns(dice.choice([3, 30, 300]))
+async def follow_tree(tree: TreeMirror, events: corral.TreeWatch, dice: random.Random) -> None:
+    """A reader who is slow at times."""
+    async for event in events:
+        tree.take(event)
+        await be_slow(dice)
 
 
-class FamilyFollower:
-    """Builds a set of children from the events."""
+async def follow_children(family: ChildrenMirror, events: corral.ChildrenWatch, dice: random.Random) -> None:
+    """The same of children."""
+    async for event in events:
+        family.take(event)
+        await be_slow(dice)
 
-    def __init__(self) -> None:
-        self.children: frozenset[str] | None = None
 
-    async def follow(self, events: corral.ChildrenWatch, dice: random.Random) -> None:
-        last: corral.ChildrenEvent | None = None
-        async for event in events:
-            before = frozenset[str]() if last is None else last.children
-            assert event.children == (before | event.added) - event.removed
-            assert not event.added & before
-            assert event.removed <= before
-            if last is not None and event.kind is EventKind.CHANGED:
-                assert event.added or event.removed
-            last, self.children = event, event.children if event.exists else None
-            if dice.random() < 0.3:
-                await turns(dice.choice([3, 30, 300]))
+async def be_slow(dice: random.Random) -> None:
+    """Let others go on, at times for long."""
+    if dice.random() < 0.3:
+        await turns(dice.choice([3, 30, 300]))
 
 
 async def change(zk: corral.Client, dice: random.Random, names: list[str]) -> None:
@@ -108,25 +71,6 @@ async def change(zk: corral.Client, dice: random.Random, names: list[str]) -> No
                 await asyncio.gather(*again, return_exceptions=True)
 
 
-async def truth(zk: corral.Client) -> dict[str, tuple[bytes, int, int]]:
-    """What the tree is, read by somebody else."""
-    found = {}
-    for path in ("/tree", *(f"/tree/{name}" for name in {*NAMES, *(f"{name}/a" for name in NAMES)})):
-        with contextlib.suppress(corral.NoNode):
-            data, stat = await zk.get(path)
-            found[path] = (data, stat.czxid, stat.mzxid)
-    return found
-
-
-def told(nodes: dict[str, Znode]) -> dict[str, tuple[bytes, int, int]]:
-    """The same of what was told."""
-
-    def brief(data: bytes, stat: Stat) -> tuple[bytes, int, int]:
-        return data, stat.czxid, stat.mzxid
-
-    return {path: brief(*node) for path, node in nodes.items()}
-
-
 @pytest.mark.parametrize("breaking", [False, True], ids=["no faults", "faults"])
 @pytest.mark.parametrize("seed", range(20))
 async def test_the_tree_is_what_was_told(
@@ -146,8 +90,7 @@ async def test_the_tree_is_what_was_told(
     monkeypatch.setattr(tree_reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
     monkeypatch.setattr(tree_reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
     monkeypatch.setattr(tree_reads, "AT_ONCE", dice.choice([1, 1, 4]))
-    trees = [Follower(complete=False), Follower(complete=False), Follower(complete=True)]
-    families = {name: FamilyFollower() for name in ("/tree", "/tree/a", "/tree/a/a")}
+    families = {name: ChildrenMirror() for name in ("/tree", "/tree/a", "/tree/a/a")}
     if dice.random() < 0.5:
         await other.create("/tree", b"first")
         for _ in range(10):
@@ -157,14 +100,14 @@ async def test_the_tree_is_what_was_told(
         zk.cache("/tree") as cache,
         asyncio.TaskGroup() as tasks,
     ):
-        trees[2].nodes = dict(cache)
-        following = [tasks.create_task(trees[2].follow(cache.changes(), dice))]
-        following.append(tasks.create_task(trees[0].follow(zk.watch_tree("/tree"), dice)))
+        trees = [TreeMirror("/tree", shown(cache)), TreeMirror("/tree"), TreeMirror("/tree")]
+        following = [tasks.create_task(follow_tree(trees[0], cache.changes(), dice))]
+        following.append(tasks.create_task(follow_tree(trees[1], zk.watch_tree("/tree"), dice)))
         for name, family in families.items():
-            following.append(tasks.create_task(family.follow(zk.watch_children(name), dice)))
+            following.append(tasks.create_task(follow_children(family, zk.watch_children(name), dice)))
         for step in range(STEPS):
             if step == STEPS // 2:
-                following.append(tasks.create_task(trees[1].follow(zk.watch_tree("/tree"), dice)))
+                following.append(tasks.create_task(follow_tree(trees[2], zk.watch_tree("/tree"), dice)))
             if breaking and dice.random() < 0.15:
                 if dice.random() < 0.2 and zk.session_id:
                     await proxy.expire(zk.session_id)
@@ -182,20 +125,17 @@ async def test_the_tree_is_what_was_told(
                 await turns(dice.randrange(1000, 1060))
         if await other.exists("/tree") is None:
             await other.create("/tree")
-        expected = await truth(other)
+        expected = await contents(other, "/tree")
 
         async def is_told() -> bool:
-            nodes = [each.nodes for each in trees]
-            return cache.is_current and all(told(each) == expected for each in [*nodes, dict(cache)])
+            return cache.is_current and all(
+                each == expected for each in [shown(cache), *(t.now for t in trees)]
+            )
 
         async def families_are_told() -> bool:
-            for name, family in families.items():
-                names = None
-                with contextlib.suppress(corral.NoNode):
-                    names = frozenset(await other.children(name))
-                if family.children != names:
-                    return False
-            return True
+            return all(
+                [family.now == await children_contents(other, name) for name, family in families.items()]
+            )
 
         await until(is_told, "every follower knows the tree", PATIENCE)
         await until(families_are_told, "every follower knows the children", PATIENCE)
@@ -204,11 +144,15 @@ async def test_the_tree_is_what_was_told(
     assert all(each.complete for each in trees)
 
 
-async def known(events: corral.TreeWatch, follower: Follower, other: corral.Client) -> None:
+def shown(cache: corral.Cache) -> dict[str, tuple[bytes, int, int]]:
+    """What a cache has."""
+    return {path: (data, stat.czxid, stat.mzxid) for path, (data, stat) in cache.items()}
+
+
+async def until_known(events: corral.TreeWatch, tree: TreeMirror, other: corral.Client) -> None:
     """Read on until what was told is what there is."""
-    async with asyncio.timeout(PATIENCE):
-        while not follower.complete or told(follower.nodes) != await truth(other):
-            follower.take(await anext(events))
+    while not tree.complete or tree.now != await contents(other, "/tree"):
+        tree.take(await next_of(events))
 
 
 def read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,16 +175,16 @@ async def test_what_waits_for_a_parent_keeps_its_children_waiting(
     """W1: three levels are created again, and read one by one from the middle downwards and only then from the top:
     none is told before its parent, and none twice."""
     read_one_by_one(monkeypatch)
-    follower = Follower(complete=False)
+    tree = TreeMirror("/tree")
     for path in ("/tree", "/tree/a", "/tree/a/a", "/tree/a/a/a"):
         await other.create(path)
     async with zk.watch_tree("/tree") as events:
-        await known(events, follower, other)
+        await until_known(events, tree, other)
         await other.set("/tree/a/a", b"the first to be read")  # nobody waits: it is not read yet
         await other.set("/tree/a/a/a", b"the second")
         await recreate(other, "/tree/a", "/tree/a/a", "/tree/a/a/a")
         await zk.sync()
-        await known(events, follower, other)
+        await until_known(events, tree, other)
 
 
 async def test_loading_that_is_begun_anew(
@@ -252,11 +196,11 @@ async def test_loading_that_is_begun_anew(
     """W1, W6: while a tree is read again after a reconnect the connection is lost once more, before a child is read, and
     its parent is created again meanwhile: the child is not told before it, and not twice."""
     read_one_by_one(monkeypatch)
-    follower = Follower(complete=False)
+    tree = TreeMirror("/tree")
     for path in ("/tree", "/tree/a", "/tree/a/a"):
         await other.create(path)
     async with connect(to=proxy.address) as zk, zk.watch_tree("/tree") as events:
-        await known(events, follower, other)
+        await until_known(events, tree, other)
         following = asyncio.create_task(anext(events))
         third_read = before("multi_read", nth=3)  # after those of the root and of /tree/a
         async with proxy.black_hole(third_read) as held:
@@ -266,19 +210,19 @@ async def test_loading_that_is_begun_anew(
             await recreate(other, "/tree/a", "/tree/a/a")
             await proxy.cut()
         async with asyncio.timeout(PATIENCE):
-            follower.take(await following)
-        await known(events, follower, other)
+            tree.take(await following)
+        await until_known(events, tree, other)
 
 
-def test_the_follower_can_fail() -> None:
-    """What the test above is held to by its followers does refuse what must not be told."""
+def test_what_must_not_be_told_is_refused() -> None:
+    """The mirror to which the tests above are held can fail."""
 
     def refuses(*events: corral.Event) -> bool:
-        follower = Follower(complete=False)
+        tree = TreeMirror("/tree")
         try:
             for event in events:
-                follower.take(event)
-        except (AssertionError, KeyError):
+                tree.take(event)
+        except AssertionError:
             return True
         return False
 
