@@ -223,7 +223,7 @@ def test_waits_grow_within_bounds(rng: random.Random) -> None:
     backoff = Backoff(rng)
     for _ in range(2):
         assert backoff.next() == 0
-        bounds = [min(0.05 * 2**n, 2.0) for n in range(12)]
+        bounds = [min(0.05 * 2**n, Backoff.LONGEST) for n in range(12)]
         for bound, wait in zip(bounds, [backoff.next() for _ in bounds], strict=True):
             assert bound / 2 <= wait <= bound
         backoff.reset()

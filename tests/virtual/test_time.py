@@ -357,3 +357,60 @@ def test_the_same_seed_gives_the_same_run() -> None:
         with asyncio.Runner(loop_factory=lambda seed=seed: VirtualLoop(seed=seed)) as runner:
             runs.append(runner.run(story()))
     assert runs[0] == runs[1] != runs[2]
+
+
+async def last_state(zk: corral.Client, what: str) -> None:
+    """Follow /node in one of the ways there are, until its data, or its only child's name, is the last."""
+    match what:
+        case "node":
+            await zk.wait_until("/node", lambda event: event.data == b"last")
+        case "children":
+            await zk.wait_children("/node", lambda event: "last" in event.children)
+        case "tree":
+            async for event in zk.watch_tree("/node"):
+                if event.data == b"last":
+                    return
+        case "cache":
+            async with zk.cache("/node") as cache:
+                if cache["/node"].data != b"last":
+                    async for event in cache.changes():
+                        if event.data == b"last":
+                            break
+                assert cache["/node"].data == b"last"
+
+
+@pytest.mark.parametrize("length", [0.05, 1.0, 3.0, 7.0, 60.0])
+@pytest.mark.parametrize("fault", ["black hole", "no answers", "refused", "server away", "session over"])
+@pytest.mark.parametrize("what", ["node", "children", "tree", "cache"])
+async def test_the_last_state_comes_within_a_second_of_the_fault_s_end(
+    server: EmbeddedServer, proxy: FaultProxy, what: str, fault: str, length: float
+) -> None:
+    """W3: however long nothing gets through, or there is no server, or if the session is over at once: a second after
+    the end of it whoever watches knows what the last change was."""
+    async with corral.connect(server.address) as other, client(proxy) as zk:
+        await other.create("/node")
+        following = asyncio.create_task(last_state(zk, what))
+        await asyncio.sleep(1)
+        async with contextlib.AsyncExitStack() as faults:
+            if fault == "black hole":
+                await faults.enter_async_context(proxy.black_hole())
+            elif fault == "no answers":
+                await faults.enter_async_context(proxy.black_hole(requests=False))
+            elif fault == "refused":
+                await faults.enter_async_context(proxy.refuse())
+                await proxy.cut()
+            for number in range(3):
+                await other.set("/node", b"%d" % number)
+                await asyncio.sleep(length / 4)
+            await asyncio.gather(other.create("/node/last"), other.set("/node", b"last"))
+            if fault == "session over":
+                await proxy.expire(zk.session_id)
+            elif fault == "server away":
+                await server.stop()
+                await asyncio.sleep(length / 4)
+                await server.start()
+            else:
+                await asyncio.sleep(length / 4)
+        ended = now()
+        await following
+        assert now() - ended <= 1.0

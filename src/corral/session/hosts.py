@@ -161,7 +161,9 @@ class Backoff:
     """
 
     FIRST = 0.05
-    LONGEST = 2.0
+    LONGEST = 0.9
+    """So that a second after the end of an outage everybody is back and knows the last state; ZooKeeper's own
+    clients wait for up to a second."""
     LONGEST_IN_ELECTION = 0.2
     """While servers take the connection and turn us away at once: they are electing a leader, which takes a
     fraction of a second and ends for all of them at the same time."""
