@@ -349,6 +349,31 @@ async def test_deletions_that_wait_for_a_reader_between_two_tasks(
     assert told == [(corral.EventKind.DELETED, "/node/a/b"), (corral.EventKind.DELETED, "/node/a")]
 
 
+async def test_failure_of_a_task_is_still_reported(zk: corral.Client, other: corral.Client) -> None:
+    """W5: that a watch looks at how the task ended that has read it takes nothing from the loop's report of it."""
+    await other.create("/node")
+    reported: list[BaseException | None] = []
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reported.append(context.get("exception")))
+
+    events = zk.watch("/node")
+
+    async def fail() -> None:
+        async for _ in events:
+            raise LookupError("nobody waits for this task")
+
+    try:
+        failing = asyncio.create_task(fail())
+        await asyncio.wait([failing])
+        await turns()
+        del failing
+        gc.collect()
+    finally:
+        loop.set_exception_handler(handler)
+    assert [type(error) for error in reported] == [LookupError]
+
+
 async def test_task_that_ends_well_leaves_the_watch(
     zk: corral.Client, other: corral.Client, kind: WatchKind
 ) -> None:

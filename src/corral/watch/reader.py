@@ -125,7 +125,8 @@ class Reader(ABC, Generic[F, P, E]):
     def _task_done(self, task: asyncio.Task[object]) -> None:
         if self._task is not None and self._task() is task and self._waiting is None:
             self._task = None
-            if task.cancelled() or task.exception() is not None:
+            # Not `task.exception()`: who asks for it has taken note of it, and the loop does not report it.
+            if task.cancelled() or getattr(task, "_exception", None) is not None:
                 self._leave()
 
     def __repr__(self) -> str:
