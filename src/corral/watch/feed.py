@@ -70,6 +70,14 @@ class Feed(ABC):
             else:
                 future.set_exception(error)
 
+    def why_refused(self, error: BaseException, verb: str) -> BaseException:
+        """What to tell readers of a persistent watch that the server does not set."""
+        if isinstance(error, errors.Unimplemented):
+            return errors.Unimplemented(
+                verb, self.path, "the server has no persistent watches; that takes ZooKeeper 3.6"
+            )
+        return error
+
     @property
     def is_awaited(self) -> bool:
         """Whether somebody waits for news."""
@@ -184,8 +192,6 @@ class ReadFeed(Feed, Generic[S]):
 
     def fire(self, change: Change, path: str, zxid: int, /) -> None:
         """There may have been a change."""
-        if self._kind is Kind.CHILDREN and change is Change.DATA_CHANGED:
-            return  # of the node's data, which is somebody else's to watch
         self.stale = True
         if self.is_awaited:
             self._read(self._read_op)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 
-from corral import errors, paths
+from corral import paths
 from corral.session.watches import Change, Kind
 from corral.types import RawEvent, RawKind
 
@@ -88,11 +88,7 @@ class RawFeed(Feed):
 
     def refused(self, error: BaseException, /) -> None:
         self._unfollow()
-        if isinstance(error, errors.Unimplemented):
-            error = errors.Unimplemented(
-                "watch_raw", self.path, "the server has no persistent watches; that takes ZooKeeper 3.6"
-            )
-        self.wake(error)
+        self.wake(self.why_refused(error, "watch_raw"))
 
 
 class RawWatch(Reader[RawFeed, RawPlace, RawEvent]):

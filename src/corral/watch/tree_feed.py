@@ -196,11 +196,7 @@ class TreeFeed(Feed):
 
     def refused(self, error: BaseException, /) -> None:
         """The server does not set the watch."""
-        if isinstance(error, errors.Unimplemented):
-            error = errors.Unimplemented(
-                "watch_tree", self.path, "the server has no persistent watches; that takes ZooKeeper 3.6"
-            )
-        self._fail(error)
+        self._fail(self.why_refused(error, "watch_tree"))
 
     def _is_wanted(self, path: str) -> bool:
         try:

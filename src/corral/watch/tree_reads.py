@@ -181,7 +181,6 @@ class Reads:
 
 def as_node(got: MultiResult) -> Znode:
     """The node that was read."""
-    node: Znode = tuple.__new__(
-        Znode, got.value
-    )  # past NamedTuple's own constructor: there are many of these
+    # Past NamedTuple's own constructor: there are many of these.
+    node: Znode = tuple.__new__(Znode, got.value)
     return node
