@@ -273,12 +273,7 @@ class Client(Nodes):
         chroot = self._chroot if only is not None else ""  # nobody else asks for it
         if only is not None:
             verify.predicate(only, "only")
-        return Wanted(
-            self._full(path),
-            verify.depth(depth),
-            None if only is None else verify.predicate(only, "only"),
-            chroot,
-        )
+        return Wanted(self._full(path), verify.depth(depth), only, chroot)
 
     async def wait_until(self, path: str, condition: Callable[[Event], object]) -> Event:
         """Wait for a state of a znode that satisfies `condition`; returns it, at once if it is so now.

@@ -61,8 +61,7 @@ class Nodes:
         is not `version` (None for any)."""
         body = messages.encode_set(self._full(path), verify.data(data), verify.version(version))
         result: Stat = await self._session.request(messages.SET, body, path)
-        if self._session.is_observed:
-            await self._session.observers_settled()
+        await self._session.observers_settled()
         return result
 
     async def exists(self, path: str) -> Stat | None:
@@ -186,8 +185,7 @@ class Nodes:
                     await self.make(paths.parent_of(full), entries)
         else:
             raise missing
-        if self._session.is_observed:
-            await self._session.observers_settled()
+        await self._session.observers_settled()
         if op is messages.CREATE:
             return paths.strip(self._chroot, answer)
         created, stat = answer

@@ -115,8 +115,7 @@ class Transaction:
         if any(codes):
             raise errors.transaction_error(codes, [(op.op.name, op.path) for op in self._ops])
         self.results = [self._result(answer.value) for answer in answers]
-        if self._session.is_observed:
-            await self._session.observers_settled()
+        await self._session.observers_settled()
         return self.results
 
     def _result(self, value: Any) -> str | Stat | None:

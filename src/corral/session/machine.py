@@ -64,7 +64,7 @@ class WriteObserver(Protocol):
         answer is told after this. Must not raise."""
 
     async def settled(self) -> None:
-        """Wait until all is known that was being read. Raises nothing of its own."""
+        """Wait until what was written is known, where the answer did not say. Raises nothing of its own."""
 
 
 class Phase(enum.Enum):
