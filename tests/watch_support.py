@@ -106,6 +106,11 @@ async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, 
     return found
 
 
+def shown(cache: corral.Cache) -> dict[str, tuple[bytes, int, int]]:
+    """What a cache says that a tree is."""
+    return {path: (data, stat.czxid, stat.mzxid) for path, (data, stat) in cache.items()}
+
+
 async def node_contents(zk: corral.Client, path: str) -> tuple[bytes, int, int] | None:
     """What a node is, read by other means than a watch."""
     return (await contents(zk, path)).get(path)

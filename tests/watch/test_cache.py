@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
-from watching import first_of, next_of, registered, told_of, until_unregistered
+from watching import fail_at_bad, first_of, next_of, registered, told_of, until_unregistered
 
 import corral
 from client_support import requests_seen
@@ -16,6 +16,7 @@ from corral import Acl, Event, EventKind, Znode
 from corral.testing import FaultProxy
 from corral.wire import messages
 from support import PATIENCE, turns, until
+from watch_support import contents, shown
 
 Watchers = Callable[[str], Awaitable[int]]
 Write = Callable[[corral.Client], Awaitable[object]]
@@ -241,18 +242,6 @@ WRITES: dict[str, Write] = {
 }
 
 
-async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
-    """What a tree is, read by other means than a cache."""
-    try:
-        data, stat = await zk.get(path)
-    except corral.NoNode:
-        return {}
-    found = {path: (data, stat.czxid, stat.mzxid)}
-    for name in await zk.children(path):
-        found |= await contents(zk, f"{path}/{name}")
-    return found
-
-
 @pytest.mark.parametrize("through", ["client", "chroot", "chroot of the cache"])
 @pytest.mark.parametrize("name", WRITES)
 async def test_own_writes_are_there(zk: corral.Client, other: corral.Client, name: str, through: str) -> None:
@@ -267,8 +256,7 @@ async def test_own_writes_are_there(zk: corral.Client, other: corral.Client, nam
     await grow(other.chroot(team) if team else other, "/tree", "/tree/a", "/tree/a/b", "/tree/a/b/c")
     async with reader.cache(f"{prefix}/tree") as cache:
         await WRITES[name](writer)
-        shown = {path: (data, stat.czxid, stat.mzxid) for path, (data, stat) in cache.items()}
-        assert shown == await contents(reader, f"{prefix}/tree")
+        assert shown(cache) == await contents(reader, f"{prefix}/tree")
 
 
 async def test_own_create_below_what_is_not_known_yet(
@@ -542,13 +530,8 @@ async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corr
 async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
     """W6: what `only` raises is raised by entering, and later by whoever reads; nothing is left."""
 
-    def wanted(path: str) -> bool:
-        if "bad" in path:
-            raise LookupError(path)
-        return True
-
     await grow(other, "/tree", "/tree/a")
-    async with zk.cache("/tree", only=wanted) as cache:
+    async with zk.cache("/tree", only=fail_at_bad) as cache:
         assert len(cache) == 2
         await other.create("/tree/bad")
 
@@ -562,7 +545,7 @@ async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
         await until(failed, "reading fails")
     assert registered(zk) == (0, 0)
     with pytest.raises(LookupError, match="/tree/bad"):
-        await zk.cache("/tree", only=wanted).__aenter__()
+        await zk.cache("/tree", only=fail_at_bad).__aenter__()
     assert registered(zk) == (0, 0)
 
 

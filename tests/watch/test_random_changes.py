@@ -17,7 +17,7 @@ from corral import EventKind, Stat
 from corral.testing import FaultProxy, before
 from corral.watch import tree_reads
 from support import PATIENCE, turns, until
-from watch_support import ChildrenMirror, TreeMirror, children_contents, contents
+from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, shown
 
 STEPS = 60
 NAMES = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b", "a/b/a", "b/a/a", "a/a/a/a"]
@@ -144,11 +144,6 @@ async def test_the_tree_is_what_was_told(
     assert all(each.complete for each in trees)
 
 
-def shown(cache: corral.Cache) -> dict[str, tuple[bytes, int, int]]:
-    """What a cache has."""
-    return {path: (data, stat.czxid, stat.mzxid) for path, (data, stat) in cache.items()}
-
-
 async def until_known(events: corral.TreeWatch, tree: TreeMirror, other: corral.Client) -> None:
     """Read on until what was told is what there is."""
     while not tree.complete or tree.now != await contents(other, "/tree"):
@@ -161,7 +156,7 @@ def read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tree_reads, name, 1)
 
 
-async def recreate(zk: corral.Client, *paths: str) -> None:
+async def recreate_one_by_one(zk: corral.Client, *paths: str) -> None:
     """Delete nodes and create them again; parents are named first."""
     for path in reversed(paths):
         await zk.delete(path)
@@ -182,7 +177,7 @@ async def test_what_waits_for_a_parent_keeps_its_children_waiting(
         await until_known(events, tree, other)
         await other.set("/tree/a/a", b"the first to be read")  # nobody waits: it is not read yet
         await other.set("/tree/a/a/a", b"the second")
-        await recreate(other, "/tree/a", "/tree/a/a", "/tree/a/a/a")
+        await recreate_one_by_one(other, "/tree/a", "/tree/a/a", "/tree/a/a/a")
         await zk.sync()
         await until_known(events, tree, other)
 
@@ -207,7 +202,7 @@ async def test_loading_that_is_begun_anew(
             await proxy.cut()
             async with asyncio.timeout(PATIENCE):
                 await held.fired.wait()
-            await recreate(other, "/tree/a", "/tree/a/a")
+            await recreate_one_by_one(other, "/tree/a", "/tree/a/a")
             await proxy.cut()
         async with asyncio.timeout(PATIENCE):
             tree.take(await following)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from watching import (
+    fail_at_bad,
     first_of,
     grow,
     next_of,
@@ -303,13 +304,8 @@ async def test_only(proxied: corral.Client, proxy: FaultProxy, other: corral.Cli
 async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
     """W6: what `only` raises reaches whoever reads, and harms nobody else."""
 
-    def wanted(path: str) -> bool:
-        if "bad" in path:
-            raise LookupError(path)
-        return True
-
     await grow(other, "/tree", "/tree/a")
-    async with zk.watch_tree("/tree", only=wanted) as events, zk.watch_tree("/tree") as well:
+    async with zk.watch_tree("/tree", only=fail_at_bad) as events, zk.watch_tree("/tree") as well:
         assert await paths_of(events) == ["/tree", "/tree/a"]
         await first_of(well)
         waiting = asyncio.create_task(next_of(events))

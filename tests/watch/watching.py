@@ -130,6 +130,13 @@ async def grow(zk: corral.Client, *paths: str) -> None:
         await zk.create(path, path.encode())
 
 
+def fail_at_bad(path: str) -> bool:
+    """Wants everything, and raises at what is bad."""
+    if "bad" in path:
+        raise LookupError(path)
+    return True
+
+
 async def recreate(zk: corral.Client, *paths: str) -> None:
     """Delete nodes, children first, and create them again, all at once."""
     async with zk.transaction() as tx:
