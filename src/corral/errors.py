@@ -17,6 +17,7 @@
     │   └── EnsembleBehind    every server has seen less than we have: restored or wiped
     ├── ConnectTimeout        no session within `connect_timeout`
     ├── LimitMismatch         others use the semaphore with another limit
+    ├── InternalError         a defect of corral; please report it
     └── UsageError            the call itself is wrong; nothing was sent
         ├── UsageValueError   (also ValueError)  a bad path, host string, timeout, size...
         │   └── FrameTooLarge the request is over the frame limit
@@ -47,6 +48,7 @@ __all__ = [
     "CorralError",
     "EnsembleBehind",
     "FrameTooLarge",
+    "InternalError",
     "InvalidAcl",
     "LimitMismatch",
     "LockLost",
@@ -201,7 +203,20 @@ class ConnectionLoss(OperationError):
 
     A write may or may not have been applied: read, and decide. A read raises this only when the
     connection broke on it twice. Unlike `ServerError`, this says nothing about the znode.
+
+    `losses` is the number of connections in a row that broke while this same request was unanswered. What
+    repeats a request by itself (a watch, a cache, a lock, ``make_parents``) gives up when it reaches
+    `MOST_LOSSES`: then the request is taken to be what breaks the connections.
     """
+
+    MOST_LOSSES: ClassVar[int] = 5
+
+    losses = 1
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether to send the same request again would most likely break the next connection, too."""
+        return self.losses >= self.MOST_LOSSES
 
 
 class ReplyError(OperationError):
@@ -261,6 +276,10 @@ class LimitMismatch(CorralError):
         )
         self.ours = ours
         self.theirs = theirs
+
+
+class InternalError(CorralError):
+    """A defect of corral itself, which `__cause__` has: please report it. The client may be unusable."""
 
 
 class UsageError(CorralError):

@@ -192,6 +192,18 @@ class Session:
         self.submit(Request(op, body, path, future, bound_to=bound_to))
         return future
 
+    async def ask(self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0) -> Any:
+        """Send a request that does no harm when it is carried out twice, and again after each lost connection.
+
+        Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on it.
+        """
+        while True:
+            try:
+                return await self.request(op, body, path, bound_to=bound_to)
+            except errors.ConnectionLoss as loss:
+                if loss.is_hopeless:
+                    raise
+
     def submit(self, request: Request) -> None:
         """Send a request, with all that is asked for in this turn of the loop. Raises `FrameTooLarge`, before
         anything is sent."""
