@@ -154,6 +154,7 @@ class Held:
     def _give_up(self) -> None:
         if self._phase is _HELD:
             self._phase = _RELEASING
+            self._session.releasing(self)
             self._line.leave(self._place, self._released)
         self._over()
 

@@ -60,7 +60,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         machine = self._machine
-        machine.received(self._clock(), nbytes)
+        try:
+            machine.received(self._clock(), nbytes)
+        except Exception as error:
+            self._break(error)
+            return
         if machine.condemned is not None:
             self.drop(machine.condemned)
         elif machine.has_output():
@@ -124,15 +128,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(b"".join(pieces))
 
     def _break(self, error: Exception) -> None:
-        """A bug of ours: it must reach the supervisor, not only the loop's exception handler."""
-        self._broken = error
+        """A defect of ours: it must reach the supervisor, not only the loop's exception handler."""
+        self._broken = self._broken or error
         if self._transport is not None:
             self._transport.abort()
 
     def drop(self, why: str) -> None:
         """Close at once, whatever is still unsent; `lost` is resolved soon after."""
         if self._transport is not None:
-            logger.info("dropping the connection to %s: %s", self.address, why)
+            logger.debug("dropping the connection to %s: %s", self.address, why)
             self._transport.abort()
 
     def __repr__(self) -> str:

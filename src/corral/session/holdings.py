@@ -1,7 +1,21 @@
-"""What is held by virtue of the session, until when, and the heartbeats that keep it so. No I/O."""
+"""What is held by virtue of the session, until when, and the heartbeats that keep it so. No I/O.
+
+Two things have to be known of what is held: that the session is alive, and that the node which stands for it
+is there.
+
+*The session*, and with it everything held: a heartbeat each T/6, a quorum write that checks one of the held
+nodes. Its answer, whatever it says, is the proof (`lease`).
+
+*Each node*: from the first heartbeat after it is held on, it is watched. A session is answered in order, so
+when a heartbeat is answered every deletion that the quorum knew of before has been told. However many are
+held, each learns within T/6 that its node is gone, at the price of one read for each, once. A node that we
+may not read is asked for by existence with each heartbeat instead: that needs no permission, and servers with
+the fix for CVE-2024-23944 withhold the events of nodes that a client may not read.
+"""
 
 from __future__ import annotations
 
+import enum
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,6 +24,8 @@ from corral import errors
 from corral.wire import messages
 
 from .lease import LeaseClock
+from .requests import Request
+from .watches import Change, Kind, WatchRegistry
 
 logger = logging.getLogger("corral.session")
 
@@ -21,8 +37,8 @@ HEARTBEAT_LIMIT = 1 / 3
 # Of the loop's observed lateness: how much of T it may take from the lease, and the least that it takes.
 MOST_LATENESS = 1 / 8
 LEAST_LATENESS = 1 / 100
-# Holds whose nodes one heartbeat checks; with more, heartbeats take turns.
-CHECKS_PER_HEARTBEAT = 100
+# How many held nodes a log line names.
+_SHOWN = 5
 
 
 class Hold(Protocol):
@@ -43,13 +59,25 @@ class Hold(Protocol):
 class Holdings:
     """The holds of one session, and their one lease."""
 
-    def __init__(self, timeout: float, half_tick: float | None, *, by_ping: bool) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        half_tick: float | None,
+        *,
+        by_ping: bool,
+        watches: WatchRegistry,
+        submit: Callable[[Request], None],
+    ) -> None:
         self.lease = LeaseClock(timeout, half_tick, by_ping=by_ping)
+        self.now = 0.0
+        """The time as of the last entry into the machine."""
         self.end = INFINITY
         """When the lease of what is held ends; infinite while nothing is held."""
         self.heartbeat: Heartbeat | None = None
         """The heartbeat that is under way."""
-        self._holds: dict[Hold, None] = {}
+        self._holds: dict[Hold, _NodeCheck | None] = {}
+        self._watches = watches
+        self._submit = submit
         self._next_heartbeat = 0.0
         self._lateness = 0.0
 
@@ -60,23 +88,77 @@ class Holdings:
         return hold in self._holds
 
     def add(self, hold: Hold, now: float) -> None:
-        """It is held from now on."""
+        """It is held from now on; or again, after it could not be released."""
         if not self._holds:
             self._next_heartbeat = now + self.lease.timeout * HEARTBEAT_EVERY
+        self._drop_check(hold)
         self._holds[hold] = None
         self.renew()
 
+    def releasing(self, hold: Hold) -> None:
+        """Its node is being deleted by its holder. The lease goes on until that is certain."""
+        if hold in self._holds:
+            self._drop_check(hold)
+            self._holds[hold] = _NodeCheck(hold, self, _Known.LEAVING)
+
     def discard(self, hold: Hold) -> None:
         """It is given up; no more is said to it."""
+        self._drop_check(hold)
         self._holds.pop(hold, None)
         self.renew()
 
     def lose_all(self, error: errors.SessionError, ended: float) -> None:
         """Everything is lost, and told so."""
+        for hold in self._holds:
+            self._drop_check(hold)
         holds, self._holds = self._holds, {}
         self.end = INFINITY
         for hold in holds:
             hold.lost(error, ended)
+
+    def describe(self) -> str:
+        """What is held, for a log line: the first few nodes, and how many."""
+        nodes = [hold.node for hold in self._holds]
+        shown = ", ".join(nodes[:_SHOWN])
+        return shown if len(nodes) <= _SHOWN else f"{shown} and {len(nodes) - _SHOWN:,} more"
+
+    # The nodes
+
+    def watch(self, check: _NodeCheck, path: str) -> None:
+        """Watch a held node, and ask for it so that the watch is set."""
+        self._watches.add(path, check, Kind.NODE)
+        self._ask(messages.GET, messages.encode_get(path, True), path, check, watches=(path, Kind.NODE))
+
+    def unwatch(self, check: _NodeCheck, path: str) -> None:
+        """Watch it no more: it is gone, or going."""
+        self._watches.forget(path, check, Kind.NODE)
+
+    def ask_exists(self, check: _NodeCheck, path: str) -> None:
+        """Ask whether a held node is there."""
+        self._ask(messages.EXISTS, messages.encode_exists(path, False), path, check)
+
+    def _ask(
+        self,
+        op: messages.Operation,
+        body: bytes,
+        path: str,
+        check: _NodeCheck,
+        watches: tuple[str, Kind] | None = None,
+    ) -> None:
+        self._submit(Request(op, body, path, check, watches=watches))
+
+    def node_gone(self, hold: Hold) -> None:
+        """The node of a hold is not there, and its holder has not deleted it."""
+        if hold not in self._holds:
+            return
+        self.discard(hold)
+        logger.warning("%s was deleted by another client: it is held no longer", hold.node)
+        hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by another client"), self.now)
+
+    def _drop_check(self, hold: Hold) -> None:
+        check = self._holds.get(hold)
+        if check is not None:
+            check.stop()
 
     # The lease
 
@@ -112,47 +194,128 @@ class Holdings:
         return self._next_heartbeat if self._holds else INFINITY
 
     def begin_heartbeat(self, now: float, answered: Callable[[], None]) -> Heartbeat:
-        """The next heartbeat, which checks as many holds as it may; `answered` is called when it is."""
-        batch = list(self._holds)[:CHECKS_PER_HEARTBEAT]
-        if len(batch) < len(self._holds):
-            for hold in batch:  # they go to the end: take turns
-                self._holds[hold] = self._holds.pop(hold)
-        self.heartbeat = Heartbeat(self, batch, now, answered)
+        """The next heartbeat, which checks one of the holds in turn; `answered` is called when it is. All
+        nodes that are not watched yet are asked for as well."""
+        for hold, check in self._holds.items():
+            if check is None:
+                check = self._holds[hold] = _NodeCheck(hold, self, _Known.NOTHING)
+            check.look()
+        hold = next(iter(self._holds))
+        self._holds[hold] = self._holds.pop(hold)  # it goes to the end: they take turns
+        self.heartbeat = Heartbeat(self, hold, now, answered)
         return self.heartbeat
 
     def settle(self, heartbeat: Heartbeat, results: Sequence[messages.MultiResult]) -> None:
-        """A heartbeat was answered: those whose node is gone are lost."""
+        """A heartbeat was answered: if its node is gone, that one is lost."""
         if heartbeat is not self.heartbeat:
             return
         self.heartbeat = None
         self._next_heartbeat = heartbeat.sent + self.lease.timeout * HEARTBEAT_EVERY
-        for hold, result in zip(heartbeat.batch, results, strict=False):
-            if result.error == errors.NoNode.code and hold in self._holds:
-                del self._holds[hold]
-                self._next_heartbeat = heartbeat.sent  # the server checked nothing behind the one refused
-                logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
-                gone = errors.LockLost(f"its node {hold.node!r} was deleted by somebody else")
-                hold.lost(gone, heartbeat.sent)
+        hold = heartbeat.hold
+        if results and results[0].error == errors.NoNode.code and heartbeat.checked == hold.checked:
+            check = self._holds.get(hold)
+            if check is None or not check.is_leaving:
+                self.node_gone(hold)
         self.renew()
+
+
+class _Known(enum.Enum):
+    """What is known of a held node."""
+
+    NOTHING = "it is to be asked for"
+    ASKED = "it was asked for, with a watch"
+    WATCHED = "it is there, and its deletion will be told"
+    UNREADABLE = "it has to be asked for with each heartbeat"
+    LEAVING = "its holder deletes it"
+
+
+class _NodeCheck:
+    """Finds out when the node of one hold goes (`watches.Watcher`, `requests.Waiter`)."""
+
+    __slots__ = ("_hold", "_holdings", "_known", "_path")
+
+    def __init__(self, hold: Hold, holdings: Holdings, known: _Known) -> None:
+        self._hold = hold
+        self._holdings = holdings
+        self._known = known
+        self._path = ""  # what is watched, if anything is
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the holder deletes the node."""
+        return self._known is _Known.LEAVING
+
+    def look(self) -> None:
+        """Ask for the node, unless it is known that its deletion will be told."""
+        path = self._hold.checked
+        if self._known is _Known.UNREADABLE:
+            self._holdings.ask_exists(self, path)
+        elif self._known is _Known.NOTHING or (self._known is _Known.WATCHED and path != self._path):
+            self._known = _Known.ASKED
+            self._move_to(path)
+            self._holdings.watch(self, path)
+
+    def stop(self) -> None:
+        """It does not matter any more."""
+        self._known = _Known.LEAVING
+        self._move_to("")
+
+    def _move_to(self, path: str) -> None:
+        before, self._path = self._path, path
+        if before:
+            self._holdings.unwatch(self, before)
+
+    # The watcher
+
+    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        """What is watched has changed."""
+        if self._known is _Known.LEAVING:
+            return
+        if change is Change.DELETED and path == self._hold.checked:
+            self._holdings.node_gone(self._hold)
+        else:
+            self._known = _Known.NOTHING  # the next heartbeat looks
+
+    # The waiter
+
+    def done(self) -> bool:
+        """Whether it does not matter any more."""
+        return self._known is _Known.LEAVING
+
+    def set_result(self, result: Any, /) -> None:
+        """The node is there."""
+        if self._known is _Known.ASKED:
+            self._known = _Known.WATCHED
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """The node is gone, or not to be read, or the answer was lost."""
+        if isinstance(error, errors.NoNode):
+            if self._path == self._hold.checked or not self._path:
+                self._holdings.node_gone(self._hold)
+            else:
+                self._known = _Known.NOTHING
+        elif isinstance(error, errors.NoAuth | errors.ReplyError):
+            self._known = _Known.UNREADABLE
+            self._move_to("")
+        elif self._known is _Known.ASKED:
+            self._known = _Known.NOTHING
 
 
 class Heartbeat:
     """One heartbeat under way, and the waiter for its answer (`requests.Waiter`)."""
 
-    __slots__ = ("_answered", "_holdings", "batch", "sent")
+    __slots__ = ("_answered", "_holdings", "checked", "hold", "sent")
 
-    def __init__(
-        self, holdings: Holdings, batch: Sequence[Hold], sent: float, answered: Callable[[], None]
-    ) -> None:
+    def __init__(self, holdings: Holdings, hold: Hold, sent: float, answered: Callable[[], None]) -> None:
         self._holdings = holdings
         self._answered = answered
-        self.batch = batch
+        self.hold = hold
+        self.checked = hold.checked
         self.sent = sent
 
     def encode(self) -> bytes:
         """The transaction that it consists of."""
-        checks = [(messages.CHECK, messages.encode_check(hold.checked, -1)) for hold in self.batch]
-        return messages.encode_multi(checks)
+        return messages.encode_multi([(messages.CHECK, messages.encode_check(self.checked, -1))])
 
     def done(self) -> bool:
         return False

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import ipaddress
 import random
 import re
 import socket
+import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from corral import paths
 from corral.errors import UsageTypeError, UsageValueError
 
 DEFAULT_PORT = 2181
 NOT_TRIED = "not tried yet"
+NO_ANSWER_YET = "no answer yet"
 
 
 class Address(NamedTuple):
@@ -93,20 +97,36 @@ class Resolver:
     Names are resolved afresh each round: in Kubernetes a server comes back under another address
     (ZOOKEEPER-2184 is what happens otherwise). The order is random so that clients spread over the
     ensemble, and so that they do not all run to the same server when one fails.
+
+    A look-up can hang for as long as the system's resolver likes, and cannot be stopped. So each name has at
+    most one under way, and while it hangs, or fails for the moment, the addresses of the last one are tried.
+    It runs on a thread of its own: in the loop's default executor it would take the place of the
+    application's own work, and the end of `asyncio.run` would wait for it.
     """
 
     def __init__(self, servers: Sequence[Address], rng: random.Random) -> None:
         self._servers = servers
         self._rng = rng
+        self._known = {server: [server] for server in servers if _is_literal(server.host)}
+        self._look_ups: dict[Address, asyncio.Future[_Infos]] = {}
         self.failures = {str(server): NOT_TRIED for server in servers}
         """What each server last answered, for the error that ends a vain search."""
 
     async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
         """The addresses to try now; `last`, which has just failed us, comes at the end.
 
-        `bound` (seconds) limits each look-up; a name that does not resolve is left out and noted.
+        Waits at most `bound` seconds for look-ups; what they find later is for the next round.
         """
-        found = await asyncio.gather(*(self._look_up(server, bound) for server in self._servers))
+        hanging = set(self._look_ups.values())
+        for server in self._servers:
+            if not _is_literal(server.host) and server not in self._look_ups:
+                self._look_up(server)
+        pending = {look_up for look_up in self._look_ups.values() if look_up not in hanging}
+        if pending or not self._known:
+            await asyncio.wait(pending or hanging, timeout=bound)
+        for server in self._look_ups.keys() - self._known.keys():
+            self.failed(server, f"name not resolved: {NO_ANSWER_YET}")
+        found = [self._known.get(server, []) for server in self._servers]
         addresses = list(dict.fromkeys(address for some in found for address in some))
         # An address that a name no longer has is of no more interest, nor is a name that has addresses.
         unresolved = [str(server) for server, some in zip(self._servers, found, strict=True) if not some]
@@ -119,22 +139,42 @@ class Resolver:
             addresses.append(last)
         return addresses
 
-    async def _look_up(self, server: Address, bound: float) -> list[Address]:
-        if _is_literal(server.host):
-            return [server]
+    def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(bound):
-                infos = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
-            self.failed(server, f"name not resolved: {str(error) or 'no answer in time'}")
-            return []
-        return [Address(str(info[4][0]), server.port) for info in infos]
+        if type(loop).getaddrinfo is asyncio.BaseEventLoop.getaddrinfo:
+            look_up = _on_a_thread(loop, server)
+        else:  # a loop that brings a resolver of its own
+            look_up = loop.create_task(
+                loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM),
+                name=f"corral look-up of {server.host}",
+            )
+        self._look_ups[server] = look_up
+        look_up.add_done_callback(functools.partial(self._looked_up, server))
+
+    def _looked_up(self, server: Address, look_up: asyncio.Future[_Infos]) -> None:
+        self._look_ups.pop(server, None)
+        if look_up.cancelled():
+            return
+        error = look_up.exception()
+        if error is None:
+            self._known[server] = [Address(str(info[4][0]), server.port) for info in look_up.result()]
+            return
+        self.failed(server, f"name not resolved: {str(error) or type(error).__name__}")
+        if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+            self._known.pop(server, None)  # there is no such name any more
+
+    async def close(self) -> None:
+        """Wait for no look-up any more."""
+        look_ups = list(self._look_ups.values())
+        for look_up in look_ups:
+            look_up.cancel()
+        if look_ups:
+            await asyncio.wait(look_ups)
 
     def trying(self, server: Address) -> None:
         """Note that an attempt is under way; what an earlier one came to says more."""
         if self.failures.get(str(server), NOT_TRIED) == NOT_TRIED:
-            self.failures[str(server)] = "no answer yet"
+            self.failures[str(server)] = NO_ANSWER_YET
 
     def failed(self, server: Address, why: str) -> None:
         """Note what became of an attempt."""
@@ -143,6 +183,35 @@ class Resolver:
     def describe(self) -> str:
         """What each server last answered, in one line."""
         return "; ".join(f"{server}: {why}" for server, why in self.failures.items()) or "no attempt was made"
+
+
+_Infos: TypeAlias = "Sequence[tuple[Any, Any, Any, Any, tuple[Any, ...]]]"
+
+
+def _on_a_thread(loop: asyncio.AbstractEventLoop, server: Address) -> asyncio.Future[_Infos]:
+    """Look a name up on a thread of its own, which ends with the process at the latest."""
+    future: asyncio.Future[_Infos] = loop.create_future()
+
+    def settle(infos: _Infos | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(infos or [])
+
+    def look_up() -> None:
+        infos: _Infos | None = None
+        failure: Exception | None = None
+        try:
+            infos = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        except Exception as error:  # UnicodeError too, for a name that cannot be one
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it
+            loop.call_soon_threadsafe(settle, infos, failure)
+
+    threading.Thread(target=look_up, name=f"corral look-up of {server.host}", daemon=True).start()
+    return future
 
 
 def _is_literal(host: str) -> bool:

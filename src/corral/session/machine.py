@@ -14,18 +14,27 @@ Two rules:
    would otherwise wake a body that holds no longer (S9).
 2. `_change` alone sets `state`, and only as `states.TRANSITIONS` has it.
 
-Answers go straight to whoever waits (`requests.Waiter`): there is no event object in between.
+Answers go straight to whoever waits (`requests.Waiter`): there is no event object in between. What a server
+says is held against what it was asked before anybody hears of it (`gate`).
 
 Who recovers what: the session restores *subscriptions* (credentials, watches) on a new connection. What was
 *known* (is that node mine? what is the newest state?) is restored by the recipes and watches that knew it.
 
 The numbers
 -----------
-T is the negotiated session timeout. A server that hears nothing for T ends the session; we make it hear
-us every T/3, and take a connection for dead when something is unanswered for T/2. That leaves T/6 to find
-another server; it is what ZooKeeper's own clients do, with 1/3 and 2/3. While something is held there is a
-heartbeat every T/6, and T/3 for its answer; that leaves T/6 to go elsewhere before the lease ends, and more
+T is the negotiated session timeout. A server that hears nothing for T ends the session; we make it hear us
+every T/3, and take a connection for dead when the oldest request is unanswered, and no other was answered,
+for T/2: whatever else the server sends meanwhile, and however much of an answer has come. That leaves T/6 to
+find another server; it is what ZooKeeper's own clients do, with 1/3 and 2/3. While something is held there is
+a heartbeat every T/6, and T/3 for its answer; that leaves T/6 to go elsewhere before the lease ends, and more
 with a short tick.
+
+How far the ensemble is
+-----------------------
+`last_zxid` goes with each connect request, and a server that is behind it turns us away, so a zxid that is
+too great would shut us out of every server. On one connection zxids never fall. So when one does, one of the
+two was wrong: the connection is dropped, and what counts is the newest zxid that a later answer has
+confirmed.
 """
 
 from __future__ import annotations
@@ -40,6 +49,7 @@ from corral.types import State
 from corral.wire import framing, messages
 from corral.wire.compile import DecodeError
 
+from . import gate
 from .auth import Credentials
 from .holdings import INFINITY, Heartbeat, Hold, Holdings
 from .requests import Request, Requests, Waiter
@@ -95,6 +105,7 @@ class Machine:
         credentials: Sequence[Credentials] = (),
         half_tick: float | None = None,
         lease_by_ping: bool = False,
+        max_request: int = framing.DEFAULT_MAX_REQUEST,
         max_reply: int = framing.DEFAULT_MAX_REPLY,
         on_state: Callable[[State], None] = lambda state: None,
     ) -> None:
@@ -111,6 +122,12 @@ class Machine:
         """Who is shown this client's own writes, as they are answered."""
         self.requests = Requests()
         self.closing = False
+        self.fate: errors.SessionError | None = None
+        """Why there will be no session any more, where that is neither our closing nor our credentials."""
+        # For the log, as of the last change of `state`.
+        self.why_lost = ""
+        self.why_over = ""
+        self.lost_held = ""
         self.contact = -INFINITY
         """When a server was last heard of."""
         self.restless = False
@@ -126,15 +143,21 @@ class Machine:
         self._on_state = on_state
         self._frames = framing.Frames(max_reply)
 
-        self._holdings = Holdings(timeout, half_tick, by_ping=lease_by_ping)
+        self._holdings = Holdings(
+            timeout, half_tick, by_ping=lease_by_ping, watches=self.watches, submit=self.submit
+        )
         self._lease = self._holdings.lease
 
         self._connect_sent = 0.0
         self._last_sent = 0.0
-        self._quiet_since = 0.0
+        self._answered_at = 0.0  # when a request was last answered in its turn, or the connection began
         self._ping_sent: float | None = None
         self._credentials_unanswered = 0
+        self._is_established = False  # whether the credentials with which the connection began were taken
         self._set_watches_unanswered = 0
+        self._set_up_at = 0.0  # when these two were sent
+        self._connection_zxid = 0  # the newest of the answers on this connection
+        self._confirmed_zxid = 0  # the newest that a later answer was not behind
         self._zxid_when_lost = 0
 
     # Entries of the connection
@@ -146,6 +169,8 @@ class Machine:
         self.condemned = None
         self._frames = framing.Frames(self._max_reply)
         self._connect_sent = now
+        self._connection_zxid = 0
+        self.requests.purge()
         body = messages.encode_connect(
             self.last_zxid, self._requested_timeout, self.session_id, self._password, False
         )
@@ -160,8 +185,9 @@ class Machine:
         frames = self._frames
         frames.wrote(count)
         self.advance(now)
-        self._quiet_since = now
         try:
+            if self.phase is _HANDSHAKE:
+                gate.check_greeting(frames.received_first())
             while self.condemned is None and self.phase is not _DOWN:
                 end = frames.next()
                 if end == framing.NEED_DATA:
@@ -172,8 +198,10 @@ class Machine:
                     self._frame(now, frames.view, frames.start, end)
                 else:
                     self._handshake(now, frames.view, frames.start, end)
-        except (framing.StreamError, DecodeError) as error:
+        except (framing.StreamError, DecodeError, gate.Misfit) as error:
             self._condemn(f"the server's bytes make no sense: {error}")
+        except gate.Stranger as error:
+            self._condemn(str(error))
 
     def pump(self, now: float, *, urgent_only: bool = False) -> list[bytes]:
         """What to send now, as pieces to be joined; with `urgent_only` what cannot wait for the socket."""
@@ -181,22 +209,18 @@ class Machine:
         if self.phase is not _UP or self.condemned is not None:
             return out
         self.advance(now)
-        idle = not self.requests.in_flight and self._ping_sent is None
         if urgent_only:
             out.extend(self.requests.urgent)
             self.requests.urgent.clear()
         else:
             self.requests.take(now, out)
         if out:
-            if idle:
-                self._quiet_since = now
             self._last_sent = now
         return out
 
     def has_output(self) -> bool:
         """Whether `pump` would have something to send."""
-        requests = self.requests
-        return self.phase is _UP and bool(requests.urgent or requests.waiting)
+        return self.phase is _UP and self.requests.has_output()
 
     def lost(self, now: float, why: str) -> None:
         """The connection is gone, or never came to be."""
@@ -206,15 +230,16 @@ class Machine:
         self.restless = True
         if self.phase is _UP:
             self._zxid_when_lost = self.last_zxid
+        elif self.condemned is None and (said := self._frames.received_first()):
+            self._condemn(gate.describe_stranger(said))
         self.phase = _DOWN
         self._ping_sent = None
         self._holdings.disconnected()
-        for request in self.requests.reclaim():
-            problem = f"the connection was lost before the answer came, so the outcome is unknown ({why})"
-            loss = errors.ConnectionLoss(request.op.name, request.path, problem)
-            request.reject(self._final_error() if self.closing else loss)
+        for request, losses in self.requests.reclaim(now):
+            request.reject(self._final_error() if self.closing else _loss(request, losses, why))
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(self._expired_error())
+        self.why_lost = why
         if Change.DISCONNECTED in TRANSITIONS[self.state]:
             self._change(Change.DISCONNECTED)
         self.advance(now)  # without a connection the session can be over by now
@@ -231,7 +256,7 @@ class Machine:
         if heartbeat is not None and now >= self._holdings.due():
             self._condemn(f"no answer to a heartbeat for {now - heartbeat.sent:.2f} s")
         elif now >= self._silence_due():
-            self._condemn(f"no answer for {now - self._quiet_since:.2f} s")
+            self._condemn(f"no answer for {now - self._awaited_since():.2f} s")
         elif now >= self._holdings.due():
             self._send_heartbeat(now)
         elif self._ping_sent is None and now >= self._last_sent + self.timeout * PING_AFTER:
@@ -266,7 +291,7 @@ class Machine:
         else:
             if request.watches is not None and self.watches.covers(request.watches[0]):
                 request.watches, request.body = None, messages.without_watch(request.body)
-            self.requests.waiting.append(request)
+            self.requests.add(request)
 
     def hold(self, hold: Hold, now: float) -> None:
         """Tell `hold` when the lease ends, and keep it from ending: heartbeats from now on."""
@@ -277,6 +302,10 @@ class Machine:
         self.restless = self.restless or min(self._holdings.end, self._holdings.due()) < self._promised
         self.advance(now)
 
+    def releasing(self, hold: Hold) -> None:
+        """Its node is being deleted; the lease goes on until that is certain."""
+        self._holdings.releasing(hold)
+
     def unhold(self, hold: Hold) -> None:
         """It is given up; no more is said to it."""
         self._holdings.discard(hold)
@@ -284,6 +313,10 @@ class Machine:
     def is_held(self, hold: Hold, now: float) -> bool:
         """Whether it is held at `now`: by the clock, not by what has been noticed so far."""
         return hold in self._holdings and now < self._holdings.end
+
+    def describe_held(self) -> str:
+        """What is held, for a log line; empty for nothing."""
+        return self._holdings.describe()
 
     def lease_end(self) -> float:
         """Until when something held would be safe, by the proofs there are."""
@@ -295,6 +328,7 @@ class Machine:
             raise self._final_error()
         self._credentials.append(credentials)
         if self.phase is _UP:
+            self._credentials_unanswered += 1
             self.requests.urgent.append(_frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode()))
 
     def close(self, now: float, waiter: Waiter) -> bool:
@@ -306,12 +340,10 @@ class Machine:
         self.advance(now)
         self.closing = True
         self._holdings.lose_all(self._final_error(), now)
-        for request in list(self.requests.waiting):
-            request.reject(self._final_error())
-        self.requests.waiting.clear()
+        self.fail_waiting(self._final_error())
         if not self.session_id:
             return False
-        self.requests.waiting.append(Request(messages.CLOSE, b"", None, waiter, bound_to=self.session_id))
+        self.requests.add(Request(messages.CLOSE, b"", None, waiter, bound_to=self.session_id))
         return True
 
     def end(self, now: float, error: BaseException | None = None) -> None:
@@ -329,15 +361,20 @@ class Machine:
         self.watches.reset()  # whoever watches asks again, and is told that it is over
 
     def fail_waiting(self, error: errors.SessionError) -> None:
-        """Reject what waits to be sent: there is reason to believe that it would wait for ever."""
-        waiting, self.requests.waiting = self.requests.waiting, type(self.requests.waiting)()
-        for request in waiting:
+        """Reject what waits to be sent."""
+        for request in self.requests.drop_waiting():
             request.reject(error)
+
+    def disown_zxid(self) -> bool:
+        """Go back to the newest zxid that was confirmed; False if what counts is that one already."""
+        unconfirmed, self.last_zxid = self.last_zxid, self._confirmed_zxid
+        return unconfirmed != self.last_zxid
 
     # The clock
 
     def advance(self, now: float) -> None:
         """Declare what `now` has made true: a lease that has lapsed, a session that is over."""
+        self._holdings.now = now
         if now >= self._holdings.end:
             self._lapse(now)
         if self.phase is _DOWN and self.session_id and now >= self._expiry_due():
@@ -345,7 +382,8 @@ class Machine:
 
     def _lapse(self, now: float) -> None:
         ended = self._holdings.end
-        logger.warning("lease of session 0x%x lapsed: what it held is lost", self.session_id)
+        self.why_over = f"the lease of session 0x{self.session_id:x} lapsed"
+        self.lost_held = self._holdings.describe()
         self._holdings.lose_all(
             errors.LockLost("the lease lapsed: that the session is alive could no longer be proven"), ended
         )
@@ -353,9 +391,19 @@ class Machine:
             self._change(Change.LEASE_ENDED)
 
     def _silence_due(self) -> float:
-        if self.requests.in_flight or self._ping_sent is not None:
-            return self._quiet_since + self.timeout * SILENCE_LIMIT
-        return INFINITY
+        return self._awaited_since() + self.timeout * SILENCE_LIMIT
+
+    def _awaited_since(self) -> float:
+        """Since when an answer is waited for and none has come; infinite while none is due."""
+        asked = INFINITY
+        if self.requests.in_flight:
+            asked = self.requests.in_flight[0].sent_at
+        if self._ping_sent is not None and self._ping_sent < asked:
+            asked = self._ping_sent
+        since = asked if asked > self._answered_at else self._answered_at
+        if not self._is_established or self._set_watches_unanswered:
+            since = min(since, self._set_up_at)
+        return since
 
     def _expiry_due(self) -> float:
         return self.contact + self.timeout * (1 + EXPIRY_MARGIN)
@@ -364,7 +412,6 @@ class Machine:
 
     def _send_ping(self, now: float) -> None:
         self._ping_sent = now
-        self._quiet_since = now if not self.requests.in_flight else self._quiet_since
         self.requests.urgent.append(_frame(messages.PING_XID, messages.PING.opcode, b""))
 
     def _send_heartbeat(self, now: float) -> None:
@@ -373,8 +420,6 @@ class Machine:
             if self._ping_sent is None:
                 self._send_ping(now)
             return
-        if not self.requests.in_flight:
-            self._quiet_since = now
         self.requests.send_first(Request(messages.MULTI, heartbeat.encode(), None, heartbeat), now)
 
     def _heartbeat_answered(self) -> None:
@@ -384,9 +429,8 @@ class Machine:
 
     def _handshake(self, now: float, view: memoryview, start: int, end: int) -> None:
         reply = messages.decode_connect_reply(view, start, end)
+        gate.check_connect_reply(reply, self._requested_timeout, self.session_id)
         self.contact = now
-        if self.session_id and reply.timeout > 0 and reply.session_id not in (0, self.session_id):
-            self._expire(f"the server gave us session 0x{reply.session_id:x} instead")
         if reply.timeout <= 0 or reply.session_id == 0:
             if self.session_id:
                 self._expire("the server said so")
@@ -399,7 +443,9 @@ class Machine:
         self._password = reply.password
         self.phase = _UP
         self._last_sent = self._connect_sent
-        self._quiet_since = now
+        self._answered_at = self._set_up_at = now
+        self._is_established = False
+        self.requests.connected(reply.timeout)
         self._lease.connected(self._connect_sent, reply.timeout, created=created)
         self._holdings.connected(now)
         urgent = self.requests.urgent
@@ -415,7 +461,8 @@ class Machine:
 
     def _establish(self) -> None:
         """A server takes our requests, once it has taken our credentials."""
-        if self._credentials_unanswered == 0:
+        if self._credentials_unanswered == 0 and not self._is_established:
+            self._is_established = True
             self._change(Change.ESTABLISHED)
 
     def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
@@ -424,34 +471,63 @@ class Machine:
         xid, zxid, code = _unpack_header(view, start)
         start += _HEADER
         self.contact = now
-        if self.state is _LAPSED:
-            self._establish()  # lapsed with the connection open, and it is alive after all
+        if self.state is _LAPSED and self._is_established:
+            self._change(Change.ESTABLISHED)  # lapsed with the connection open, and it is alive after all
         if xid >= 0:
             self._answer(now, xid, zxid, code, view, start, end)
         elif xid == messages.NOTIFICATION_XID:
             kind, _, path = _decode_event(view, start, end)
-            self.watches.notify(kind, path, zxid)
+            if kind in _EVENTS:  # newer servers may tell of others
+                gate.check_event_path(path)
+                self.watches.notify(kind, path, zxid)
         elif xid == messages.PING_XID:
+            self._note_zxid(zxid)
             self._ping_answered(now)
         elif xid == messages.AUTH_XID:
-            if code:
-                self._refuse_credentials(code)
-            elif self._credentials_unanswered:
-                self._credentials_unanswered -= 1
-                self._establish()
+            self._credentials_answered(code)
         elif xid == messages.SET_WATCHES_XID:
-            if code:
-                self._condemn(f"the server did not set our watches again (error code {code})")
-            self._set_watches_unanswered -= 1
-            if self._set_watches_unanswered == 0:
-                self.watches.set_again()
+            self._watches_answered(code)
         else:
             raise framing.StreamError(f"a reply with the unknown xid {xid}")
+
+    def _credentials_answered(self, code: int) -> None:
+        if not self._credentials_unanswered:
+            raise gate.Misfit("an answer to credentials that were not presented")
+        if code:
+            self._refuse_credentials(code)
+            return
+        self._credentials_unanswered -= 1
+        self._establish()
+
+    def _watches_answered(self, code: int) -> None:
+        if not self._set_watches_unanswered:
+            raise gate.Misfit("an answer about watches that were not to be set again")
+        if code:
+            self._condemn(f"the server did not set our watches again (error code {code})")
+            return
+        self._set_watches_unanswered -= 1
+        if self._set_watches_unanswered == 0:
+            self.watches.set_again()
+
+    def _note_zxid(self, zxid: int) -> None:
+        """An answer tells how far the server is. Those that are none of the ensemble's (0, -1) say
+        nothing."""
+        before = self._connection_zxid
+        if zxid <= 0:
+            return
+        gate.check_zxid(zxid, self.last_zxid)
+        if zxid < before:
+            self.disown_zxid()
+            raise gate.Misfit(f"transaction 0x{zxid:x} after 0x{before:x}")
+        self._confirmed_zxid = max(self._confirmed_zxid, before)
+        self._connection_zxid = zxid
+        if zxid > self.last_zxid:
+            self.last_zxid = zxid
 
     def _answer(
         self, now: float, xid: int, zxid: int, code: int, view: memoryview, start: int, end: int
     ) -> None:
-        request = self.requests.answered(xid)
+        request = self.requests.answered(xid, end - start)
         if request is None and code == errors.Unimplemented.code:
             # Servers answer an operation that they do not know beside all others, and hang up.
             request = self.requests.answered_out_of_turn(xid)
@@ -459,17 +535,27 @@ class Machine:
                 self._condemn("the server does not know an operation, and hangs up")
         if request is None:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
-        if zxid > self.last_zxid:
-            self.last_zxid = zxid
+        try:
+            self._note_zxid(zxid)
+            self._settle(request, now, zxid, code, view, start, end)
+        except Exception as error:
+            # It is in flight no more, so nobody else would ever tell whoever waits.
+            request.reject(_useless(request, error))
+            raise
+
+    def _settle(
+        self, request: Request, now: float, zxid: int, code: int, view: memoryview, start: int, end: int
+    ) -> None:
+        self._answered_at = now
         result: Any = None
         failure: errors.CorralError | None = None
         if code == 0:
             try:
-                result = request.op.decode_reply(view, start, end)
-            except DecodeError as error:
-                failure = errors.ReplyError(
-                    request.op.name, request.path, f"the answer does not decode: {error}"
-                )
+                op = request.op
+                result = op.decode_reply(view, start, end)
+                gate.check_answer(op, request.body, result, zxid, self.session_id)
+            except (DecodeError, gate.Misfit) as error:
+                failure = _useless(request, error)
             else:
                 if request.op is messages.MULTI:
                     code = _session_error_in(result)
@@ -492,9 +578,15 @@ class Machine:
             request.reject(failure)
             return
         if self.observers and request.op.is_write:
-            for observer in tuple(self.observers):
-                observer.wrote(request.op, request.body, result)
+            self._show_observers(request, result)
         request.resolve(result)
+
+    def _show_observers(self, request: Request, result: Any) -> None:
+        for observer in tuple(self.observers):
+            try:
+                observer.wrote(request.op, request.body, result)
+            except Exception as error:
+                logger.error("an observer of writes failed; please report this", exc_info=error)
 
     def _say_of_watches(self, request: Request) -> None:
         # Without a connection there is nothing to remove: watches go with it.
@@ -502,13 +594,14 @@ class Machine:
             self.submit(request)
 
     def _oversized(self, now: float) -> None:
+        if self.phase is not _UP:
+            raise framing.StreamError("a frame over the limit where a session is to begin")
         xid, zxid, code = messages.REPLY_HEADER.unpack_from(self._frames.view, self._frames.start)
-        request = self.requests.answered(xid) if self.phase is _UP else None
         size = self._frames.skip()
+        request = self.requests.answered(xid, self._max_reply)
         if request is None:
             raise framing.StreamError(f"a frame of {size} bytes, over the limit of {self._max_reply}")
-        self.contact = now
-        self.last_zxid = max(self.last_zxid, zxid)
+        self.contact = self._answered_at = now
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, code)
         request.reject(
@@ -518,6 +611,7 @@ class Machine:
                 f"the answer is {size:,} bytes, over the limit of {self._max_reply:,}; raise max_reply",
             )
         )
+        self._note_zxid(zxid)
 
     def _ping_answered(self, now: float) -> None:
         if self._ping_sent is None:
@@ -546,7 +640,8 @@ class Machine:
             request.reject(errors.server_error(code, request.op.name, request.path))
 
     def _expire(self, why: str) -> None:
-        logger.warning("session 0x%x expired: %s", self.session_id, why)
+        self.why_over = f"session 0x{self.session_id:x} expired ({why})"
+        self.lost_held = self._holdings.describe()
         over, self.session_id = self.session_id, 0
         self._password = _NO_PASSWORD
         error = errors.SessionExpired(f"session 0x{over:x} expired: {why}")
@@ -579,6 +674,8 @@ class Machine:
             self._on_state(self.state)
 
     def _final_error(self, broken: BaseException | None = None) -> errors.SessionError:
+        if self.fate is not None:
+            return type(self.fate)(*self.fate.args)
         if self.state is State.AUTH_FAILED:
             return errors.AuthFailed("a server refused our credentials; open a client with the right ones")
         error = errors.ClientClosed(
@@ -591,6 +688,9 @@ class Machine:
         return errors.SessionExpired("the session that this depended on has expired")
 
 
+_EVENTS = frozenset((1, 2, 3, 4))
+"""The kinds of events that watches tell of: created, deleted, data changed, children changed."""
+
 _SESSION_EXPIRED = -112
 _SESSION_ERRORS = (_SESSION_EXPIRED, errors.SessionMoved.code)
 
@@ -601,6 +701,28 @@ def _session_error_in(results: Sequence[messages.MultiResult]) -> int:
         if result.error in _SESSION_ERRORS:
             return result.error
     return 0
+
+
+def _loss(request: Request, losses: int, why: str) -> errors.ConnectionLoss:
+    problem = f"the connection was lost before the answer came, so the outcome is unknown ({why})"
+    if losses > 1:
+        problem += f"; {losses} connections in a row broke on this request"
+    loss = errors.ConnectionLoss(request.op.name, request.path, problem)
+    loss.losses = losses
+    return loss
+
+
+def _useless(request: Request, error: Exception) -> errors.CorralError:
+    """The error for an answer that cannot be used."""
+    if isinstance(error, DecodeError):
+        problem = f"the answer does not decode: {error}"
+    elif isinstance(error, gate.Misfit):
+        problem = f"the answer does not fit the request: {error}"
+    else:
+        defect = errors.InternalError(f"{errors.describe(request.op.name, request.path)}: {error!r}")
+        defect.__cause__ = error
+        return defect
+    return errors.ReplyError(request.op.name, request.path, problem)
 
 
 def _frame(xid: int, opcode: int, body: bytes) -> bytes:

@@ -3,13 +3,33 @@
 Three places: *urgent* (what the session itself must say first: credentials, watches, heartbeats), *waiting*
 (users' requests, in their order) and *in flight* (sent, unanswered, in the order of sending, which is the
 order in which a session is answered). When the connection breaks, `reclaim` decides what becomes of each.
+
+How many are in flight
+----------------------
+A heartbeat that is sent now is answered behind all that is in
+flight, so that must not take long: a part of T, over any network on which the session can live. The number of
+requests and the bytes of the requests say little, since a read of a few bytes may be answered with a
+megabyte. So a connection begins with `FIRST_FLIGHT` requests, doubles that with each round trip, and never
+has more in flight than are answered with `MAX_BYTES_IN_FLIGHT`, going by the answers that came.
+
+What breaks connections
+-----------------------
+A request may be what the connection breaks on: too large for this server, unknown to it, or disliked by
+something in between. Whoever repeats it by itself (a watch, a lock) would break one connection after another,
+and everybody else's writes with them. So it is counted, for each request with the same operation and body,
+how many connections in a row broke while it was unanswered. Those on which one broke are sent again together,
+and nothing else until they are answered; from the second on each is sent alone. None overtakes another: a
+pipelined pair, such as a write and the list that must be read behind it, relies on the order.
+`ConnectionLoss.losses` tells the count to whoever repeats it, and when to stop.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from corral import errors
 from corral.wire import messages
@@ -21,8 +41,18 @@ if TYPE_CHECKING:
 # A server stops reading from its connections while it has globalOutstandingLimit (1,000) requests unanswered,
 # so a longer flight gains nothing; and it is what a heartbeat may find before itself.
 MAX_IN_FLIGHT = 1000
-# So that large writes do not pile up in front of a heartbeat either.
+# Bytes, of requests as of answers, that may be in front of a heartbeat.
 MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
+FIRST_FLIGHT = 32
+# How fast the expected size of an answer falls again after a large one.
+_FORGETTING = 1 / 16
+# For how long, in T, it is remembered on which request a connection broke that nobody asks for again.
+_MEMORY = 4
+# How much may wait before those are thrown out whose waiter has gone.
+_PURGE_COUNT = 64
+_PURGE_BYTES = 256 * 1024
+
+logger = logging.getLogger("corral.session")
 
 _pack_header = messages.REQUEST_HEADER.pack
 _FIRST_XID = 1
@@ -60,8 +90,8 @@ class Request:
     """One request: what to send, who waits, and what is known of its fate."""
 
     __slots__ = (
-        "attempts", "body", "bound_to", "op", "path", "refused", "sent_at", "unclaimed", "waiter", "watches",
-        "xid",
+        "attempts", "body", "bound_to", "is_own", "losses", "op", "path", "refused", "sent_at", "unclaimed",
+        "waiter", "watches", "xid",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +117,10 @@ class Request:
         """What the server will answer under; 0 until it is sent."""
         self.sent_at = 0.0
         self.attempts = 0
+        self.is_own = False
+        """Whether the session itself has sent it, such as a heartbeat, whatever else waits."""
+        self.losses = 0
+        """On how many connections in a row it broke, as of when it was last sent."""
         self.refused = False
         """Whether the server has said that it was not applied, so that even a write may be sent again."""
         self.unclaimed: tuple[Any, BaseException | None] | None = None
@@ -101,20 +135,37 @@ class Request:
 
     def resolve(self, result: Any) -> None:
         """Give the waiter its answer; if it waits no more, note it."""
-        if not self.waiter.done():
-            self.waiter.set_result(result)
-        else:
-            self.unclaimed = (result, None)
+        try:
+            if not self.waiter.done():
+                self.waiter.set_result(result)
+            else:
+                self.unclaimed = (result, None)
+        except Exception as defect:
+            self._waiter_broke(defect)
 
     def reject(self, error: BaseException) -> None:
         """Give the waiter an error; if it waits no more, note it."""
-        if not self.waiter.done():
+        try:
+            if not self.waiter.done():
+                self.waiter.set_exception(error)
+            else:
+                self.unclaimed = (None, error)
+        except Exception as defect:
+            self._waiter_broke(defect)
+
+    def _waiter_broke(self, defect: Exception) -> None:
+        """A waiter has raised: that ends what it waits for, and not the session, which has other waiters."""
+        logger.error("the answer to %r could not be taken; please report this", self, exc_info=defect)
+        error = errors.InternalError(f"{errors.describe(self.op.name, self.path)}: {defect!r}")
+        error.__cause__ = defect
+        with contextlib.suppress(Exception):  # it has raised once, and is logged
             self.waiter.set_exception(error)
-        else:
-            self.unclaimed = (None, error)
 
     def __repr__(self) -> str:
         return f"<{errors.describe(self.op.name, self.path)} xid={self.xid} attempts={self.attempts}>"
+
+
+_Key: TypeAlias = "tuple[int, bytes]"
 
 
 class Requests:
@@ -124,23 +175,82 @@ class Requests:
         self.urgent: deque[bytes] = deque()
         self.waiting: deque[Request] = deque()
         self.in_flight: deque[Request] = deque()
+        self.timeout = 0.0
+        """The session timeout T in seconds."""
         self._bytes_in_flight = 0
         self._xid = _FIRST_XID - 1
+        # What waits, in bytes, and from when on it is worth looking for what nobody waits for any more.
+        self._bytes_waiting = 0
+        self._purge_count = _PURGE_COUNT
+        self._purge_bytes = _PURGE_BYTES
+        # How many may be in flight, and the size of an answer that is expected.
+        self._window = FIRST_FLIGHT
+        self._expected = 0.0
+        # On how many connections in a row each request broke. Of those in flight: how many are the session's
+        # own, how many are suspected, and whether one of these is to be alone.
+        self._losses: dict[_Key, int] = {}
+        self._own = 0
+        self._suspects = 0
+        self._is_alone = False
+        self._lost_at = 0.0
+
+    def add(self, request: Request) -> None:
+        """Queue it behind all that waits."""
+        waiting = self.waiting
+        waiting.append(request)
+        self._bytes_waiting += len(request.body)
+        if len(waiting) > self._purge_count or self._bytes_waiting > self._purge_bytes:
+            self.purge()
+
+    def purge(self) -> None:
+        """Throw out what waits and nobody waits for: in a long outage that could be all of it (timed out)."""
+        self.waiting = deque(request for request in self.waiting if not request.waiter.done())
+        self._bytes_waiting = sum(len(request.body) for request in self.waiting)
+        # Twice what is left, so that looking costs a part of adding.
+        self._purge_count = max(_PURGE_COUNT, 2 * len(self.waiting))
+        self._purge_bytes = max(_PURGE_BYTES, 2 * self._bytes_waiting)
+
+    def connected(self, timeout: float) -> None:
+        """There is a new connection, of a session with this timeout in seconds."""
+        self.timeout = timeout
+        self._window = FIRST_FLIGHT
 
     def take(self, now: float, out: list[bytes]) -> None:
         """Append to `out` what may be sent now, and note it as in flight since `now`."""
         if self.urgent:
             out.extend(self.urgent)
             self.urgent.clear()
-        waiting, in_flight = self.waiting, self.in_flight
-        while waiting and len(in_flight) < MAX_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
-            request = waiting.popleft()
+        waiting, in_flight, window = self.waiting, self.in_flight, self._window
+        while waiting and len(in_flight) < window and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+            request = waiting[0]
+            if self._losses and not request.waiter.done() and not self._may_send(request, now):
+                return
+            waiting.popleft()
+            self._bytes_waiting -= len(request.body)
             if request.waiter.done():
                 continue  # cancelled before it was sent: certainly not applied
             self._send(request, now, out)
 
+    def has_output(self) -> bool:
+        """Whether there is something to send, or to wait behind what is in flight."""
+        return bool(self.urgent or self.waiting)
+
+    def _may_send(self, request: Request, now: float) -> bool:
+        """Whether the first that waits may go out beside what is in flight, as connections have broken on
+        some (see above)."""
+        losses = request.losses = self._losses.get(_key(request), 0)
+        others = len(self.in_flight) - self._own - self._suspects
+        if losses == 0:
+            if self._suspects == 0 and now > self._lost_at + _MEMORY * self.timeout:
+                self._losses.clear()  # nobody has asked for those again
+            return self._suspects == 0
+        if losses == 1:
+            return others == 0 and not self._is_alone
+        return others == 0 and self._suspects == 0
+
     def send_first(self, request: Request, now: float) -> None:
         """Send a request of the session's own before all that waits, whatever is in flight."""
+        request.is_own = True
         self._send(request, now, self.urgent)
 
     def _send(self, request: Request, now: float, out: list[bytes] | deque[bytes]) -> None:
@@ -153,15 +263,24 @@ class Requests:
         size = len(body)
         self._bytes_in_flight += size
         self.in_flight.append(request)
+        if request.is_own:
+            self._own += 1
+        elif request.losses:
+            self._suspects += 1
+            self._is_alone = request.losses >= 2
         out.append(_pack_header(size + 8, xid, request.op.opcode))
         out.append(body)
 
-    def answered(self, xid: int) -> Request | None:
-        """The request that an answer with `xid` belongs to: the oldest in flight, or the stream is broken."""
+    def answered(self, xid: int, size: int) -> Request | None:
+        """The request that an answer of `size` bytes with `xid` belongs to: the oldest in flight, or the
+        stream is broken."""
         if not self.in_flight or self.in_flight[0].xid != xid:
             return None
         request = self.in_flight.popleft()
-        self._bytes_in_flight -= len(request.body)
+        self._landed(request)
+        expected = self._expected
+        self._expected = expected = max(size, expected + (size - expected) * _FORGETTING)
+        self._window = min(self._window + 1, MAX_IN_FLIGHT, int(MAX_BYTES_IN_FLIGHT / (expected + 1)) + 1)
         return request
 
     def answered_out_of_turn(self, xid: int) -> Request | None:
@@ -169,33 +288,67 @@ class Requests:
         for request in self.in_flight:
             if request.xid == xid:
                 self.in_flight.remove(request)
-                self._bytes_in_flight -= len(request.body)
+                self._landed(request)
                 return request
         return None
+
+    def _landed(self, request: Request) -> None:
+        """It is in flight no more, and the connection has not broken on it."""
+        self._bytes_in_flight -= len(request.body)
+        if request.is_own:
+            self._own -= 1
+        elif request.losses:
+            self._suspects -= 1
+            self._is_alone = False
+            self._losses.pop(_key(request), None)
+            request.losses = 0
 
     def refused(self, request: Request) -> None:
         """Take back a request that was certainly not applied: `reclaim` has it sent again, in its turn."""
         request.refused = True
         self.in_flight.appendleft(request)
         self._bytes_in_flight += len(request.body)
+        self._own += request.is_own
 
-    def reclaim(self) -> Iterator[Request]:
-        """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown.
+    def reclaim(self, now: float) -> Iterator[tuple[Request, int]]:
+        """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown,
+        each with the number of connections in a row that broke on it.
 
         A read on which the connection has died twice is yielded too: it may be what kills it. So is a write
         that nobody waits for: whoever has left it may still come for its outcome.
         """
         unanswered = list(self.in_flight)
-        self.in_flight.clear()
-        self._bytes_in_flight = 0
-        self.urgent.clear()
+        self._nothing_in_flight()
+        if unanswered:
+            self._lost_at = now
+            self._losses = losses = self._count_losses(unanswered)
         lost = []
         for request in reversed(unanswered):
-            if not request.refused and (request.op.is_write or request.attempts >= 2):
-                lost.append(request)
+            count = losses.get(_key(request), 1)
+            is_suspect = request.attempts >= 2 or count >= errors.ConnectionLoss.MOST_LOSSES
+            if not request.refused and (request.op.is_write or is_suspect):
+                lost.append((request, count))
             elif not request.waiter.done():
                 self.waiting.appendleft(request)
+        self.purge()
         yield from reversed(lost)
+
+    def _count_losses(self, unanswered: list[Request]) -> dict[_Key, int]:
+        before = self._losses
+        counted = {
+            key: before.get(key, 0) + 1
+            for key in (_key(each) for each in unanswered if not each.refused and not each.is_own)
+        }
+        for request in self.waiting if before else ():
+            if (key := _key(request)) in before:
+                counted.setdefault(key, before[key])
+        return counted
+
+    def _nothing_in_flight(self) -> None:
+        self.in_flight.clear()
+        self.urgent.clear()
+        self._bytes_in_flight = self._own = self._suspects = 0
+        self._is_alone = False
 
     def drop_bound(self, session_id: int) -> list[Request]:
         """Take out what waits and means nothing in the session that there is now (0 for none)."""
@@ -204,11 +357,19 @@ class Requests:
             self.waiting = deque(request for request in self.waiting if request.bound_to in (0, session_id))
         return dropped
 
+    def drop_waiting(self) -> list[Request]:
+        """Take out all that was not sent, or is to be sent again."""
+        dropped = list(self.waiting)
+        self.waiting.clear()
+        self._bytes_waiting = 0
+        return dropped
+
     def drop_all(self) -> list[Request]:
         """Take out everything, sent or not."""
-        dropped = [*self.in_flight, *self.waiting]
-        self.in_flight.clear()
-        self.waiting.clear()
-        self.urgent.clear()
-        self._bytes_in_flight = 0
+        dropped = [*self.in_flight, *self.drop_waiting()]
+        self._nothing_in_flight()
         return dropped
+
+
+def _key(request: Request) -> _Key:
+    return request.op.opcode, request.body

@@ -1,14 +1,18 @@
-"""The one task of a client: it connects, keeps time for the machine, and takes everything down at the end.
+"""The one task of a client: it keeps time for the machine, and takes everything down at the end.
 
 Opening and closing a session only signal this task and wait for it, so they may happen in different tasks
-(S8). Every other task of the client is a child of the task group in here. If the supervisor breaks, every
-waiter is told, and so is whoever closes.
+(S8). The tasks beside it, the one that connects (`dial`) and short jobs of recipes, are started and ended by
+it. If one of them breaks, every waiter is told, and so is whoever closes.
+
+asyncio ends a program by cancelling every task at once, this one too. The clients' owners are then on their
+way out, and their clean-up needs the session; so a cancelled supervisor waits for them, within bounds, and
+closes the session on the server before it ends. Else the locks and ephemerals of each service that is stopped
+would stay until they expire.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import random
@@ -16,10 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import anyio
-import anyio.abc
+from typing import Any, NoReturn
 
 from corral import errors
 from corral.types import State
@@ -28,12 +29,13 @@ from corral.wire.messages import Operation
 
 from .auth import Credentials
 from .connection import Connection
+from .contact import ContactLog
+from .dial import Dialer
 from .holdings import Hold
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine, Phase, WriteObserver
 from .requests import Request
 from .state_stream import StateStream
-from .visit import visit
 from .watches import PERSISTENT_KINDS, Kind, Watcher
 
 logger = logging.getLogger("corral.session")
@@ -41,10 +43,8 @@ logger = logging.getLogger("corral.session")
 # Closing waits no longer than this part of T, and no longer than this many seconds, for the server's answer.
 CLOSE_PART = 1 / 3
 CLOSE_SECONDS = 5.0
-# A connection that held this long, in seconds, was a good one: the next retry is at once.
-GOOD_CONNECTION = 1.0
-# The least that one attempt is given, in seconds, however many servers share T.
-LEAST_ATTEMPT = 0.2
+# Tasks of clients, which do not wait for each other when a program ends.
+_OURS: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
 if hasattr(time, "CLOCK_BOOTTIME"):  # Linux: counts while the machine is suspended, as the server's does
     default_clock: Callable[[], float] = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
@@ -81,20 +81,21 @@ class Session:
             lease_by_ping=options.lease_by_ping,
             max_reply=options.max_reply,
             on_state=self._state_changed,
+            max_request=options.max_request,
         )
         self._rng = random.Random()
         self._resolver = Resolver(options.servers, self._rng)
         self._backoff = Backoff(self._rng)
+        self._contact = ContactLog()
         self._listeners: weakref.WeakSet[StateStream] = weakref.WeakSet()
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._group: anyio.abc.TaskGroup | None = None
-        self._failure: BaseException | None = None
-        self._rejection: _Rejection | None = None
-        self._left = False  # whether the server has been told, as far as it could be
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None
+        self._is_hurried = False  # whether nothing is to be waited for any more
 
     # Opening and closing
 
@@ -104,11 +105,12 @@ class Session:
             raise errors.UsageStateError(
                 "this client was opened before; make another with corral.connect(), or share this one"
             )
-        self._loop = asyncio.get_running_loop()
-        self._take_time_and_chance(self._loop)
-        self._stopping = asyncio.Event()
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._supervisor = self._loop.create_task(self._supervise(), name="corral supervisor")
+        self._loop = loop = _running_loop()
+        self._take_time_and_chance(loop)
+        self._stop: asyncio.Future[None] = loop.create_future()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._supervisor = loop.create_task(self._supervise(), name="corral supervisor")
+        _OURS.add(self._supervisor)
         limit = self._options.connect_timeout
         try:
             async with asyncio.timeout(limit) as scope:
@@ -116,10 +118,20 @@ class Session:
         except BaseException as error:
             said = self._resolver.describe()
             # Not cancelled: should the session come in this very tick, it is to be ended on the server too.
-            self._stopping.set()
-            await asyncio.wait([self._supervisor])
+            self._stop_soon()
+            await self._until_down(self._supervisor)
             if isinstance(error, TimeoutError) and scope.expired():
                 raise errors.ConnectTimeout(f"no session within connect_timeout={limit} s; {said}") from None
+            raise
+
+    async def _until_down(self, supervisor: asyncio.Task[None]) -> None:
+        """Wait for the end of what never came to be. Cancelled again, take no leave of any server."""
+        try:
+            await asyncio.wait([supervisor])
+        except asyncio.CancelledError:
+            self._is_hurried = True
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
             raise
 
     def _take_time_and_chance(self, loop: Any) -> None:
@@ -131,15 +143,15 @@ class Session:
     async def close(self) -> None:
         """End the session on the server and wait until everything is down: bounded, see `CLOSE_PART`.
 
-        Cancelling the wait does not stop the closing. Raises what broke the supervisor, if anything did.
+        Cancelling the wait does not stop the closing. Raises `InternalError` if the supervisor broke.
         """
         if self._supervisor is None:
             return
         self.check_place()
-        self._stopping.set()
+        self._stop_soon()
         await asyncio.wait([self._supervisor])
         if self._failure is not None:
-            raise self._failure
+            self._raise_failure(self._failure)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -149,15 +161,9 @@ class Session:
 
     def check_place(self) -> asyncio.AbstractEventLoop:
         """Raise `UsageStateError` unless this is the event loop that opened the session; returns it."""
-        try:
-            loop = asyncio.get_running_loop()
-            if loop is self._loop:
-                return loop
-        except RuntimeError:
-            raise errors.UsageStateError(
-                "a corral client is used from within its event loop; there is none running here "
-                "(another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
-            ) from None
+        loop = _running_loop()
+        if loop is self._loop:
+            return loop
         if self._loop is None:
             raise errors.UsageStateError(
                 "this client is not open; use it inside 'async with corral.connect(...) as zk:'"
@@ -193,7 +199,8 @@ class Session:
         return future
 
     async def ask(self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0) -> Any:
-        """Send a request that does no harm when it is carried out twice, and again after each lost connection.
+        """Send a request that does no harm when it is carried out twice, and again after each lost
+        connection.
 
         Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on it.
         """
@@ -268,6 +275,10 @@ class Session:
         if self._machine.restless:
             self._rearm_timer()
 
+    def releasing(self, hold: Hold) -> None:
+        """Its node is being deleted by its holder: that it goes is no loss."""
+        self._machine.releasing(hold)
+
     def unhold(self, hold: Hold) -> None:
         """It is given up."""
         self._machine.unhold(hold)
@@ -322,168 +333,141 @@ class Session:
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Run a job of the session's own beside it; it ends with the session at the latest."""
-        if self._group is not None and not self._machine.closing:
-            self._group.start_soon(job, name=name)
+        if self._loop is not None and not self._machine.closing:
+            self._run_beside(self._loop, job(), name)
+
+    def _run_beside(
+        self, loop: asyncio.AbstractEventLoop, job: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]:
+        # Not by a task group of anyio, which may be told of new tasks only from within a task: jobs are begun
+        # from callbacks.
+        task = loop.create_task(job, name=name)
+        _OURS.add(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._job_done)
+        return task
+
+    def _job_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     # The supervisor
 
     async def _supervise(self) -> None:
-        broken: BaseException | None = None
+        loop = self.loop
+        dialer = Dialer(
+            self._machine,
+            self._resolver,
+            self._backoff,
+            self._rng,
+            clock=self.clock,
+            connect_timeout=self._options.connect_timeout,
+            use=self._use,
+            on_entry=self._rearm_timer,
+            contact=self._contact,
+        )
+        dialing = self._run_beside(loop, dialer.run(), "corral connection")
+        dialing.add_done_callback(self._dialing_done)
         try:
-            async with anyio.create_task_group() as group:
-                self._group = group
-                group.start_soon(self._keep_connected, name="corral connection")
-                await self._stopping.wait()
-                await self._say_farewell()
-                group.cancel_scope.cancel()
+            await self._until_stopped()
+            if self._failure is None:
+                await self._say_farewell(dialing)
         except Exception as error:
-            broken = error
-            while isinstance(broken, ExceptionGroup) and len(broken.exceptions) == 1:
-                broken = broken.exceptions[0]
-            self._failure = broken
-            logger.critical("the client broke: please report this", exc_info=broken)
+            self._fail(error)
         finally:
-            self._group = None
-            if self._timer is not None:
-                self._timer.cancel()
-            self._machine.end(self.clock(), broken or self._failure)
-            if self._connection is not None:
-                self._connection.drop("the client is closed")
-            if not self._ready.done():
-                self._ready.set_exception(self._failure or errors.ClientClosed("the client was closed"))
-                self._ready.exception()  # whoever waits is told; that nobody waits is no news
+            self._take_down()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            await self._resolver.close()
 
-    async def _say_farewell(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        assert self._loop is not None
-        answer: asyncio.Future[Any] = self._loop.create_future()
+    async def _until_stopped(self) -> None:
+        """Wait until somebody closes the client, or something breaks it."""
+        try:
+            await asyncio.shield(self._stop)
+        except asyncio.CancelledError:
+            # Every task is being cancelled, as the program ends: those who use the client come first.
+            self._uncancel()
+            if not self._is_hurried:
+                await self._until_others_end()
+
+    async def _until_others_end(self) -> None:
+        deadline = self.loop.time() + self._closing_bound()
+        others = {task for task in asyncio.all_tasks() if task not in _OURS}
+        while others and not self._stop.done() and (left := deadline - self.loop.time()) > 0:
+            done, _ = await asyncio.wait(
+                {*others, self._stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            others.difference_update(done)
+
+    def _uncancel(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+
+    def _closing_bound(self) -> float:
+        return min(self.timeout * CLOSE_PART, CLOSE_SECONDS)
+
+    async def _say_farewell(self, dialing: asyncio.Task[None]) -> None:
+        answer: asyncio.Future[Any] = self.loop.create_future()
         # However it ends there is no more to be done, also if this task is cancelled before.
         answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
-        if self._machine.state is not State.AUTH_FAILED and self._machine.close(self.clock(), answer):
+        machine = self._machine
+        if machine.state is not State.AUTH_FAILED and machine.close(self.clock(), answer):
             if self._connection is not None:
                 self._connection.flush_soon()
-            await asyncio.wait([answer], timeout=min(self.timeout * CLOSE_PART, CLOSE_SECONDS))
+            if machine.phase is Phase.UP or not dialing.done():
+                await asyncio.wait([answer], timeout=self._closing_bound())
             if not answer.done():
                 answer.cancel()
                 logger.warning(
                     "session 0x%x could not be closed on a server; its ephemerals stay until it expires",
                     self.session_id,
                 )
-        self._left = True
+        dialing.cancel()  # or it would open another session
         if self._connection is not None and self._connection.made:
             self._connection.drop("the client is closed")
             await asyncio.wait([self._connection.lost])
 
-    def _fail(self, error: BaseException) -> None:
-        self._failure = self._failure or error
-        self._stopping.set()
-
-    async def _keep_connected(self) -> None:
-        last: Address | None = None
-        rounds = 0
-        turned_away: list[Address] = []
-        while True:
-            await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
-            bound = self._attempt_bound(rounds)
-            addresses = await self._resolver.round(bound, last=last)
-            turned_away = []
-            for address in addresses:
-                began, session_id = self.clock(), self._machine.session_id
-                connection = await self._attempt(address, bound)
-                if self._gave_up():
-                    return
-                if session_id and not self._machine.session_id:
-                    self._backoff.reset()  # it expired: the new one can be had at once
-                    break
-                if connection is None:
-                    if self._resolver.failures.get(str(address)) == _TURNED_AWAY:
-                        turned_away.append(address)
-                    continue
-                _raise_unless_network(await asyncio.shield(connection.lost))
-                if self._left or self._gave_up():
-                    return
-                last, rounds, self._rejection = address, 0, None
-                if self.clock() - began >= GOOD_CONNECTION:
-                    self._backoff.reset()
-                break
-            else:
-                rounds += 1
-                level = logging.WARNING if rounds == 1 else logging.INFO
-                logger.log(level, "no server has taken the session; trying on: %s", self._resolver.describe())
-                if turned_away:
-                    await self._turned_away(self._rng.choice(turned_away), bound)
-                else:
-                    self._rejection = None
-
-    def _attempt_bound(self, rounds: int) -> float:
-        """Seconds for one attempt: all servers within T/3 at first, then twice as long with each vain round,
-        for servers that are slow rather than silent."""
-        share = self.timeout / (3 * max(1, len(self._options.servers)))
-        return min(max(share, LEAST_ATTEMPT) * 2.0 ** min(rounds, 10), self.timeout / 2)
-
-    async def _attempt(self, address: Address, bound: float) -> Connection | None:
-        """Connect and shake hands, within `bound` seconds; None if that failed, and then nothing is left."""
-        assert self._loop is not None
-        connection = Connection(self._machine, self.clock, address, self._rearm_timer, self._loop)
-        self._connection = connection
-        contact = self._machine.contact
-        self._resolver.trying(address)
-        try:
-            async with asyncio.timeout(bound):
-                await self._loop.create_connection(lambda: connection, address.host, address.port)
-                await asyncio.shield(connection.established)
-        except OSError as error:  # a TimeoutError is one
-            connection.drop(f"no session within {bound:.2f} s")
-            self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
-        except BaseException:
-            connection.drop("the client is closed")
-            raise
+    def _take_down(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._machine.end(self.clock(), self._failure)
+        if self._connection is not None:
+            self._connection.drop("the client is closed")
+        if self._ready.done():
+            return
+        if self._failure is not None:
+            self._ready.set_exception(_internal_error(self._failure))
         else:
-            if self._machine.phase is Phase.UP:
-                logger.info("session 0x%x is on %s", self.session_id, address)
-                return connection
-            if self._machine.contact == contact:
-                self._resolver.failed(address, _TURNED_AWAY)
-            else:
-                self._resolver.failed(address, self._machine.condemned or "the server closed the connection")
-        if connection.made:
-            _raise_unless_network(await asyncio.shield(connection.lost))
-        return None
+            self._ready.set_exception(errors.ClientClosed("the client was closed"))
+        self._ready.exception()  # whoever waits is told; that nobody waits is no news
 
-    async def _turned_away(self, address: Address, bound: float) -> None:
-        """Find out whether it is us whom they turn away, having seen less than we have: then it would be for
-        ever. Servers without a leader, or with too many clients, do the same to anybody, for a while.
+    def _stop_soon(self) -> None:
+        if not self._stop.done():
+            self._stop.set_result(None)
 
-        A new session is a transaction. If one that begins now is older than what we have seen, what we have
-        seen was undone.
-        """
-        now, newest = self.clock(), self._machine.last_zxid
-        rejection = self._rejection = self._rejection or _Rejection(now)
-        if now - rejection.since <= self.timeout or not newest:
-            return
-        if rejection.zxid is None:
-            with contextlib.suppress(OSError):
-                rejection.zxid = await visit(address.host, address.port, limit=bound)
-        if rejection.zxid is None:
-            return
-        if rejection.zxid >= newest:
-            self._rejection = None  # it will take us
-            return
-        self._machine.fail_waiting(
-            errors.EnsembleBehind(
-                f"{address} turns us away, and is at transaction 0x{rejection.zxid:x}, but we have seen "
-                f"0x{newest:x}: the ensemble was restored from a backup or wiped; open a new client"
-            )
-        )
+    def _fail(self, error: BaseException) -> None:
+        """Something of ours broke: everything ends, and everybody is told."""
+        if self._failure is None:
+            self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+            logger.critical("the client broke: please report this", exc_info=error)
+        self._stop_soon()
 
-    def _gave_up(self) -> bool:
-        """Whether no server will take us, ever."""
-        if self._machine.state is not State.AUTH_FAILED:
-            return False
-        if not self._ready.done():
+    def _raise_failure(self, failure: Exception) -> NoReturn:
+        raise _internal_error(failure) from failure
+
+    def _use(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _dialing_done(self, dialing: asyncio.Task[None]) -> None:
+        """No server will take us, ever, if it has ended by itself."""
+        if self._machine.state is State.AUTH_FAILED and not self._ready.done():
             self._ready.set_exception(errors.AuthFailed("a server refused our credentials"))
-        return True
 
     # The machine's time, and its news
 
@@ -513,25 +497,34 @@ class Session:
             self._fail(error)
 
     def _state_changed(self, state: State) -> None:
+        self._note_contact(state)
         if state is State.CONNECTED and not self._ready.done():
             self._ready.set_result(None)
         for listener in tuple(self._listeners):
             listener.tell(state)
 
-
-@dataclass
-class _Rejection:
-    """Servers take the connection and close it without a word, round after round, and none takes us."""
-
-    since: float
-    zxid: int | None = None
-    """At which transaction somebody was served who has seen nothing yet."""
-
-
-def _raise_unless_network(ended_by: BaseException | None) -> None:
-    """What ends a connection is the network, or a bug of ours that must reach the supervisor."""
-    if ended_by is not None and not isinstance(ended_by, OSError):
-        raise ended_by
+    def _note_contact(self, state: State) -> None:
+        machine, now = self._machine, self.clock()
+        server = str(self._connection.address) if self._connection is not None else "no server"
+        if state is State.CONNECTED:
+            self._contact.back(now, server, f"session 0x{machine.session_id:x}")
+        elif state is State.SUSPENDED:
+            self._contact.lost(now, server, machine.why_lost, machine.describe_held(), self.lease_left)
+        elif state in (State.LAPSED, State.EXPIRED):
+            self._contact.ended(now, machine.why_over, machine.lost_held)
 
 
-_TURNED_AWAY = "the server took the connection and closed it without a word"
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise errors.UsageStateError(
+            "a corral client is used from within its asyncio event loop; no such loop is running here "
+            "(trio, another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
+        ) from None
+
+
+def _internal_error(failure: Exception) -> errors.InternalError:
+    error = errors.InternalError(f"the client broke, please report this: {failure!r}")
+    error.__cause__ = failure
+    return error

@@ -202,6 +202,12 @@ class WatchRegistry:
         elif kind in _MODES:
             self._ask()  # it was refused, and another that waits for its end was not asked for
 
+    def forget(self, path: str, watcher: Watcher, kind: Kind) -> None:
+        """As `remove`, of a node that is gone or that we are deleting: that uses the server's watch up."""
+        entry = self._by_kind[kind].get(path)
+        if entry is not None and entry.watchers.pop(watcher, watcher) is None and not entry.watchers:
+            del self._by_kind[kind][path]
+
     def _remove(self, path: str, kind: Kind) -> None:
         if kind not in _MODES and self._is_persistent(path):
             return  # removing this kind would end the other one too

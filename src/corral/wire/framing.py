@@ -73,6 +73,10 @@ class Frames:
             self.wrote(count)
             rest = rest[count:]
 
+    def received_first(self) -> bytes:
+        """The first bytes (at most 16) that are not part of a frame given out yet."""
+        return bytes(self.view[self._read : min(self._written, self._read + _PEEK)])
+
     def next(self) -> int:
         """Make the next frame current and return its `end`; `NEED_DATA` if it is not yet complete.
 

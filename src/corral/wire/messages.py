@@ -313,14 +313,23 @@ class MultiResult(NamedTuple):
     value: Any
 
 
-def encode_multi(ops: Sequence[tuple[Operation, bytes]]) -> bytes:
+class MultiBody(bytes):
+    """The body of a request of several operations, with what it was made of: their answer is held against
+    it."""
+
+    ops: Sequence[tuple[Operation, bytes]]
+
+
+def encode_multi(ops: Sequence[tuple[Operation, bytes]]) -> MultiBody:
     """Several operations in one request: each with its body."""
     pieces = []
     for operation, body in ops:
         pieces.append(_MULTI_HEADER.pack(operation.opcode, False, -1))
         pieces.append(body)
     pieces.append(_MULTI_END)
-    return b"".join(pieces)
+    body = MultiBody(b"".join(pieces))
+    body.ops = ops
+    return body
 
 
 def decode_multi(buffer: compiler.Buffer, start: int, end: int) -> list[tuple[Operation, Any]]:

@@ -1,0 +1,217 @@
+"""Connecting, again and again: which server when, how long each is given, and what it means that none takes
+us.
+
+The one rule for times: *of n addresses of which all but one are silent, the one is found within T of the last
+contact*, and at first within `connect_timeout`. A silent server is noticed after at most T/2, so a round over
+all addresses gets T/3, shared among the addresses that there are, however many each name has. Each round in
+vain gives twice the time, for servers that are slow rather than silent. Looking names up gets a part of that,
+and a name whose look-up hangs holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from corral import errors
+from corral.types import State
+
+from .connection import Connection
+from .contact import ContactLog
+from .hosts import Address, Backoff, Resolver
+from .machine import Machine, Phase
+from .visit import visit
+
+__all__ = ["Dialer"]
+
+# A round over all addresses gets this part of T, and at first no more than this part of `connect_timeout`.
+ROUND_PART = 1 / 3
+FIRST_ROUND_PART = 1 / 2
+# Of that, what look-ups get before the addresses known so far are tried.
+LOOK_UP_PART = 1 / 4
+# An attempt gets at least so many seconds, unless there are so many addresses that a round would take this
+# part of T.
+LEAST_ATTEMPT = 0.2
+LONGEST_ROUND = 2 / 5
+# No attempt gets more than this part of T.
+LONGEST_ATTEMPT = 1 / 2
+# A connection that held this long, in seconds, was a good one: the next retry is at once.
+GOOD_CONNECTION = 1.0
+
+
+class Dialer:
+    """Keeps one session connected. `use` is told of each connection before it is attempted."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        resolver: Resolver,
+        backoff: Backoff,
+        rng: random.Random,
+        *,
+        clock: Callable[[], float],
+        connect_timeout: float | None,
+        use: Callable[[Connection], None],
+        on_entry: Callable[[], None],
+        contact: ContactLog,
+    ) -> None:
+        self._machine = machine
+        self._resolver = resolver
+        self._rng = rng
+        self._clock = clock
+        self._connect_timeout = connect_timeout
+        self._use = use
+        self._on_entry = on_entry
+        self._contact = contact
+        self._backoff = backoff
+        self._was_connected = False
+        self._has_held = True  # whether a connection has held since the last session expired on us
+        self._rejection: _Rejection | None = None
+
+    async def run(self) -> None:
+        """Connect, and again whenever the connection is lost. Ends when no server will ever take us:
+        `Machine.state` or `Machine.fate` says why."""
+        last: Address | None = None
+        rounds = 0
+        turned_away: list[Address] = []
+        while True:
+            await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
+            budget = self._budget()
+            addresses = await self._resolver.round(budget * LOOK_UP_PART, last=last)
+            bound = self._attempt_bound(budget, len(addresses), rounds)
+            turned_away = []
+            for address in addresses:
+                began, session_id = self._clock(), self._machine.session_id
+                connection = await self._attempt(address, bound)
+                if self._is_over():
+                    return
+                if session_id and not self._machine.session_id:
+                    self._session_expired()
+                    break
+                if connection is None:
+                    if self._resolver.failures.get(str(address)) == _TURNED_AWAY:
+                        turned_away.append(address)
+                    continue
+                _raise_unless_network(await asyncio.shield(connection.lost))
+                if self._is_over():
+                    return
+                last, rounds, self._rejection = address, 0, None
+                if self._clock() - began >= GOOD_CONNECTION:
+                    self._has_held = True
+                    self._backoff.reset()
+                break
+            else:
+                rounds += 1
+                self._contact.unreachable(self._clock(), self._resolver.describe())
+                if turned_away:
+                    await self._turned_away(self._rng.choice(turned_away), bound)
+                    if self._is_over():
+                        return
+                else:
+                    self._rejection = None
+
+    def _budget(self) -> float:
+        """Seconds for the first round over all addresses."""
+        budget = self._machine.timeout * ROUND_PART
+        if not self._was_connected and self._connect_timeout is not None:
+            budget = min(budget, self._connect_timeout * FIRST_ROUND_PART)
+        return budget
+
+    def _attempt_bound(self, budget: float, addresses: int, rounds: int) -> float:
+        """Seconds for one attempt."""
+        count = max(1, addresses)
+        timeout = self._machine.timeout
+        least = min(LEAST_ATTEMPT, timeout * LONGEST_ROUND / count)
+        share = max(budget / count, least) * 2.0 ** min(rounds, 10)
+        return min(share, timeout * LONGEST_ATTEMPT)
+
+    def _session_expired(self) -> None:
+        """A server has no such session. A new one can be had at once; but where each session is gone by the
+        time that we are back, not each time at once."""
+        if self._has_held:
+            self._has_held = False
+            self._backoff.reset()
+
+    async def _attempt(self, address: Address, bound: float) -> Connection | None:
+        """Connect and shake hands, within `bound` seconds; None if that failed, and then nothing is left."""
+        loop = asyncio.get_running_loop()
+        machine = self._machine
+        connection = Connection(machine, self._clock, address, self._on_entry, loop)
+        self._use(connection)
+        contact = machine.contact
+        self._resolver.trying(address)
+        try:
+            async with asyncio.timeout(bound):
+                await loop.create_connection(lambda: connection, address.host, address.port)
+                await asyncio.shield(connection.established)
+        except OSError as error:  # a TimeoutError is one
+            connection.drop(f"no session within {bound:.2f} s")
+            self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
+        except BaseException:
+            if machine.phase is not Phase.UP:
+                connection.drop("the client is closed")
+            raise
+        else:
+            if machine.phase is Phase.UP:
+                self._was_connected = True
+                return connection
+            silent = machine.contact == contact and machine.condemned is None
+            why = machine.condemned or "the server closed the connection"
+            self._resolver.failed(address, _TURNED_AWAY if silent else why)
+        if connection.made:
+            _raise_unless_network(await asyncio.shield(connection.lost))
+        return None
+
+    async def _turned_away(self, address: Address, bound: float) -> None:
+        """Find out whether servers turn us away because they have seen less than we have: then it would be
+        for ever. Servers without a leader, or with too many clients, do the same to anybody, for a while.
+
+        A new session is a transaction. If one that begins now is older than what we have seen, what we have
+        seen was undone, or was never so.
+        """
+        machine = self._machine
+        now, newest = self._clock(), machine.last_zxid
+        rejection = self._rejection = self._rejection or _Rejection(now)
+        if now - rejection.since <= machine.timeout or not newest:
+            return
+        if rejection.zxid is None:
+            with contextlib.suppress(OSError):
+                rejection.zxid = await visit(address.host, address.port, limit=bound)
+        if rejection.zxid is None:
+            return
+        if rejection.zxid >= newest or machine.disown_zxid():
+            self._rejection = None  # it will take us
+            return
+        machine.fate = errors.EnsembleBehind(
+            f"{address} turns us away, and is at transaction 0x{rejection.zxid:x}, but we have seen "
+            f"0x{newest:x}: the ensemble was restored from a backup or wiped; open a new client"
+        )
+        machine.end(self._clock())
+
+    def _is_over(self) -> bool:
+        """Whether there will be no session any more."""
+        machine = self._machine
+        return machine.fate is not None or machine.state in (State.AUTH_FAILED, State.CLOSED)
+
+
+@dataclass
+class _Rejection:
+    """Servers take the connection and close it without a word, round after round, and none takes us."""
+
+    since: float
+    zxid: int | None = None
+    """At which transaction somebody was served who has seen nothing yet."""
+
+
+def _raise_unless_network(ended_by: BaseException | None) -> None:
+    """What ends a connection is the network, or a defect of ours that must reach the supervisor."""
+    if ended_by is not None and not isinstance(ended_by, OSError):
+        raise ended_by
+
+
+_TURNED_AWAY = "the server took the connection and closed it without a word"

@@ -1,0 +1,265 @@
+"""The gate between what decodes and what is believed. No I/O.
+
+Bytes that decode are not yet an answer: a server with a defect, or something between it and us, may send an
+answer of another request's shape, an event for a path that cannot be, or a session that nobody asked for. All
+that a server says passes here once, before anything else looks at it. What does not fit an answer's request
+ends that request with a `ReplyError`; what does not fit the connection ends that connection. Whoever is
+behind the gate relies on it: a transaction has as many results as operations, a sequential name ends in a
+number, an ephemeral is of our session.
+
+The checks are those that hold for every server from 3.4 to 3.9. A newer server may append fields, use unknown
+error codes and tell of unknown kinds of events; none of that is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from corral.types import Stat
+from corral.wire import messages
+from corral.wire.messages import ConnectReply, MultiBody, MultiResult, Operation
+
+MOST_LEVELS = 4096
+"""Levels of a path that an event may name. ZooKeeper has no limit, but who has watches above a path looks at
+each level of it, and one that is created level by level is never that deep."""
+
+# A server grants from 2 to 20 of its ticks, which are 2 s by default. What it grants sets the pace of pings
+# and how soon a silent server is noticed, so neither a storm of pings nor a wait of days may come of it.
+LEAST_GRANT = 0.1
+MOST_GRANT = 600.0
+GRANT_RATIO = 20
+"""Beyond these (in seconds) what is granted may still be what was asked for, and up to so many times as
+much."""
+
+MOST_EPOCHS = 1 << 20
+"""By how many epochs the zxid may grow between two answers: one epoch is one election."""
+
+_PASSWORD_LENGTH = 16
+_CONTAINER_OWNER = -(1 << 63)
+_NUMBER = re.compile(r"-?[0-9]{9,10}")
+_length_at = struct.Struct(">i").unpack_from
+_EPHEMERAL, _SEQUENTIAL = 1, 2
+
+
+_LONGEST_GREETING = 4096
+"""Bytes of an answer to a connect request, at most; it has below a hundred."""
+_STRANGERS: Mapping[bytes, str] = {
+    b"HTTP": "HTTP",
+    b"SSH-": "SSH",
+    b"\x15\x03": "TLS (a secure port?)",
+    b"\x16\x03": "TLS (a secure port?)",
+    b"220": "SMTP or FTP",
+    b"-ERR": "Redis or POP3",
+}
+
+
+class Misfit(Exception):
+    """What a server has sent does not fit; the message says what and why."""
+
+
+class Stranger(Exception):
+    """What answers is no ZooKeeper server; the message says what came."""
+
+
+def check_greeting(first: bytes) -> None:
+    """Raise `Stranger` unless the first bytes on a connection may begin the answer to a connect request."""
+    if len(first) >= 4 and not 0 < _length_at(first, 0)[0] <= _LONGEST_GREETING:
+        raise Stranger(describe_stranger(first))
+
+
+def describe_stranger(first: bytes) -> str:
+    """What it says who is no ZooKeeper server, and who that may be."""
+    kinds = [kind for prefix, kind in _STRANGERS.items() if first.startswith(prefix)]
+    looks = f", which looks like {kinds[0]}" if kinds else ""
+    return f"what answers there is no ZooKeeper: its bytes make no sense ({first!r}{looks})"
+
+
+def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> None:
+    """Raise `Misfit` unless `reply` may answer a request for `session_id` (0: a new one) and `asked` seconds.
+
+    A refused session (no time-out, or no session id) fits. ClickHouse Keeper rejects connections while it has
+    no leader with a protocol version of its own and session -1.
+    """
+    if reply.protocol_version != 0:
+        raise Misfit(f"the server rejects the connection (protocol version {reply.protocol_version})")
+    if reply.timeout <= 0 or reply.session_id == 0:
+        return
+    if session_id and reply.session_id != session_id:
+        raise Misfit(f"the server answers with session 0x{reply.session_id:x}, not with 0x{session_id:x}")
+    if reply.session_id == -1 or len(reply.password) != _PASSWORD_LENGTH:
+        raise Misfit("the server answers with what cannot be a session")
+    least = min(asked, LEAST_GRANT)
+    most = max(asked * GRANT_RATIO, MOST_GRANT)
+    if not least <= reply.timeout <= most:
+        raise Misfit(
+            f"the server grants a session timeout of {reply.timeout:g} s where {asked:g} s were asked for; "
+            f"from {least:g} to {most:g} s are taken"
+        )
+
+
+def check_zxid(zxid: int, last: int) -> None:
+    """Raise `Misfit` if no ensemble can be at `zxid` when it was at `last` before."""
+    if (zxid >> 32) > (last >> 32) + MOST_EPOCHS:
+        raise Misfit(f"transaction 0x{zxid:x} cannot follow 0x{last:x}")
+
+
+def check_event_path(path: str) -> None:
+    """Raise `Misfit` unless an event may name `path`."""
+    if path == "/":
+        return
+    if path[:1] != "/" or path[-1] == "/" or "//" in path:
+        raise Misfit(f"an event for {path[:50]!r}, which is no path")
+    if path.count("/") > MOST_LEVELS:
+        raise Misfit(f"an event for a path of {path.count('/'):,} levels; {MOST_LEVELS:,} are taken")
+
+
+def check_answer(op: Operation, body: bytes, result: Any, zxid: int, session_id: int) -> None:
+    """Raise `Misfit` unless `result` may answer the request `op` with `body`, in the session `session_id`."""
+    check = _CHECKS.get(op)
+    if check is not None:
+        check(_Asked(body, zxid, session_id), result)
+
+
+class _Asked(NamedTuple):
+    body: bytes
+    zxid: int
+    session_id: int
+
+
+def _check_get(asked: _Asked, result: tuple[bytes, Stat]) -> None:
+    data, stat = result
+    if len(data) != stat.data_length:
+        raise Misfit(f"{len(data)} bytes of data, of which its Stat says that they are {stat.data_length}")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    # One look at all names together: a node may have a hundred thousand children.
+    if "/" in "".join(names) or "" in names:
+        raise Misfit("a child's name is empty or holds a '/'")
+
+
+def _check_children(asked: _Asked, result: list[str]) -> None:
+    _check_names(result)
+
+
+def _check_children2(asked: _Asked, result: tuple[list[str], Stat]) -> None:
+    _check_names(result[0])
+
+
+def _check_set(asked: _Asked, stat: Stat) -> None:
+    _check_not_newer(stat.mzxid, asked.zxid)
+    expected = _length_at(asked.body, len(asked.body) - 4)[0]
+    if expected >= 0 and stat.version != expected + 1:
+        raise Misfit(f"version {stat.version} after a write that expected {expected}")
+    (length,) = _length_at(asked.body, 4 + _length_at(asked.body, 0)[0])
+    if stat.data_length != max(0, length):
+        raise Misfit(f"{stat.data_length} bytes after a write of {length}")
+
+
+def _check_path(requested: str, flags: int, path: str) -> None:
+    if not flags & _SEQUENTIAL:
+        if path != requested:
+            raise Misfit(f"{path[:100]!r} was created, not {requested[:100]!r}")
+    elif not path.startswith(requested) or not _is_number(path[len(requested) :]):
+        raise Misfit(f"{path[:100]!r} is not {requested[:100]!r} with a number")
+
+
+def _is_number(suffix: str) -> bool:
+    return len(suffix) in (10, 11) and _NUMBER.fullmatch(suffix) is not None
+
+
+def _check_create(asked: _Asked, path: str) -> None:
+    body = asked.body
+    _check_path(_path_in(body), body[-1], path)
+
+
+def _check_create2(asked: _Asked, result: tuple[str, Stat]) -> None:
+    path, stat = result
+    flags = asked.body[-1]
+    _check_path(_path_in(asked.body), flags, path)
+    _check_not_newer(stat.czxid, asked.zxid)
+    owner = asked.session_id if flags & _EPHEMERAL else 0
+    if stat.ephemeral_owner != owner:
+        raise Misfit(f"{path[:100]!r} is owned by 0x{stat.ephemeral_owner:x}, not by 0x{owner:x}")
+
+
+def _check_create_container(asked: _Asked, result: tuple[str, Stat]) -> None:
+    path, stat = result
+    _check_path(_path_in(asked.body), 0, path)
+    if stat.ephemeral_owner not in (0, _CONTAINER_OWNER):
+        raise Misfit(f"the container {path[:100]!r} is owned by 0x{stat.ephemeral_owner:x}")
+
+
+def _check_create_ttl(asked: _Asked, result: tuple[str, Stat]) -> None:
+    with_ttl_and_number = 6
+    is_sequential = asked.body[-9] == with_ttl_and_number
+    _check_path(_path_in(asked.body), _SEQUENTIAL * is_sequential, result[0])
+
+
+def _path_in(body: bytes) -> str:
+    return str(body[4 : 4 + _length_at(body, 0)[0]], "utf-8")
+
+
+def _check_not_newer(created: int, zxid: int) -> None:
+    if created > zxid > 0:
+        raise Misfit(f"a znode of transaction 0x{created:x} at transaction 0x{zxid:x}")
+
+
+def _check_multi(asked: _Asked, results: Sequence[MultiResult]) -> None:
+    ops = _ops_in(asked.body)
+    if len(results) != len(ops):
+        raise Misfit(f"{len(results)} results for {len(ops)} operations")
+    if any(result.opcode == messages.ERROR_OPCODE for result in results):
+        # None was applied: those before the refused one have code 0, those after it -2.
+        if any(result.opcode != messages.ERROR_OPCODE for result in results):
+            raise Misfit("some operations of one transaction are applied, and others not")
+        if all(result.error in (0, -2) for result in results):
+            raise Misfit("a transaction is refused, but none of its operations")
+        return
+    for (op, body), result in zip(ops, results, strict=True):
+        if result.opcode != op.opcode:
+            raise Misfit(f"a result of operation {result.opcode} where {op.opcode} ({op.name}) was asked for")
+        check = _CHECKS.get(op)
+        if check is not None:
+            check(_Asked(body, asked.zxid, asked.session_id), result.value)
+
+
+def _check_multi_read(asked: _Asked, results: Sequence[MultiResult]) -> None:
+    ops = _ops_in(asked.body)
+    if len(results) != len(ops):
+        raise Misfit(f"{len(results)} results for {len(ops)} reads")
+    get = messages.GET.opcode
+    for (op, _), result in zip(ops, results, strict=True):
+        if result.opcode == op.opcode:
+            # Spelled out, since the answer that loads a tree has a thousand of these.
+            if result.opcode == get:
+                if len(result.value[0]) != result.value[1].data_length:
+                    raise Misfit("data of another length than its Stat says")
+            else:
+                _check_names(result.value)
+        elif result.opcode != messages.ERROR_OPCODE:
+            raise Misfit(f"a result of operation {result.opcode} where {op.opcode} ({op.name}) was asked for")
+        elif result.error == 0:
+            raise Misfit("a read that failed with error code 0")
+
+
+def _ops_in(body: bytes) -> Sequence[tuple[Operation, bytes]]:
+    assert isinstance(body, MultiBody)
+    return body.ops
+
+
+_CHECKS: Mapping[Operation, Callable[[_Asked, Any], None]] = {
+    messages.GET: _check_get,
+    messages.CHILDREN: _check_children,
+    messages.CHILDREN2: _check_children2,
+    messages.SET: _check_set,
+    messages.CREATE: _check_create,
+    messages.CREATE2: _check_create2,
+    messages.CREATE_CONTAINER: _check_create_container,
+    messages.CREATE_TTL: _check_create_ttl,
+    messages.MULTI: _check_multi,
+    messages.MULTI_READ: _check_multi_read,
+}
