@@ -793,36 +793,43 @@ async def test_a_normal_life_is_quiet(connect: Connect, log: pytest.LogCaptureFi
     assert log.records != []
 
 
-async def test_a_cut_is_no_warning(
+async def test_a_cut_is_two_lines(
     connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
 ) -> None:
-    """A connection that breaks and is there again at once is noted, not warned of."""
-    async with connect(proxy.address) as zk:
+    """Contact that is lost and back is one line each: which server and why, what is held, how long it was."""
+    async with connect(proxy.address) as zk, zk.lock("/l") as held:
         await proxy.cut(reset=True)
         await zk.exists("/")
-    assert warnings_in(log) == []
+        lost, back = warnings_in(log)
+        for part in (f"contact lost: {proxy.address}: ", "holding, for ", held.node):
+            assert part in lost
+        for part in (f"session 0x{zk.session_id:x} is on {proxy.address} after ", " s; nothing was lost"):
+            assert part in back
 
 
-async def test_one_warning_when_no_server_is_reachable(
+async def test_rounds_in_vain_are_no_warnings(
     connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
 ) -> None:
-    """While no server is there, there is one warning, which names each and why; later rounds say less loudly
-    what they find."""
+    """While no server is there, there is one warning; what each round finds, server by server, is at DEBUG."""
+
+    def rounds() -> list[str]:
+        return [text for record in log.records if "trying on" in (text := record.getMessage())]
 
     async def three_rounds() -> bool:
-        return sum("no server" in record.getMessage() for record in log.records) >= 3
+        return len(rounds()) >= 3
 
     [port] = free_ports(1)
     dead = f"{LOOPBACK}:{port}"
     async with connect(f"{dead},{proxy.address}") as zk:
+        log.set_level(logging.DEBUG, "corral.session")
         log.clear()
         async with proxy.refuse():
             await proxy.cut()
             await until(three_rounds, "three rounds in vain")
         await zk.exists("/")
-    [message] = warnings_in(log)
+    assert len(warnings_in(log)) == 2
     for part in (f"{dead}: [Errno {errno.ECONNREFUSED}]", f"{proxy.address}: "):
-        assert part in message
+        assert part in rounds()[-1]
 
 
 async def test_a_session_that_could_not_be_closed_is_a_warning(

@@ -10,7 +10,7 @@ import pytest
 
 import corral
 from client_support import asks_for, requests_seen
-from corral.session.requests import MAX_IN_FLIGHT
+from corral.session.requests import FIRST_FLIGHT, MAX_IN_FLIGHT
 from corral.testing import FaultProxy, before, committed
 from corral.testing._server import four_letter_word
 from corral.wire import messages
@@ -251,7 +251,7 @@ async def test_the_order_is_kept_over_a_reconnect(
                 tasks += [asyncio.create_task(zk.set("/n", b"%d" % n)), asyncio.create_task(zk.get("/n"))]
 
             async def all_sent() -> bool:
-                return len(seen.requests) == MAX_IN_FLIGHT
+                return len(seen.requests) == FIRST_FLIGHT
 
             await until(all_sent, "as many as may be are in flight")
             async with proxy.refuse():

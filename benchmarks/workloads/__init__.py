@@ -6,6 +6,7 @@ from bench import Workload
 from workloads import (
     cache,
     connect,
+    endurance,
     event_delay,
     failover,
     follow,
@@ -35,6 +36,7 @@ WORKLOADS: dict[str, Workload] = {
         event_delay.WORKLOAD,
         *cache.WORKLOADS,
         *failover.WORKLOADS,
+        *endurance.WORKLOADS,
         connect.WORKLOAD,
         import_time.WORKLOAD,
     )

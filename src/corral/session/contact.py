@@ -32,12 +32,11 @@ class ContactLog:
         self._written: deque[float] = deque(maxlen=MOST_LINES)
         self._left_out = 0
 
-    def lost(self, now: float, server: str, why: str, held: str, lease_left: float) -> None:
-        """The connection to a server that had taken the session is gone; `held` names what is held, if
-        anything."""
+    def lost(self, now: float, why: str, held: str, lease_left: float) -> None:
+        """The connection that had the session is gone; `why` names its server, `held` what is held."""
         self._begin_outage(now)
         holds = f"; holding, for {max(0.0, lease_left):.1f} s more: {held}" if held else "; nothing is held"
-        self._write(now, f"contact with {server} is lost: {why}{holds}")
+        self._write(now, f"contact lost: {why}{holds}")
 
     def unreachable(self, now: float, servers: str) -> None:
         """All servers were tried in vain."""

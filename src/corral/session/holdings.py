@@ -152,8 +152,8 @@ class Holdings:
         if hold not in self._holds:
             return
         self.discard(hold)
-        logger.warning("%s was deleted by another client: it is held no longer", hold.node)
-        hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by another client"), self.now)
+        logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
+        hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), self.now)
 
     def _drop_check(self, hold: Hold) -> None:
         check = self._holds.get(hold)

@@ -509,7 +509,7 @@ class Session:
         if state is State.CONNECTED:
             self._contact.back(now, server, f"session 0x{machine.session_id:x}")
         elif state is State.SUSPENDED:
-            self._contact.lost(now, server, machine.why_lost, machine.describe_held(), self.lease_left)
+            self._contact.lost(now, machine.why_lost, machine.describe_held(), self.lease_left)
         elif state in (State.LAPSED, State.EXPIRED):
             self._contact.ended(now, machine.why_over, machine.lost_held)
 
