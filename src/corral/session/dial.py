@@ -184,7 +184,7 @@ class Dialer:
                 rejection.zxid = await visit(address.host, address.port, limit=bound)
         if rejection.zxid is None:
             return
-        if rejection.zxid >= newest or machine.disown_zxid():
+        if rejection.zxid >= newest or machine.disown_zxid(rejection.zxid):
             self._rejection = None  # it will take us
             return
         machine.fate = errors.EnsembleBehind(

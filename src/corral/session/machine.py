@@ -365,10 +365,12 @@ class Machine:
         for request in self.requests.drop_waiting():
             request.reject(error)
 
-    def disown_zxid(self) -> bool:
-        """Go back to the newest zxid that was confirmed; False if what counts is that one already."""
-        unconfirmed, self.last_zxid = self.last_zxid, self._confirmed_zxid
-        return unconfirmed != self.last_zxid
+    def disown_zxid(self, newest: int) -> bool:
+        """Go back to the newest zxid that was confirmed, if an ensemble that is at `newest` may be at that."""
+        if not self._confirmed_zxid <= newest < self.last_zxid:
+            return False
+        self.last_zxid = self._confirmed_zxid
+        return True
 
     # The clock
 
@@ -517,7 +519,7 @@ class Machine:
             return
         gate.check_zxid(zxid, self.last_zxid)
         if zxid < before:
-            self.disown_zxid()
+            self.last_zxid = self._confirmed_zxid
             raise gate.Misfit(f"transaction 0x{zxid:x} after 0x{before:x}")
         self._confirmed_zxid = max(self._confirmed_zxid, before)
         self._connection_zxid = zxid
