@@ -260,8 +260,9 @@ async def test_ensure_path_gives_up_when_others_never_do(
             return False
 
         async with connect(proxy.address) as zk, proxy.cut_at(before(match=vanish), reset=True):
-            with pytest.raises(corral.NoNode, match="create '/p/q': others keep deleting its parents"):
-                await zk.ensure_path("/p/q")
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.NoNode, match="create '/p/q': others keep deleting its parents"):
+                    await zk.ensure_path("/p/q")
     assert rounds == 16
 
 
@@ -556,8 +557,9 @@ async def test_delete_recursive_ends_if_others_never_do(
 
         async with connect(proxy.address) as zk, proxy.cut_at(before(match=interfere), reset=True):
             await zk.create("/tree")
-            with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
-                await zk.delete("/tree", recursive=True)
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
+                    await zk.delete("/tree", recursive=True)
 
 
 async def test_delete_recursive_ends_if_others_exchange_what_is_there(
