@@ -223,11 +223,11 @@ async def test_a_name_is_resolved(server_address: str) -> None:
 
 async def test_the_server_decides_on_the_timeout(connect: Connect) -> None:
     """session_timeout is what was asked for, then what the server has granted."""
-    zk = connect(session_timeout=100_000)
-    assert zk.session_timeout == 100_000
+    zk = connect(session_timeout=999)
+    assert zk.session_timeout == 999
     assert zk.session_id == 0
     async with zk:
-        assert 0 < zk.session_timeout < 100_000
+        assert 0 < zk.session_timeout < 999
         assert zk.session_id != 0
 
 

@@ -65,6 +65,21 @@ def test_the_readme_is_python() -> None:
         compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+def test_what_the_readme_acquires_it_releases() -> None:
+    """Nobody copies a lock from the README that is never released."""
+    for code in python_blocks("README.md"):
+        tree = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+        acquired = re.findall(r"(\w+) = await .*\.acquire\(\)", code)
+        entered = [
+            ast.unparse(item.context_expr)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.AsyncWith)
+            for item in node.items
+        ]
+        assert [name for name in acquired if name not in entered and f"{name}.release()" not in code] == []
+        assert code.count("acquire()") == len(acquired)
+
+
 def test_every_name_in_the_architecture_is_there() -> None:
     """The architecture names files that exist."""
     text = (ROOT / "docs" / "architecture.md").read_text()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import corral
-from client_support import requests_seen
-from corral.testing import FaultProxy, Message, Server, before
+from client_support import asks_for, requests_seen
+from corral.testing import FaultProxy, Message, Server, before, committed
 from corral.wire import framing, messages
 from support import PATIENCE, turns, until
 from testing.raw_session import CREATE, RawSession
@@ -142,6 +142,128 @@ async def test_create_can_tell_the_stat(zk: corral.Client, kind: dict[str, Any])
 
 
 # Parents
+
+
+@pytest.mark.parametrize("path", ["/a/b", "/a/b/c"])
+async def test_ensure_path(zk: corral.Client, other: corral.Client, path: str) -> None:
+    """ensure_path makes a node and what is missing above it, persistent and empty; what exists stays as it is."""
+    await zk.create("/a", b"old")
+    assert await zk.ensure_path(path) is None
+    data, stat = await other.get(path)
+    assert (data, stat.ephemeral_owner, stat.version) == (b"", 0, 0)
+    await zk.set(path, b"new")
+    await zk.ensure_path(path, acl=corral.READ_ACL)
+    await other.sync()
+    assert (await other.get(path))[0] == b"new"
+    assert (await other.get_acl(path))[0] == list(corral.OPEN_ACL)
+    assert (await other.get("/a"))[0] == b"old"
+    await zk.ensure_path("/r", acl=corral.READ_ACL)
+    assert (await other.get_acl("/r"))[0] == list(corral.READ_ACL)
+
+
+async def test_ensure_path_below_a_chroot(zk: corral.Client, other: corral.Client) -> None:
+    """What ensure_path makes is below the chroot; of "/" it makes the chroot itself; the server's own root is there."""
+    team = zk.chroot("/org/team")
+    await team.ensure_path("/")
+    assert await other.children("/org") == ["team"]
+    await team.ensure_path("/a/b")
+    await other.sync()
+    assert await other.exists("/org/team/a/b") is not None
+    assert await other.exists("/a") is None
+    server = corral.connect(str(zk.server))
+    async with server:
+        await server.ensure_path("/")
+
+
+async def test_ensure_path_that_is_not_allowed(connect: Connect, zk: corral.Client, root: str) -> None:
+    """A refusal names the path below the chroot; of an ancestor of the chroot, the note has its full path. An ancestor
+    where nothing may be created is no obstacle if all is there."""
+    async with connect(auth=[USER]) as ann:
+        await ann.create("/closed", acl=[corral.Acl.world(corral.Perm.READ), *HERS])
+        with pytest.raises(corral.NoAuth) as caught:
+            await zk.ensure_path("/closed/a/b")
+        assert caught.value.path == "/closed/a"
+        with pytest.raises(corral.NoAuth) as caught:
+            await zk.chroot("/closed/a").ensure_path("/b")
+        assert caught.value.path == "/"
+        assert zk.chroot_path not in str(caught.value)
+        with pytest.raises(corral.NoAuth) as caught:
+            await zk.chroot("/closed/a/b").ensure_path("/")
+        assert caught.value.path == "/"
+        assert caught.value.__notes__ == [
+            f"the ancestor '{root}/closed/a' of the chroot '{root}/closed/a/b' could not be made"
+        ]
+        await ann.create("/closed/open")
+        await zk.ensure_path("/closed/open/b")
+        await ann.set_acl("/closed", corral.OPEN_ACL)
+
+
+async def test_ensure_path_too_long_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
+    """S7: of a path of which only the last part is over the frame limit nothing is made."""
+    async with connect(proxy.address, max_request=2048) as zk, requests_seen(proxy) as seen:
+        with pytest.raises(corral.FrameTooLarge, match="over the limit of 2,048"):
+            await zk.ensure_path(f"/a/b/{'x' * 2000}")
+        assert await zk.children("/") == []
+        assert seen.opcodes == [messages.CHILDREN.opcode]
+
+
+@pytest.mark.parametrize("reply", [False, True])
+async def test_ensure_path_over_a_loss(
+    connect: Connect, proxy: FaultProxy, other: corral.Client, reply: bool
+) -> None:
+    """S2: making paths is sent again after a loss, as it does no harm."""
+    lose = committed if reply else before
+    async with connect(proxy.address) as zk:
+        async with proxy.cut_at(lose(match=asks_for(messages.CREATE), nth=2), reset=True, times=2) as cut:
+            await zk.ensure_path("/a/b/c")
+        assert cut.fired.is_set()
+    await other.sync()
+    assert await other.exists("/a/b/c") is not None
+
+
+async def test_ensure_path_that_breaks_every_connection(
+    connect: Connect, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """A create on which connection after connection breaks is given up as ConnectionLoss, and then the client goes
+    on."""
+    async with connect(proxy.address) as zk:
+        async with proxy.cut_at(before(match=asks_for(messages.CREATE)), reset=True, times=100):
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.ConnectionLoss) as caught:
+                    await zk.ensure_path("/a")
+        assert caught.value.is_hopeless
+        await zk.ensure_path("/a")
+    await other.sync()
+    assert await other.exists("/a") is not None
+
+
+async def test_ensure_path_gives_up_when_others_never_do(
+    real_time: None, connect: Connect, proxy: FaultProxy
+) -> None:
+    """A parent that others delete whenever it was made is NoNode after 16 rounds."""
+    rounds = 0
+
+    async def remove(zk: corral.Client) -> None:
+        async def is_there() -> bool:
+            return await zk.exists("/p") is not None
+
+        await until(is_there, "/p is made")
+        await zk.delete("/p")
+
+    with Elsewhere(connect) as elsewhere:
+
+        def vanish(message: Message) -> bool:
+            nonlocal rounds
+            if message.operation == "create" and str(message.path).endswith("/p/q"):
+                rounds += 1
+                elsewhere.run(remove)
+            return False
+
+        async with connect(proxy.address) as zk, proxy.cut_at(before(match=vanish), reset=True):
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.NoNode, match="create '/p/q': others keep deleting its parents"):
+                    await zk.ensure_path("/p/q")
+    assert rounds == 16
 
 
 async def test_missing_parents_are_made(zk: corral.Client) -> None:
@@ -435,8 +557,37 @@ async def test_delete_recursive_ends_if_others_never_do(
 
         async with connect(proxy.address) as zk, proxy.cut_at(before(match=interfere), reset=True):
             await zk.create("/tree")
-            with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
-                await zk.delete("/tree", recursive=True)
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
+                    await zk.delete("/tree", recursive=True)
+
+
+async def test_delete_recursive_ends_if_others_exchange_what_is_there(
+    real_time: None, connect: Connect, proxy: FaultProxy
+) -> None:
+    """Others who delete and create in turn, so that the tree never becomes smaller, are NotEmpty in the end, too."""
+    rounds = 0
+
+    async def exchange(zk: corral.Client) -> None:
+        [name] = await zk.children("/tree")
+        await zk.create("/tree/", sequential=True)
+        await zk.delete(f"/tree/{name}")
+
+    with Elsewhere(connect) as elsewhere:
+
+        def interfere(message: Message) -> bool:
+            nonlocal rounds
+            if message.opcode == messages.MULTI.opcode:
+                rounds += 1
+                elsewhere.run(exchange)
+            return False
+
+        async with connect(proxy.address) as zk, proxy.cut_at(before(match=interfere), reset=True):
+            await zk.create("/tree/old", make_parents=True)
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.NotEmpty, match="delete '/tree'"):
+                    await zk.delete("/tree", recursive=True)
+    assert rounds == 17  # the first, and 16 in which it did not become smaller
 
 
 # Access control
@@ -615,7 +766,7 @@ REFUSED: dict[
 @pytest.mark.parametrize("case", REFUSED)
 async def test_errors_name_operation_and_path(zk: corral.Client, case: str) -> None:
     """A refusal is a ServerError of its class, with its code, whose message names the verb and the caller's
-    path, without the chroot."""
+    path. Only where something is missing does it name the chroot, and says that it is one."""
     expected, call, operation, path = REFUSED[case]
     await zk.create("/there/child", make_parents=True)
     with pytest.raises(corral.ServerError) as caught:
@@ -624,8 +775,212 @@ async def test_errors_name_operation_and_path(zk: corral.Client, case: str) -> N
     assert type(error) is expected
     assert (error.operation, error.path) == (operation, path)
     assert str(error).startswith(f"{operation} {path!r}: ")
-    assert zk.chroot_path not in str(error)
+    assert zk.chroot_path not in str(error).replace(f" (below the chroot {zk.chroot_path!r})", "")
+    assert (zk.chroot_path in str(error)) == (expected is corral.NoNode)
     assert error.code < 0
+
+
+async def test_a_missing_parent_is_named(server_address: str, root: str) -> None:
+    """create says that it is the parent that is missing, and how to make it; so does a transaction."""
+    remedy = f"create it first, with ensure_path('{root}/a/b'), or pass make_parents=True"
+    said = f"create '{root}/a/b/c': its parent '{root}/a/b' does not exist; {remedy}"
+    async with corral.connect(server_address) as zk:
+        with pytest.raises(corral.NoNode) as caught:
+            await zk.create(f"{root}/a/b/c")
+        assert str(caught.value) == said
+        tx = zk.transaction()
+        tx.create(f"{root}/a/b/c")
+        with pytest.raises(corral.TransactionFailed) as failed:
+            await tx.commit()
+        assert str(failed.value.cause) == said
+        with pytest.raises(corral.NoNode, match=f"^get '{root}/a/b/c': no such znode$"):
+            await zk.get(f"{root}/a/b/c")
+
+
+async def _commit(zk: corral.Client, fill: Callable[[corral.Transaction], None]) -> None:
+    tx = zk.transaction()
+    fill(tx)
+    try:
+        await tx.commit()
+    except corral.TransactionFailed as error:
+        raise error.cause from None
+
+
+ABSENT = "no such znode (below the chroot '{chroot}')"
+CHROOT = "the chroot '{chroot}' does not exist; create it with ensure_path(\"/\")"
+PARENT = (
+    "its parent '/x' does not exist (below the chroot '{chroot}'); create it first, with ensure_path('/x'), "
+)
+WITHOUT_CHROOT: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] = {
+    "get": (lambda zk: zk.get("/x"), "get '/x': " + ABSENT),
+    "get the chroot": (lambda zk: zk.get("/"), "get '/': " + CHROOT),
+    "set": (lambda zk: zk.set("/x", b""), "set '/x': " + ABSENT),
+    "set the chroot": (lambda zk: zk.set("/", b""), "set '/': " + CHROOT),
+    "children": (lambda zk: zk.children("/"), "children '/': " + CHROOT),
+    "create": (lambda zk: zk.create("/x"), "create '/x': " + CHROOT),
+    "create ephemeral": (lambda zk: zk.create("/x", ephemeral=True), "create '/x': " + CHROOT),
+    "create container": (lambda zk: zk.create("/x", container=True), "create '/x': " + CHROOT),
+    "create sequential": (lambda zk: zk.create("/x-", sequential=True), "create '/x-': " + CHROOT),
+    "create number": (lambda zk: zk.create("/x/", sequential=True), "create '/x/': " + PARENT),
+    "create deeper": (lambda zk: zk.create("/x/y"), "create '/x/y': " + PARENT),
+    "create the chroot": (lambda zk: zk.create("/"), "create '/': the parent of " + CHROOT),
+    "delete": (lambda zk: zk.delete("/x"), "delete '/x': " + ABSENT),
+    "delete recursive": (lambda zk: zk.delete("/x", recursive=True), "delete '/x': " + ABSENT),
+    "get_acl": (lambda zk: zk.get_acl("/x"), "get_acl '/x': " + ABSENT),
+    "set_acl": (lambda zk: zk.set_acl("/x", corral.OPEN_ACL), "set_acl '/x': " + ABSENT),
+    "check in a transaction": (lambda zk: _commit(zk, lambda tx: tx.check("/x")), "check '/x': " + ABSENT),
+    "create in a transaction": (lambda zk: _commit(zk, lambda tx: tx.create("/x")), "create '/x': " + CHROOT),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_CHROOT)
+async def test_a_missing_chroot_is_named(zk: corral.Client, case: str) -> None:
+    """Where the chroot does not exist, NoNode names it, and says where it can tell that it is the chroot that is
+    missing; its path is as the caller named it."""
+    call, said = WITHOUT_CHROOT[case]
+    team = zk.chroot("/not/there")
+    with pytest.raises(corral.NoNode) as caught:
+        await call(team)
+    assert str(caught.value).startswith(said.format(chroot=team.chroot_path))
+    assert f"{caught.value.operation} {caught.value.path!r}" == said.partition(":")[0]
+    assert await zk.children("/") == []
+
+
+READERS: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
+    "exists": lambda zk: zk.exists("/x"),
+    "exists, the chroot": lambda zk: zk.exists("/"),
+    "watch": lambda zk: _first_state(zk),
+    "cache": lambda zk: _cached(zk),
+}
+
+
+async def _first_state(zk: corral.Client) -> object:
+    async with zk.watch("/x") as events:
+        return (await anext(events)).stat
+
+
+async def _cached(zk: corral.Client) -> object:
+    async with zk.cache("/") as cache:
+        return cache.get("/")
+
+
+@pytest.mark.parametrize("case", READERS)
+async def test_below_a_missing_chroot_nothing_is_found(zk: corral.Client, case: str) -> None:
+    """Reads find nothing where the chroot does not exist, and make nothing."""
+    assert await READERS[case](zk.chroot("/not/there")) is None
+    assert await zk.children("/") == []
+
+
+async def _lock(zk: corral.Client) -> None:
+    async with zk.lock("/x"):
+        pass
+
+
+MAKERS: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
+    "ensure_path": lambda zk: zk.ensure_path("/x"),
+    "make_parents": lambda zk: zk.create("/x", make_parents=True),
+    "lock": _lock,
+}
+
+
+@pytest.mark.parametrize("case", MAKERS)
+async def test_what_makes_parents_makes_the_chroot(zk: corral.Client, case: str) -> None:
+    """Whatever makes missing parents makes a missing chroot, too."""
+    team = zk.chroot("/not/there")
+    await MAKERS[case](team)
+    assert await team.exists("/") is not None
+
+
+VERSIONED: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] = {
+    "set": (lambda zk: zk.set("/a", b"", version=3), "set '/a': version is 2, expected 3"),
+    "delete": (lambda zk: zk.delete("/a", version=3), "delete '/a': version is 2, expected 3"),
+    "delete recursive": (
+        lambda zk: zk.delete("/a", version=3, recursive=True),
+        "delete '/a': version is 2, expected 3",
+    ),
+    "set_acl": (
+        lambda zk: zk.set_acl("/a", corral.OPEN_ACL, version=3),
+        "set_acl '/a': ACL version is 1, expected 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VERSIONED)
+async def test_a_refused_version_names_both(zk: corral.Client, case: str) -> None:
+    """BadVersion has the version that was expected and the one that was found, as numbers and in its message."""
+    call, said = VERSIONED[case]
+    await zk.create("/a")
+    for _ in range(2):
+        await zk.set("/a", b"")
+    await zk.set_acl("/a", corral.OPEN_ACL)
+    with pytest.raises(corral.BadVersion) as caught:
+        await call(zk)
+    assert str(caught.value) == said
+    assert (caught.value.expected, caught.value.found) == (3, 1 if case == "set_acl" else 2)
+
+
+async def test_a_refused_version_in_a_transaction(zk: corral.Client) -> None:
+    """Of the refused operation the expected version is told; nothing is read for the other."""
+    await zk.create("/a")
+    with pytest.raises(corral.BadVersion) as caught:
+        await _commit(zk, lambda tx: tx.set("/a", b"", 3))
+    assert str(caught.value) == "set '/a': version is not 3, as expected"
+    assert (caught.value.expected, caught.value.found) == (3, None)
+
+
+async def test_the_version_is_read_after_the_refusal_alone(connect: Connect, proxy: FaultProxy) -> None:
+    """A version that fits costs one request; one that does not costs one read more."""
+    async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
+        await zk.create("/a")
+        await zk.set("/a", b"", version=0)
+        with pytest.raises(corral.BadVersion):
+            await zk.set("/a", b"", version=0)
+        assert seen.opcodes == [
+            operation.opcode for operation in (messages.CREATE, messages.SET, messages.SET, messages.EXISTS)
+        ]
+
+
+async def test_a_version_that_cannot_be_read(connect: Connect, proxy: FaultProxy) -> None:
+    """The refusal comes, with the expected version alone, also when the read for the other is never answered; and the
+    wait for that can be cancelled."""
+    async with connect(proxy.address, session_timeout=30) as zk:
+        await zk.create("/a")
+        async with proxy.black_hole(before("exists")):
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(corral.BadVersion, match="version is not 7, as expected") as caught:
+                    await zk.set("/a", b"", version=7)
+            assert (caught.value.expected, caught.value.found) == (7, None)
+        async with proxy.black_hole(before("exists")) as hole:
+            setting = asyncio.create_task(zk.set("/a", b"", version=7))
+            await hole.fired.wait()
+            setting.cancel()
+            await asyncio.wait([setting])
+            assert setting.cancelled()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_version_that_is_as_expected_by_now(
+    real_time: None, connect: Connect, proxy: FaultProxy, zk: corral.Client, again: bool
+) -> None:
+    """A znode that is gone, or has the expected version again, when it is read is not said to have a wrong one."""
+    with Elsewhere(connect) as elsewhere:
+
+        async def replace(zk: corral.Client) -> None:
+            await zk.delete("/a")
+            if again:
+                await zk.create("/a")
+
+        def interfere(message: Message) -> bool:
+            if message.operation == "exists":
+                elsewhere.run(replace)
+            return False
+
+        await zk.create("/a")
+        await zk.set("/a", b"")
+        async with connect(proxy.address) as client, proxy.cut_at(before(match=interfere), reset=True):
+            with pytest.raises(corral.BadVersion, match="version is not 0, as expected") as caught:
+                await client.set("/a", b"", version=0)
+    assert caught.value.found is None
 
 
 @pytest.mark.parametrize(

@@ -97,10 +97,11 @@ def test_every_character_is_judged_as_the_server_does() -> None:
         ("/\ud800", errors.UsageValueError, r"'\ud800' at index 1"),
         ("/\ufffd", errors.UsageValueError, "at index 1"),
         ("/\U0001f512", errors.UsageValueError, "at index 1"),
-        (None, errors.UsageTypeError, "not NoneType"),
-        (b"/a", errors.UsageTypeError, "not bytes: b'/a'"),
-        (7, errors.UsageTypeError, "not int: 7"),
-        (["/a"], errors.UsageTypeError, "not list: ['/a']"),
+        ("/a" * 1000 + "/", errors.UsageValueError, "... (2,003 characters) must not end"),
+        (None, errors.UsageTypeError, "not None"),
+        (b"/a", errors.UsageTypeError, "not a value of type bytes"),
+        (7, errors.UsageTypeError, "not 7"),
+        (["/a"], errors.UsageTypeError, "not a value of type list"),
     ],
 )
 def test_what_is_wrong_is_named(path: Any, error: type[Exception], named: str) -> None:

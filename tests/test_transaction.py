@@ -183,3 +183,17 @@ async def test_later_writes_see_the_earlier_ones(zk: corral.Client) -> None:
     stat = tx.results[2]
     assert isinstance(stat, corral.Stat)
     assert stat.version == 1
+
+
+async def test_the_check_of_a_lock_is_named_below_the_chroot(zk: corral.Client) -> None:
+    """Where the server refuses to check the node of a lock, the error names it as the caller's client would, and
+    nothing is applied."""
+    await zk.create("/l")
+    async with zk.lock("/l", acl=[corral.Acl.digest("ann", "secret")]) as held:
+        tx = held.transaction()
+        tx.create("/a")
+        with pytest.raises(corral.NoAuth) as caught:
+            await tx.commit()
+        assert caught.value.path == held.node.removeprefix(zk.chroot_path)
+        assert zk.chroot_path not in str(caught.value)
+        assert await zk.exists("/a") is None

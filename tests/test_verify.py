@@ -24,25 +24,30 @@ def flags(**kinds: Any) -> Callable[[], int]:
 
 
 BAD: dict[str, tuple[Callable[[], object], type[Exception], list[str]]] = {
-    "data str": (lambda: verify.data("text"), TYPE, ["not str", "'text'", ".encode()"]),
+    "data str": (lambda: verify.data("text"), TYPE, ["not a str of 4 characters", ".encode()"]),
     "data None": (lambda: verify.data(None), TYPE, ["not NoneType"]),
-    "data int": (lambda: verify.data(7), TYPE, ["not int: 7"]),
+    "data int": (lambda: verify.data(7), TYPE, ["not int"]),
     "version str": (lambda: verify.version("3"), TYPE, ["'3'", "stat.version"]),
     "version bool": (lambda: verify.version(True), TYPE, ["True"]),
     "version float": (lambda: verify.version(1.0), TYPE, ["1.0"]),
+    "version endless": (lambda: verify.version(10**5000), VALUE, ["thousands of digits", "32-bit"]),
+    "version bytes": (lambda: verify.version(b"7"), TYPE, ["type bytes"]),
+    "limit endless": (lambda: verify.limit(10**5000), VALUE, ["thousands of digits"]),
+    "depth endless": (lambda: verify.depth(-(10**5000)), VALUE, ["thousands of digits"]),
+    "number endless": (lambda: verify.number_or_predicate(-(10**5000), "n"), VALUE, ["thousands of digits"]),
     "version large": (lambda: verify.version(INT32), VALUE, [str(INT32), "32-bit"]),
     "version small": (lambda: verify.version(-INT32 - 1), VALUE, [str(-INT32 - 1)]),
     "acl None": (lambda: verify.acl(None), TYPE, ["None", "corral.OPEN_ACL"]),
-    "acl int": (lambda: verify.acl(31), TYPE, ["31"]),
+    "acl int": (lambda: verify.acl(31), TYPE, ["not int"]),
     "acl one": (lambda: verify.acl(Acl.world()), TYPE, ["sequence"]),
     "acl tuples": (lambda: verify.acl([(31, "world", "anyone")]), TYPE, ["corral.Acl"]),
     "acl generator": (lambda: verify.acl(each for each in OPEN_ACL), TYPE, ["sequence"]),
-    "acl str": (lambda: verify.acl("world"), TYPE, ["'world'"]),
+    "acl str": (lambda: verify.acl("world"), TYPE, ["not str"]),
     "acl empty": (lambda: verify.acl([]), VALUE, ["nobody", "corral.OPEN_ACL"]),
     "acl perms": (lambda: verify.acl([Acl(99, "world", "anyone")]), VALUE, ["99", "corral.Perm"]),
     "acl no perms": (lambda: verify.acl([Acl("rw", "world", "anyone")]), VALUE, ["'rw'", "corral.Perm"]),
     "acl scheme": (lambda: verify.acl([Acl(Perm.ALL, None, "anyone")]), TYPE, ["scheme", "NoneType"]),
-    "acl id": (lambda: verify.acl([Acl(Perm.ALL, "world", 7)]), TYPE, ["id", "7"]),
+    "acl id": (lambda: verify.acl([*OPEN_ACL, Acl(Perm.ALL, "world", 7)]), TYPE, ["entry 1", "id", "int"]),
     "acl surrogate": (lambda: verify.acl([Acl(Perm.ALL, "ip", "\ud800")]), VALUE, ["Unicode"]),
     "text bytes": (lambda: verify.text(b"x", "name"), TYPE, ["name", "bytes"]),
     "text surrogate": (lambda: verify.text("\udc00", "name"), VALUE, ["name", "Unicode"]),
@@ -63,11 +68,17 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], list[str]]] = {
     "seconds nan": (lambda: verify.seconds(math.nan, "x"), VALUE, ["nan"]),
     "seconds infinite": (lambda: verify.seconds(math.inf, "x"), VALUE, ["finite", "inf"]),
     "seconds beyond": (lambda: verify.seconds(10**400, "x"), VALUE, ["finite"]),
-    "seconds bool": (lambda: verify.seconds(True, "x"), TYPE, ["x", "bool"]),
+    "seconds bool": (lambda: verify.seconds(True, "x"), TYPE, ["x", "True"]),
     "seconds str": (lambda: verify.seconds("10", "x"), TYPE, ["'10'"]),
-    "seconds None": (lambda: verify.seconds(None, "x"), TYPE, ["NoneType"]),
+    "seconds None": (lambda: verify.seconds(None, "x"), TYPE, ["None"]),
     "session_timeout tiny": (lambda: verify.session_timeout(0.0009), VALUE, ["session_timeout", "0.0009"]),
-    "session_timeout huge": (lambda: verify.session_timeout(INT32 / 1000), VALUE, ["between"]),
+    "session_timeout huge": (lambda: verify.session_timeout(INT32 / 1000), VALUE, ["is in seconds"]),
+    "session_timeout ms": (lambda: verify.session_timeout(30000), VALUE, ["8.3 hours", "divide by 1000"]),
+    "session_timeout, the least": (lambda: verify.session_timeout(1000.0), VALUE, ["16.7 minutes"]),
+    "session_timeout endless": (lambda: verify.session_timeout(10**5000), VALUE, ["thousands of digits"]),
+    "connect_timeout ms": (lambda: verify.connect_timeout(15000), VALUE, ["4.2 hours", "None waits"]),
+    "connect_timeout, the least": (lambda: verify.connect_timeout(3600), VALUE, ["1.0 hours"]),
+    "connect_timeout str": (lambda: verify.connect_timeout("15"), TYPE, ["connect_timeout", "'15'"]),
     "session_timeout str": (lambda: verify.session_timeout("10s"), TYPE, ["session_timeout"]),
     "size bool": (lambda: verify.size(True, "max_reply"), TYPE, ["max_reply", "True"]),
     "size float": (lambda: verify.size(1e6, "max_reply"), TYPE, ["1000000.0"]),
@@ -79,7 +90,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], list[str]]] = {
     "path of a sequence": (lambda: verify.new_path("", "a/", sequential=True), VALUE, ["'a'", "start"]),
     "slashes": (lambda: verify.new_path("", "/a//", sequential=True), VALUE, ["'/a//'"]),
     "not sequential": (lambda: verify.new_path("", "/a/", sequential=False), VALUE, ["'/a/'", "end"]),
-    "path type": (lambda: verify.new_path("", None, sequential=True), TYPE, ["NoneType"]),
+    "path type": (lambda: verify.new_path("", None, sequential=True), TYPE, ["None"]),
 }
 
 
@@ -152,7 +163,7 @@ def test_every_session_timeout_that_passes_can_be_sent(value: float) -> None:
     try:
         timeout = verify.session_timeout(value)
     except VALUE:
-        assert not 0.001 <= value <= INT32 / 1000 - 1
+        assert not 0.001 <= value < verify.SESSION_TIMEOUT_LIMIT
         return
     body = messages.encode_connect(0, timeout, 0, bytes(16))
     sent = messages.decode_connect(body, 0, len(body)).timeout
@@ -178,10 +189,11 @@ def test_sizes(limit: int) -> None:
     assert verify.size(limit, "max_request") == limit
 
 
-@pytest.mark.parametrize("timeout", [0.001, 1, 10, 10.5, INT32 / 1000 - 1])
+@pytest.mark.parametrize("timeout", [0.001, 1, 10, 10.5, 999.999])
 def test_times(timeout: float) -> None:
     """Times are seconds, whole or not; a tick may be as long as the session's timeout."""
-    assert verify.session_timeout(timeout) == timeout
+    assert verify.session_timeout(timeout) == verify.connect_timeout(timeout) == timeout
+    assert verify.connect_timeout(None) is None
     assert verify.tick_time(timeout, timeout) == timeout
     assert verify.credentials([("digest", b"u:p")]) == [("digest", b"u:p")]
 

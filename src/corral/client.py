@@ -51,16 +51,19 @@ def connect(
 ) -> Client:
     """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
 
-    Entering waits for a session, at most `connect_timeout` seconds (None: for ever); leaving closes it, so
-    that its ephemerals go at once. Nothing is sent, and no error of the network raised, before that.
+    Entering waits for a session; leaving closes it, so that its ephemerals are deleted at once. Nothing is
+    sent, and no error of the network raised, before that.
 
     - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; else ``CORRAL_HOSTS`` from
       the environment, else ``localhost:2181``. The port is 2181 if left out. The servers are tried in random
-      order. A chroot must exist before anything is done below it: ``create("/", make_parents=True)``.
-    - `session_timeout` (seconds): how long the servers keep the session, and what it holds, without hearing
-      of us. They may grant another; see `Client.session_timeout`. It is also how soon others can take over
-      after a crash. Twice to twenty times the servers' tick (2 s by default) is what they grant.
-    - `auth`: credentials, such as ``[("digest", b"user:password")]``, given again on each connection.
+      order. A chroot is a prefix of paths, which need not exist: what makes missing parents makes it, too
+      (``ensure_path("/")``, `make_parents`, locks); reads find nothing below it; all else raises `NoNode`.
+    - `session_timeout` (seconds, below 1,000): how long the servers keep the session, and what it holds,
+      without hearing from us. It is also how soon others can take over after a crash. Servers grant from
+      twice to twenty times their tick (2 s by default, so 4 s to 40 s); see `Client.session_timeout`.
+    - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for ever.
+    - `auth`: credentials, such as ``[("digest", b"user:password")]``, sent on each connection. No message,
+      repr or log line shows them.
     - `lease`: what proves that something is still held. "quorum" is safe and costs a logged transaction for
       each client that holds something, six times per session timeout. "ping" costs nothing and is wrong
       when our server follows a leader that was deposed: two may hold then, for up to `syncLimit` ticks.
@@ -80,9 +83,7 @@ def connect(
     options = Options(
         servers=parsed.servers,
         timeout=verify.session_timeout(session_timeout),
-        connect_timeout=None
-        if connect_timeout is None
-        else verify.seconds(connect_timeout, "connect_timeout"),
+        connect_timeout=verify.connect_timeout(connect_timeout),
         credentials=[Credentials(scheme, secret) for scheme, secret in verify.credentials(auth)],
         lease_by_ping=lease == "ping",
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
@@ -97,8 +98,12 @@ def connect(
 class Client(Nodes):
     """A session with an ensemble. Made by `corral.connect`; used by any number of tasks of one event loop.
 
-    Entering and leaving may be in different tasks. The client keeps itself connected; `state` tells how
-    that goes. Recipes are made by the methods below, and making one does no I/O.
+    Entering and leaving may be in different tasks. The client keeps itself connected; `state` says whether it
+    is. Recipes are made by the methods below, and making one does no I/O.
+
+    **On cancel** the wait of an operation ends at once. **On loss** of the connection requests wait for the
+    next connection, reads are sent again, and a write that was sent raises `ConnectionLoss`. See
+    `corral.connect` for entering, and `Transaction`, `Lock` and the other recipes for what they add.
     """
 
     def __init__(
@@ -127,14 +132,19 @@ class Client(Nodes):
     async def close(self) -> None:
         """Close the session and all that depends on it, as leaving ``async with`` does; twice does no harm.
 
-        Takes at most a third of the session timeout, and at most 5 seconds: if no server can be told, the
-        ephemerals stay until the session expires. Whoever still waits gets `ClientClosed`; whoever still
-        holds is told as on a loss. Cancelling the wait does not stop the closing.
+        Takes at most a third of the session timeout, and at most 5 seconds: if no server can be reached, the
+        ephemerals stay until the session expires. Operations that still wait raise `ClientClosed`; locks that
+        are still held are lost. On cancel the wait ends and the closing goes on. On loss of the connection it
+        connects once more, within the same time.
         """
         await self._session.close()
 
     def chroot(self, path: str) -> Client:
-        """A client for the subtree at `path` that shares this one's session, and ends with it."""
+        """A client for the subtree at `path`, which shares this one's session and ends with it.
+
+        A chroot is a prefix of paths: `path` need not exist. Whatever makes missing parents makes it, too;
+        reads find nothing below it; every other operation raises `NoNode`, which names it.
+        """
         return Client(
             self._session,
             self._full(path).rstrip("/"),

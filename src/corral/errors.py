@@ -1,22 +1,22 @@
-"""Every error that corral raises, by whose fault it is and how certain the outcome.
+"""Every error that corral raises. Each class tells you how to react.
 
     CorralError
-    ├── ServerError           the server refused; nothing was applied
+    ├── ServerError           the server refused the operation; nothing was applied
     │   ├── NoNode  NodeExists  BadVersion  NotEmpty  NoAuth  InvalidAcl
     │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
-    │   ├── SessionMoved      another connection has the session; certainly not applied
-    │   ├── TransactionFailed one operation of several was refused, so none was applied
+    │   ├── SessionMoved      another connection has the session; nothing was applied
+    │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
     │   └── OtherServerError  a code that has no class of its own
-    ├── ConnectionLoss        the connection broke while the answer was due: the outcome is unknown
+    ├── ConnectionLoss        the connection broke before the answer came: the outcome is unknown
     ├── ReplyError            the server answered, but the answer cannot be used: the outcome is unknown
-    ├── SessionError          the session that this depended on is over
+    ├── SessionError          the session that the operation depended on is over
     │   ├── SessionExpired    the server, or our own clock, ended it
-    │   ├── LockLost          what was held is held no longer
+    │   ├── LockLost          the lock, lease or leadership was lost
     │   ├── AuthFailed        a server refused our credentials; final
-    │   ├── ClientClosed      the client was closed under the operation
-    │   └── EnsembleBehind    every server has seen less than we have: restored or wiped
+    │   ├── ClientClosed      the client was closed before the operation ended
+    │   └── EnsembleBehind    every server has seen fewer transactions than we have: restored or wiped
     ├── ConnectTimeout        no session within `connect_timeout`
-    ├── LimitMismatch         others use the semaphore with another limit
+    ├── LimitMismatch         the current holders use the semaphore with another limit
     ├── InternalError         a defect of corral; please report it
     └── UsageError            the call itself is wrong; nothing was sent
         ├── UsageValueError   (also ValueError)  a bad path, host string, timeout, size...
@@ -25,11 +25,12 @@
         └── UsageStateError   (also RuntimeError) a client not open, another loop or thread...
             └── AlreadyHeld   this task holds that lock already
 
-`corral.testing` adds `ServerUnavailable`, for a server that cannot be had, and `Deadlock`, for a test in
-virtual time that waits for nothing.
+`corral.testing` adds `ServerUnavailable`, for a server that cannot be started, and `Deadlock`, for a test in
+virtual time that waits for something that cannot happen.
 
 Catch `ServerError` for "it was refused", `ConnectionLoss` for "find out whether it happened",
-`SessionError` for "start over". Whoever reads a message finds the operation and the path in it.
+`SessionError` for "start over". The message names the operation and the path. No message shows credentials
+or the data of a znode.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ __all__ = [
 
 
 class CorralError(Exception):
-    """The base of every error that corral raises; never raised itself."""
+    """Base class of every error that corral raises; never raised itself."""
 
 
 def describe(operation: str, path: str | None) -> str:
@@ -82,8 +83,24 @@ def describe(operation: str, path: str | None) -> str:
     return operation if path is None else f"{operation} {path!r}"
 
 
+def shown(value: object) -> str:
+    """Show an argument in a message: a number or a text, else only its type, since bytes and containers may
+    hold a secret. Never fails, and never shows more than the start of something long."""
+    if not isinstance(value, str | int | float | None):
+        return f"a value of type {type(value).__name__}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write an int of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
+
+
+_MOST_SHOWN = 200
+
+
 class OperationError(CorralError):
-    """An error of one operation: `operation` is the verb, `path` the znode as the caller named it."""
+    """An error of one operation: `operation` is the verb, `path` the znode as the caller named it, below the
+    client's chroot."""
 
     def __init__(self, operation: str, path: str | None, problem: str) -> None:
         super().__init__(f"{describe(operation, path)}: {problem}")
@@ -102,24 +119,71 @@ class ServerError(OperationError):
 
 
 class NoNode(ServerError):
-    """The znode, or on create its parent, does not exist."""
+    """The znode does not exist; for `create`, its parent does not. The message names what is missing, and the
+    chroot of a client that has one."""
 
     code = -101
     problem = "no such znode"
 
+    def __init__(
+        self, operation: str, path: str | None, problem: str | None = None, *, chroot: str = ""
+    ) -> None:
+        super().__init__(operation, path, problem or self._missing(operation, path, chroot))
+
+    @classmethod
+    def _missing(cls, operation: str, path: str | None, chroot: str) -> str:
+        """What is missing, and how to make it."""
+        missing = path
+        if operation == "create" and path is not None and path != "/":
+            missing = path.rpartition("/")[0] or "/"
+        if missing == "/" and chroot:
+            part = "the parent of the chroot" if operation == "create" and path == "/" else "the chroot"
+            return f'{part} {chroot!r} does not exist; create it with ensure_path("/")'
+        below = f" (below the chroot {chroot!r})" if chroot else ""
+        if missing == path:
+            return f"{cls.problem}{below}"
+        return (
+            f"its parent {missing!r} does not exist{below}; create it first, with ensure_path({missing!r}), "
+            "or pass make_parents=True"
+        )
+
 
 class NoAuth(ServerError):
-    """The znode's ACL does not allow this to us."""
+    """The znode's ACL does not allow us this operation."""
 
     code = -102
     problem = "the ACL does not allow it"
 
 
 class BadVersion(ServerError):
-    """The znode's version is not the one that was asked for: somebody else changed it."""
+    """The znode's version is not `expected`: another client changed it. Read it again, then decide.
+
+    `expected` is the version that the operation asked for. `found` is the version that the znode had shortly
+    after the refusal, or None where it is not known: in a transaction, and if it could not be read.
+    """
 
     code = -103
-    problem = "the version is another one"
+    problem = "the version is not the expected one"
+
+    def __init__(
+        self,
+        operation: str,
+        path: str | None,
+        problem: str | None = None,
+        *,
+        expected: int | None = None,
+        found: int | None = None,
+    ) -> None:
+        if problem is None and expected is not None:
+            version = "ACL version" if operation == "set_acl" else "version"
+            problem = (
+                f"{version} is not {expected}, as expected"
+                if found is None
+                else f"{version} is {found}, expected {expected}"
+            )
+        super().__init__(operation, path, problem)
+        self.expected = expected
+        self.found = found
 
 
 class NoChildrenForEphemerals(ServerError):
@@ -130,7 +194,7 @@ class NoChildrenForEphemerals(ServerError):
 
 
 class NodeExists(ServerError):
-    """There is a znode of that name already."""
+    """A znode of that name exists already."""
 
     code = -110
     problem = "the znode exists already"
@@ -172,7 +236,7 @@ class NoWatcher(ServerError):
 
 
 class SessionMoved(ServerError):
-    """Another connection has taken over the session: certainly not applied, so it may be sent again."""
+    """Another connection has taken over the session. Nothing was applied: the request may be sent again."""
 
     code = -118
     problem = "the session has moved to another server"
@@ -189,7 +253,7 @@ class OtherServerError(ServerError):
 class TransactionFailed(ServerError):
     """One operation of a transaction was refused, so none was applied.
 
-    `index` tells which (from 0, in the order they were added) and `cause` why.
+    `index` is that operation's position, from 0, in the order of the calls. `cause` is its own error.
     """
 
     def __init__(self, index: int, cause: ServerError) -> None:
@@ -220,24 +284,24 @@ class ConnectionLoss(OperationError):
 
 
 class ReplyError(OperationError):
-    """The server answered, but the answer is over the limit or does not decode. It was not sent again.
+    """The server answered, but the answer is over the limit, does not decode, or does not fit the request.
 
-    Unlike `ConnectionLoss` the request was carried out or refused by the server; only its answer is lost.
+    The request is not sent again. The server has carried it out or refused it; which of the two is unknown.
     """
 
 
 class SessionError(CorralError):
-    """The session that this depended on is over, or cannot be relied on any more."""
+    """The session that the operation depended on is over, or cannot be relied on any more."""
 
 
 class SessionExpired(SessionError):
-    """The session is over and its ephemerals are gone or going. The client opens a new one by itself."""
+    """The session is over and the servers delete its ephemerals. The client opens a new session by itself."""
 
 
 class LockLost(SessionError):
-    """What was held is held no longer: the lease lapsed, the session expired, or the node was deleted.
+    """The lock is lost: its lease lapsed, the session expired, or its node was deleted.
 
-    Raised out of ``async with``; work done after the loss may have met another holder's.
+    Raised out of ``async with``. Work that the body did after the loss may conflict with the next holder's.
     """
 
 
@@ -246,33 +310,37 @@ class AuthFailed(SessionError):
 
 
 class ClientClosed(SessionError):
-    """The client was closed while, or before, this was asked of it. A write that was in flight may have
-    been applied."""
+    """The client was closed before the operation ended, or before it was called. A write that was in flight
+    may have been applied."""
 
 
 class EnsembleBehind(SessionError):
-    """The servers refuse us, having seen fewer transactions than this client has; others they serve.
+    """The servers have seen fewer transactions than this client, so they refuse it. They serve other clients.
 
-    The ensemble was restored from a backup or wiped. Only a new client can start over; what this one
-    remembers is from a future that is gone. (While there is no leader nobody is served, and requests wait.)
+    The ensemble was restored from a backup, or wiped. Open a new client, and read again whatever this one has
+    read. (An ensemble without a leader serves nobody; then requests wait instead.)
     """
 
 
 class ConnectTimeout(CorralError):
-    """No server gave us a session within `connect_timeout`. The message has what each server said."""
+    """No server granted a session within `connect_timeout`. The message has what each server said."""
 
 
 class LimitMismatch(CorralError):
-    """Others hold leases of this semaphore with another limit, and none was taken.
+    """The current holders of this semaphore use another limit, so no lease was acquired.
 
-    `ours` and `theirs` are the limits; `theirs` is None where what is kept is no number.
+    `ours` and `theirs` are the limits; `theirs` is None if the stored limit is not a number.
     """
 
     def __init__(self, path: str, ours: int, theirs: int | None, data: bytes) -> None:
-        said = f"what is no number, {data[:50]!r}," if theirs is None else theirs
+        stored = (
+            f"a limit that is not a number ({len(data):,} bytes of data)"
+            if theirs is None
+            else f"limit {shown(theirs)}"
+        )
         super().__init__(
-            f"semaphore {path!r} is used with a limit of {said} by those who hold leases, not {ours}; use "
-            "one limit everywhere: a new one counts when nobody holds a lease"
+            f"semaphore {path!r}: current holders use {stored}, not {ours}; all clients must agree. "
+            "A new limit takes effect when nobody holds a lease"
         )
         self.ours = ours
         self.theirs = theirs
@@ -287,7 +355,7 @@ class UsageError(CorralError):
 
 
 class UsageValueError(UsageError, ValueError):
-    """A value that cannot be: a malformed path, host string, timeout or version."""
+    """A value out of its range or malformed: a path, a host string, a timeout, a version."""
 
 
 class FrameTooLarge(UsageValueError):
@@ -311,7 +379,7 @@ class UsageStateError(UsageError, RuntimeError):
 
 
 class AlreadyHeld(UsageStateError):
-    """This task holds that lock already through this client: waiting for it would never end."""
+    """This task holds that lock already through this client, so waiting for it would never end."""
 
 
 _BY_CODE: dict[int, type[ServerError]] = {
@@ -332,17 +400,24 @@ _BY_CODE: dict[int, type[ServerError]] = {
 }
 
 
-def server_error(code: int, operation: str, path: str | None) -> ServerError:
-    """Make the error for a code that a server answered with."""
+def server_error(
+    code: int, operation: str, path: str | None, *, chroot: str = "", expected: int | None = None
+) -> ServerError:
+    """Make the error for a code that a server answered with. `chroot` is the client's, `expected` the version
+    that the operation asked for."""
     cls = _BY_CODE.get(code)
-    return OtherServerError(operation, path, code) if cls is None else cls(operation, path)
+    if cls is None:
+        return OtherServerError(operation, path, code)
+    if cls is NoNode:
+        return NoNode(operation, path, chroot=chroot)
+    if cls is BadVersion:
+        return BadVersion(operation, path, expected=expected)
+    return cls(operation, path)
 
 
-def transaction_error(codes: Sequence[int], operations: Sequence[tuple[str, str]]) -> TransactionFailed:
-    """Make the error for a refused transaction from each operation's code, verb and path.
+def refused_index(codes: Sequence[int]) -> int:
+    """Which operation of a refused transaction is the refused one, by the codes of all.
 
-    The server marks the operations before the refused one with 0 and those after it with -2.
+    The server marks the operations before it with 0 and those after it with -2.
     """
-    index = next(i for i, code in enumerate(codes) if code not in (0, -2))
-    verb, path = operations[index]
-    return TransactionFailed(index, server_error(codes[index], verb, path))
+    return next(index for index, code in enumerate(codes) if code not in (0, -2))

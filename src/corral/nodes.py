@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 from . import errors, paths, verify
+from .ensure import ROUNDS, make_path
 from .session.supervisor import Session
 from .transaction import Transaction
 from .types import OPEN_ACL, Acl, Stat
@@ -17,20 +19,28 @@ __all__ = ["Nodes"]
 # How many deletes one transaction of a recursive delete has: far below the frame limit with paths of a
 # thousand bytes, and short enough not to hold up the leader.
 DELETES_PER_TRANSACTION = 256
-# How often `create` makes parents that vanish again, and `delete` walks a tree that grows again.
+# How often a recursive `delete` looks at a tree that has not become smaller since it looked last.
 TRIES = 16
+# How long a refused operation waits for the version that the znode has, in seconds.
+VERSION_PATIENCE = 1.0
 
 
 class Nodes:
     """Operations on znodes. Each sends one request, unless it says otherwise, and waits for its answer.
 
-    **On cancel** the wait ends at once. A request not yet sent is not sent; one that was may be carried out.
+    **On cancel** the wait ends at once. A request that was not sent yet is not sent; one that was may be
+    carried out.
 
-    **On loss** of the connection, requests that are not yet sent wait for the next one, and reads that are
-    under way are sent again. A write that is under way raises `ConnectionLoss`: it may have been applied.
+    **On loss** of the connection, a request that was not sent yet waits for the next connection: without a
+    bound, so use `asyncio.timeout`. A read that was sent is sent again, and raises `ConnectionLoss` when the
+    second connection breaks on it. A write that was sent raises `ConnectionLoss`: it may have been applied.
 
     Every operation can raise `ServerError` (refused; each names the subclasses to expect), `ConnectionLoss`,
-    `SessionError` (the client is closed, or its credentials were refused) and `UsageError`.
+    `ReplyError`, `SessionError` (the client is closed, or its credentials were refused) and `UsageError`.
+    `BadVersion` has the version that the znode has, too: after the refusal it is read, for at most 1 s.
+
+    A chroot is a prefix of paths. Whatever makes missing parents makes a missing chroot, too; reads find
+    nothing below it; every other operation raises `NoNode`, which names the chroot.
     """
 
     def __init__(self, session: Session, chroot: str) -> None:
@@ -39,28 +49,57 @@ class Nodes:
 
     @property
     def chroot_path(self) -> str:
-        """The full path that is "/" here; "" if that is the server's own root."""
+        """The full path that is "/" for this client; "" if that is the server's own root."""
         return self._chroot
 
     def _full(self, path: str) -> str:
         return paths.resolve(self._chroot, path)
 
+    def _no_node(self, error: errors.NoNode) -> errors.NoNode:
+        """The same error, which names the chroot."""
+        return errors.NoNode(error.operation, error.path, chroot=self._chroot)
+
+    async def _bad_version(
+        self, operation: str, path: str, expected: int | None, *, of_acl: bool = False
+    ) -> errors.BadVersion:
+        """The error for a refused version, with the one that the znode has, if a read soon tells."""
+        found = None
+        try:
+            async with asyncio.timeout(VERSION_PATIENCE):
+                stat = await self.exists(path)
+        except (errors.CorralError, TimeoutError):
+            stat = None  # the refusal stands, whatever became of this read
+        if stat is not None:
+            found = stat.aversion if of_acl else stat.version
+        # It can be as expected by now, if the znode was deleted and created again.
+        return errors.BadVersion(
+            operation, path, expected=expected, found=None if found == expected else found
+        )
+
     async def get(self, path: str) -> tuple[bytes, Stat]:
         """Read a znode's data. Raises `NoNode`.
 
-        Null data, which some clients write, is given as ``b""``. The read is as of the connected server,
-        which may lag behind the leader; `sync` first where that matters.
+        Null data, which some clients write, reads as ``b""``. The connected server answers, which may lag
+        behind the leader; `sync` first where that matters.
         """
-        result: tuple[bytes, Stat] = await self._session.request(
-            messages.GET, messages.encode_get(self._full(path), False), path
-        )
+        try:
+            result: tuple[bytes, Stat] = await self._session.request(
+                messages.GET, messages.encode_get(self._full(path), False), path
+            )
+        except errors.NoNode as error:
+            raise self._no_node(error) from None
         return result
 
     async def set(self, path: str, data: bytes, *, version: int | None = None) -> Stat:
         """Set a znode's data; returns its new `Stat`. Raises `NoNode`, or `BadVersion` if the data version
         is not `version` (None for any)."""
         body = messages.encode_set(self._full(path), verify.data(data), verify.version(version))
-        result: Stat = await self._session.request(messages.SET, body, path)
+        try:
+            result: Stat = await self._session.request(messages.SET, body, path)
+        except errors.NoNode as error:
+            raise self._no_node(error) from None
+        except errors.BadVersion:
+            raise await self._bad_version("set", path, version) from None
         await self._session.observers_settled()
         return result
 
@@ -90,9 +129,12 @@ class Nodes:
             if with_stat
             else (messages.CHILDREN, messages.encode_children)
         )
-        result: list[str] | tuple[list[str], Stat] = await self._session.request(
-            op, encode(self._full(path), False), path
-        )
+        try:
+            result: list[str] | tuple[list[str], Stat] = await self._session.request(
+                op, encode(self._full(path), False), path
+            )
+        except errors.NoNode as error:
+            raise self._no_node(error) from None
         return result
 
     @overload
@@ -154,13 +196,17 @@ class Nodes:
     ) -> str | tuple[str, Stat]:
         """Create a znode; returns its path, with the number added if it is `sequential`.
 
-        An `ephemeral` znode goes with the session. A `container` is removed by the server some time after
-        its last child. A znode with a `ttl` (seconds) is removed when it has no children and was not changed
-        for so long; servers offer that only with `extendedTypesEnabled`. With `make_parents` those that
-        are missing are made first, persistent, empty and with the same `acl`; they stay if the rest fails.
+        An `ephemeral` znode is deleted when the session ends. The server deletes a `container` some time
+        after its last child. It deletes a znode with a `ttl` (seconds) that has no children when it was not
+        changed for that long; servers offer that only with `extendedTypesEnabled`.
 
-        Raises `NodeExists`, `NoNode` (a missing parent), `NoChildrenForEphemerals`, `InvalidAcl`. If an
-        ephemeral create could not be sent before its session expired: `SessionExpired`.
+        With `make_parents`, missing parents are made, persistent, empty and with the same `acl`; they stay if
+        the create fails. A missing chroot is made, too. If others delete the parents again, they are made up
+        to 16 times. On loss of the connection the parents are made as by `ensure_path`; the create itself is
+        not repeated.
+
+        Raises `NodeExists`, `NoNode` (the parent does not exist), `NoChildrenForEphemerals`, `InvalidAcl`,
+        and `SessionExpired` if an ephemeral create could not be sent before its session expired.
         """
         full = verify.new_path(self._chroot, path, sequential=sequential)
         flags = verify.create_flags(ephemeral=ephemeral, sequential=sequential, container=container, ttl=ttl)
@@ -174,7 +220,7 @@ class Nodes:
             if container:
                 op = messages.CREATE_CONTAINER
             body = messages.encode_create(full, data, entries, flags)
-        for _ in range(TRIES if make_parents else 1):
+        for _ in range(ROUNDS if make_parents else 1):
             try:
                 bound_to = self._session.session_id if ephemeral else 0
                 answer: Any = await self._session.request(op, body, path, bound_to=bound_to)
@@ -182,9 +228,9 @@ class Nodes:
             except errors.NoNode as error:
                 missing = error
                 if make_parents:
-                    await self.make(paths.parent_of(full), entries)
+                    await make_path(self._session, paths.parent_of(full), entries, chroot=self._chroot)
         else:
-            raise missing
+            raise self._no_node(missing) from None
         await self._session.observers_settled()
         if op is messages.CREATE:
             return paths.strip(self._chroot, answer)
@@ -192,49 +238,36 @@ class Nodes:
         created = paths.strip(self._chroot, created)
         return (created, stat) if with_stat else created
 
-    async def make(self, full: str, acl: Sequence[Acl] = OPEN_ACL, *, container: bool = False) -> None:
-        """Make the znode at a full path, and its parents, where they are missing. For recipes.
+    async def ensure_path(self, path: str, *, acl: Sequence[Acl] = OPEN_ACL) -> None:
+        """Make a znode and its missing parents: persistent, empty, each with this `acl`. One that exists is
+        left as it is, and is no error. A missing chroot is made, too: ``ensure_path("/")``.
 
-        All requests go out together: within a session they are carried out in order. On loss they are sent
-        again, since making a znode that exists changes nothing.
+        All requests are sent together. On cancel a part of them may be carried out. On loss of the connection
+        they are sent again, since they do no harm; `ConnectionLoss` is raised when
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on one of them. Raises `NoAuth`, `InvalidAcl`,
+        `NoChildrenForEphemerals`, and `NoNode` if others deleted a parent again in each of 16 rounds.
         """
-        op, flags = (messages.CREATE_CONTAINER, verify.CONTAINER) if container else (messages.CREATE, 0)
-        names = full[1:].split("/")
-        below = ["/" + "/".join(names[: i + 1]) for i in range(len(names))] if full != "/" else []
-        answers = await asyncio.gather(
-            *(
-                self._session.request(
-                    op, messages.encode_create(path, b"", tuple(acl), flags), paths.strip(self._chroot, path)
-                )
-                for path in below
-            ),
-            return_exceptions=True,
-        )
-        if any(isinstance(answer, errors.ConnectionLoss) for answer in answers):
-            await self.make(full, acl, container=container)
-            return
-        # An ancestor that we may not create can be there all the same: a refusal counts only if the last
-        # one failed, for itself or for want of that ancestor. NoNode alone: one vanished again meanwhile.
-        last = answers[-1] if answers else None
-        if isinstance(last, BaseException) and not isinstance(last, errors.NodeExists):
-            for answer in answers:
-                if isinstance(answer, BaseException) and not isinstance(
-                    answer, errors.NodeExists | errors.NoNode
-                ):
-                    raise answer
+        await make_path(self._session, self._full(path), verify.acl(acl), chroot=self._chroot)
 
     async def delete(self, path: str, *, version: int | None = None, recursive: bool = False) -> None:
         """Delete a znode. Raises `NoNode`, `NotEmpty`, or `BadVersion` if its data version is not `version`.
 
-        With `recursive` everything below it goes too, leaves first, in transactions of bounded size: not all
-        at once, so others may see a part of it gone, and after a failure or a cancel a part of it is. What
-        others create in the meantime goes as well, or `NotEmpty` is raised if they never stop.
+        With `recursive` everything below it is deleted too, leaves first, in transactions of up to 256
+        deletes. So others may see a part of it gone; and after an error, a cancel or a loss of the connection
+        a part of it is. When others create or delete znodes below it meanwhile, the tree is read again until
+        it is gone. Raises `NotEmpty` after 16 rounds in which it did not become smaller. `version` is checked
+        once, before the first delete.
         """
         full = self._full(path)
         expected = verify.version(version)
         if not recursive:
             body = messages.encode_delete(full, expected)
-            await self._session.request(messages.DELETE, body, path)
+            try:
+                await self._session.request(messages.DELETE, body, path)
+            except errors.NoNode as error:
+                raise self._no_node(error) from None
+            except errors.BadVersion:
+                raise await self._bad_version("delete", path, version) from None
             return
         if full == "/" or path == "/":
             raise errors.UsageValueError(
@@ -243,22 +276,25 @@ class Nodes:
         if version is not None:
             stat = await self.exists(path)
             if stat is not None and stat.version != expected != -1:
-                raise errors.BadVersion("delete", path)
-        refused, refilled = False, 0
-        while refilled < TRIES:
+                raise errors.BadVersion("delete", path, expected=expected, found=stat.version)
+        refused, fruitless, smallest = False, 0, sys.maxsize
+        while fruitless < TRIES:
             try:
                 found = await self._tree(full)
             except errors.NoNode:
                 if refused:
                     return
-                raise errors.NoNode("delete", path) from None
+                raise errors.NoNode("delete", path, chroot=self._chroot) from None
+            if len(found) < smallest:
+                smallest = len(found)
+            else:
+                fruitless += 1
             try:
                 await self._delete_all(found)
             except errors.TransactionFailed as error:
                 if not isinstance(error.cause, errors.NoNode | errors.NotEmpty):
                     raise error.cause from error
-                # Somebody deletes (which is progress) or creates below it at the same time: look again.
-                refused, refilled = True, refilled + isinstance(error.cause, errors.NotEmpty)
+                refused = True  # somebody deletes or creates below it at the same time: look again
                 continue
             except (errors.ConnectionLoss, errors.ReplyError) as error:
                 what = "the answer to a part of it was lost, so the outcome is unknown"
@@ -306,25 +342,35 @@ class Nodes:
 
     async def get_acl(self, path: str) -> tuple[list[Acl], Stat]:
         """A znode's access control list. Raises `NoNode`."""
-        result: tuple[list[Acl], Stat] = await self._session.request(
-            messages.GET_ACL, messages.encode_get_acl(self._full(path)), path
-        )
+        try:
+            result: tuple[list[Acl], Stat] = await self._session.request(
+                messages.GET_ACL, messages.encode_get_acl(self._full(path)), path
+            )
+        except errors.NoNode as error:
+            raise self._no_node(error) from None
         return result
 
     async def set_acl(self, path: str, acl: Sequence[Acl], *, version: int | None = None) -> Stat:
         """Set a znode's access control list. Raises `NoNode`, `InvalidAcl`, or `BadVersion` if its ACL
         version (`Stat.aversion`) is not `version`."""
         body = messages.encode_set_acl(self._full(path), verify.acl(acl), verify.version(version))
-        result: Stat = await self._session.request(messages.SET_ACL, body, path)
+        try:
+            result: Stat = await self._session.request(messages.SET_ACL, body, path)
+        except errors.NoNode as error:
+            raise self._no_node(error) from None
+        except errors.BadVersion:
+            raise await self._bad_version("set_acl", path, version, of_acl=True) from None
         return result
 
     async def sync(self, path: str = "/") -> None:
-        """Bring the connected server up to date with the leader, for reads that follow.
+        """Bring the connected server up to date with the leader, for the reads that follow.
 
-        That is not a quorum read: a leader that has been deposed and does not know it answers too.
+        This is not a quorum read: a leader that was deposed and does not know it yet answers, too. On loss of
+        the connection it is sent again, like a read.
         """
         await self._session.request(messages.SYNC, messages.encode_sync(self._full(path)), path)
 
     def transaction(self) -> Transaction:
-        """Several writes that apply together or not at all: ``async with zk.transaction() as tx:``."""
+        """Several writes that apply together or not at all: ``async with zk.transaction() as tx:``. See
+        `Transaction`."""
         return Transaction(self._session, self._chroot)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-from .errors import UsageTypeError, UsageValueError
+from .errors import UsageTypeError, UsageValueError, shown
 
 __all__ = ["join", "parent_of", "resolve", "validate"]
 
@@ -21,23 +21,23 @@ _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000
 def validate(path: str, what: str = "path") -> None:
     """Raise `UsageValueError` or `UsageTypeError` unless `path` is an absolute znode path."""
     if not isinstance(path, str):
-        raise UsageTypeError(
-            f"{what} must be a str such as '/app/config', not {type(path).__name__}: {path!r}"
-        )
+        raise UsageTypeError(f"{what} must be a str such as '/app/config', not {shown(path)}")
     if not path.startswith("/"):
-        raise UsageValueError(f"{what} {path!r} must start with '/', such as '/app/config'")
+        raise UsageValueError(f"{what} {shown(path)} must start with '/', such as '/app/config'")
     if path == "/":
         return
     if path.endswith("/"):
-        raise UsageValueError(f"{what} {path!r} must not end with '/'; write {path.rstrip('/') or '/'!r}")
+        raise UsageValueError(
+            f"{what} {shown(path)} must not end with '/'; write {shown(path.rstrip('/') or '/')}"
+        )
     if found := _FORBIDDEN.search(path):
         raise UsageValueError(
-            f"{what} {path!r} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids"
+            f"{what} {shown(path)} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids"
         )
     for name in path[1:].split("/"):
         if name in ("", ".", ".."):
             raise UsageValueError(
-                f"{what} {path!r} holds an empty name, '.' or '..'; ZooKeeper knows no relative paths"
+                f"{what} {shown(path)} holds an empty name, '.' or '..'; ZooKeeper has no relative paths"
             )
 
 
@@ -70,7 +70,7 @@ def _resolve(chroot: str, path: str) -> str:
 
 
 def strip(chroot: str, full: str) -> str:
-    """The path as the caller of a chrooted client names it; what is not below the chroot stays as it is."""
+    """The path as the caller of a chrooted client names it; one outside the chroot stays as it is."""
     if full == chroot:
         return "/"
     return full[len(chroot) :] if chroot and full.startswith(chroot + "/") else full

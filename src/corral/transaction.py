@@ -32,6 +32,8 @@ class _Op(NamedTuple):
     op: Operation
     body: bytes
     path: str
+    version: int | None
+    """The data version that it asks for, if any."""
 
 
 class Transaction:
@@ -40,7 +42,9 @@ class Transaction:
     The server applies all of them, in order and at one zxid, or none. After the commit `results` has, for
     each: the path for `create`, the `Stat` for `set`, None for `check` and `delete`.
 
-    On cancel: a commit that is cancelled may still be applied. On loss: `ConnectionLoss`, outcome unknown.
+    **On cancel** the wait for the commit ends at once. A commit that was not sent yet is not sent; one that
+    was may be applied. **On loss** of the connection a commit that was sent raises `ConnectionLoss`: it may
+    have been applied. One that was not sent waits for the next connection.
     """
 
     def __init__(self, session: Session, chroot: str, guard: Guard | None = None) -> None:
@@ -54,19 +58,19 @@ class Transaction:
     def check(self, path: str, version: int | None = None) -> None:
         """Apply the rest only if the znode exists, and has this data version if one is given."""
         body = messages.encode_check(paths.resolve(self._chroot, path), verify.version(version))
-        self._add(messages.CHECK, body, path)
+        self._add(messages.CHECK, body, path, version)
 
     def set(self, path: str, data: bytes, version: int | None = None) -> None:
         """Set the znode's data, if it has this data version, should one be given."""
         body = messages.encode_set(
             paths.resolve(self._chroot, path), verify.data(data), verify.version(version)
         )
-        self._add(messages.SET, body, path)
+        self._add(messages.SET, body, path, version)
 
     def delete(self, path: str, version: int | None = None) -> None:
         """Delete the znode, if it has this data version, should one be given."""
         body = messages.encode_delete(paths.resolve(self._chroot, path), verify.version(version))
-        self._add(messages.DELETE, body, path)
+        self._add(messages.DELETE, body, path, version)
 
     def create(
         self,
@@ -83,16 +87,21 @@ class Transaction:
         body = messages.encode_create(full, verify.data(data), verify.acl(acl), flags)
         self._add(messages.CREATE, body, path)
 
-    def _add(self, op: Operation, body: bytes, path: str) -> None:
+    def _add(self, op: Operation, body: bytes, path: str, version: int | None = None) -> None:
         if self._committed:
             raise errors.UsageStateError("this transaction was committed; make another with transaction()")
-        self._ops.append(_Op(op, body, path))
+        self._ops.append(_Op(op, body, path, version))
 
     def __len__(self) -> int:
         return len(self._ops)
 
     async def commit(self) -> list[str | Stat | None]:
-        """Send it; returns `results`. Raises `TransactionFailed` if the server refused one of the writes."""
+        """Send the writes; returns `results`. What happens on cancel and on loss is in `Transaction`.
+
+        Raises `TransactionFailed` if the server refused one of the writes, `ConnectionLoss`, `FrameTooLarge`,
+        and `UsageStateError` if it was committed before. A transaction of a lock (`Held.transaction`) raises
+        `LockLost` or `SessionExpired` if the lock is not held any more.
+        """
         if self._committed:
             raise errors.UsageStateError("this transaction was committed already")
         self._committed = True
@@ -110,10 +119,15 @@ class Transaction:
             if codes[0]:
                 if codes[0] == errors.NoNode.code:
                     raise guard.gone()
-                raise errors.server_error(codes[0], "check", guard.node)
+                raise errors.server_error(codes[0], "check", paths.strip(self._chroot, guard.node))
             codes, answers = codes[1:], answers[1:]
         if any(codes):
-            raise errors.transaction_error(codes, [(op.op.name, op.path) for op in self._ops])
+            index = errors.refused_index(codes)
+            refused = self._ops[index]
+            cause = errors.server_error(
+                codes[index], refused.op.name, refused.path, chroot=self._chroot, expected=refused.version
+            )
+            raise errors.TransactionFailed(index, cause)
         self.results = [self._result(answer.value) for answer in answers]
         await self._session.observers_settled()
         return self.results

@@ -11,7 +11,7 @@ import enum
 import hashlib
 from typing import NamedTuple
 
-from .errors import UsageValueError
+from .errors import UsageTypeError, UsageValueError
 
 __all__ = [
     "OPEN_ACL",
@@ -93,10 +93,28 @@ class Acl(NamedTuple):
 
     @classmethod
     def digest(cls, user: str, password: str, perms: Perm = Perm.ALL) -> Acl:
-        """A user with a password; only a hash of the two is sent and stored."""
+        """A user with a password. Only a hash of the two is sent and stored.
+
+        Raises `UsageValueError` or `UsageTypeError`; the message shows neither of the two.
+        """
+        if not isinstance(user, str) or not isinstance(password, str):
+            raise UsageTypeError(
+                "Acl.digest takes user and password, each a str, "
+                f"not {type(user).__name__} and {type(password).__name__}"
+            )
         if ":" in user:
-            raise UsageValueError(f"digest user {user!r} holds a ':', which separates user from password")
-        hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
+            raise UsageValueError(
+                "the user of Acl.digest holds a ':', which separates user from password; pass the two apart; "
+                "what was given is not shown, as it may be secret"
+            )
+        try:
+            hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
+        except UnicodeEncodeError:
+            hashed = ""  # the error itself has the password in it
+        if not hashed:
+            raise UsageValueError(
+                "user and password of Acl.digest must be valid Unicode, without lone surrogates"
+            )
         return cls(perms, "digest", f"{user}:{hashed}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from . import paths
-from .errors import UsageTypeError, UsageValueError
+from .errors import UsageTypeError, UsageValueError, shown
 from .types import Acl, Perm
 
 F = TypeVar("F")
@@ -24,6 +24,10 @@ WITH_TTL = 5
 SEQUENTIAL_WITH_TTL = 6
 MAX_TTL = 0xFFFFFFFFFF / 1000
 """The longest time to live, in seconds (about 35 years): the server has 40 bits for milliseconds."""
+SESSION_TIMEOUT_LIMIT = 1000
+"""Seconds. One as long is refused: servers grant at most 40 s by default, so it was meant in milliseconds."""
+CONNECT_TIMEOUT_LIMIT = 3600
+"""Seconds. One as long is refused for the same reason."""
 
 
 def data(value: bytes) -> bytes:
@@ -32,8 +36,10 @@ def data(value: bytes) -> bytes:
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    remedy = "; encode it, such as with .encode()" if isinstance(value, str) else ""
-    raise UsageTypeError(f"data must be bytes, not {type(value).__name__}: {value!r}{remedy}")
+    given = type(value).__name__  # what is in it is not shown: data can be secret
+    if isinstance(value, str):
+        given = f"a str of {len(value):,} characters; encode it, such as with .encode()"
+    raise UsageTypeError(f"data must be bytes, not {given}")
 
 
 def version(value: int | None) -> int:
@@ -41,18 +47,20 @@ def version(value: int | None) -> int:
     if value is None:
         return -1
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageTypeError(f"version must be an int such as stat.version, or None for any, not {value!r}")
+        raise UsageTypeError(
+            f"version must be an int such as stat.version, or None for any, not {shown(value)}"
+        )
     if not -_INT32 <= value < _INT32:
-        raise UsageValueError(f"version {value} is no 32-bit number; take it from a Stat")
+        raise UsageValueError(f"version {shown(value)} is not a 32-bit number; take it from a Stat")
     return value
 
 
 def limit(value: int) -> int:
     """How many may hold a semaphore at once."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageTypeError(f"limit must be an int, not {value!r}")
+        raise UsageTypeError(f"limit must be an int, not {shown(value)}")
     if not 1 <= value < _INT32:
-        raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {value}")
+        raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {shown(value)}")
     return value
 
 
@@ -61,16 +69,16 @@ def depth(value: int | None) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageTypeError(f"depth must be an int, or None for all levels, not {value!r}")
+        raise UsageTypeError(f"depth must be an int, or None for all levels, not {shown(value)}")
     if value < 0:
-        raise UsageValueError(f"depth must be 0 or more, not {value}; 0 is the znode itself")
+        raise UsageValueError(f"depth must be 0 or more, not {shown(value)}; 0 is the znode itself")
     return value
 
 
 def predicate(value: F, name: str) -> F:
     """A function that says yes or no."""
     if not callable(value):
-        raise UsageTypeError(f"{name} must be a function, not {value!r}")
+        raise UsageTypeError(f"{name} must be a function, not {shown(value)}")
     if inspect.iscoroutinefunction(value):
         raise UsageTypeError(f"{name} must be an ordinary function, not a coroutine function: {value!r}")
     return value
@@ -80,17 +88,17 @@ def number_or_predicate(value: int | F, name: str) -> int | F:
     """How many at least, or a function that says yes or no."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
-            raise UsageValueError(f"{name} must be 0 or more, not {value}")
+            raise UsageValueError(f"{name} must be 0 or more, not {shown(value)}")
         return value
     if not callable(value):
-        raise UsageTypeError(f"{name} must be an int or a function, not {value!r}")
+        raise UsageTypeError(f"{name} must be an int or a function, not {shown(value)}")
     return predicate(value, name)
 
 
 def several(value: Sequence[str], name: str) -> Sequence[str]:
     """Several strings, and not one string, which is a sequence too."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise UsageTypeError(f"{name} must be a list of strings, not {value!r}")
+        raise UsageTypeError(f"{name} must be a list of strings, not {shown(value)}")
     if not value:
         raise UsageValueError(f"{name} is empty; give at least one")
     return value
@@ -110,35 +118,43 @@ def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
         or not isinstance(value, Sequence)
         or not all(isinstance(entry, Acl) for entry in value)
     ):
-        raise UsageTypeError(f"acl must be a sequence of corral.Acl such as corral.OPEN_ACL, not {value!r}")
+        raise UsageTypeError(
+            f"acl must be a sequence of corral.Acl such as corral.OPEN_ACL, not {type(value).__name__}; "
+            "what was given is not shown, as it may hold a secret"
+        )
     if not value:
         raise UsageValueError("acl is empty: nobody could do anything with the znode; try corral.OPEN_ACL")
-    for entry in value:
+    for index, entry in enumerate(value):
         if not isinstance(entry.perms, int) or not 0 <= entry.perms <= Perm.ALL:
-            raise UsageValueError(f"acl entry {entry!r}: perms must be of corral.Perm, such as Perm.READ")
-        text(entry.scheme, f"acl entry {entry!r}: its scheme")
-        text(entry.id, f"acl entry {entry!r}: its id")
+            raise UsageValueError(
+                f"acl entry {index}: perms must be of corral.Perm, such as Perm.READ, "
+                f"not {shown(entry.perms)}"
+            )
+        text(entry.scheme, f"acl entry {index}: its scheme")
+        text(entry.id, f"acl entry {index}: its id")
     return tuple(value)
 
 
 def text(value: str, what: str) -> str:
-    """A string that can be sent."""
+    """A string that can be sent. Errors do not show it, since it may be a secret."""
     if not isinstance(value, str):
-        raise UsageTypeError(f"{what} must be a str, not {type(value).__name__}: {value!r}")
+        raise UsageTypeError(f"{what} must be a str, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UsageValueError(f"{what} {value!r} is not valid Unicode: {error.reason}") from None
-    return value
+        where = error.start  # the error itself has the text in it
+    else:
+        return value
+    raise UsageValueError(f"{what} is not valid Unicode: it has a lone surrogate at index {where}")
 
 
 def credentials(value: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Pairs of a scheme and its secret; what they hold is checked where they are made."""
+    """Pairs of a scheme and its secret; `Credentials` checks each of the two."""
     if not isinstance(value, Sequence) or not all(
         isinstance(each, tuple) and len(each) == 2 for each in value
     ):
         raise UsageTypeError(
-            'auth must be a list of pairs such as [("digest", b"user:password")]; '
+            'auth must be a list of pairs (scheme, secret) such as [("digest", b"user:password")]; '
             "what was given is not shown, as it may be secret"
         )
     return list(value)
@@ -173,18 +189,37 @@ def create_flags(
 def seconds(value: float, what: str) -> float:
     """A time in seconds: positive and finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageTypeError(f"{what} must be a number of seconds, not {type(value).__name__}: {value!r}")
+        raise UsageTypeError(f"{what} must be a number of seconds, not {shown(value)}")
     if not 0 < value < math.inf or value > sys.float_info.max:
-        raise UsageValueError(f"{what} must be a positive, finite number of seconds, not {value!r}")
+        raise UsageValueError(f"{what} must be a positive, finite number of seconds, not {shown(value)}")
     return float(value)
 
 
 def session_timeout(value: float) -> float:
-    """A session timeout in seconds, as far as the protocol can say it in milliseconds."""
-    timeout = seconds(value, "session_timeout")
-    if not 0.001 <= timeout <= _INT32 / 1000 - 1:
+    """A session timeout in seconds. The protocol has milliseconds, so 0.001 is the least."""
+    timeout = _below(value, "session_timeout", SESSION_TIMEOUT_LIMIT)
+    if timeout < 0.001:
         raise UsageValueError(
-            f"session_timeout {value!r} is not between 0.001 and {_INT32 // 1000 - 1} seconds"
+            f"session_timeout {value!r} is not between 0.001 and {SESSION_TIMEOUT_LIMIT} seconds"
+        )
+    return timeout
+
+
+def connect_timeout(value: float | None) -> float | None:
+    """How long to wait for the first session, in seconds, or None for ever."""
+    if value is None:
+        return None
+    return _below(value, "connect_timeout", CONNECT_TIMEOUT_LIMIT, "; None waits for ever")
+
+
+def _below(value: float, what: str, limit: int, otherwise: str = "") -> float:
+    """A time that is more likely to be milliseconds if it is as long as `limit`, or longer."""
+    timeout = seconds(value, what)
+    if timeout >= limit:
+        unit, name = (3600, "hours") if timeout >= 3600 else (60, "minutes")
+        raise UsageValueError(
+            f"{what} is in seconds and must be below {limit}; "
+            f"{shown(value)} s are {timeout / unit:.1f} {name}; for milliseconds divide by 1000{otherwise}"
         )
     return timeout
 
@@ -192,9 +227,9 @@ def session_timeout(value: float) -> float:
 def size(value: int, what: str) -> int:
     """A frame limit in bytes."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageTypeError(f"{what} must be an int, a number of bytes, not {value!r}")
+        raise UsageTypeError(f"{what} must be an int, a number of bytes, not {shown(value)}")
     if not 1024 <= value < _INT32:
-        raise UsageValueError(f"{what} {value} is not between 1024 and {_INT32 - 1} bytes")
+        raise UsageValueError(f"{what} {shown(value)} is not between 1024 and {_INT32 - 1} bytes")
     return value
 
 

@@ -227,7 +227,7 @@ async def test_try_acquire(zk: corral.Client, other: corral.Client, busy: str, h
         (["/a", "b"], corral.UsageValueError, "'b'"),
         (["/a", "/b/"], corral.UsageValueError, "'/b/'"),
         (["/a", None], corral.UsageTypeError, "None"),
-        (["/a", b"/b"], corral.UsageTypeError, "b'/b'"),
+        (["/a", b"/b"], corral.UsageTypeError, "type bytes"),
     ],
     ids=str,
 )

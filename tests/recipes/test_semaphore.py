@@ -529,7 +529,8 @@ async def test_a_limit_out_of_range(zk: corral.Client, limit: int) -> None:
 @pytest.mark.parametrize("limit", [True, "3", 1.0, None, b"3"])
 async def test_a_limit_that_is_no_number(zk: corral.Client, limit: object) -> None:
     """A limit is an int, and a bool is none."""
-    with pytest.raises(corral.UsageTypeError, match=f"limit .*{re.escape(repr(limit))}"):
+    named = "of type bytes" if isinstance(limit, bytes) else re.escape(repr(limit))
+    with pytest.raises(corral.UsageTypeError, match=f"limit .*{named}"):
         zk.semaphore("/sem", limit)  # type: ignore[arg-type]
 
 
@@ -550,7 +551,9 @@ async def test_another_limit(
     await make_parents(zk)
     held = await zk.semaphore("/sem", theirs).acquire()
     await settle(zk)
-    with pytest.raises(corral.LimitMismatch, match=f"'/sem'.* {theirs} .* {ours};") as caught:
+    with pytest.raises(
+        corral.LimitMismatch, match=f"'/sem'.* limit {theirs}, not {ours}; all clients"
+    ) as caught:
         await within(getattr(other.semaphore("/sem", ours), way)())
     assert (caught.value.theirs, caught.value.ours) == (theirs, ours)
     await settle(other)
@@ -593,11 +596,11 @@ async def test_a_limit_that_nobody_uses_any_more(zk: corral.Client, other: corra
     async with asyncio.timeout(PATIENCE), zk.semaphore("/sem", 2):
         assert (await other.get("/sem/leases"))[0] == b"2"
         await other.set("/sem/leases", b"many")
-        with pytest.raises(corral.LimitMismatch, match="no number, b'many'") as caught:
+        with pytest.raises(corral.LimitMismatch, match=r"not a number \(4 bytes") as caught:
             await other.semaphore("/sem", 2).acquire()
         assert caught.value.theirs is None
         await other.set("/sem/leases", b"7" * 5000)
-        with pytest.raises(corral.LimitMismatch, match="no number, b'777") as caught:
+        with pytest.raises(corral.LimitMismatch, match=r"not a number \(5,000 bytes") as caught:
             await other.semaphore("/sem", 2).acquire()
         assert caught.value.theirs is None
 

@@ -14,10 +14,13 @@ from corral.wire import messages
 @pytest.mark.parametrize(
     ("scheme", "secret", "error", "named"),
     [
-        ("", b"u:p", errors.UsageValueError, "''"),
-        (None, b"u:p", errors.UsageValueError, "None"),
-        (b"digest", b"u:p", errors.UsageValueError, "b'digest'"),
-        ("dig\u00e9st", b"u:p", errors.UsageValueError, "dig\u00e9st"),
+        ("", b"u:p", errors.UsageValueError, "the scheme must be a name"),
+        (None, b"u:p", errors.UsageTypeError, "the scheme must be a str, not NoneType"),
+        (b"digest", b"u:p", errors.UsageTypeError, "the scheme must be a str, not bytes"),
+        (b"u:p", "digest", errors.UsageTypeError, "the scheme must be a str, not bytes"),
+        ("u:p", b"digest", errors.UsageValueError, "the scheme must be a name"),
+        ("no colon", "digest", errors.UsageValueError, "the scheme must be a name"),
+        ("dig\u00e9st", b"u:p", errors.UsageValueError, "the scheme must be a name"),
         ("digest", "u:p", errors.UsageTypeError, "bytes"),
         ("digest", None, errors.UsageTypeError, "bytes"),
         ("digest", bytearray(b"u:p"), errors.UsageTypeError, "bytearray"),
@@ -30,6 +33,7 @@ def test_what_cannot_be(scheme: Any, secret: Any, error: type[Exception], named:
     with pytest.raises(error) as caught:
         Credentials(scheme, secret)
     assert named in str(caught.value)
+    assert '("digest", b"user:password")' in str(caught.value)
     for part in ("u:p", "no colon"):
         assert part not in str(caught.value)
 
@@ -47,6 +51,7 @@ def test_what_is_sent(scheme: str, secret: bytes) -> None:
 def test_the_secret_is_not_shown() -> None:
     """S6: what is written to a log does not have the secret in it."""
     assert "hunter2" not in repr(Credentials("digest", b"user:hunter2"))
+    assert "hunter2" not in repr(Credentials("hunter2", b"digest"))  # swapped, and nothing tells us so
 
 
 def test_they_are_held_to_the_frame_limit() -> None:

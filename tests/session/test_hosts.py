@@ -34,6 +34,9 @@ A, B, C = Address("10.0.0.1", 2181), Address("10.0.0.2", 2181), Address("10.0.0.
         ("10.0.0.1:2", [("10.0.0.1", 2)], ""),
         ("[::1]:2", [("::1", 2)], ""),
         ("[fe80::1%eth0]", [("fe80::1%eth0", 2181)], ""),
+        ("[fe80::1%eth-0]:2181", [("fe80::1%eth-0", 2181)], ""),
+        ("[fe80::1%br_0.1~a-]:7/app", [("fe80::1%br_0.1~a-", 7)], "/app"),
+        ("zk1/people@home", [("zk1", 2181)], "/people@home"),
         ("[2001:db8::2],zk/app", [("2001:db8::2", 2181), ("zk", 2181)], "/app"),
         ("my_zk-1.prod.example.com.:7", [("my_zk-1.prod.example.com.", 7)], ""),
         ("zk1:1,zk2:2,zk1:1,zk2,zk2", [("zk1", 1), ("zk2", 2), ("zk2", 2181)], ""),
@@ -57,32 +60,49 @@ def test_connect_strings(hosts: Any, servers: list[tuple[str, int]], chroot: str
         ("/app", errors.UsageValueError, "''"),
         ("zk1:0", errors.UsageValueError, "port 0"),
         ("zk1:65536", errors.UsageValueError, "port 65536"),
-        ("zk1:", errors.UsageValueError, "'zk1:'"),
+        ("zk1:", errors.UsageValueError, "'zk1:' has an empty port"),
+        ("zk0,[::1]:", errors.UsageValueError, "'[::1]:' has an empty port"),
+        ("zk1:\u0662\u0661", errors.UsageValueError, "is no server"),
         ("zk1:abc", errors.UsageValueError, "'zk1:abc'"),
         ("zk1:-1", errors.UsageValueError, "'zk1:-1'"),
         ("zk1:123456", errors.UsageValueError, "'zk1:123456'"),
         ("a,zk 1", errors.UsageValueError, "'zk 1'"),
         ("zk1;zk2", errors.UsageValueError, "'zk1;zk2'"),
-        ("::1", errors.UsageValueError, "'::1'"),
-        ("::1:2181", errors.UsageValueError, "'::1:2181'"),
+        (
+            "::1",
+            errors.UsageValueError,
+            "'::1' is an IPv6 address without brackets; write host:port as [::1]:2181",
+        ),
+        ("::1:99", errors.UsageValueError, "[::1]:99"),
+        ("2001:db8::5:2181", errors.UsageValueError, "[2001:db8::5]:2181"),
+        ("fe80::1%eth0", errors.UsageValueError, "[fe80::1%eth0]:2181"),
+        ("[fe80::1%]:1", errors.UsageValueError, "'[fe80::1%]:1'"),
+        ("[fe80::1%a/b]:1", errors.UsageValueError, "'[fe80::1%a'"),
+        ("[fe80::1%a b]:1", errors.UsageValueError, "'[fe80::1%a b]:1'"),
         ("[::1", errors.UsageValueError, "'[::1'"),
         ("[]:1", errors.UsageValueError, "'[]:1'"),
         ("[::zz]:1", errors.UsageValueError, "'[::zz]:1'"),
         ("[1.2.3.4]:1", errors.UsageValueError, "'[1.2.3.4]:1'"),
-        ("zk1://app", errors.UsageValueError, "'zk1:'"),
-        ("http://zk1", errors.UsageValueError, "'http:'"),
+        ("zk1://app", errors.UsageValueError, "'zk1://app' is a URL"),
+        ("http://zk1", errors.UsageValueError, "'http://zk1' is a URL"),
         ("zk1/app/", errors.UsageValueError, "chroot '/app/'"),
         ("zk1//app", errors.UsageValueError, "chroot '//app'"),
         ("zk1/a/../b", errors.UsageValueError, "chroot '/a/../b'"),
         ("zk1/app,zk2/app", errors.UsageValueError, "once, at the end"),
         (["zk1/app"], errors.UsageValueError, "zk.chroot"),
-        ([], errors.UsageValueError, "''"),
+        (
+            [],
+            errors.UsageValueError,
+            "hosts is an empty list; name at least one server, such as ['zk1:2181']",
+        ),
+        ((), errors.UsageValueError, "empty list"),
+        ([""], errors.UsageValueError, "''"),
         (None, errors.UsageTypeError, "None"),
         (2181, errors.UsageTypeError, "2181"),
-        (b"zk1", errors.UsageTypeError, "b'zk1'"),
-        (["zk1", 2], errors.UsageTypeError, "2"),
-        ({"zk1"}, errors.UsageTypeError, "{'zk1'}"),
-        ([("zk1", 2181)], errors.UsageTypeError, "('zk1', 2181)"),
+        (b"zk1", errors.UsageTypeError, "a value of type bytes"),
+        (["zk1", 2], errors.UsageTypeError, "a list that holds a value of type int"),
+        ({"zk1"}, errors.UsageTypeError, "a value of type set"),
+        ([("zk1", 2181)], errors.UsageTypeError, "a list that holds a value of type tuple"),
     ],
 )
 def test_bad_connect_strings(hosts: Any, error: type[Exception], named: str) -> None:
@@ -90,6 +110,30 @@ def test_bad_connect_strings(hosts: Any, error: type[Exception], named: str) -> 
     with pytest.raises(error) as caught:
         parse(hosts)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "me:pass@zk1:2181",
+        "me:pass@zk1",
+        "digest:me:pass@zk1:2181/app",
+        "zk1:2181,me:pass@zk2:2181",
+        "zookeeper://me:pass@zk1:2181/app",
+        "me:pass/word@zk1:2181",
+        "pass/word@zk1:2181,zk2",
+        "me:pass,word@zk1",
+        ["me:pass@zk1"],
+        ["zookeeper://me:pass@zk1"],
+    ],
+)
+def test_a_password_is_not_shown(hosts: Any) -> None:
+    """A host string with credentials is refused: the error says where they belong, and shows nothing of them, not
+    in its context either."""
+    with pytest.raises(errors.UsageValueError, match="credentials belong in auth=") as caught:
+        parse(hosts)
+    assert "pass" not in str(caught.value).replace("password", "")
+    assert caught.value.__context__ is None
 
 
 hostnames = st.from_regex(r"[a-z][a-z0-9-]{0,10}(\.[a-z]{1,5})?", fullmatch=True)

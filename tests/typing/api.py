@@ -51,6 +51,7 @@ async def nodes(zk: corral.Client) -> None:
     await zk.set_acl("/jobs", acl, version=0)
     await zk.sync()
     await zk.delete("/jobs", recursive=True)
+    await zk.ensure_path("/jobs/done", acl=corral.READ_ACL)
     async with zk.transaction() as tx:
         tx.check("/config", version=3)
         tx.set("/config", b"v4")
@@ -182,13 +183,21 @@ def caught(error: Exception) -> str:
             assert_type(error.index, int)
             assert_type(error.cause, corral.ServerError)
             return f"{error.index}: {error.cause}"
+        case corral.BadVersion():
+            assert_type(error.expected, int | None)
+            assert_type(error.found, int | None)
+            return f"{error.found}, not {error.expected}"
         case corral.ServerError():
             assert_type(error.code, int)
             assert_type(error.path, str | None)
             return f"{error.operation} {error.path} {error.code}"
         case corral.FrameTooLarge():
             return f"{error.size} > {error.limit}"
-        case corral.ConnectionLoss() | corral.SessionError() | corral.UsageError():
+        case corral.ConnectionLoss():
+            assert_type(error.losses, int)
+            assert_type(error.is_hopeless, bool)
+            return f"{error.losses}"
+        case corral.InternalError() | corral.SessionError() | corral.UsageError():
             return str(error)
         case _:
             raise error

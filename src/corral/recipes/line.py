@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from corral import errors, paths, verify
+from corral.ensure import make_path
 from corral.nodes import Nodes
 from corral.session.requests import Request
 from corral.session.supervisor import Session
@@ -111,7 +112,9 @@ class Line:
                     self._follow_up(request, guid)
                     raise
                 if isinstance(error, errors.NoNode):
-                    await self._nodes.make(self.full, acl, container=True)
+                    await make_path(
+                        self._session, self.full, acl, container=True, chroot=self._nodes.chroot_path
+                    )
                 elif isinstance(error, _UNKNOWN):
                     found = await self._find_or_sweep(guid)
                     if found is not None:

@@ -7,29 +7,41 @@ HANDSHAKE and UP.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from corral.errors import FrameTooLarge, UsageTypeError, UsageValueError
 from corral.wire import messages
 
+_SCHEME = re.compile("[A-Za-z0-9._-]+")
+
+
+def _must(rule: str) -> str:
+    """The message for what breaks a rule of credentials."""
+    return (
+        f'auth is a list of pairs (scheme, secret) such as ("digest", b"user:password"); {rule}; '
+        "what was given is not shown, as it may be secret"
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the server is to know us as: a scheme, and what that scheme wants."""
+    """A scheme, and the secret that proves who we are in it. Neither is ever shown: they may be swapped."""
 
-    scheme: str
+    scheme: str = field(repr=False)
     secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scheme, str) or not self.scheme.isascii() or not self.scheme:
-            raise UsageValueError(f"auth scheme must be a name such as 'digest', not {self.scheme!r}")
-        if not isinstance(self.secret, bytes):
-            raise UsageTypeError(
-                f"auth secret for {self.scheme!r} must be bytes such as b'user:password', "
-                f"not {type(self.secret).__name__}"
+        if not isinstance(self.scheme, str):
+            raise UsageTypeError(_must(f"the scheme must be a str, not {type(self.scheme).__name__}"))
+        if not _SCHEME.fullmatch(self.scheme):
+            raise UsageValueError(
+                _must("the scheme must be a name of ASCII letters, digits, '.', '_' and '-'")
             )
+        if not isinstance(self.secret, bytes):
+            raise UsageTypeError(_must(f"the secret must be bytes, not {type(self.secret).__name__}"))
         if self.scheme == "digest" and b":" not in self.secret:
-            raise UsageValueError("digest auth must be b'user:password'; there is no ':' in what was given")
+            raise UsageValueError(_must("the secret of 'digest' must be b'user:password', with a ':'"))
 
     def check_size(self, limit: int) -> None:
         """Raise `FrameTooLarge` if the message that presents them is over `limit` bytes."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from corral import paths
-from corral.errors import UsageTypeError, UsageValueError
+from corral.errors import UsageTypeError, UsageValueError, shown
 
 DEFAULT_PORT = 2181
 NOT_TRIED = "not tried yet"
@@ -41,23 +41,58 @@ class Hosts(NamedTuple):
         return ",".join(map(str, self.servers)) + self.chroot
 
 
-# The same shape as ZooKeeper's own: name:port, name, 10.0.0.1:port, [::1]:port.
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>\d{1,5}))?")
+# The same shape as ZooKeeper's own: name:port, name, 10.0.0.1:port, [::1]:port. The port may be empty here,
+# so that the error can say that. A zone (%eth0) is the name of a network interface.
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{0,5}))?"
+)
 
 
 def parse(hosts: str | Sequence[str]) -> Hosts:
     """Parse ``"host:port,host:port/chroot"``, or a list of ``"host:port"``.
 
-    Raises `UsageValueError` that names the part which is wrong, or `UsageTypeError`.
+    Raises `UsageValueError`, which names the part that is wrong, or `UsageTypeError`; no password is shown.
     """
     if not isinstance(hosts, str):
         if not isinstance(hosts, Sequence) or not all(isinstance(host, str) for host in hosts):
-            raise UsageTypeError(f"hosts must be a str or a list of str such as 'zk1:2181', not {hosts!r}")
+            raise UsageTypeError(
+                f"hosts must be a str or a list of str such as 'zk1:2181', not {_kind_of(hosts)}"
+            )
+        if not hosts:
+            raise UsageValueError("hosts is an empty list; name at least one server, such as ['zk1:2181']")
+    try:
+        return _parse_all(hosts)
+    except UsageValueError:
+        if not any("@" in part for part in hosts):
+            raise
+    # Raised out here, so that the error with the password in it is not this one's context.
+    raise UsageValueError(
+        "hosts has an '@' and is no connect string such as 'zk1:2181,zk2:2181/chroot'; credentials belong in "
+        "auth=[('digest', b'user:password')], and a chroot with an '@' in zk.chroot(); what was given is not "
+        "shown, as it may hold a password"
+    )
+
+
+def _kind_of(hosts: object) -> str:
+    """What was given for hosts, without showing it."""
+    if isinstance(hosts, Sequence) and not isinstance(hosts, bytes | bytearray | memoryview):
+        wrong = next(type(host).__name__ for host in hosts if not isinstance(host, str))
+        return f"a {type(hosts).__name__} that holds a value of type {wrong}"
+    return shown(hosts)
+
+
+def _parse_all(hosts: str | Sequence[str]) -> Hosts:
+    if not isinstance(hosts, str):
         if any("/" in host for host in hosts):
             raise UsageValueError(
-                f"hosts {list(hosts)!r}: a list has no chroot; use zk.chroot('/app') instead"
+                f"hosts {shown(','.join(hosts))}: a list has no chroot; use zk.chroot('/app') instead"
             )
         hosts = ",".join(hosts)
+    if "://" in hosts:
+        raise UsageValueError(
+            f"hosts {shown(hosts)} is a URL; write host:port, separated by commas, such as "
+            "'zk1:2181,zk2:2181/chroot'"
+        )
     names, slash, chroot = hosts.partition("/")
     chroot = slash + chroot
     servers = tuple(_parse_one(part.strip(), hosts) for part in names.split(","))
@@ -65,30 +100,60 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
         chroot = ""
     if "," in chroot:
         raise UsageValueError(
-            f"hosts {hosts!r}: chroot {chroot!r} holds a ','; write it once, at the end: "
+            f"hosts {shown(hosts)}: chroot {shown(chroot)} holds a ','; write it once, at the end: "
             "'zk1:2181,zk2:2181/app' (zk.chroot() takes one with a comma in its name)"
         )
+    if _LOOKS_LIKE_SERVER.search(chroot):
+        raise UsageValueError("hosts has an '@' and a server behind its first '/'")
     if chroot:
         paths.validate(chroot, "chroot")
     return Hosts(tuple(dict.fromkeys(servers)), chroot)
 
 
+# Behind a '/' in a password: "me:pass/word@zk1:2181".
+_LOOKS_LIKE_SERVER = re.compile(r"@[^/@]*:[0-9]+(?:/|$)")
+
+
 def _parse_one(part: str, hosts: str) -> Address:
+    where = f"hosts {shown(hosts)}: "
     match = _HOST.fullmatch(part)
     if match is None:
         raise UsageValueError(
-            f"hosts {hosts!r}: {part!r} is no server; write host:port, separated by commas, "
-            "such as 'zk1:2181,zk2:2181/chroot'"
+            f"{where}{_unbracketed(part)}"
+            if part.count(":") > 1 and _is_ipv6(part)
+            else f"{where}{shown(part)} is no server; write host:port, separated by commas, such as "
+            "'zk1:2181,zk2:2181/chroot'"
         )
-    if match["v6"]:
-        try:
-            ipaddress.IPv6Address(match["v6"])
-        except ValueError as error:
-            raise UsageValueError(f"hosts {hosts!r}: {part!r} is no IPv6 address: {error}") from error
+    if match["v6"] and not _is_ipv6(match["v6"]):
+        raise UsageValueError(
+            f"{where}{shown(part)} has no IPv6 address in its brackets; write [::1]:2181, or a name or an "
+            "IPv4 address without brackets"
+        )
+    if match["port"] == "":
+        raise UsageValueError(
+            f"{where}{shown(part)} has an empty port; write host:port, or leave out the ':' for port "
+            f"{DEFAULT_PORT}"
+        )
     port = int(match["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
-        raise UsageValueError(f"hosts {hosts!r}: port {port} is not between 1 and 65535")
+        raise UsageValueError(f"{where}port {port} is not between 1 and 65535")
     return Address(match["v6"] or match["name"], port)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _unbracketed(part: str) -> str:
+    """What to write in place of an IPv6 address without brackets; its last group may be meant as a port."""
+    host, _, port = part.rpartition(":")
+    if not port.isdecimal() or not _is_ipv6(host):
+        host, port = part, str(DEFAULT_PORT)
+    return f"{shown(part)} is an IPv6 address without brackets; write host:port as [{host}]:{port}"
 
 
 class Resolver:
