@@ -296,7 +296,9 @@ async def test_the_one_behind_the_holder(rig: Rig, kind: str) -> None:
     await until_line(rig.other, "/line", 3)
     line = make(rig.other)
     assert await line.evict((await line.contenders())[1]) is not None
-    await settle(rig.zk)  # a write, so that its lease is long: else it would make sure of that, and so of its node
+    await settle(
+        rig.zk
+    )  # a write, so that its lease is long: else it would make sure of that, and so of its node
     await held.release()
     second = await within(following)
     names = await until_line(rig.other, "/line", 2)

@@ -9,7 +9,7 @@ The recipe is ZooKeeper's ("ZooKeeper Recipes and Solutions", Locks), with what 
 What can go wrong, and what is done about it here:
 
 - The create's answer is lost: whether there is a node, and its number, is unknown; only the GUID finds it.
-  After the reconnect a quorum write goes out before the list, in one pipeline. The create cannot come after
+  After the reconnect a quorum write is answered before the list is asked for. The create cannot come after
   that write: what the old server had passed on was ordered before it, and what it passes on later is refused
   as SessionMoved. A `sync` would not do: a server that follows a deposed leader answers it (S2).
 - The waiter is cancelled while the create is under way: its outcome is followed to the end, and the node
@@ -52,6 +52,7 @@ logger = logging.getLogger("corral.recipes")
 MOST_ROUNDS = 16
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 # After these a create may have been carried out.
+_UNKNOWN_STAT = Stat(*[-1] * len(Stat._fields))
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
 
 
@@ -84,6 +85,7 @@ class Contender(NamedTuple):
     data: bytes | None
     """None if the ACL of its node does not let us read it."""
     stat: Stat
+    """All its fields are -1 if we may not read the node, and the server (3.9) refuses to tell of it then."""
 
 
 class PlaceLost(Exception):
@@ -215,6 +217,8 @@ class Line:
         exists = messages.encode_exists(place.path, False)
         try:
             await ask_now(self._session, messages.EXISTS, exists, self.path, bound_to=place.session_id)
+        except errors.NoAuth:
+            pass  # it is there
         except (errors.NoNode, errors.SessionExpired):
             raise PlaceLost from None
 
@@ -265,8 +269,8 @@ class Line:
             if not candidates:
                 if not order.late:
                     return None
-                stats = await self._ask_each(messages.EXISTS, order.late)
-                candidates = sorted(stats, key=lambda name: stats[name].czxid)[:1]
+                seen = await self._read(order.late)
+                candidates = sorted(seen, key=lambda name: seen[name][1].czxid)[:1]
             for name, (data, stat) in (await self._read(candidates)).items():
                 return Contender(name, numbers([name], self.layout.contenders)[name], data, stat)
             problem = f"whoever is listed first was gone each of {MOST_ROUNDS} times that it was looked at"
@@ -317,6 +321,8 @@ class Line:
         if count:
             nearest = order.names[-1]
         for name, stat in (await self._ask_each(messages.EXISTS, order.late)).items():
+            if isinstance(stat, errors.NoAuth):
+                raise stat
             if stat.czxid < place.czxid:
                 count += 1
                 if stat.czxid > newest:
@@ -324,15 +330,18 @@ class Line:
         return Ahead(nearest, count)
 
     async def _read(self, names: Iterable[str]) -> dict[str, tuple[bytes | None, Stat]]:
-        """Data and `Stat` of each that is there; where we may not read the data, None."""
-        answers = await self._ask_each(messages.GET, names)
-        unreadable = [name for name, answer in answers.items() if answer is None]
-        stats = await self._ask_each(messages.EXISTS, unreadable)
-        found = {name: answer for name, answer in answers.items() if answer is not None}
-        return found | {name: (None, stat) for name, stat in stats.items()}
+        """Data and `Stat` of each that is there; see `Contender` for those that we may not read."""
+        found = await self._ask_each(messages.GET, names)
+        unreadable = [name for name, answer in found.items() if isinstance(answer, errors.NoAuth)]
+        stats = await self._ask_each(messages.EXISTS, unreadable) if unreadable else {}
+        for name in unreadable:
+            del found[name]
+        for name, stat in stats.items():
+            found[name] = None, _UNKNOWN_STAT if isinstance(stat, errors.NoAuth) else stat
+        return found
 
     async def _ask_each(self, op: Operation, names: Iterable[str]) -> dict[str, Any]:
-        """The answer for each that is there; None for one whose data we may not read."""
+        """The answer for each that is there, which may be `NoAuth`."""
         found = dict[str, Any]()
         encode = messages.encode_get if op is messages.GET else messages.encode_exists
         left = list(names)
@@ -346,16 +355,12 @@ class Line:
             )
             lost = []
             for name, answer in zip(left, answers, strict=True):
-                if isinstance(answer, errors.NoNode):
-                    continue
                 if isinstance(answer, errors.ConnectionLoss) and not answer.is_hopeless:
                     lost.append(name)
-                elif isinstance(answer, errors.NoAuth) and op is messages.GET:
-                    found[name] = None
-                elif isinstance(answer, BaseException):
-                    raise answer
-                else:
+                elif not isinstance(answer, BaseException) or isinstance(answer, errors.NoAuth):
                     found[name] = answer
+                elif not isinstance(answer, errors.NoNode):
+                    raise answer
             left = lost
         return found
 
@@ -415,30 +420,22 @@ class Line:
     async def _find(self, guid: str) -> tuple[Place, Listing] | None:
         """After a create of unknown outcome: our place and the line, or None if the create did not happen."""
         check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
-        while True:
-            written = self._session.loop.create_future()
-            write = Request(messages.MULTI, check, self.path, written)
-            listed = self._lists.ask(self._session, self.full, self.path, write)
-            try:
-                await written  # whatever its result: it has been ordered after the create
-                listing = await listed
-            except errors.ConnectionLoss as loss:
-                if loss.is_hopeless:
-                    raise
-                continue
-            except errors.NoNode:
-                return None
-            finally:
-                _disregard(listed)
-            for name in listing.names:
-                if guid in name and (place := await self._owned(name)) is not None:
-                    return place, listing
-            return None
+        # Whatever its result: it has been ordered after the create. Not in one pipeline with the list: either
+        # of them may be sent again, behind the other.
+        await self._session.ask(messages.MULTI, check, self.path)
+        listing = await self.listing()
+        for name in listing.names:
+            if guid in name and (place := await self._owned(name)) is not None:
+                return place, listing
+        return None
 
     async def _owned(self, name: str) -> Place | None:
         path = paths.join(self.full, name)
         number = numbers([name], self.layout.contenders).get(name)
         stat = (await self._ask_each(messages.EXISTS, [name])).get(name)
+        if isinstance(stat, errors.NoAuth):  # the ACL that was asked for does not let us read it
+            Removal(self._session, path, 0)
+            return None
         if number is None or stat is None or stat.ephemeral_owner != self._session.session_id:
             return None
         return _place(path, number, stat)

@@ -47,9 +47,9 @@ async def ask_now(
 class Watched:
     """Reads with a watch, while ``with`` lasts: `read`, then `changed` until it is worth reading again.
 
-    A node that we may not read (`NoAuth`) is asked for its existence instead, which needs no permission.
-    Servers that have CVE-2024-23944 fixed (3.8.4, 3.9.2) withhold the events of such a node, so `changed`
-    then also returns after a third of the session timeout.
+    A node that we may not read (`NoAuth`) is asked for its existence instead. From 3.9 on that is refused as
+    well, which tells that it is there, and before that the events of such a node are withheld where
+    CVE-2024-23944 is fixed (3.8.4). So `changed` then also returns after a third of the session timeout.
     """
 
     __slots__ = ("_fired", "_full", "_is_unreadable", "_kind", "_op", "_path", "_session")
@@ -80,7 +80,7 @@ class Watched:
         """The answer; None where there is no such node. Whatever changes it from here on, `changed` tells.
 
         A node that is not there is watched only by `EXISTS`. Of a node that we may not read the answer is its
-        `Stat`. Raises `ConnectionLoss` when it is hopeless.
+        `Stat`, or the refusal. Raises `ConnectionLoss` when it is hopeless.
         """
         while True:
             body = _ENCODE[self._op](self._full, True)
@@ -89,10 +89,13 @@ class Watched:
                 return await ask_now(self._session, self._op, body, self._path, watches=watches)
             except errors.NoNode:
                 return None
-            except errors.NoAuth:
-                if self._op is not messages.GET:
+            except errors.NoAuth as refusal:
+                if self._op is messages.CHILDREN:
                     raise
-                self._op, self._is_unreadable = messages.EXISTS, True
+                self._is_unreadable = True
+                if self._op is messages.EXISTS:
+                    return refusal
+                self._op = messages.EXISTS
 
     async def changed(self) -> Change:
         """Wait until what was read may be another by now."""
