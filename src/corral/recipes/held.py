@@ -161,9 +161,11 @@ class Held:
         done as soon as there is one again. Cancelling the wait does not stop it.
 
         Raises `ServerError` if the server refuses it, most often `NoAuth`: deleting its node takes the DELETE
-        permission on the path. Then it is held as before, and may be released again. Raises `ConnectionLoss`
-        when `ConnectionLoss.MOST_LOSSES` connections in a row broke on this request: then it does not count
-        as held any more, but its node may stay until it is released again or its session ends.
+        permission on its parent. Then it is held as before, and may be released again.
+
+        Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on this request,
+        and `ReplyError` when no answer can be used: then it does not count as held any more, but its node may
+        stay until it is released again or its session ends.
         """
         self._session.check_place()
         self._give_up()
@@ -212,7 +214,7 @@ class Held:
         """An error for each who waits."""
         path = self._site.path
         if isinstance(failure, errors.NoAuth):
-            remedy = f"grant DELETE on {path!r} and release it again; until then it is held"
+            remedy = f"grant DELETE on {self._line.path!r} and release it again; until then it is held"
             return errors.NoAuth("release", path, f"the ACL does not allow to delete its node; {remedy}")
         if isinstance(failure, errors.OtherServerError):
             return errors.OtherServerError("release", path, failure.code)
