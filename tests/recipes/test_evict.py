@@ -284,27 +284,30 @@ async def test_a_given_contender(rig: Rig, kind: str, caplog: pytest.LogCaptureF
     assert await children(rig.other, "/line") == []
 
 
-async def test_the_one_behind_the_holder(rig: Rig) -> None:
-    """L4: of the one that stands right behind the holder no look at the line tells that it was removed: when its turn
-    comes it enters, and is told by its first heartbeat; whoever stood behind it holds."""
-    held = await rig.other.lock("/line").acquire()
-    body = Body(rig.zk.lock("/line"))
+@pytest.mark.parametrize("kind", ["lock", "election", "write lock"])
+async def test_the_one_behind_the_holder(rig: Rig, kind: str) -> None:
+    """L1: the one that stands right behind the holder, and was removed, does not hold when the holder leaves: whoever
+    stood behind it does, alone, and it stands in line again, at the end."""
+    make = KINDS[kind]
+    held = await make(rig.other).acquire()
+    waiter = asyncio.create_task(make(rig.zk).acquire())
     await until_line(rig.other, "/line", 2)
-    following = asyncio.create_task(rig.other.lock("/line").acquire())
+    following = asyncio.create_task(make(rig.other).acquire())
     await until_line(rig.other, "/line", 3)
-    line = rig.other.lock("/line")
+    line = make(rig.other)
     assert await line.evict((await line.contenders())[1]) is not None
     await settle(
         rig.zk
-    )  # a write, so that its lease is long: else it would make sure, and stand in line again
+    )  # a write, so that its lease is long: else it would make sure of that, and so of its node
     await held.release()
     second = await within(following)
-    with pytest.raises(corral.LockLost):
-        await within(body.task)
-    assert body.told == ["told"]
-    assert second.is_valid
-    assert await children(rig.other, "/line") == [name_of(second)]
+    names = await until_line(rig.other, "/line", 2)
+    assert names[0] == name_of(second)
+    assert not waiter.done()
     await second.release()
+    third = await within(waiter)
+    assert name_of(third) == names[1]
+    await third.release()
 
 
 async def test_one_that_has_gone(

@@ -30,6 +30,7 @@ from corral.wire.messages import (
     CREATE2,
     CREATE_CONTAINER,
     DELETE,
+    EXISTS,
     GET,
     MULTI,
     PING,
@@ -99,7 +100,7 @@ async def test_a_release_wakes_one_waiter_of_twenty(
     connect: Connect, proxy: FaultProxy, tap: Tap, server_address: str, root: str
 ) -> None:
     """L1: with twenty waiters each node but the last is watched exactly once, and a release is news to one of
-    them alone, who asks nothing more."""
+    them alone, who makes sure of its own node."""
     async with connect(proxy.address) as zk, connect(proxy.address) as other:
         await zk.create("/lock")
         held = await zk.lock("/lock").acquire()
@@ -123,7 +124,7 @@ async def test_a_release_wakes_one_waiter_of_twenty(
         await settle(zk)
         await settle(other)
         assert len(tap.events(start)) == 1
-        assert [asked for asked in tap.requests(start) if asked != SET] == [DELETE]
+        assert [asked for asked in tap.requests(start) if asked != SET] == [DELETE, EXISTS]
         assert [task for task in waiters if task.done()] == list(done)
         assert {task.result().node for task in done} == {f"{root}/lock/{names[1]}"}
 
@@ -134,8 +135,8 @@ async def test_a_release_wakes_one_waiter_of_twenty(
 
 
 async def test_a_thousand_waiters(connect: Connect, proxy: FaultProxy, tap: Tap) -> None:
-    """L1: of a thousand waiters each release is news to one, who looks at the line once and watches nobody anew: from
-    the first release to the last the server is asked for a deletion and at most a list for each."""
+    """L1: of a thousand waiters each release is news to one, who looks at the line, or at its own node, once and
+    watches nobody anew: from the first release to the last the server is asked for a deletion and for one of these."""
     crowd, order = 1000, list[int]()
 
     async def wait(client: corral.Client, number: int) -> None:
@@ -159,8 +160,8 @@ async def test_a_thousand_waiters(connect: Connect, proxy: FaultProxy, tap: Tap)
         assert len(tap.events(start)) == crowd
         asked = tap.requests(start)
         assert asked.count(DELETE) == crowd + 1
-        assert asked.count(CHILDREN) <= crowd
-        assert not {*asked} - {DELETE, CHILDREN, SET}
+        assert asked.count(CHILDREN) + asked.count(EXISTS) <= crowd
+        assert not {*asked} - {DELETE, CHILDREN, EXISTS, SET}
 
 
 async def test_a_waiter_is_idle(connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap) -> None:
@@ -225,14 +226,15 @@ async def test_create_and_list_are_one_write(connect: Connect, proxy: FaultProxy
 async def test_a_handoff_costs_no_list(
     connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap
 ) -> None:
-    """L2: with one node ahead, a waiter sets one watch, and asks nothing more when it is woken."""
+    """L2: with one node ahead, a waiter sets one watch, and when it is woken makes sure that its own node is still
+    there, by one small read; it does not list the line."""
     async with connect(proxy.address, session_timeout=10.0) as zk:
         async with other.lock("/lock"):
             task = asyncio.create_task(zk.lock("/lock").acquire())
             await until_line(other, "/lock", 2)
             await tap.seen(lambda: GET in tap.requests())
         held = await within(task)
-        assert tap.requests() == [CREATE2, CHILDREN, GET]
+        assert tap.requests() == [CREATE2, CHILDREN, GET, EXISTS]
         await held.release()
 
 

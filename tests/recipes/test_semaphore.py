@@ -228,7 +228,8 @@ async def test_a_release_wakes_one_waiter_of_ten(
         assert asked(tap, root, start) == {
             ("delete", "/sem/leases/*"): 1,  # the release
             ("delete", "/sem/locks/*"): 1,  # who enters leaves the lock's line
-            ("create", "/sem/leases/*"): 1,  # and who follows comes to stand among the leases
+            ("exists", "/sem/locks/*"): 1,  # who follows makes sure of its node
+            ("create", "/sem/leases/*"): 1,  # and comes to stand among the leases
             ("children", "/sem/leases"): 3,  # read by who enters; listed, and watched, by who follows
             ("remove_watches", "/sem/leases"): 1,  # who enters watches no more
             ("get", "/sem/leases"): 1,  # the limit
@@ -424,10 +425,10 @@ async def test_one_task_holds_several(zk: corral.Client, other: corral.Client) -
 
 @pytest.mark.parametrize("limit", [1, 2])
 async def test_a_task_does_not_wait_for_itself(zk: corral.Client, other: corral.Client, limit: int) -> None:
-    """L7: a task that holds all leases, through whichever objects of its client, and asks for one more gets an error,
-    not a deadlock; another task waits; and what it does not wait for is no error."""
+    """L7: a task that has entered all leases, through whichever objects of its client, and asks for one more gets an
+    error, not a deadlock; another task waits; and what it does not wait for is no error."""
     semaphores = [zk.semaphore("/a/sem", limit), zk.chroot("/a").semaphore("/sem", limit)]
-    held = [await semaphores[place % 2].acquire() for place in range(limit)]
+    held = [await (await semaphores[place % 2].acquire()).__aenter__() for place in range(limit)]
     for semaphore in semaphores:
         with pytest.raises(corral.AlreadyHeld, match=f"all {limit} leases of semaphore"):
             await within(semaphore.acquire())

@@ -10,7 +10,7 @@ from corral import errors
 from corral.session.supervisor import Session
 
 from .held import Held
-from .line import Contender, Line
+from .line import MOST_ROUNDS, Contender, Line, Rounds
 from .lock import InLine
 
 __all__ = ["Election", "LeaderWatch"]
@@ -94,13 +94,16 @@ class LeaderWatch:
             )
         self._is_read = True
         try:
+            rounds = Rounds()
             while True:
                 first = await self._line.first()
                 name = None if first is None else first.name
                 if name != self._told:
                     self._told = name
                     return first
-                await self._line.wait_for_change(name)
+                await self._line.wait_for_change(name, rounds)
+                problem = f"{name} was listed and not there {MOST_ROUNDS} times in a row"
+                rounds.again(errors.NoNode("leaders", self._line.path, problem))
         except errors.ClientClosed:
             raise StopAsyncIteration from None
         finally:

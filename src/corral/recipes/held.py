@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -44,27 +46,44 @@ class Recipe(Protocol):
     def over(self, held: Held) -> None:
         """Its owner is done with it."""
 
+    def kept(self, held: Held) -> None:
+        """Its owner was done with it, but the server refused to remove it."""
+
 
 class Held:
     """A lock that is held. Made by ``acquire()``; as an async context manager it is released on exit.
 
+    The task that enters it owns it, whichever task has acquired it: a dispatcher may acquire, hand it to a
+    worker that enters it, and wait for the next. While nobody has entered it nobody is refused for it.
+
     **When it is lost** (the lease lapses, the session expires, its node is deleted, the client is closed)
-    the task that entered ``async with`` is cancelled once, before anybody else can hold it. On exit a
-    cancellation of our making, a normal return, or a `SessionError` or `ConnectionLoss` of the body becomes
-    `LockLost`; the caller's own cancellation stays a `CancelledError`; any other exception stays, with a
-    note. Where there is no such task (held by ``acquire()`` alone, or entered in a task that has ended)
-    nobody is cancelled: ask `is_valid`, or `wait_lost()`.
+    the task that entered ``async with`` is cancelled once, before anybody else can hold it. One case is an
+    exception: if somebody deletes its node, as `evict` does, the next in line holds at once, and the task is
+    cancelled by the next heartbeat, a sixth of the session timeout later at most.
+
+    On exit a cancellation of our making, a normal return, or a `SessionError` or `ConnectionLoss` of the
+    body becomes `LockLost`; the caller's own cancellation stays a `CancelledError`; any other exception
+    stays, with a note. Where there is no such task (held by ``acquire()`` alone, or entered in a task that
+    has ended) nobody is cancelled: ask `is_valid`, or `wait_lost()`.
+
+    **When its release fails** (see `release`), leaving ``async with`` raises what `release` does if the body
+    ended normally; the body's own exception stays, with a note.
     """
+
+    owner: asyncio.Task[object] | None = None
+    """The task that entered it."""
+    _failure: BaseException | None = None
+    """Why the last attempt to release it failed."""
 
     def __init__(
         self,
         site: Site,
         line: Line,
         place: Place,
-        owner: asyncio.Task[object] | None,
+        acquirer: asyncio.Task[object] | None,
         via: Recipe,
     ) -> None:
-        self.owner = owner
+        self.acquirer = acquirer
         """The task that acquired it."""
         self.via = via
         """The object through which it was acquired."""
@@ -140,23 +159,73 @@ class Held:
 
         Returns when the server has confirmed, or when the lease has ended: with the connection down it is
         done as soon as there is one again. Cancelling the wait does not stop it.
+
+        Raises `ServerError` if the server refuses it, most often `NoAuth`: deleting its node takes the DELETE
+        permission on its parent. Then it is held as before, and may be released again.
+
+        Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on this request,
+        and `ReplyError` when no answer can be used: then it does not count as held any more, but its node may
+        stay until it is released again or its session ends.
         """
         self._session.check_place()
         self._give_up()
-        while self._phase is _RELEASING:
-            await self._next_phase()
+        await self._given_up()
 
     def let_go(self) -> None:
-        """Give it up without waiting until the server has confirmed."""
+        """Give it up without waiting until the server has confirmed; a failure is logged."""
         self._session.check_place()
         self._give_up()
 
     def _give_up(self) -> None:
-        if self._phase is _HELD:
+        self._over()
+        if self._phase is _HELD or self._failure is not None:
             self._phase = _RELEASING
             self._session.releasing(self)
-            self._line.leave(self._place, self._released)
-        self._over()
+            self._remove()
+
+    async def _given_up(self) -> None:
+        while self._phase is _RELEASING and self._failure is None:
+            await self._next_phase()
+        if self._failure is not None:
+            raise self._release_error(self._failure)
+
+    def _remove(self) -> None:
+        self._failure = None
+        self._leave(functools.partial(self._left, self._place))
+
+    def _leave(self, on_done: Callable[[BaseException | None], None] | None = None) -> None:
+        """Remove its node."""
+        self._line.leave(self._place, on_done)
+
+    def _left(self, place: Place, failure: BaseException | None) -> None:
+        """The removal of the node at `place` has ended."""
+        if self._phase is not _RELEASING or place is not self._place:
+            return
+        if failure is None:
+            self._session.unhold(self)
+            self._enter(_RELEASED)
+            return
+        self._failure = failure
+        self.via.kept(self)
+        if isinstance(failure, errors.ServerError):  # so nothing was applied
+            self._phase = _HELD
+            self._session.hold(self)  # its node is watched again
+        self._wake()
+
+    def _release_error(self, failure: BaseException) -> BaseException:
+        """An error for each who waits."""
+        path = self._site.path
+        if isinstance(failure, errors.NoAuth):
+            remedy = f"grant DELETE on {self._line.path!r} and release it again; until then it is held"
+            return errors.NoAuth("release", path, f"the ACL does not allow to delete its node; {remedy}")
+        if isinstance(failure, errors.OtherServerError):
+            return errors.OtherServerError("release", path, failure.code)
+        if not isinstance(failure, errors.OperationError):
+            return failure
+        error = type(failure)("release", path, f"its node {self.node!r} may stay: {failure}")
+        if isinstance(failure, errors.ConnectionLoss) and isinstance(error, errors.ConnectionLoss):
+            error.losses = failure.losses
+        return error
 
     def _next_phase(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._session.loop.create_future()
@@ -165,19 +234,15 @@ class Held:
         self._waiting.append(future)
         return future
 
-    def _released(self) -> None:
-        if self._phase is _RELEASING:
-            self._session.unhold(self)
-            self._enter(_RELEASED)
-
     def lost(self, error: errors.SessionError, ended: float) -> None:
         """The session's word that it is held no longer."""
+        self._failure = None
         if self._phase is _RELEASING:
             self._enter(_RELEASED)  # the deletion goes on, but nobody has to wait for it any more
             return
         self._error = error
         self._ended = ended
-        self._line.leave(self._place)
+        self._leave()
         self._enter(_LOST)
         task = self._task
         if task is not None and not task.done():
@@ -218,7 +283,7 @@ class Held:
         return self
 
     def enter(self, task: asyncio.Task[object] | None) -> None:
-        """From now on this task is cancelled should it be lost."""
+        """From now on it is this task's, which is cancelled should it be lost."""
         if self._phase is not _HELD:
             raise (
                 self._lost_error()
@@ -229,7 +294,7 @@ class Held:
             raise errors.UsageStateError(
                 f"{self.name} was entered before; use one 'async with' for each acquire()"
             )
-        self._task = task
+        self._task = self.owner = task
         self._cancelling = task.cancelling() if task is not None else 0
 
     async def __aexit__(
@@ -240,8 +305,12 @@ class Held:
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not _LOST:
             self._give_up()
-            while self._phase is _RELEASING:
-                await self._next_phase()
+            try:
+                await self._given_up()
+            except errors.CorralError as failure:
+                if exc is None:
+                    raise
+                exc.add_note(f"corral: meanwhile {failure}")  # which is logged as well
             return
         self._over()
         late = self._session.clock() - self._ended

@@ -12,11 +12,14 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from corral.errors import UsageValueError
 
-__all__ = ["Layout", "LayoutName", "Naming", "numbers"]
+__all__ = ["Layout", "LayoutName", "Naming", "is_trusted", "numbers"]
 
 T = TypeVar("T")
 
 LayoutName: TypeAlias = Literal["curator", "kazoo"]
+
+# The last number that the server gives; it gives it more than once.
+LAST_NUMBER = 0x7FFFFFFF
 
 
 class Naming(NamedTuple):
@@ -68,6 +71,11 @@ def _great_or_negative(name: str, digits: str, labels: tuple[str, ...]) -> int |
     elif not (digits[:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
         return None
     return int(digits) if name.endswith(labels, 0, -10) else None
+
+
+def is_trusted(number: int) -> bool:
+    """Whether the server gives this number once only."""
+    return 0 <= number < LAST_NUMBER
 
 
 def _exclusive(naming: Naming, label: str, *contenders: str) -> Layout:

@@ -9,7 +9,7 @@ The recipe is ZooKeeper's ("ZooKeeper Recipes and Solutions", Locks), with what 
 What can go wrong, and what is done about it here:
 
 - The create's answer is lost: whether there is a node, and its number, is unknown; only the GUID finds it.
-  After the reconnect a quorum write goes out before the list, in one pipeline. The create cannot come after
+  After the reconnect a quorum write is answered before the list is asked for. The create cannot come after
   that write: what the old server had passed on was ordered before it, and what it passes on later is refused
   as SessionMoved. A `sync` would not do: a server that follows a deposed leader answers it (S2).
 - The waiter is cancelled while the create is under way: its outcome is followed to the end, and the node
@@ -29,28 +29,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from corral import errors, paths, verify
 from corral.ensure import make_path
-from corral.nodes import Nodes
 from corral.session.requests import Request
-from corral.session.supervisor import Session
 from corral.session.watches import Change
-from corral.types import OPEN_ACL, Acl, Stat
+from corral.types import Acl, Stat
 from corral.wire import messages
+from corral.wire.messages import Operation
 
-from .layouts import Layout, numbers
+from .layouts import LAST_NUMBER, Layout, is_trusted, numbers
+from .listing import Listing
 from .removal import Removal
-from .watched import Watched
+from .site import Site
+from .watched import Watched, ask_now
 
 logger = logging.getLogger("corral.recipes")
 
-# The last number that the server gives; it gives it more than once.
-_LAST_NUMBER = 0x7FFFFFFF
+# How often in a row something is begun anew that has waited for nothing in between.
+MOST_ROUNDS = 16
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 # After these a create may have been carried out.
+_UNKNOWN_STAT = Stat(*[-1] * len(Stat._fields))
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
 
 
@@ -65,45 +68,94 @@ class Place(NamedTuple):
     session_id: int
 
 
+class Ahead(NamedTuple):
+    """Who is ahead of a place, and blocks it."""
+
+    nearest: str | None
+    number: int
+
+
+_NOBODY = Ahead(None, 0)
+
+
 class Contender(NamedTuple):
     """Somebody who stands in a line, in the order of the line."""
 
     name: str
     sequence: int
-    data: bytes
+    data: bytes | None
+    """None if the ACL of its node does not let us read it."""
     stat: Stat
+    """All its fields are -1 if we may not read the node, and the server (3.9) refuses to tell of it then."""
 
 
 class PlaceLost(Exception):
     """Our node is not in the line any more; internal, the recipe joins again."""
 
 
+class Rounds:
+    """Counts what is begun anew without having waited for anything, and gives up: a server that answers so
+    that nothing ever comes of it would otherwise be asked as fast as it answers."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def again(self, error: errors.CorralError) -> None:
+        """One more round, because of `error`. Raises it after `MOST_ROUNDS`."""
+        self._count += 1
+        if self._count >= MOST_ROUNDS:
+            raise error
+
+    def waited(self) -> None:
+        """Something was waited for, and came: begin to count anew."""
+        self._count = 0
+
+
 class Line:
-    """One line, at the full path `full`. It has no state: a place is in whoever holds it."""
+    """One line, at the full path `full`. It has no state: a place is in whoever holds it.
 
-    def __init__(self, nodes: Nodes, session: Session, full: str, layout: Layout) -> None:
+    Requests that change nothing when they are repeated are sent again after each lost connection, until it is
+    hopeless (`errors.ConnectionLoss.is_hopeless`); then `ConnectionLoss` is raised.
+    """
+
+    def __init__(self, site: Site, full: str, layout: Layout) -> None:
         self.full = full
-        self._nodes = nodes
-        self._session = session
+        self.path = paths.strip(site.nodes.chroot_path, full)
+        """What errors call it."""
         self.layout = layout
+        self._nodes = site.nodes
+        self._session = site.session
+        self._lists = site.holders.lists
 
-    async def join(self, data: bytes, acl: tuple[Acl, ...] = OPEN_ACL) -> tuple[Place, list[str]]:
-        """Stand at the end of the line; returns our place and the names in the line, ours among them.
+    async def join(self, data: bytes, acl: tuple[Acl, ...], rounds: Rounds) -> tuple[Place, Ahead]:
+        """Stand at the end of the line; returns our place and who is ahead.
 
         On cancel, and on any error, no node of ours is left, or it is removed as soon as a server can be
-        reached.
+        reached. Raises `PlaceLost` if our node or our session is gone.
         """
+        place, listing = await self._create(data, acl, rounds)
+        if listing.is_only(place.name):
+            return place, _NOBODY
+        try:
+            return place, await self._ahead(place, listing)
+        except BaseException:
+            self.leave(place)
+            raise
+
+    async def _create(self, data: bytes, acl: tuple[Acl, ...], rounds: Rounds) -> tuple[Place, Listing]:
+        """Create our node; returns our place, and the line as it was then or later."""
         session = self._session
         naming = self.layout.naming
         guid = naming.new_guid()
         prefix = paths.join(self.full, f"{naming.prefix}{guid}{self.layout.label}")
         create = messages.encode_create(prefix, data, acl, _EPHEMERAL_SEQUENTIAL)
-        listing = messages.encode_children(self.full, False)
         new_future = session.loop.create_future
         while True:
-            created, listed = new_future(), new_future()
-            request = Request(messages.CREATE2, create, prefix, created, bound_to=session.session_id)
-            session.submit_now(request, Request(messages.CHILDREN, listing, self.full, listed))
+            created = new_future()
+            request = Request(messages.CREATE2, create, self.path, created, bound_to=session.session_id)
+            listed = self._lists.ask(session, self.full, self.path, request)
             try:
                 path, stat = await created
             except BaseException as error:
@@ -112,6 +164,7 @@ class Line:
                     self._follow_up(request, guid)
                     raise
                 if isinstance(error, errors.NoNode):
+                    rounds.again(error)
                     await make_path(
                         self._session, self.full, acl, container=True, chroot=self._nodes.chroot_path
                     )
@@ -119,6 +172,10 @@ class Line:
                     found = await self._find_or_sweep(guid)
                     if found is not None:
                         return found
+                    if isinstance(error, errors.ReplyError):
+                        rounds.again(error)
+                    elif error.is_hopeless:
+                        raise
                 elif not isinstance(error, errors.SessionExpired):
                     raise
                 continue  # in the session that there is now, if ours has expired
@@ -127,39 +184,46 @@ class Line:
                 try:
                     return place, await listed
                 except (errors.NoNode, errors.ConnectionLoss):
-                    return place, await self.names()
+                    return place, await self.listing()
             except BaseException:
                 self.leave(place)
                 raise
 
-    def is_alone(self, place: Place, names: Sequence[str]) -> bool:
-        """Whether there is nobody but us in the line, so that it is our turn, or it would be."""
-        return len(names) == 1 and names[0] == place.name
+    async def wait_turn(self, place: Place, ahead: Ahead, rounds: Rounds) -> bool:
+        """Wait until no node ahead of ours blocks it. `ahead` is who did when we joined.
 
-    async def wait_turn(self, place: Place, names: Sequence[str]) -> None:
-        """Wait until no node ahead of ours blocks it. `names` is the line as it was when we joined.
+        Returns whether our node was seen in the line since then. If not, `check` or `confirm` it: somebody
+        may have removed it, and then it is somebody else's turn.
 
         Raises `PlaceLost` if our node or our session is gone. On cancel our node stays: `leave` it.
         """
-        while True:
-            nearest, ahead = await self._ahead(place, names)
-            if nearest is None:
-                return
-            await self._watch_until_gone(place, nearest)
+        # While it waits, a waiter keeps two names, and never the line: it is one of as many as the line has.
+        while ahead.nearest is not None:
+            await self._watch_until_gone(place, ahead.nearest, rounds)
             # If nobody else was ahead, it is our turn: whoever joins stands behind us. Otherwise those
             # ahead may have left in any order, so look again.
-            if ahead == 1 and not self.layout.downgraded:
-                return
-            names = await self.names()
+            if ahead.number == 1 and not self.layout.downgraded:
+                return False
+            ahead = await self._ahead(place, await self.listing())
+        return True
 
-    async def ahead(self, place: Place, names: Sequence[str]) -> int:
-        """How many ahead of us block us. Raises `PlaceLost` if our node or our session is gone."""
-        _, ahead = await self._ahead(place, names)
-        return ahead
+    async def count_ahead(self, place: Place, names: Sequence[str]) -> int:
+        """How many of the names are ahead of us. Raises `PlaceLost` if our node or our session is gone."""
+        return (await self._ahead(place, Listing(names))).number
 
-    def leave(self, place: Place, on_done: Callable[[], None] | None = None) -> None:
-        """Delete our node, and see to it that it is deleted; returns at once, `on_done` tells when it is."""
+    def leave(self, place: Place, on_done: Callable[[BaseException | None], None] | None = None) -> None:
+        """Delete our node, and see to it that it is deleted; returns at once. See `Removal` for `on_done`."""
         Removal(self._session, place.path, place.session_id, on_done)
+
+    async def check(self, place: Place) -> None:
+        """Raise `PlaceLost` if our node, or our session, is gone, by one small read."""
+        exists = messages.encode_exists(place.path, False)
+        try:
+            await ask_now(self._session, messages.EXISTS, exists, self.path, bound_to=place.session_id)
+        except errors.NoAuth:
+            pass  # it is there
+        except (errors.NoNode, errors.SessionExpired):
+            raise PlaceLost from None
 
     def is_proven(self, place: Place, least: float) -> bool:
         """Whether our session is what it was, and the lease has at least `least` seconds left."""
@@ -171,146 +235,149 @@ class Line:
 
         Raises `PlaceLost` if our node or our session is gone.
         """
+        session = self._session
+        check = messages.encode_multi([(messages.CHECK, messages.encode_check(place.path, -1))])
         while True:
-            if place.session_id != self._session.session_id:
+            if place.session_id != session.session_id:
                 raise PlaceLost
-            if self._session.lease_left >= least:
+            if session.lease_left >= least:
                 return
-            sent = self._session.clock()
+            sent = session.clock()
             try:
-                [result] = await self._session.request(
-                    messages.MULTI,
-                    messages.encode_multi([(messages.CHECK, messages.encode_check(place.path, -1))]),
-                    place.path,
-                    bound_to=place.session_id,
-                )
-            except errors.ConnectionLoss:
-                continue
+                [result] = await session.ask(messages.MULTI, check, self.path, bound_to=place.session_id)
             except errors.SessionExpired:
                 raise PlaceLost from None
             if result.error == errors.NoNode.code:
                 raise PlaceLost
-            if self._session.lease_left < least:
+            if session.lease_left < least:
                 # Proven, but by touches too old: the ones after this connection's start need time to count.
-                await asyncio.sleep(max(0.0, sent + self._session.timeout / 16 - self._session.clock()))
+                await asyncio.sleep(max(0.0, sent + session.timeout / 16 - session.clock()))
 
     async def contenders(self) -> list[Contender]:
         """Who stands in the line, in order, with their data. Those who leave meanwhile are left out."""
-        order = numbers(await self.names(), self.layout.contenders)
-        names = list(order)
-        answers = await asyncio.gather(
-            *(
-                self._session.request(
-                    messages.GET, messages.encode_get(paths.join(self.full, name), False), name
-                )
-                for name in names
-            ),
-            return_exceptions=True,
-        )
-        found = []
-        for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, errors.NoNode):
-                continue
-            if isinstance(answer, BaseException):
-                raise answer
-            found.append(Contender(name, order[name], *answer))
+        order = numbers((await self.listing()).names, self.layout.contenders)
+        found = [Contender(name, order[name], *answer) for name, answer in (await self._read(order)).items()]
         found.sort(key=lambda each: _position(each.sequence, each.stat.czxid))
         return found
 
     async def first(self) -> Contender | None:
-        """Who is first in the line, with its data; None if nobody is."""
-        while True:
-            order = numbers(await self.names(), self.layout.contenders)
-            if not order:
-                return None
-            positions = order if _are_trusted(order) else await self._positions(order)
-            if not positions:
-                continue
-            name = min(positions, key=positions.__getitem__)
-            path = paths.join(self.full, name)
-            try:
-                data, stat = await self._session.request(messages.GET, messages.encode_get(path, False), path)
-            except (errors.NoNode, errors.ConnectionLoss):
-                continue
-            return Contender(name, order[name], data, stat)
+        """Who is first in the line, with its data; None if nobody is.
 
-    async def wait_for_change(self, first: str | None) -> None:
+        Raises `NoNode` if whoever is listed first is gone when it is looked at, `MOST_ROUNDS` times in a row.
+        """
+        rounds = Rounds()
+        while True:
+            order = (await self.listing()).in_order(self.layout.contenders)
+            candidates = order.names[:1]  # behind those there can be nobody who is first
+            if not candidates:
+                if not order.late:
+                    return None
+                seen = await self._read(order.late)
+                candidates = sorted(seen, key=lambda name: seen[name][1].czxid)[:1]
+            for name, (data, stat) in (await self._read(candidates)).items():
+                return Contender(name, numbers([name], self.layout.contenders)[name], data, stat)
+            problem = f"whoever is listed first was gone each of {MOST_ROUNDS} times that it was looked at"
+            rounds.again(errors.NoNode("get", self.path, problem))
+
+    async def wait_for_change(self, first: str | None, rounds: Rounds) -> None:
         """Wait until the one that was `first` may be so no more; of None, until somebody may have come."""
         if first is not None:
-            with Watched(self._session, paths.join(self.full, first), messages.GET) as node:
-                while await node.read() is not None and await node.changed() is Change.DATA_CHANGED:
-                    pass
+            with self._watched(first) as node:
+                while await node.read() is not None:
+                    change = await node.changed()
+                    rounds.waited()
+                    if change is not Change.DATA_CHANGED:
+                        return
             return
-        with Watched(self._session, self.full, messages.CHILDREN) as line:
+        with Watched(self._session, self.full, messages.CHILDREN, self.path) as line:
             names = await line.read()
             if names is not None:
                 if not numbers(names, self.layout.contenders):
                     await line.changed()
+                    rounds.waited()
                 return
-        with Watched(self._session, self.full, messages.EXISTS) as line:
+        with Watched(self._session, self.full, messages.EXISTS, self.path) as line:
             if await line.read() is None:
                 await line.changed()
+                rounds.waited()
 
-    async def names(self) -> list[str]:
+    async def listing(self) -> Listing:
         """The names of the line's children, contenders or not; none if there is no line."""
         while True:
             try:
-                return await self._list()
+                return await self._lists.ask(self._session, self.full, self.path)
             except errors.NoNode:
-                return []
-            except errors.ConnectionLoss:  # twice on one read; it changes nothing, so go on
-                continue
+                return Listing(())
+            except errors.ConnectionLoss as loss:  # twice on one read; it changes nothing, so go on
+                if loss.is_hopeless:
+                    raise
 
-    def _list(self) -> asyncio.Future[list[str]]:
-        return self._session.request(messages.CHILDREN, messages.encode_children(self.full, False), self.full)
-
-    async def _ahead(self, place: Place, names: Sequence[str]) -> tuple[str | None, int]:
-        """The nearest name ahead of ours that blocks it, and how many do."""
-        if place.name not in names or place.session_id != self._session.session_id:
+    async def _ahead(self, place: Place, listing: Listing) -> Ahead:
+        """Who is ahead of us, and blocks us."""
+        if place.session_id != self._session.session_id or place.name not in listing:
             raise PlaceLost
-        if len(names) == 1:
-            return None, 0
-        order = numbers(names, self.layout.blocked_by)
-        ours = place.sequence
-        if not is_trusted(ours) or not _are_trusted(order):
-            ours = _position(ours, place.czxid)
-            order = await self._positions(order)
-        nearest, last, ahead = None, -1, 0
-        for name, position in order.items():
-            if position < ours:
-                ahead += 1
-                if position > last:
-                    nearest, last = name, position
-        return nearest, ahead
+        order = listing.in_order(self.layout.blocked_by)
+        if is_trusted(place.sequence):
+            count = bisect_left(order.numbers, place.sequence)
+            return Ahead(order.names[count - 1], count) if count else _NOBODY
+        nearest, count, newest = None, len(order.names), -1
+        if count:
+            nearest = order.names[-1]
+        for name, stat in (await self._ask_each(messages.EXISTS, order.late)).items():
+            if isinstance(stat, errors.NoAuth):
+                raise stat
+            if stat.czxid < place.czxid:
+                count += 1
+                if stat.czxid > newest:
+                    nearest, newest = name, stat.czxid
+        return Ahead(nearest, count)
 
-    async def _positions(self, order: dict[str, int]) -> dict[str, int]:
-        """The place of each in a line whose numbers have run out; without those that are gone by now."""
-        late = [name for name, number in order.items() if not is_trusted(number)]
-        paths_of = [paths.join(self.full, name) for name in late]
-        while True:
+    async def _read(self, names: Iterable[str]) -> dict[str, tuple[bytes | None, Stat]]:
+        """Data and `Stat` of each that is there; see `Contender` for those that we may not read."""
+        found = await self._ask_each(messages.GET, names)
+        unreadable = [name for name, answer in found.items() if isinstance(answer, errors.NoAuth)]
+        stats = await self._ask_each(messages.EXISTS, unreadable) if unreadable else {}
+        for name in unreadable:
+            del found[name]
+        for name, stat in stats.items():
+            found[name] = None, _UNKNOWN_STAT if isinstance(stat, errors.NoAuth) else stat
+        return found
+
+    async def _ask_each(self, op: Operation, names: Iterable[str]) -> dict[str, Any]:
+        """The answer for each that is there, which may be `NoAuth`."""
+        found = dict[str, Any]()
+        encode = messages.encode_get if op is messages.GET else messages.encode_exists
+        left = list(names)
+        while left:
             answers = await asyncio.gather(
                 *(
-                    self._session.request(messages.EXISTS, messages.encode_exists(path, False), path)
-                    for path in paths_of
+                    self._session.request(op, encode(paths.join(self.full, name), False), self.path)
+                    for name in left
                 ),
                 return_exceptions=True,
             )
-            failures = [answer for answer in answers if isinstance(answer, BaseException)]
-            if not any(isinstance(failure, errors.ConnectionLoss) for failure in failures):
-                break
-        for failure in failures:
-            if not isinstance(failure, errors.NoNode):
-                raise failure
-        positions = {name: number for name, number in order.items() if is_trusted(number)}
-        for name, answer in zip(late, answers, strict=True):
-            if not isinstance(answer, BaseException):
-                positions[name] = _position(order[name], answer.czxid)
-        return positions
+            lost = []
+            for name, answer in zip(left, answers, strict=True):
+                if isinstance(answer, errors.ConnectionLoss) and not answer.is_hopeless:
+                    lost.append(name)
+                elif not isinstance(answer, BaseException) or isinstance(answer, errors.NoAuth):
+                    found[name] = answer
+                elif not isinstance(answer, errors.NoNode):
+                    raise answer
+            left = lost
+        return found
 
-    async def _watch_until_gone(self, place: Place, name: str) -> None:
+    def _watched(self, name: str) -> Watched:
         # Reading the data, not existence: no watch is left where there is no node.
-        with Watched(self._session, paths.join(self.full, name), messages.GET) as node:
-            while await node.read() is not None and await node.changed() is not Change.DELETED:
+        return Watched(self._session, paths.join(self.full, name), messages.GET, self.path)
+
+    async def _watch_until_gone(self, place: Place, name: str, rounds: Rounds) -> None:
+        with self._watched(name) as node:
+            while await node.read() is not None:
+                change = await node.changed()
+                rounds.waited()
+                if change is Change.DELETED:
+                    return
                 if place.session_id != self._session.session_id:
                     raise PlaceLost
 
@@ -330,7 +397,7 @@ class Line:
         elif error is not None:
             request.reject(error)
 
-    async def _find_or_sweep(self, guid: str) -> tuple[Place, list[str]] | None:
+    async def _find_or_sweep(self, guid: str) -> tuple[Place, Listing] | None:
         try:
             return await self._find(guid)
         except BaseException:
@@ -353,51 +420,33 @@ class Line:
 
         self._session.spawn(sweep, f"corral sweep of {self.full}")
 
-    async def _find(self, guid: str) -> tuple[Place, list[str]] | None:
+    async def _find(self, guid: str) -> tuple[Place, Listing] | None:
         """After a create of unknown outcome: our place and the line, or None if the create did not happen."""
-        while True:
-            check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
-            write = self._session.request(messages.MULTI, check, self.full)
-            listed = self._list()
-            try:
-                await write  # whatever its result: it has been ordered after the create
-                names = await listed
-            except errors.ConnectionLoss:
-                continue
-            except errors.NoNode:
-                return None
-            finally:
-                _disregard(listed)
-            for name in names:
-                if guid in name and (place := await self._owned(name)) is not None:
-                    return place, names
-            return None
+        check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
+        # Whatever its result: it has been ordered after the create. Not in one pipeline with the list: either
+        # of them may be sent again, behind the other.
+        await self._session.ask(messages.MULTI, check, self.path)
+        listing = await self.listing()
+        for name in listing.names:
+            if guid in name and (place := await self._owned(name)) is not None:
+                return place, listing
+        return None
 
     async def _owned(self, name: str) -> Place | None:
         path = paths.join(self.full, name)
-        while True:
-            try:
-                stat = await self._session.request(messages.EXISTS, messages.encode_exists(path, False), path)
-            except errors.NoNode:
-                return None
-            except errors.ConnectionLoss:
-                continue
-            mine = stat.ephemeral_owner == self._session.session_id
-            return _place(path, numbers([name], self.layout.contenders)[name], stat) if mine else None
-
-
-def is_trusted(number: int) -> bool:
-    """Whether the server gives this number once only."""
-    return 0 <= number < _LAST_NUMBER
-
-
-def _are_trusted(order: dict[str, int]) -> bool:
-    return not order or 0 <= min(order.values()) <= max(order.values()) < _LAST_NUMBER
+        number = numbers([name], self.layout.contenders).get(name)
+        stat = (await self._ask_each(messages.EXISTS, [name])).get(name)
+        if isinstance(stat, errors.NoAuth):  # the ACL that was asked for does not let us read it
+            Removal(self._session, path, 0)
+            return None
+        if number is None or stat is None or stat.ephemeral_owner != self._session.session_id:
+            return None
+        return _place(path, number, stat)
 
 
 def _position(number: int, czxid: int) -> int:
     """What orders a line: the number, and where that is not trusted, behind all of these, the creation."""
-    return number if is_trusted(number) else _LAST_NUMBER + czxid
+    return number if is_trusted(number) else LAST_NUMBER + czxid
 
 
 def _place(path: str, number: int, stat: Stat) -> Place:

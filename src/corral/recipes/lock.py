@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Sequence
 
-from corral import errors
+from corral import errors, paths
 from corral.wire import messages
 
 from .held import Held
 from .layouts import Layout, numbers
-from .line import Contender, Line, PlaceLost
+from .line import Contender, Line, Place, Rounds
 from .queued import LEAST_LEASE, H, Queued
 from .site import Site
 
@@ -24,37 +24,29 @@ class InLine(Queued[H]):
 
     def __init__(self, site: Site, layout: Layout) -> None:
         super().__init__(site)
-        self._line = Line(site.nodes, site.session, site.full, layout)
+        self._line = Line(site, site.full, layout)
 
-    async def _take(self, *, wait: bool) -> H | None:
-        task = asyncio.current_task(self._session.check_place())
-        site = self._site
-        if site.holders.of(site.full):
-            self._check(task)
-        line, least_lease = self._line, self._session.timeout * LEAST_LEASE
-        while True:
-            place, names = await line.join(site.data, site.acl)
-            try:
-                if not line.is_alone(place, names):
-                    if not wait and await line.ahead(place, names):
-                        line.leave(place)
-                        return None
-                    await line.wait_turn(place, names)
-                if not line.is_proven(place, least_lease):
-                    await line.confirm(place, least_lease)
-            except PlaceLost:
-                line.leave(place)
-                continue
-            except BaseException:
-                line.leave(place)
-                raise
-            held = self._hold(line, place, task)
-            if held is not None:
-                return held
+    async def _stand(self, rounds: Rounds, *, wait: bool) -> Place | None:
+        site, line, least_lease = self._site, self._line, self._session.timeout * LEAST_LEASE
+        place, ahead = await line.join(site.data, site.acl, rounds)
+        is_seen = True
+        try:
+            if ahead.number:
+                if not wait:
+                    line.leave(place)
+                    return None
+                is_seen = await line.wait_turn(place, ahead, rounds)
+            if not line.is_proven(place, least_lease):
+                await line.confirm(place, least_lease)
+            elif not is_seen:
+                await line.check(place)
+        except BaseException:
+            line.leave(place)
+            raise
+        return place
 
-    def _check(self, task: asyncio.Task[object] | None) -> None:
-        """Raise `AlreadyHeld` if the task would wait for itself."""
-        for held in self._site.holders.by_task(self._site.full, task):
+    def _check(self, mine: Sequence[Held], *, wait: bool) -> None:
+        for held in mine:
             if numbers([held.node], self._line.layout.contenders):  # it stands in this very line
                 raise errors.AlreadyHeld(
                     f"{held.name} is held by this task already, so it would wait for itself; "
@@ -67,7 +59,7 @@ class InLine(Queued[H]):
     async def locked(self) -> bool:
         """Whether anybody holds it, us included, as of the connected server."""
         self._session.check_place()
-        return bool(numbers(await self._line.names(), self._line.layout.contenders))
+        return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
         """Who holds it and who waits, in order, with their data; the first holds it."""
@@ -79,24 +71,29 @@ class InLine(Queued[H]):
 
         Returns who was removed; None if there was nobody. The next in line holds at once. The one removed is
         told by its next heartbeat, so at most T/6 later (T is its session timeout): until then both act. Only
-        the fencing token and `Held.transaction` keep them apart. One that waits finds out when its turn comes
-        or, where it looks at nothing then, by its first heartbeat.
+        the fencing token and `Held.transaction` keep them apart. One that waits finds out when its turn
+        comes, and stands in line again, at the end.
 
-        On loss of the connection it goes on, with the same one. On cancel it may have been done: to do it
-        again give the contender, or the next in line may be removed.
+        It takes the READ permission on the path, and DELETE; the contender's data need not be readable.
+
+        On loss of the connection it goes on, with the same one, and gives up with `ConnectionLoss` when
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on one and the same request. On cancel it may
+        have been done: to do it again give the contender, or the next in line may be removed.
         """
         if contender is None:
             self._session.check_place()
             contender = await self._line.first()
             if contender is None:
                 return None
-        path = f"{self._line.full.rstrip('/')}/{contender.name}"
+        body = messages.encode_delete(paths.join(self._line.full, contender.name), -1)
         owner = contender.stat.ephemeral_owner
         tried = False
         while True:
             try:
-                await self._session.request(messages.DELETE, messages.encode_delete(path, -1), contender.name)
-            except errors.ConnectionLoss:
+                await self._session.request(messages.DELETE, body, paths.join(self.path, contender.name))
+            except errors.ConnectionLoss as loss:
+                if loss.is_hopeless:
+                    raise
                 tried = True
                 continue
             except errors.NoNode:

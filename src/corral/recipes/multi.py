@@ -10,6 +10,7 @@ from types import TracebackType
 from corral import errors
 
 from .held import Held
+from .holders import to_release
 from .lock import Lock
 
 __all__ = ["MultiLock"]
@@ -61,6 +62,25 @@ class MultiLock:
             finally:
                 for held in taken.values():
                     held.let_go()
+
+    async def release(self) -> None:
+        """Release all that this task entered, or acquired and nobody has entered, through this object; if it
+        has nothing there, all that other tasks hold through it.
+
+        On cancel, on loss and where the server refuses it: see `Held.release`. Each is tried, whatever
+        becomes of the others; of several errors the first is raised.
+
+        Raises `UsageStateError` if nothing is acquired.
+        """
+        held = to_release(
+            [each for lock in self._asked_for for each in lock.acquired()], asyncio.current_task()
+        )
+        if not held:
+            raise errors.UsageStateError(f"{self!r} is not acquired through this object")
+        results = await asyncio.gather(*(each.release() for each in held), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def __aenter__(self) -> tuple[Held, ...]:
         held = await self.acquire()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar, Generic, TypeVar
 
 from corral import errors
 
 from .held import Held
-from .line import Line, Place
+from .holders import to_release
+from .line import MOST_ROUNDS, Line, Place, PlaceLost, Rounds
 from .site import Site
 
 __all__ = ["Queued"]
@@ -27,6 +29,8 @@ class Queued(ABC, Generic[H]):
     kind: ClassVar[str]
     """What messages call it."""
     _held_type: type[H]
+    _line: Line
+    """Where a node of ours means that it is held."""
 
     def __init__(self, site: Site) -> None:
         self.path = site.path
@@ -55,13 +59,45 @@ class Queued(ABC, Generic[H]):
         """
         return await self._take(wait=False)
 
-    @abstractmethod
-    async def _take(self, *, wait: bool) -> H | None: ...
+    async def _take(self, *, wait: bool) -> H | None:
+        task = asyncio.current_task(self._session.check_place())
+        site = self._site
+        if mine := site.holders.by_task(site.full, task):
+            self._check(mine, wait=wait)
+        rounds = Rounds()
+        while True:
+            try:
+                place = await self._stand(rounds, wait=wait)
+            except PlaceLost:
+                pass
+            else:
+                if place is None:
+                    return None
+                held = self._hold(place, task)
+                if held is not None:
+                    return held
+            problem = (
+                f"its node was removed {MOST_ROUNDS} times in a row before it was held; "
+                "find out who deletes the nodes of this line"
+            )
+            rounds.again(errors.NoNode("acquire", self.path, problem))
 
-    def _hold(self, line: Line, place: Place, task: asyncio.Task[object] | None) -> H | None:
+    @abstractmethod
+    def _check(self, mine: Sequence[Held], *, wait: bool) -> None:
+        """Raise `AlreadyHeld` if a task that has entered these, and holds them, would wait for itself."""
+
+    @abstractmethod
+    async def _stand(self, rounds: Rounds, *, wait: bool) -> Place | None:
+        """Wait for our turn, if `wait`; returns the place that holds, or None if it is not our turn.
+
+        Raises `PlaceLost` if the place was lost meanwhile. On that, on cancel and on any error no node of
+        ours is left.
+        """
+
+    def _hold(self, place: Place, task: asyncio.Task[object] | None) -> H | None:
         """Hold it by a place in a line; None if it was lost in the same breath: its node is being removed."""
         site = self._site
-        held = self._held_type(site, line, place, task, self)
+        held = self._held_type(site, self._line, place, task, self)
         site.holders.add(site.full, held)
         if held.begin():
             return held
@@ -72,20 +108,25 @@ class Queued(ABC, Generic[H]):
         """Its owner is done with it; for `Held`."""
         self._site.holders.discard(self._site.full, held)
 
-    def _acquired(self) -> list[Held]:
+    def kept(self, held: Held) -> None:
+        """Its owner was done with it, but the server refused to remove it; for `Held`."""
+        self._site.holders.add(self._site.full, held)
+
+    def acquired(self) -> list[Held]:
+        """What is held through this object, or was lost and is not given up yet, in the order of
+        acquiring."""
         return [held for held in self._site.holders.of(self._site.full) if held.via is self]
 
     async def release(self) -> None:
-        """Release what this task acquired through this object, else what another task holds through it.
+        """Release what this task entered, or acquired and nobody has entered, through this object; if it has
+        nothing there, what another task holds through it.
 
-        See `Held.release`. Raises `UsageStateError` if nothing is acquired.
+        On cancel, on loss and where the server refuses it: see `Held.release`. Raises `UsageStateError` if
+        nothing is acquired.
         """
         task = asyncio.current_task(self._session.check_place())
-        acquired = self._acquired()
-        # Our own first, lost or not: whoever comes late with it must not release what another holds by now.
         # Of several the newest: the others are lost, but for the leases of a semaphore.
-        ours = [held for held in acquired if held.owner is task]
-        candidates = ours or [held for held in acquired if held.is_valid] or acquired
+        candidates = to_release(self.acquired(), task)
         if not candidates:
             raise errors.UsageStateError(f"{self.name} is not acquired through this object")
         await candidates[-1].release()
@@ -93,7 +134,7 @@ class Queued(ABC, Generic[H]):
     async def __aenter__(self) -> H:
         held = await self._take(wait=True)
         assert held is not None
-        held.enter(held.owner)
+        held.enter(held.acquirer)
         self._entered.append(held)
         return held
 
@@ -125,4 +166,4 @@ class Queued(ABC, Generic[H]):
         return entered[0]
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path!r}, {'acquired' if self._acquired() else 'not acquired'}>"
+        return f"<{type(self).__name__} {self.path!r}, {'acquired' if self.acquired() else 'not acquired'}>"

@@ -9,8 +9,8 @@ from corral.session.requests import Request
 from corral.wire import messages
 
 from .held import Held, Phase
-from .layouts import Sides
-from .line import Contender, Place, is_trusted
+from .layouts import Sides, is_trusted
+from .line import MOST_ROUNDS, Contender, Place
 from .lock import InLine
 from .site import Site
 
@@ -84,7 +84,9 @@ class HeldWrite(Held):
 
         Raises `LockLost` if it is lost meanwhile; `UsageStateError` if it is not held, and where there is no
         downgrade: in kazoo's layout, and in a line whose numbers have run out (after 2^31 of them). After
-        any other `ServerError` the write lock is held as before.
+        any other `ServerError` the write lock is held as before. Raises `ConnectionLoss` when
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on this request: then it is unknown which of
+        the two is held, and calling it again tries again.
 
         The algorithm is Curator's since CURATOR-621, a reader's node with the writer's number, but in one
         transaction.
@@ -95,7 +97,9 @@ class HeldWrite(Held):
             exchange = self._begin_exchange()
         elif not exchange.pending:
             raise errors.UsageStateError(f"{self.name} was downgraded already")
-        while exchange.pending and self._phase is Phase.HELD:
+        elif exchange.error is not None and self._phase is Phase.HELD:
+            exchange.send()
+        while exchange.is_under_way and self._phase is Phase.HELD:
             await self._next_phase()
         if exchange.error is not None and not isinstance(exchange.error, errors.NoNode):
             raise exchange.error
@@ -119,13 +123,26 @@ class HeldWrite(Held):
         return exchange
 
     def _exchanged(self, exchange: _Exchange) -> None:
-        if exchange.error is not None:
+        if exchange.error is not None and not exchange.pending:
             self._place, self._exchange = exchange.writer, None
-        if self._phase is not Phase.HELD:
-            # Let go of meanwhile: that went for the reader's node, and may have come before this, since what
-            # is sent again after a lost connection goes behind what was not sent yet.
-            self._line.leave(self._place)
+        # Let go of meanwhile: that went for the reader's node, and may have come before this, since what is
+        # sent again after a lost connection goes behind what was not sent yet.
+        if self._phase is Phase.RELEASING:
+            self._remove()
+        elif self._phase is not Phase.HELD:
+            self._leave()
         self._wake()
+
+    def _leave(self, on_done: Callable[[BaseException | None], None] | None = None) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.pending and not exchange.is_under_way:
+            self._line.leave(exchange.writer)  # it is unknown which of the two nodes there is
+        super()._leave(on_done)
+
+    def _left(self, place: Place, failure: BaseException | None) -> None:
+        # Before the end of an exchange it is not certain what there is to remove; then it is removed again.
+        if self._exchange is None or not self._exchange.is_under_way:
+            super()._left(place, failure)
 
     @property
     def checked(self) -> str:
@@ -150,7 +167,9 @@ class _Exchange:
     ) -> None:
         self.writer = writer
         self.pending = True
-        self.error: errors.ServerError | None = None
+        """Whether it is unknown which of the two nodes there is."""
+        self.error: errors.CorralError | None = None
+        """Why it was refused; or why it was given up, if it is pending."""
         self._session = site.session
         self._reader = reader
         self._on_done = on_done
@@ -161,9 +180,17 @@ class _Exchange:
                 (messages.DELETE, messages.encode_delete(writer.path, -1)),
             ]
         )
-        self._send()
+        self._tries = 0
+        self.send()
 
-    def _send(self) -> None:
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an answer is to come."""
+        return self.pending and self.error is None
+
+    def send(self) -> None:
+        """Send it, for the first time or again."""
+        self.error = None
         self._session.submit_now(
             Request(messages.MULTI, self._body, self._reader.path, self, bound_to=self._reader.session_id)
         )
@@ -180,11 +207,20 @@ class _Exchange:
         self._over()
 
     def set_exception(self, error: BaseException, /) -> None:
-        if isinstance(error, errors.ConnectionLoss | errors.ReplyError):
-            self._send()
-        elif isinstance(error, errors.ServerError):
+        if isinstance(error, errors.ServerError):
             self.error = error
             self._over()
+        elif isinstance(error, errors.ConnectionLoss | errors.ReplyError):
+            if isinstance(error, errors.ConnectionLoss):
+                again = not error.is_hopeless
+            else:
+                self._tries += 1
+                again = self._tries % MOST_ROUNDS != 0
+            if again:
+                self.send()
+            else:
+                self.error = error
+                self._on_done(self)
         # Else the session is over, and what it held is lost: that is said to whoever holds it.
 
     def _over(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 
-from corral import errors
+from corral import errors, paths
 from corral.wire import messages
 
 from .held import Held
 from .layouts import SEMAPHORE_LEASE, SEMAPHORE_LOCK
-from .line import Contender, Line, Place, PlaceLost
+from .line import Contender, Line, Place, PlaceLost, Rounds
 from .queued import LEAST_LEASE, Queued
 from .site import Site
 from .watched import Watched
@@ -39,64 +39,43 @@ class Semaphore(Queued[Held]):
     def __init__(self, site: Site, limit: int) -> None:
         super().__init__(site)
         self.limit = limit
-        self._locks = Line(site.nodes, site.session, f"{site.full.rstrip('/')}/locks", SEMAPHORE_LOCK)
-        self._leases = Line(site.nodes, site.session, f"{site.full.rstrip('/')}/leases", SEMAPHORE_LEASE)
+        self._locks = Line(site, paths.join(site.full, "locks"), SEMAPHORE_LOCK)
+        self._line = Line(site, paths.join(site.full, "leases"), SEMAPHORE_LEASE)
 
-    async def _take(self, *, wait: bool) -> Held | None:
-        task = asyncio.current_task(self._session.check_place())
-        if wait:
-            self._check(task)
-        while True:
-            try:
-                place = await self._stand(wait=wait)
-            except PlaceLost:
-                continue
-            if place is None:
-                return None
-            held = self._hold(self._leases, place, task)
-            if held is not None:
-                return held
-
-    def _check(self, task: asyncio.Task[object] | None) -> None:
-        """Raise `AlreadyHeld` if the task has all leases, and would wait for itself."""
-        mine = [
-            held
-            for held in self._site.holders.by_task(self._site.full, task)
-            if isinstance(held.via, Semaphore)
-        ]
-        if len(mine) >= self.limit:
+    def _check(self, mine: Sequence[Held], *, wait: bool) -> None:
+        if wait and sum(isinstance(held.via, Semaphore) for held in mine) >= self.limit:
             raise errors.AlreadyHeld(
                 f"all {self.limit} leases of {self.name} are held by this task already, so it would wait for "
                 "itself; release one first, or pass the Held on"
             )
 
-    async def _stand(self, *, wait: bool) -> Place | None:
+    async def _stand(self, rounds: Rounds, *, wait: bool) -> Place | None:
         """Wait for the lock, and with it for a lease."""
         locks = self._locks
-        turn, names = await locks.join(self._site.data, self._site.acl)
+        turn, ahead = await locks.join(self._site.data, self._site.acl, rounds)
         try:
-            if not locks.is_alone(turn, names):
-                if not wait and await locks.ahead(turn, names):
+            if ahead.number:
+                if not wait:
                     return None
-                await locks.wait_turn(turn, names)
-            return await self._lease(turn, wait=wait)
+                if not await locks.wait_turn(turn, ahead, rounds):
+                    await locks.check(turn)
+            return await self._lease(turn, rounds, wait=wait)
         finally:
             locks.leave(turn)
 
-    async def _lease(self, turn: Place, *, wait: bool) -> Place | None:
+    async def _lease(self, turn: Place, rounds: Rounds, *, wait: bool) -> Place | None:
         """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
-        leases, least = self._leases, self._session.timeout * LEAST_LEASE
-        place, names = await leases.join(self._site.data, self._site.acl)
+        leases, least = self._line, self._session.timeout * LEAST_LEASE
+        place, ahead = await leases.join(self._site.data, self._site.acl, rounds)
         try:
             if place.session_id != turn.session_id:  # the lock went with the session that it was of
                 raise PlaceLost
-            ahead = await leases.ahead(place, names)
-            await self._agree(turn, is_used=ahead > 0)
-            if ahead >= self.limit:
+            await self._agree(turn, is_used=ahead.number > 0)
+            if ahead.number >= self.limit:
                 if not wait:
                     leases.leave(place)
                     return None
-                await self._wait_for_room(place)
+                await self._wait_for_room(place, rounds)
             if not leases.is_proven(place, least):
                 await leases.confirm(place, least)
         except BaseException:
@@ -104,19 +83,22 @@ class Semaphore(Queued[Held]):
             raise
         return place
 
-    async def _wait_for_room(self, place: Place) -> None:
-        with Watched(self._session, self._leases.full, messages.CHILDREN) as line:
-            while await self._leases.ahead(place, await line.read() or ()) >= self.limit:
+    async def _wait_for_room(self, place: Place, rounds: Rounds) -> None:
+        leases = self._line
+        with Watched(self._session, leases.full, messages.CHILDREN, leases.path) as line:
+            while await leases.count_ahead(place, await line.read() or ()) >= self.limit:
                 await line.changed()
+                rounds.waited()
 
     async def _agree(self, turn: Place, *, is_used: bool) -> None:
         """See to it that the limit on the server is ours. While we have the lock nobody else looks at it; so
         it is set only by who has it, or it could be changed under those who came after a session of ours."""
-        path = self._leases.full
+        full, path, session = self._line.full, self._line.path, self._session
+        tries = Rounds()
         while True:
             try:
-                data, stat = await self._session.request(
-                    messages.GET, messages.encode_get(path, False), path, bound_to=turn.session_id
+                data, stat = await session.ask(
+                    messages.GET, messages.encode_get(full, False), path, bound_to=turn.session_id
                 )
                 theirs = _limit_in(data)
                 if theirs == self.limit:
@@ -125,26 +107,27 @@ class Semaphore(Queued[Held]):
                     raise errors.LimitMismatch(self.path, self.limit, theirs, data)
                 ops = [
                     (messages.CHECK, messages.encode_check(turn.path, -1)),
-                    (messages.SET, messages.encode_set(path, b"%d" % self.limit, stat.version)),
+                    (messages.SET, messages.encode_set(full, b"%d" % self.limit, stat.version)),
                 ]
-                has_lock, is_set = await self._session.request(
+                # Sent again after a lost connection: if it was applied before, this says BadVersion.
+                has_lock, is_set = await session.ask(
                     messages.MULTI, messages.encode_multi(ops), path, bound_to=turn.session_id
                 )
-            except errors.ConnectionLoss:
-                continue
             except (errors.NoNode, errors.SessionExpired):
                 raise PlaceLost from None
             if has_lock.error == errors.NoNode.code:
                 raise PlaceLost
             if is_set.error == 0:
                 return
-            if is_set.error not in (errors.BadVersion.code, errors.NoNode.code):
-                raise errors.server_error(is_set.error, "set", path)
+            refusal = errors.server_error(is_set.error, "set", path)
+            if not isinstance(refusal, errors.BadVersion | errors.NoNode):
+                raise refusal
+            tries.again(refusal)
 
     async def holders(self) -> list[Contender]:
         """Who holds a lease, in the order of coming, with their data, as of the connected server."""
         self._session.check_place()
-        return (await self._leases.contenders())[: self.limit]
+        return (await self._line.contenders())[: self.limit]
 
     async def waiters(self) -> list[Contender]:
         """Who waits for a lease, in order, with their data. (Somebody who is just about to take one is seen
@@ -153,7 +136,7 @@ class Semaphore(Queued[Held]):
         return await self._locks.contenders()
 
     def __repr__(self) -> str:
-        return f"<Semaphore {self.path!r} of {self.limit}, {len(self._acquired())} acquired>"
+        return f"<Semaphore {self.path!r} of {self.limit}, {len(self.acquired())} acquired>"
 
 
 def _limit_in(data: bytes) -> int | None:

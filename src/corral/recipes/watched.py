@@ -13,35 +13,64 @@ from corral.session.watches import Change, Kind
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-__all__ = ["Watched"]
+__all__ = ["Watched", "ask_now"]
 
 _ENCODE = {
     messages.GET: messages.encode_get,
     messages.EXISTS: messages.encode_exists,
     messages.CHILDREN: messages.encode_children,
 }
+# How often a node that we may not read is looked at again, as a part of T: see `Watched`.
+LOOK_AGAIN_EVERY = 1 / 3
+
+
+async def ask_now(
+    session: Session,
+    op: Operation,
+    body: bytes,
+    path: str | None,
+    *,
+    bound_to: int = 0,
+    watches: tuple[str, Kind] | None = None,
+) -> Any:
+    """As `Session.ask`, but sent at once if nothing is under way: for whoever has no more to say."""
+    while True:
+        answer = session.loop.create_future()
+        session.submit_now(Request(op, body, path, answer, bound_to=bound_to, watches=watches))
+        try:
+            return await answer
+        except errors.ConnectionLoss as loss:
+            if loss.is_hopeless:
+                raise
 
 
 class Watched:
-    """Reads with a watch, while ``with`` lasts: `read`, then `changed` until it is worth reading again."""
+    """Reads with a watch, while ``with`` lasts: `read`, then `changed` until it is worth reading again.
 
-    def __init__(self, session: Session, path: str, op: Operation) -> None:
+    A node that we may not read (`NoAuth`) is asked for its existence instead. From 3.9 on that is refused as
+    well, which tells that it is there, and before that the events of such a node are withheld where
+    CVE-2024-23944 is fixed (3.8.4). So `changed` then also returns after a third of the session timeout.
+    """
+
+    __slots__ = ("_fired", "_full", "_is_unreadable", "_kind", "_op", "_path", "_session")
+
+    def __init__(self, session: Session, full: str, op: Operation, path: str) -> None:
         self._session = session
-        self._path = path
+        self._full = full
+        self._path = path  # what errors call it
         self._op = op
         self._kind = Kind.CHILDREN if op is messages.CHILDREN else Kind.NODE
-        self._body = _ENCODE[op](path, True)
-        self._watches = (path, self._kind)
+        self._is_unreadable = False
         self._fired: asyncio.Future[Change] = session.loop.create_future()
 
     def __enter__(self) -> Watched:
-        self._session.watch(self._path, self, self._kind)
+        self._session.watch(self._full, self, self._kind)
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._session.unwatch(self._path, self, self._kind)
+        self._session.unwatch(self._full, self, self._kind)
 
     def fire(self, change: Change, path: str, zxid: int, /) -> None:
         if not self._fired.done():
@@ -50,21 +79,30 @@ class Watched:
     async def read(self) -> Any:
         """The answer; None where there is no such node. Whatever changes it from here on, `changed` tells.
 
-        A node that is not there is watched only by `EXISTS`.
+        A node that is not there is watched only by `EXISTS`. Of a node that we may not read the answer is its
+        `Stat`, or the refusal. Raises `ConnectionLoss` when it is hopeless.
         """
-        session = self._session
         while True:
-            answer = session.loop.create_future()
-            session.submit_now(Request(self._op, self._body, self._path, answer, watches=self._watches))
+            body = _ENCODE[self._op](self._full, True)
+            watches = (self._full, self._kind)
             try:
-                return await answer
+                return await ask_now(self._session, self._op, body, self._path, watches=watches)
             except errors.NoNode:
                 return None
-            except errors.ConnectionLoss:
-                continue
+            except errors.NoAuth as refusal:
+                if self._op is messages.CHILDREN:
+                    raise
+                self._is_unreadable = True
+                if self._op is messages.EXISTS:
+                    return refusal
+                self._op = messages.EXISTS
 
     async def changed(self) -> Change:
         """Wait until what was read may be another by now."""
+        if self._is_unreadable:
+            await asyncio.wait([self._fired], timeout=self._session.timeout * LOOK_AGAIN_EVERY)
+            if not self._fired.done():
+                return Change.UNKNOWN
         change = await self._fired
         self._fired = self._session.loop.create_future()
         return change

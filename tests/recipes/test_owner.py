@@ -1,0 +1,199 @@
+"""L7: who enters what is held owns it; what nobody has entered refuses nobody; whose it is that releases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from lock_support import until_line, within
+
+import corral
+from support import children, turns
+
+Make = Callable[[corral.Client], Any]
+
+KINDS: dict[str, Make] = {
+    "lock": lambda zk: zk.lock("/it"),
+    "election": lambda zk: zk.election("/it"),
+    "read lock": lambda zk: zk.rwlock("/it").read(),
+    "write lock": lambda zk: zk.rwlock("/it").write(),
+    "semaphore": lambda zk: zk.semaphore("/it", 1),
+}
+EXCLUSIVE = [kind for kind in KINDS if kind != "read lock"]
+
+
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+async def test_a_dispatcher_waits_for_its_workers(zk: corral.Client, kind: str) -> None:
+    """L7: a task may acquire, hand what it holds to a worker that enters it, and wait for the next."""
+    made = KINDS[kind](zk)
+    inside, served = 0, 0
+
+    async def work(held: corral.Held) -> None:
+        nonlocal inside, served
+        async with held:
+            inside += 1
+            assert inside == 1
+            await turns()
+            inside, served = inside - 1, served + 1
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(work(await made.acquire()))
+    assert served == 5
+
+
+async def test_a_semaphores_dispatcher(zk: corral.Client) -> None:
+    """L7: as many workers as there are leases; the dispatcher waits for one of them to leave."""
+    semaphore = zk.semaphore("/it", 2)
+    inside = 0
+    both = asyncio.Barrier(2)
+
+    async def work(lease: corral.Held) -> None:
+        nonlocal inside
+        async with lease:
+            inside += 1
+            await both.wait()
+            assert inside <= 2
+            inside -= 1
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for _ in range(6):
+            group.create_task(work(await semaphore.acquire()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_has_entered_what_another_acquired_does_not_wait_for_itself(
+    zk: corral.Client, kind: str
+) -> None:
+    """L7: the task that has entered it owns it, whichever task has acquired it; the one that acquired it does not."""
+    made = KINDS[kind](zk)
+    held = await made.acquire()
+
+    async def enter() -> None:
+        async with held:
+            with pytest.raises(corral.AlreadyHeld):
+                await within(made.acquire())
+
+    await within(asyncio.create_task(enter()))
+    assert not held.is_valid
+
+
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+async def test_what_nobody_has_entered_refuses_nobody(
+    zk: corral.Client, other: corral.Client, kind: str
+) -> None:
+    """L7: a task that has acquired, and not entered, may wait for the next: somebody else may release the first."""
+    made = KINDS[kind](zk)
+    first = await made.acquire()
+    assert await within(made.try_acquire()) is None
+    second = asyncio.create_task(made.acquire())
+    await turns()
+    await first.release()
+    await (await within(second)).release()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_acquired_in_a_task_that_has_ended(zk: corral.Client, kind: str) -> None:
+    """L7: what was acquired in a task of its own (`asyncio.wait_for` makes one in Python 3.11) is released through the
+    object, or entered, by the one that goes on."""
+    made = KINDS[kind](zk)
+    held = await asyncio.create_task(made.acquire())
+    await made.release()
+    assert not held.is_valid
+    held = await asyncio.wait_for(made.acquire(), 30)
+    async with held:
+        with pytest.raises(corral.AlreadyHeld):
+            await within(made.acquire())
+    await within(asyncio.wait_for(made.acquire(), 30))
+    await made.release()
+
+
+async def test_release_prefers_what_is_ours(zk: corral.Client) -> None:
+    """L7: through the object a dispatcher releases what it has kept, not what a worker has entered, however new; a
+    worker what it has entered; and with nothing of its own a task releases what there is."""
+    semaphore = zk.semaphore("/it", 3)
+    kept, given = await semaphore.acquire(), await semaphore.acquire()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with given:
+            entered.set()
+            await go_on.wait()
+            await semaphore.release()
+            assert not given.is_valid
+
+    worker = asyncio.create_task(work())
+    await within(entered.wait())
+    await semaphore.release()
+    assert given.is_valid
+    assert not kept.is_valid
+    third = await semaphore.acquire()
+    go_on.set()
+    await within(worker)
+    assert third.is_valid
+    await asyncio.create_task(semaphore.release())
+    assert not third.is_valid
+
+
+async def test_who_comes_late_does_not_release_anothers(
+    zk: corral.Client, other: corral.Client, root: str
+) -> None:
+    """L7: a dispatcher whose hold was lost in a worker's hands releases that one, not what another task holds by now."""
+    lock = zk.lock("/it")
+    held = await lock.acquire()
+
+    async def lose() -> None:
+        async with asyncio.timeout(30):
+            await held.__aenter__()
+            await other.delete(held.node.removeprefix(root))
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]
+
+    await asyncio.create_task(lose())
+    second = await asyncio.create_task(lock.acquire())
+    await lock.release()
+    assert second.is_valid
+    await second.release()
+
+
+# Several locks
+
+
+async def test_release_of_several_locks(zk: corral.Client, other: corral.Client) -> None:
+    """L7: releasing through the object releases all that this task acquired through it; then there is nothing left to
+    release, and that is an error that says so."""
+    lock = zk.multi_lock(["/b", "/a"])
+    held = await lock.acquire()
+    await lock.release()
+    assert not any(each.is_valid for each in held)
+    assert [await children(other, path) for path in ("/a", "/b")] == [[], []]
+    with pytest.raises(corral.UsageStateError, match="not acquired"):
+        await lock.release()
+    async with asyncio.timeout(30), lock:
+        await lock.release()
+        assert [await children(other, path) for path in ("/a", "/b")] == [[], []]
+
+
+async def test_several_locks_of_another_task(zk: corral.Client) -> None:
+    """L7: of several locks, too, a task releases what is its own, else what another holds through the object; and they
+    can be handed to another task that enters them, and waits for itself then."""
+    lock = zk.multi_lock(["/a", "/b"])
+    held = await asyncio.wait_for(lock.acquire(), 30)
+    await lock.release()
+    assert not any(each.is_valid for each in held)
+    one, two = await lock.acquire()
+
+    async def work() -> None:
+        async with one, two:
+            with pytest.raises(corral.AlreadyHeld):
+                await within(lock.acquire())
+            await until_line(zk, "/a", 2)
+
+    worker = asyncio.create_task(work())
+    async with asyncio.timeout(30), lock:  # waits for the worker
+        assert worker.done()
+    await worker
