@@ -35,6 +35,16 @@ class ChildrenFeed(ReadFeed[Family]):
         names, stat = answer
         return Family(frozenset(names), stat)
 
+    def is_behind(self, state: Family, newest: Stat) -> bool:
+        # The same set is no news, whatever else it comes with: servers before 3.5.5 may tell an older pzxid after
+        # one that was told by another server (ZOOKEEPER-3125).
+        stat, known = state.stat, self.state
+        return (
+            stat is not None
+            and stat.pzxid < newest.pzxid
+            and (known is None or known.children != state.children)
+        )
+
 
 class ChildrenWatch(Reader[ChildrenFeed, Place, ChildrenEvent]):
     """Which children a node has, as events: those now, then each change, with who came and who went.
