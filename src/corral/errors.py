@@ -321,8 +321,8 @@ E = TypeVar("E", bound=BaseException)
 def fresh(error: E) -> E:
     """A copy of an error that several callers get, or one caller several times.
 
-    Each time that one exception object is raised its traceback grows, and a note that one task adds to it shows
-    up in another. An error that cannot be copied (not one of corral's) is returned as it is.
+    Each time that one exception object is raised its traceback grows, and a note that one task adds to it
+    shows up in another. An error that cannot be copied (not one of corral's) is returned as it is.
     """
     cls = type(error)
     if isinstance(error, CorralError):

@@ -32,9 +32,9 @@ from corral.wire.messages import Operation
 
 from .requests import NOBODY, Request
 
-# The largest body, in bytes, of a message that sets watches again; larger only for a single path. A server whose
-# limit we were not told may have a jute.maxbuffer as small as 32 KiB, and closes the connection on a larger frame:
-# then no connection would ever last.
+# The largest body, in bytes, of a message that sets watches again; larger only for a single path. A server
+# whose limit we were not told may have a jute.maxbuffer as small as 32 KiB, and closes the connection on a
+# larger frame: then no connection would ever last.
 CHUNK = 16 * 1024
 # What such a message has beside the paths: a zxid and the lengths of five lists.
 _CHUNK_OVERHEAD = 8 + 5 * 4
@@ -147,8 +147,8 @@ class _Asking:
 
 
 class WatchRegistry:
-    """Watches by full path and kind. `submit` takes what is to be said to the server about them; no message is
-    larger than `max_request`, in bytes."""
+    """Watches by full path and kind. `submit` takes what is to be said to the server about them; no message
+    is larger than `max_request`, in bytes."""
 
     def __init__(
         self,
@@ -169,8 +169,8 @@ class WatchRegistry:
             Kind.PERSISTENT: self._persistent,
             Kind.RECURSIVE: self._recursive,
         }
-        # How many recursive watches there are by the length of their paths, so that finding those above a path
-        # costs what is watched, however long the path is that a server names.
+        # How many recursive watches there are by the length of their paths, so that finding those above a
+        # path costs what is watched, however long the path is that a server names.
         self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:

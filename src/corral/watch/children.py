@@ -36,8 +36,8 @@ class ChildrenFeed(ReadFeed[Family]):
         return Family(frozenset(names), stat)
 
     def is_behind(self, state: Family, newest: Stat) -> bool:
-        # The same set is no news, whatever else it comes with: servers before 3.5.5 may tell an older pzxid after
-        # one that was told by another server (ZOOKEEPER-3125).
+        # The same set is no news, whatever else it comes with: servers before 3.5.5 may tell an older pzxid
+        # after one that was told by another server (ZOOKEEPER-3125).
         stat, known = state.stat, self.state
         return (
             stat is not None
@@ -59,8 +59,7 @@ class ChildrenWatch(Reader[ChildrenFeed, Place, ChildrenEvent]):
     that was deleted and created again meanwhile is no news; `watch_tree` with ``depth=1`` tells of that.
 
     **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
-    of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
-    `SessionError` when the client is closed.
+    of the connection it waits. It raises what `NodeWatch` does, and the next ``anext`` tries again.
 
     Each change reads the names of all children, whose number the server does not limit: a node with a hundred
     thousand of them is better watched by `watch_tree`.

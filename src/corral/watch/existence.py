@@ -25,9 +25,9 @@ FIRST_LOOK = 0.1
 class ExistenceFeed(ReadFeed[Snapshot]):
     """Whether a node exists; with its data, if that is asked for and we may read it.
 
-    ``exists`` needs no permission. But servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) do not tell of what
-    happens to a node that we may not read. So as long as somebody waits it looks again: soon at first, then at
-    intervals that double up to the session timeout.
+    ``exists`` needs no permission. But servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) do not tell of
+    what happens to a node that we may not read. So as long as somebody waits it looks again: soon at first,
+    then at intervals that double up to the session timeout.
     """
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, *, reads_data: bool) -> None:

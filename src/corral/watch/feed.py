@@ -154,8 +154,8 @@ MOST_MISREADS = 10
 
 
 class ReadFeed(Feed, Generic[S]):
-    """The newest known state of something that one read gives; read again when it has changed. A state has the
-    node's `Stat`, or None where there is no node, as its second part.
+    """The newest known state of something that one read gives; read again when it has changed. A state has
+    the node's `Stat`, or None where there is no node, as its second part.
 
     The server's watch is one-shot: it tells that there was a change, not which. So each change is *fire* (the
     feed is stale), *read again with a watch in the same request*, *publish*. A reader that is slow misses the

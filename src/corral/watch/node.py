@@ -47,8 +47,11 @@ class NodeWatch(Reader[ReadFeed[Snapshot], Place, Event]):
     sessions. A reader that is slow gets the newest state. **Not promised**: every state in between.
 
     **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
-    of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
-    `SessionError` when the client is closed.
+    of the connection it waits, for as long as that lasts. Raises, each time a copy for each reader, and the
+    next ``anext`` tries again: `ServerError`, such as `NoAuth`; `ConnectionLoss` if
+    `ConnectionLoss.MOST_LOSSES` connections in a row broke on the read; `ReplyError` if the answer is over
+    `max_reply`, or if the server answers with an older state than before, 11 times in a row. Raises
+    `SessionError` when the client is closed, or has no session any more.
 
     Changes made while the ACL does not let us read the node are not told, and a server with the fix for
     CVE-2024-23944 uses up the watch on them: then later ones are not either, until the next reconnect.

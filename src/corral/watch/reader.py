@@ -147,8 +147,9 @@ _ANEXT: CodeType = Reader.__anext__.__code__
 
 
 class _Follower:
-    """Tells the readers that one task has read last how it ended. A task has at most one of these, however many
-    watches it has used: a service that waits for states again and again does that all its life in one task."""
+    """Tells the readers that one task has read last how it ended. A task has at most one of these, however
+    many watches it has used: a service that waits for states again and again does that all its life in one
+    task."""
 
     def __init__(self, task: asyncio.Task[object]) -> None:
         self.task = weakref.ref(task)
@@ -156,8 +157,8 @@ class _Follower:
         task.add_done_callback(self)
 
     def __call__(self, task: asyncio.Task[object]) -> None:
-        # A task that failed has the frames of its exception. Its `exception()` would tell as well, but whoever
-        # asks for that has taken note of it, and the loop does not report it any more.
+        # A task that failed has the frames of its exception. Its `exception()` would tell as well, but
+        # whoever asks for that has taken note of it, and the loop does not report it any more.
         failed = task.cancelled() or bool(task.get_stack(limit=1))
         for reader in tuple(self.readers):
             if reader._waiting is None:
