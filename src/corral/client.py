@@ -25,6 +25,7 @@ from .session.watches import Kind
 from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
 from .watch.cache import Cache
 from .watch.children import ChildrenWatch
+from .watch.existence import ExistenceWatch
 from .watch.feed import Feeds
 from .watch.node import NodeWatch
 from .watch.raw import RawWatch
@@ -286,11 +287,16 @@ class Client(Nodes):
         return Wanted(self._full(path), verify.depth(depth), only, chroot)
 
     async def wait_until(self, path: str, condition: Callable[[Event], object]) -> Event:
-        """Wait for a state of a znode that satisfies `condition`; returns it, at once if it is so now.
+        """Wait for a state of a znode that satisfies `condition`, and return it; at once if it is so now.
 
-        `condition` is given each `Event` of `watch`: a state that lasts is never missed, one that is over
-        before it could be read may be. What it raises is raised here. On cancel nothing is left; on loss of
-        the connection it waits. Bound it with `asyncio.timeout`. Raises what `NodeWatch` does.
+        `condition` is called with each `Event` of `watch`. A state that lasts is never missed; one that is
+        over before it could be read may be. What `condition` raises is raised here.
+
+        There is no limit of time: bound it with `asyncio.timeout`. **On cancel** nothing is left, here or on
+        the server. **On loss** of the connection it goes on waiting, over reconnects and new sessions. It
+        raises what `NodeWatch` does: `NoAuth` if we may not read the znode, `ConnectionLoss` if
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on its read, `SessionError` when the client is
+        closed or a server refuses our credentials.
         """
         verify.predicate(condition, "condition")
         async with self.watch(path) as events:
@@ -300,18 +306,47 @@ class Client(Nodes):
         raise AssertionError("a watch does not end by itself")
 
     async def wait_present(self, path: str) -> Event:
-        """Wait until there is such a znode; returns its state. See `wait_until`."""
-        return await self.wait_until(path, lambda event: event.exists)
+        """Wait until there is such a znode, and return its state; at once if there is one now.
+
+        It needs no permission on the znode. Where the ACL does not let us read it, the event's `data` is None
+        and its `stat` is there.
+
+        There is no limit of time: bound it with `asyncio.timeout`. **On cancel** nothing is left. **On loss**
+        of the connection it goes on waiting. While it waits it looks again, at intervals that grow from 0.1 s
+        to the session timeout, since servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) tell nothing of a
+        znode that we may not read: of such a one it may learn that late. Raises what `wait_until` does, but
+        for `NoAuth`.
+        """
+        return await self._wait_existence(path, present=True)
 
     async def wait_absent(self, path: str) -> None:
-        """Wait until there is no such znode. See `wait_until`."""
-        await self.wait_until(path, lambda event: not event.exists)
+        """Wait until there is no such znode; returns at once if there is none now.
+
+        It needs no permission on the znode, and does not read its data. There is no limit of time: bound it
+        with `asyncio.timeout`. **On cancel** nothing is left. **On loss** of the connection it goes on
+        waiting. While it waits it looks again up to each session timeout, as `wait_present` does. Raises what
+        that does.
+        """
+        await self._wait_existence(path, present=False)
+
+    async def _wait_existence(self, path: str, *, present: bool) -> Event:
+        async with ExistenceWatch(self._feeds, self._full(path), path, reads_data=present) as events:
+            async for event in events:
+                if event.exists is present:
+                    return event
+        raise AssertionError("a watch does not end by itself")
 
     async def wait_children(
         self, path: str, condition: int | Callable[[ChildrenEvent], object]
     ) -> ChildrenEvent:
-        """Wait until a znode has that many children or more, or until they satisfy `condition`; returns
-        which there are. A znode that does not exist has none. See `wait_until`."""
+        """Wait until a znode has that many children or more, or until they satisfy `condition`; returns which
+        there are, at once if it is so now.
+
+        A znode that does not exist has none. `condition` is called with each `ChildrenEvent` of
+        `watch_children`; what it raises is raised here. There is no limit of time: bound it with
+        `asyncio.timeout`. **On cancel** nothing is left. **On loss** of the connection it goes on waiting. It
+        raises what `ChildrenWatch` does, as `wait_until` has it.
+        """
         enough = verify.number_or_predicate(condition, "condition")
         async with self.watch_children(path) as events:
             async for event in events:

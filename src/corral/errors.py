@@ -35,8 +35,9 @@ or the data of a znode.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 __all__ = [
     "AlreadyHeld",
@@ -380,6 +381,33 @@ class UsageStateError(UsageError, RuntimeError):
 
 class AlreadyHeld(UsageStateError):
     """This task holds that lock already through this client, so waiting for it would never end."""
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def fresh(error: E) -> E:
+    """A copy of an error that several callers get, or one caller several times.
+
+    Each time that one exception object is raised its traceback grows, and a note that one task adds to it
+    shows up in another. An error that cannot be copied (not one of corral's) is returned as it is.
+    """
+    cls = type(error)
+    if isinstance(error, CorralError):
+        twin = cls.__new__(cls, *error.args)  # past `__init__`, which takes what the message was made of
+        twin.__dict__.update(error.__dict__)
+    else:
+        try:
+            twin = copy.copy(error)
+        except Exception:
+            return error
+        if type(twin) is not cls:
+            return error
+    if notes := getattr(error, "__notes__", None):
+        twin.__notes__ = list(notes)
+    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin.with_traceback(error.__traceback__)
 
 
 _BY_CODE: dict[int, type[ServerError]] = {

@@ -27,13 +27,17 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from corral import errors
-from corral.wire import messages
+from corral.wire import framing, messages
 from corral.wire.messages import Operation
 
 from .requests import NOBODY, Request
 
-# What one message that sets watches again may hold in paths, in bytes. Well below any server's frame limit.
-CHUNK = 128 * 1024
+# The largest body, in bytes, of a message that sets watches again; larger only for a single path. A server
+# whose limit we were not told may have a jute.maxbuffer as small as 32 KiB, and closes the connection on a
+# larger frame: then no connection would ever last.
+CHUNK = 16 * 1024
+# What such a message has beside the paths: a zxid and the lengths of five lists.
+_CHUNK_OVERHEAD = 8 + 5 * 4
 
 
 class Kind(enum.Enum):
@@ -74,7 +78,8 @@ class PersistentWatcher(Watcher, Protocol):
     """Whoever wants a persistent watch."""
 
     def refused(self, error: BaseException, /) -> None:
-        """The watch could not be set; it is not tried again until somebody watches anew. Must not raise."""
+        """The watch could not be set: the server refused it, it is too large to send, or connection after
+        connection broke on it. It is not tried again until somebody watches anew. Must not raise."""
 
 
 class Armed(enum.Enum):
@@ -142,10 +147,18 @@ class _Asking:
 
 
 class WatchRegistry:
-    """Watches by full path and kind. `submit` takes what is to be said to the server about them."""
+    """Watches by full path and kind. `submit` takes what is to be said to the server about them; no message
+    is larger than `max_request`, in bytes."""
 
-    def __init__(self, submit: Callable[[Request], None] = lambda request: None) -> None:
+    def __init__(
+        self,
+        submit: Callable[[Request], None] = lambda request: None,
+        *,
+        max_request: int = framing.DEFAULT_MAX_REQUEST,
+    ) -> None:
         self._submit = submit
+        self._max_request = max_request
+        self._chunk = min(CHUNK, max_request // 2)
         self._nodes: dict[str, _Entry] = {}
         self._children: dict[str, _Entry] = {}
         self._persistent: dict[str, _Entry] = {}
@@ -156,6 +169,9 @@ class WatchRegistry:
             Kind.PERSISTENT: self._persistent,
             Kind.RECURSIVE: self._recursive,
         }
+        # How many recursive watches there are by the length of their paths, so that finding those above a
+        # path costs what is watched, however long the path is that a server names.
+        self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._by_kind.values()))
@@ -169,12 +185,14 @@ class WatchRegistry:
         entry = entries.get(path)
         if entry is None:
             entry = entries[path] = _Entry()
+            if kind is Kind.RECURSIVE:
+                self._lengths[len(path)] = self._lengths.get(len(path), 0) + 1
         entry.watchers[watcher] = None
         if kind in _MODES:
             if self._is_set(path, kind):
                 watcher.fire(Change.ARMED, path, -1)
             else:
-                self._ask()
+                self._ask(path)
 
     def remove(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
         """`watcher` is to be fired no more; the server's watch goes with the last of them."""
@@ -185,7 +203,7 @@ class WatchRegistry:
         del entry.watchers[watcher]
         if entry.watchers:
             return
-        del entries[path]
+        self._drop(path, kind)
         entry.asking = None
         if entry.armed is not _NO:
             # First, and then whoever was fed by it reads, with a watch of their own: else that would go too.
@@ -195,12 +213,27 @@ class WatchRegistry:
                 for others in self._by_kind.values():
                     if other := others.get(path):
                         other.armed, other.asking = _NO, None
-                self._ask()
+                self._ask(path)
                 if other := self._recursive.get(path):
                     other.fire(Change.UNKNOWN, path)
                 self._unfed(path)
         elif kind in _MODES:
-            self._ask()  # it was refused, and another that waits for its end was not asked for
+            self._ask(path)  # it was refused, and another that waits for its end was not asked for
+
+    def forget(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
+        """As `remove`, for a one-shot watch of a node that is gone or that we are deleting: nothing is sent,
+        since the deletion uses the server's watch up, and its event is ignored if nobody else watches."""
+        assert kind not in _MODES, "the end of a node does not end a persistent watch"
+        entry = self._by_kind[kind].get(path)
+        if entry is not None and entry.watchers.pop(watcher, watcher) is None and not entry.watchers:
+            self._drop(path, kind)
+
+    def _drop(self, path: str, kind: Kind) -> None:
+        del self._by_kind[kind][path]
+        if kind is Kind.RECURSIVE:
+            left = self._lengths.pop(len(path)) - 1
+            if left:
+                self._lengths[len(path)] = left
 
     def forget(self, path: str, watcher: Watcher, kind: Kind) -> None:
         """As `remove`, of a node that is gone or that we are deleting: that uses the server's watch up."""
@@ -248,18 +281,21 @@ class WatchRegistry:
 
     # Persistent watches
 
-    def _ask(self) -> None:
-        """Ask for the persistent watches that are wanted and that nothing gives yet."""
-        for kind, entries in ((Kind.RECURSIVE, self._recursive), (Kind.PERSISTENT, self._persistent)):
-            for path, entry in list(entries.items()):
-                if entry.armed is not _NO or entries.get(path) is not entry:
-                    continue
-                if kind is Kind.PERSISTENT and path in self._recursive:
-                    continue  # asking would end that one, which tells of the same
-                entry.armed = _ASKED
-                entry.asking = asking = _Asking(self, path, kind, entry)
-                body = messages.encode_add_watch(path, _MODES[kind])
-                self._submit(Request(messages.ADD_WATCH, body, path, asking))
+    def _ask(self, path: str) -> None:
+        """Ask for the persistent watch of a path that is wanted and that nothing gives yet."""
+        # Only one: asking for the other would end the recursive one, which tells of the same.
+        kind = Kind.RECURSIVE if path in self._recursive else Kind.PERSISTENT
+        entry = self._by_kind[kind].get(path)
+        if entry is None or entry.armed is not _NO:
+            return
+        entry.armed = _ASKED
+        entry.asking = asking = _Asking(self, path, kind, entry)
+        body = messages.encode_add_watch(path, _MODES[kind])
+        size = len(body) + 8
+        if size > self._max_request:
+            asking.set_exception(errors.FrameTooLarge("add_watch", path, size, self._max_request))
+        else:
+            self._submit(Request(messages.ADD_WATCH, body, path, asking))
 
     def established(self, path: str, kind: Kind) -> None:
         """The server has set a persistent watch."""
@@ -277,8 +313,8 @@ class WatchRegistry:
         """A persistent watch was refused, or is not known to be there."""
         entry = self._by_kind[kind][path]
         entry.armed, entry.asking = _NO, None
-        if isinstance(error, errors.ConnectionLoss):
-            self._ask()
+        if isinstance(error, errors.ConnectionLoss) and not error.is_hopeless:
+            self._ask(path)
             entry.fire(Change.UNKNOWN, path)
         else:
             for watcher in tuple(entry.watchers):
@@ -315,15 +351,13 @@ class WatchRegistry:
                     entry.fire(Change.UNKNOWN, each)
 
     def _above(self, path: str) -> Iterator[_Entry]:
-        """The recursive watches at a path and above it."""
-        recursive = self._recursive
-        while recursive:
-            entry = recursive.get(path)
-            if entry is not None:
-                yield entry
-            if path == "/":
-                return
-            path = path[: path.rindex("/")] or "/"
+        """The recursive watches at a path and above it, the nearest first."""
+        recursive, length = self._recursive, len(path)
+        for each in sorted(self._lengths, reverse=True):
+            if each == length or (each < length and (each == 1 or path[each] == "/")):
+                entry = recursive.get(path[:each])
+                if entry is not None:
+                    yield entry
 
     # Events
 
@@ -360,18 +394,22 @@ class WatchRegistry:
 
     def rearm(self, zxid: int) -> Iterator[tuple[Operation, bytes]]:
         """Messages that set every watch again; the server fires one-shot ones if there was a change after
-        `zxid`. For the persistent ones see `look_again`."""
+        `zxid`. For the persistent ones see `look_again`. No message is over `CHUNK` or half of the largest
+        request, unless a single path is."""
         chunk: dict[Armed, list[str]] = {armed: [] for armed in Armed}
-        size = 0
+        size = 0  # of the paths in the chunk, as they are encoded
         everything = [each for entries in self._by_kind.values() for each in entries.items()]
         for path, entry in everything:
             if entry.armed is _NO or entry.armed is _ASKED:  # it may have ended between two chunks
                 continue
-            if size >= CHUNK:
+            encoded = 4 + len(path.encode())
+            if size and _CHUNK_OVERHEAD + size + encoded > self._chunk:
                 yield _set_again(zxid, chunk)
                 chunk, size = {armed: [] for armed in Armed}, 0
+                if entry.armed is _NO or entry.armed is _ASKED:
+                    continue
             chunk[entry.armed].append(path)
-            size += 4 + 3 * len(path)  # at most three bytes a character: others are forbidden in paths
+            size += encoded
         if size:
             yield _set_again(zxid, chunk)
 
@@ -381,7 +419,10 @@ class WatchRegistry:
             for path, entry in list(self._by_kind[kind].items()):
                 if entry.armed is _WHEN_SET[kind]:
                     entry.fire(Change.UNKNOWN, path)
-                    self._unfed(path)
+        for entries in (self._nodes, self._children):
+            for path, entry in list(entries.items()):
+                if entry.armed is _NO and self.covers(path):
+                    entry.fire(Change.UNKNOWN, path)
 
     def set_again(self) -> None:
         """The server has done all that `rearm` says."""
@@ -393,7 +434,8 @@ class WatchRegistry:
         everything = [each for entries in self._by_kind.values() for each in entries.items()]
         for _, entry in everything:
             entry.armed, entry.asking = _NO, None
-        self._ask()
+        for path in {**self._recursive, **self._persistent}:
+            self._ask(path)
         for path, entry in everything:
             entry.fire(Change.UNKNOWN, path)
 

@@ -33,9 +33,15 @@ class Cache(Mapping[str, Znode]):
     known last (`is_current`), and it is read again when there is one.
 
     **On cancel** of entering nothing is left. **On loss** of the connection entering waits. Entering raises
-    `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6), `NoAuth` if we may not
-    read the node at its path, `SessionError` if the client is closed; if such a thing happens later, reading
-    raises it. Nodes below that we may not read are left out, with what is below them; the first is logged.
+    what `TreeWatch` does: `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6),
+    `NoAuth` if we may not read the node at its path, `SessionError` if the client is closed.
+
+    If such a thing happens later, the cache has *failed*: reading raises it, each time a new copy. A failed
+    cache tries again by itself, at intervals that grow to 0.9 seconds; to 10 seconds where each attempt costs
+    a connection or a large answer. Reading raises until the whole subtree was read again. It does not try
+    again when the client is closed or a server refuses our credentials.
+
+    Nodes below that we may not read are left out, with what is below them; the first is logged.
 
     A `Stat` is as of when the node itself was last created or set: a change of its children does not renew
     it. `children` knows them. Many caches and tree watches of one path in one client share one copy.
@@ -120,7 +126,7 @@ class Cache(Mapping[str, Znode]):
                 f"this cache of {self._path!r} is not open; use it in 'async with zk.cache(...) as cache:'"
             )
         if feed.failure is not None:
-            raise feed.failure
+            raise errors.fresh(feed.failure)
         return feed.copy
 
     __hash__ = object.__hash__  # it is one thing, however equal it may be to another mapping

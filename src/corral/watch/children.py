@@ -35,6 +35,16 @@ class ChildrenFeed(ReadFeed[Family]):
         names, stat = answer
         return Family(frozenset(names), stat)
 
+    def is_behind(self, state: Family, newest: Stat) -> bool:
+        # The same set is no news, whatever else it comes with: servers before 3.5.5 may tell an older pzxid
+        # after one that was told by another server (ZOOKEEPER-3125).
+        stat, known = state.stat, self.state
+        return (
+            stat is not None
+            and stat.pzxid < newest.pzxid
+            and (known is None or known.children != state.children)
+        )
+
 
 class ChildrenWatch(Reader[ChildrenFeed, Place, ChildrenEvent]):
     """Which children a node has, as events: those now, then each change, with who came and who went.
@@ -49,8 +59,7 @@ class ChildrenWatch(Reader[ChildrenFeed, Place, ChildrenEvent]):
     that was deleted and created again meanwhile is no news; `watch_tree` with ``depth=1`` tells of that.
 
     **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
-    of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
-    `SessionError` when the client is closed.
+    of the connection it waits. It raises what `NodeWatch` does, and the next ``anext`` tries again.
 
     Each change reads the names of all children, whose number the server does not limit: a node with a hundred
     thousand of them is better watched by `watch_tree`.

@@ -16,6 +16,7 @@ from corral import errors
 from corral.session.requests import Request
 from corral.session.supervisor import Session
 from corral.session.watches import Change, Kind
+from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
 
@@ -60,7 +61,7 @@ class Feed(ABC):
         """The last reader has left: let go of the server's watch."""
 
     def wake(self, error: BaseException | None) -> None:
-        """There is news for all who wait, or an error."""
+        """There is news for all who wait, or an error, of which each gets a copy."""
         waiting, self._waiting = self._waiting, {}
         for future in waiting:
             if future.done():
@@ -68,14 +69,19 @@ class Feed(ABC):
             if error is None:
                 future.set_result(None)
             else:
-                future.set_exception(error)
+                future.set_exception(errors.fresh(error))
 
     def why_refused(self, error: BaseException, verb: str) -> BaseException:
-        """What to tell readers of a persistent watch that the server does not set."""
+        """What to tell readers of a persistent watch that is not set: as of their own call, not of ours."""
         if isinstance(error, errors.Unimplemented):
             return errors.Unimplemented(
                 verb, self.path, "the server has no persistent watches; that takes ZooKeeper 3.6"
             )
+        if isinstance(error, errors.OperationError):
+            asked = errors.describe(error.operation, error.path)
+            error = errors.fresh(error)
+            error.operation, error.path = verb, self.path
+            error.args = (str(error).replace(asked, errors.describe(verb, self.path), 1),)
         return error
 
     @property
@@ -141,11 +147,15 @@ class Feeds:
         return len(self._feeds)
 
 
-S = TypeVar("S")
+S = TypeVar("S", bound="tuple[Any, Stat | None]")
+
+# How often in a row a feed reads again because an answer cannot be right, before its readers are told.
+MOST_MISREADS = 10
 
 
 class ReadFeed(Feed, Generic[S]):
-    """The newest known state of something that one read gives; read again when it has changed.
+    """The newest known state of something that one read gives; read again when it has changed. A state has
+    the node's `Stat`, or None where there is no node, as its second part.
 
     The server's watch is one-shot: it tells that there was a change, not which. So each change is *fire* (the
     feed is stale), *read again with a watch in the same request*, *publish*. A reader that is slow misses the
@@ -153,7 +163,10 @@ class ReadFeed(Feed, Generic[S]):
 
     Why states never go backwards: a client shows each server the newest transaction it has seen, and a server
     that is behind it refuses (`lastZxid` in the connect request); that outlives the session here. Reads of
-    one feed follow one another, so the feed's states are in the order of their zxids.
+    one feed follow one another, so the feed's states are in the order of their zxids. An answer that is not
+    is the server's fault. It is dropped and asked for again, at most `MOST_MISREADS` times in a row.
+
+    A read on which connections break is sent again until `ConnectionLoss.is_hopeless`.
     """
 
     def __init__(
@@ -169,6 +182,8 @@ class ReadFeed(Feed, Generic[S]):
         self._read_op = op
         self._read_body = op.request.encode(full, True)
         self._reading: Operation | None = None
+        self._misreads = 0  # in a row
+        self._newest: Stat | None = None  # of the last state in which there was a node
         self.session.watch(full, self, kind)
         self._watches_existence = kind is Kind.NODE
 
@@ -188,6 +203,10 @@ class ReadFeed(Feed, Generic[S]):
     def state_of(self, answer: Any) -> S:
         """The state that the answer to a read tells."""
 
+    @abstractmethod
+    def is_behind(self, state: S, newest: Stat) -> bool:
+        """Whether a state is older than one of the same node that had this `Stat`."""
+
     # The session's side
 
     def fire(self, change: Change, path: str, zxid: int, /) -> None:
@@ -203,11 +222,11 @@ class ReadFeed(Feed, Generic[S]):
     def set_result(self, result: Any, /) -> None:
         """The answer to a read."""
         op, self._reading = self._reading, None
-        if op is messages.EXISTS:
-            self._read(self._read_op)  # created since we were told that it is not there
+        if op is not self._read_op:
+            self._misread("it is there and is not there, by turns")  # or it was created since: look
             return
         self._watch_existence(False)
-        self._publish(self.state_of(result))
+        self._offer(self.state_of(result))
 
     def set_exception(self, error: BaseException, /) -> None:
         """A read failed."""
@@ -218,29 +237,68 @@ class ReadFeed(Feed, Generic[S]):
             else:
                 self._watch_existence(True)
                 self._read(messages.EXISTS)  # which sets a watch although the node is not there
-        elif isinstance(error, errors.ConnectionLoss) and self.is_awaited:
+        elif isinstance(error, errors.ConnectionLoss) and not error.is_hopeless and self.is_awaited:
             self._read(self._read_op)
         else:
-            self.stale = True
-            self.wake(error)
+            self._give_up(error)
 
     def _read(self, op: Operation) -> None:
         if self._reading is not None:
             return  # what made it stale again will be seen when this read is published
         self._reading = op
-        if op is messages.EXISTS:
-            kind, body = Kind.NODE, messages.encode_exists(self.full, True)
-        else:
-            kind, body, self.stale = self._kind, self._read_body, False
+        if op is self._read_op:
+            self.stale = False
+        body, watches = self._question(op)
         try:
-            self.session.submit(Request(op, body, self.path, self, watches=(self.full, kind)))
+            self.session.submit(Request(op, body, self.path, self, watches=watches))
         except errors.UsageError:  # too large a path: nothing was sent
-            self._reading = None
+            self._reading, self.stale = None, True
             raise
 
+    def _question(self, op: Operation) -> tuple[bytes, tuple[str, Kind] | None]:
+        """The body of a read, and the watch that it sets."""
+        if op is self._read_op:
+            return self._read_body, (self.full, self._kind)
+        return messages.encode_exists(self.full, True), (self.full, Kind.NODE)
+
+    def _offer(self, state: S) -> None:
+        """The server says that this is the state now: publish it, unless it is older than one before."""
+        stat, newest = state[1], self._newest
+        if stat is not None and newest is not None and self._goes_back(state, stat, newest):
+            self._misread("the server answers with an older state than before")
+        else:
+            self._publish(state)
+
+    def _goes_back(self, state: S, stat: Stat, newest: Stat) -> bool:
+        if stat.czxid != newest.czxid:
+            return stat.czxid < newest.czxid
+        # A node that was gone comes back as another one, with another czxid.
+        gone = self.state is not None and self.state[1] is None
+        return gone or self.is_behind(state, newest)
+
     def _publish(self, state: S) -> None:
+        self._misreads = 0
+        self._newest = state[1] or self._newest
         self.state = state
         self.wake(None)
+
+    def _misread(self, problem: str) -> None:
+        """An answer cannot be right, or is out of date already: read again, but not for ever."""
+        self._misreads += 1
+        if self._misreads <= MOST_MISREADS:
+            self._read(self._read_op)
+        else:
+            self._give_up(
+                errors.ReplyError(
+                    self._read_op.name, self.path, f"{problem}, {self._misreads} times in a row"
+                )
+            )
+
+    def _give_up(self, error: BaseException) -> None:
+        """Tell those who wait; whoever waits next has it tried again."""
+        self._misreads = 0
+        self.stale = True
+        self.wake(error)
 
     def _watch_existence(self, absent: bool) -> None:
         """Which children a node has is not told of one that is not there: watch the node itself then."""

@@ -12,10 +12,10 @@ from corral.wire import messages
 from .feed import Feeds, Place, ReadFeed
 from .reader import Reader
 
-__all__ = ["NodeWatch"]
+__all__ = ["ABSENT", "NodeWatch", "Snapshot"]
 
-Snapshot: TypeAlias = "tuple[bytes, Stat] | tuple[None, None]"
-"""A state of a node; both None if it does not exist."""
+Snapshot: TypeAlias = "tuple[bytes | None, Stat | None]"
+"""A state of a node: its data (None if it was not read) and its `Stat`; both None if it does not exist."""
 
 ABSENT: Snapshot = (None, None)
 
@@ -30,8 +30,12 @@ class NodeFeed(ReadFeed[Snapshot]):
         snapshot: Snapshot = answer
         return snapshot
 
+    def is_behind(self, state: Snapshot, newest: Stat) -> bool:
+        stat = state[1]
+        return stat is not None and stat.mzxid < newest.mzxid
 
-class NodeWatch(Reader[NodeFeed, Place, Event]):
+
+class NodeWatch(Reader[ReadFeed[Snapshot], Place, Event]):
     """The states of one node, as events: the state now, then each change.
 
     Use it as ``async for event in zk.watch(path)``, or as ``async with zk.watch(path) as events`` for a
@@ -43,8 +47,11 @@ class NodeWatch(Reader[NodeFeed, Place, Event]):
     sessions. A reader that is slow gets the newest state. **Not promised**: every state in between.
 
     **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
-    of the connection it waits. Raises `ServerError` (such as `NoAuth`; the next ``anext`` tries again),
-    `SessionError` when the client is closed.
+    of the connection it waits, for as long as that lasts. Raises, each time a copy for each reader, and the
+    next ``anext`` tries again: `ServerError`, such as `NoAuth`; `ConnectionLoss` if
+    `ConnectionLoss.MOST_LOSSES` connections in a row broke on the read; `ReplyError` if the answer is over
+    `max_reply`, or if the server answers with an older state than before, 11 times in a row. Raises
+    `SessionError` when the client is closed, or has no session any more.
 
     Changes made while the ACL does not let us read the node are not told, and a server with the fix for
     CVE-2024-23944 uses up the watch on them: then later ones are not either, until the next reconnect.
@@ -55,11 +62,11 @@ class NodeWatch(Reader[NodeFeed, Place, Event]):
     def __init__(self, feeds: Feeds, full: str, path: str) -> None:
         super().__init__(feeds, full, path, Place())
 
-    def _find(self) -> NodeFeed:
+    def _find(self) -> ReadFeed[Snapshot]:
         key = (NodeFeed, self._full)
         return self._feeds.get(key, lambda: NodeFeed(self._feeds, key, self._full, self._path))
 
-    def _take(self, feed: NodeFeed, place: Place) -> Event | None:
+    def _take(self, feed: ReadFeed[Snapshot], place: Place) -> Event | None:
         state = feed.state
         if state is None:
             return None

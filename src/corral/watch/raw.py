@@ -14,8 +14,10 @@ from .reader import Reader
 
 __all__ = ["RawWatch"]
 
-# How many events wait for a reader, at most. More are dropped, and that is told.
+# How many events wait for a reader, at most, and how many characters their paths have together. More are
+# dropped, and that is told.
 BACKLOG = 10_000
+BACKLOG_SIZE = 10_000_000
 
 _KINDS = {
     Change.ARMED: RawKind.MISSED,
@@ -29,18 +31,34 @@ _KINDS = {
 class RawPlace(Place):
     """The events that a reader has not taken yet."""
 
-    __slots__ = ("events",)
+    __slots__ = ("_events", "_size")
 
     def __init__(self) -> None:
-        self.events: deque[tuple[RawKind, str, int]] = deque()
+        self._events: deque[tuple[RawKind, str, int]] = deque()
+        self._size = 0  # of their paths
 
     def add(self, kind: RawKind, path: str, zxid: int, root: str) -> None:
         """One more; if that is too many, they are exchanged for the word that some were missed."""
-        if kind is RawKind.MISSED or len(self.events) >= BACKLOG:
-            self.events.clear()
-            self.events.append((RawKind.MISSED, root, -1))
+        if kind is RawKind.MISSED or len(self._events) >= BACKLOG or self._size > BACKLOG_SIZE:
+            self.clear()
+            self._events.append((RawKind.MISSED, root, -1))
         if kind is not RawKind.MISSED:
-            self.events.append((kind, path, zxid))
+            self._events.append((kind, path, zxid))
+            self._size += len(path)
+
+    def take(self) -> tuple[RawKind, str, int] | None:
+        """The next one."""
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        if event[0] is not RawKind.MISSED:
+            self._size -= len(event[1])
+        return event
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._events.clear()
+        self._size = 0
 
 
 class RawFeed(Feed):
@@ -97,14 +115,17 @@ class RawWatch(Reader[RawFeed, RawPlace, RawEvent]):
     Use it as ``async for event in zk.watch_raw(path)``, or as ``async with zk.watch_raw(path) as events`` for
     a definite end. The first event is `RawKind.MISSED`: the watch is set, what was before is not known. It
     comes again after each reconnect, since servers lose what happened meanwhile (ZOOKEEPER-4698), and where
-    more than 10,000 events wait for a reader, which are dropped then. Read what you need whenever it comes.
+    more than 10,000 events, or 10 MB of paths, wait for a reader; they are dropped then. Read what you need
+    whenever it comes.
 
     Of one znode: its creation, deletion, new data, and that its set of children has changed. If `recursive`,
     creation, deletion and new data of it and of all below it. Events carry no states: `watch`,
     `watch_children` and `watch_tree` do, and need no such care.
 
     **On cancel** of ``anext`` nothing is lost. **On loss** of the connection it waits. Raises `Unimplemented`
-    if the server has no persistent watches (ZooKeeper before 3.6), `SessionError` when the client is closed.
+    if the server has no persistent watches (ZooKeeper before 3.6), `ConnectionLoss` if
+    `ConnectionLoss.MOST_LOSSES` connections in a row broke on the request that sets the watch (the next
+    ``anext`` tries again), `SessionError` when the client is closed.
     """
 
     _verb = "watch_raw"
@@ -116,11 +137,12 @@ class RawWatch(Reader[RawFeed, RawPlace, RawEvent]):
 
     def _find(self) -> RawFeed:
         key = (RawFeed, self._full, self._kind)
-        self._place.events.clear()  # what is left from before it left
+        self._place.clear()  # what is left from before it left
         return self._feeds.get(key, lambda: RawFeed(self._feeds, key, self._full, self._path, self._kind))
 
     def _take(self, feed: RawFeed, place: RawPlace) -> RawEvent | None:
-        if not place.events:
+        event = place.take()
+        if event is None:
             return None
-        kind, full, zxid = place.events.popleft()
+        kind, full, zxid = event
         return RawEvent(kind, paths.strip(self._chroot, full), zxid if zxid > 0 else None)

@@ -34,7 +34,7 @@ class Reader(ABC, Generic[F, P, E]):
         self._end: weakref.finalize[[Place], Reader[F, P, E]] | None = None
         self._closed = False
         self._waiting: asyncio.Future[None] | None = None
-        self._task: weakref.ref[asyncio.Task[object]] | None = None
+        self._follower: _Follower | None = None  # of the task that has begun, or was told last
 
     # For the subclass
 
@@ -95,12 +95,20 @@ class Reader(ABC, Generic[F, P, E]):
         its exception keeps what its frames had, this iterator perhaps, and will hardly iterate again (W5). If
         they do, it joins again. One that ends well, or was told nothing, may have been for one `anext`."""
         task = asyncio.current_task()
-        if task is None or (self._task is not None and self._task() is task):
+        if task is None:
+            return
+        before = self._follower
+        if before is not None and before.task() is task:
             return
         if getattr(task.get_coro(), "cr_code", None) is _ANEXT:
             return  # it is for one `anext`, so there are no frames of its own
-        self._task = weakref.ref(task)
-        task.add_done_callback(_Leaver(self))
+        follower = _FOLLOWERS.get(task)
+        if follower is None:
+            follower = _FOLLOWERS[task] = _Follower(task)
+        if before is not None:
+            before.readers.discard(self)
+        follower.readers.add(self)
+        self._follower = follower
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,16 +126,17 @@ class Reader(ABC, Generic[F, P, E]):
         self._leave()
 
     def _leave(self) -> None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.readers.discard(self)
         feed, self._feed = self._feed, None
         if feed is not None and self._end is not None and self._end.detach():
             feed.leave(self._place)
 
-    def _task_done(self, task: asyncio.Task[object]) -> None:
-        if self._task is not None and self._task() is task and self._waiting is None:
-            self._task = None
-            # Not `task.exception()`: who asks for it has taken note of it, and the loop does not report it.
-            if task.cancelled() or getattr(task, "_exception", None) is not None:
-                self._leave()
+    def _task_done(self, *, failed: bool) -> None:
+        self._follower = None
+        if failed:
+            self._leave()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not started" if self._feed is None else "watching"
@@ -137,13 +146,23 @@ class Reader(ABC, Generic[F, P, E]):
 _ANEXT: CodeType = Reader.__anext__.__code__
 
 
-class _Leaver:
-    """Tells a reader, if it is still there, that a task is over."""
+class _Follower:
+    """Tells the readers that one task has read last how it ended. A task has at most one of these, however
+    many watches it has used: a service that waits for states again and again does that all its life in one
+    task."""
 
-    def __init__(self, reader: Reader[Any, Any, Any]) -> None:
-        self._reader = weakref.ref(reader)
+    def __init__(self, task: asyncio.Task[object]) -> None:
+        self.task = weakref.ref(task)
+        self.readers: weakref.WeakSet[Reader[Any, Any, Any]] = weakref.WeakSet()
+        task.add_done_callback(self)
 
     def __call__(self, task: asyncio.Task[object]) -> None:
-        reader = self._reader()
-        if reader is not None:
-            reader._task_done(task)
+        # A task that failed has the frames of its exception. Its `exception()` would tell as well, but
+        # whoever asks for that has taken note of it, and the loop does not report it any more.
+        failed = task.cancelled() or bool(task.get_stack(limit=1))
+        for reader in tuple(self.readers):
+            if reader._waiting is None:
+                reader._task_done(failed=failed)
+
+
+_FOLLOWERS: weakref.WeakKeyDictionary[asyncio.Task[object], _Follower] = weakref.WeakKeyDictionary()

@@ -31,8 +31,12 @@ class TreeWatch(Reader[TreeFeed, TreePlace, Event]):
 
     **On cancel** of ``anext`` nothing is lost. **On loss** of the connection it waits, and then reads the
     whole subtree again, since persistent watches lose what happened meanwhile (ZOOKEEPER-4698); only what has
-    changed is told. Raises `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6),
-    `NoAuth` if we may not read the node at `path`, `SessionError` when the client is closed.
+    changed is told. Raises, each time a copy for each reader: `Unimplemented` if the server has no persistent
+    watches (ZooKeeper before 3.6), `NoAuth` if we may not read the node at `path`, what `only` raises,
+    `ConnectionLoss` if `ConnectionLoss.MOST_LOSSES` connections in a row broke on one request, `ReplyError`
+    if the answer for one node is over `max_reply`, or if the server goes on answering with states that are
+    older than those before or without parents, `SessionError` when the client is closed. The next ``anext``
+    tries again, and goes on from what was told before.
 
     Nodes below that we may not read are left out, with what is below them; the first is logged. A `Stat` is
     as of when the node itself was last created or set: a change of its children does not renew it.

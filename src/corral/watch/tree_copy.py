@@ -86,7 +86,9 @@ class TreeCopy:
             if path != self.root:
                 self.children.setdefault(paths.parent_of(path), {})[path] = None
         elif before.stat.mzxid == node.stat.mzxid:
-            self.nodes[path] = Znode(before.data, node.stat)  # its children may have changed
+            # Its children may have changed; or one transaction has set it twice, and only the version tells.
+            same = before.stat.version == node.stat.version
+            self.nodes[path] = Znode(before.data if same else node.data, node.stat)
             return doubtful
         else:
             self.nodes[path] = node

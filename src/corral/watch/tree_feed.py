@@ -24,6 +24,7 @@ children were listed; what an event tells of below such a parent is held until t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -47,6 +48,20 @@ __all__ = ["TreeFeed", "find_feed"]
 logger = logging.getLogger("corral.watch")
 
 _WHEN_LOADED = sys.maxsize
+
+# How many changed nodes wait to be read while nobody wants to know; with more, and more than are known, the
+# tree is read again instead.
+BACKLOG = 10_000
+# How often in a row a node is read again because its parent is not known yet, and because the server answered
+# with an older state than before. Each such round takes another change at just that moment.
+MOST_POSTPONED = 100
+MOST_BACKWARD = 5
+# Of how many nodes that are gone it is remembered which they were.
+MOST_DEPARTED = 1000
+# In seconds, when a cache that has failed tries again: the first and the longest interval. The longer ones
+# are for what costs a connection, or an answer over the limit, each time.
+RETRY_FIRST, RETRY_MOST = 0.05, 0.9
+COSTLY_FIRST, COSTLY_MOST = 1.0, 10.0
 
 
 class _Answer:
@@ -74,7 +89,7 @@ class TreeFeed(Feed):
         self.copy = TreeCopy(full)
         self.reads = Reads()
         self.failure: BaseException | None = None
-        """Why nothing is followed at the moment, if that is so."""
+        """Why the copy cannot be relied on, if that is so: from a failure until all was read again."""
         self._wanted = wanted
         self._followed = False
         self._is_loaded = False  # whether all of it was read since it is followed
@@ -85,6 +100,14 @@ class TreeFeed(Feed):
         self._refused: set[str] = set()  # the nodes that we may not read
         self._listed: set[str] = set()  # those whose children were listed since the loading began
         self._held: dict[str, None] = {}  # those to be read again when the tree is loaded
+        self._rounds: dict[str, int] = {}  # how often in a row a node was read again, for one of two reasons
+        self._departed: dict[str, int] = {}  # the czxid of nodes that are gone
+        self._has_warned = False
+        # Of a cache that has failed: who waits until it is complete again, and when it tries.
+        self._recovery = TreePlace(listens=False)
+        self._retry: asyncio.TimerHandle | None = None
+        self._retries = 0
+        self._begun = 0.0  # when it was followed last, by the loop's clock
 
     # The readers' side
 
@@ -121,6 +144,7 @@ class TreeFeed(Feed):
             self._own_writes.follow(self)
         else:
             self._own_writes.unfollow(self)
+            self._stop_retrying()
         if lasting > 0:
             self.demand()
 
@@ -142,6 +166,8 @@ class TreeFeed(Feed):
                 return
             del self._coming[0]
             self.copy.admit(place)
+            if place is self._recovery:
+                self.failure, self._retries = None, 0
 
     def _tell(self) -> None:
         if self.copy.has_news:
@@ -156,13 +182,15 @@ class TreeFeed(Feed):
         self._pump()
 
     def end(self) -> None:
+        self._stop_retrying()
         self._unfollow()
         self.copy.clear()
 
     def _follow(self) -> None:
+        self._stop_retrying()
         self._followed = True
         self._is_loaded = False
-        self.failure = None
+        self._begun = self._loop.time()
         self.session.watch(self.full, self, Kind.RECURSIVE)
         if self._followed:  # not refused at once
             self._load()  # which is read after the watch is set
@@ -173,18 +201,58 @@ class TreeFeed(Feed):
         self.reads.give_up()
         self._listed.clear()
         self._held.clear()
+        self._rounds.clear()
         self._owed = 0
 
     def _fail(self, error: BaseException) -> None:
         self._unfollow()
+        if self.failure is None:
+            self._coming.append((self.reads.queued, self._recovery))
         self.failure = error
+        if self._lasting:
+            self._retry_later(error)
         self.wake(error)
+
+    # Recovering. Whoever waits for news has it tried again by asking for more; a cache is only looked at.
+
+    def _retry_later(self, error: BaseException) -> None:
+        self._stop_retrying()
+        if isinstance(error, errors.ClientClosed | errors.AuthFailed):
+            return  # that is final
+        first, most = (COSTLY_FIRST, COSTLY_MOST) if _is_costly(error) else (RETRY_FIRST, RETRY_MOST)
+        delay = min(first * 2.0 ** min(self._retries, 10), most)
+        if not self._is_loaded:  # half of the time is left to others, however long it takes to fail
+            delay = max(delay, self._loop.time() - self._begun)
+        self._retries += 1
+        self._retry = self._loop.call_later(delay, self._try_again)
+        # To be told when the session is over, so that the timer does not outlive the client.
+        self.session.watch(self.full, self, Kind.NODE)
+
+    def _try_again(self) -> None:
+        self._follow()
+        self._pump()
+
+    def _stop_retrying(self) -> None:
+        timer, self._retry = self._retry, None
+        if timer is not None:
+            timer.cancel()
+            self.session.unwatch(self.full, self, Kind.NODE)
+
+    def _told_while_failed(self) -> None:
+        """The root has changed, or the session is over."""
+        if self._retry is not None:
+            final = self.session.state in (State.CLOSED, State.AUTH_FAILED)
+            if final or (self.failure is not None and not _is_costly(self.failure)):
+                self._try_again()
 
     # The session's side
 
     def fire(self, change: Change, path: str, zxid: int, /) -> None:
         """A node has changed, or anything may have."""
-        if change is Change.ARMED or not self._followed:
+        if change is Change.ARMED:
+            return
+        if not self._followed:
+            self._told_while_failed()
             return
         if change is Change.UNKNOWN:
             self._load()
@@ -192,30 +260,56 @@ class TreeFeed(Feed):
             self.reads.add(path, SHALLOW)
             if change is not Change.DATA_CHANGED:
                 self.reads.note_birth(path)
+            if not self.reads.deep and self.reads.waiting > max(BACKLOG, len(self.copy.nodes)):
+                self._load()
         self._pump()
 
     def refused(self, error: BaseException, /) -> None:
-        """The server does not set the watch."""
+        """The watch is not set."""
         self._fail(self.why_refused(error, "watch_tree"))
 
     def _is_wanted(self, path: str) -> bool:
+        """Whether a node of which there is news belongs to the tree."""
+        if path != self.full and not self._has_a_place(paths.parent_of(path)):
+            return False
         try:
-            return self._wanted(path)
+            return self._fits(path) and self._wanted(path)
         except CannotFollow as failed:
             self._fail(failed.reason)
             return False
+
+    def _fits(self, path: str) -> bool:
+        """Whether a node can be asked for. No client can have created one of which that is not so."""
+        room = self.session.max_body // 2 - 32  # it is named twice where its children are asked for, too
+        return path == self.full or 3 * len(path) <= room or len(path.encode()) <= room
+
+    def _has_a_place(self, parent: str) -> bool:
+        """Whether a node is known, or about to be, so that there may be news of its children. What is below
+        any other is not wanted or not to be read; or it is found when the parent is, since its parent's
+        creation is told before its own, and a tree that is being loaded has not come to it yet."""
+        return parent in self.copy.nodes or self.reads.is_expected(parent) or parent in self._held
 
     # This client's own writes
 
     def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
         """This client has written a node."""
-        if not self._followed or not self._wanted.holds(path) or not self._is_wanted(path):
+        if not self._followed or not self._wanted.holds(path):
+            return
+        if self.reads.deep and path != self.full and not self._has_a_place(paths.parent_of(path)):
+            self._owed = _WHEN_LOADED  # it is found when the tree is loaded, if it is wanted
+            return
+        if not self._is_wanted(path):
             return
         if data is None:
-            self._publish(path, None)
+            self._depart(path)
         elif stat is None or self._waits_for_parent(path, stat, SHALLOW):
             # Its event has come before, and so it will be read: at the latest when the tree is loaded.
             self._owed = _WHEN_LOADED if self.reads.deep else self.reads.queued
+            return
+        elif self._goes_back(path, stat):
+            self.reads.add(path, SHALLOW)
+            self._owed = self.reads.queued
+            self._pump()
             return
         else:
             self._publish(path, Znode(data, stat))
@@ -234,6 +328,8 @@ class TreeFeed(Feed):
     def _load(self) -> None:
         """Read all of it, perhaps again."""
         self._listed.clear()
+        self._rounds.clear()
+        self._refused.clear()
         self.reads.start_over(self.full)
 
     def _pump(self) -> None:
@@ -243,11 +339,17 @@ class TreeFeed(Feed):
             if batch is None:
                 return
             waiter = _Answer(self, batch)
-            self.session.submit(Request(messages.MULTI_READ, batch.encode(), self.path, waiter))
+            try:
+                self.session.submit(Request(messages.MULTI_READ, batch.encode(), self.path, waiter))
+            except errors.UsageError as error:  # one path that is too large
+                self._fail(error)
+                return
 
     def answered(self, batch: Batch, results: list[MultiResult]) -> None:
         """What some nodes are now."""
-        count, size = len(batch.paths), 0
+        if not self.reads.is_next(batch):
+            self._extend()
+        asked, size = tuple(batch.paths), 0
         try:
             for path, how, got, listed in batch.take(results, self.reads):
                 if got.error == 0:
@@ -255,24 +357,30 @@ class TreeFeed(Feed):
                     size += len(node.data)
                     self._found(path, node, how, listed)
                 elif got.error == errors.NoNode.code:
-                    self._publish(path, None)
+                    self._depart(path)
                 elif path == self.full:
                     raise CannotFollow(errors.server_error(got.error, "watch_tree", self.path))
                 else:
                     self._refuse(path)
+                if not self.reads.is_under_way(batch):
+                    return  # what `only` did has ended this
         except CannotFollow as failed:
             self._fail(failed.reason)
             return
-        self.reads.done(batch, count, size)
+        self.reads.done(batch, asked, size)
         self._go_on()
 
     def failed(self, batch: Batch, error: BaseException) -> None:
-        """There is no answer, or none that can be used."""
-        too_large = isinstance(error, errors.ReplyError) and len(batch.paths) > 1
-        if not too_large and not isinstance(error, errors.ConnectionLoss):
+        """There is no answer, or none that can be used. Asked for again are smaller batches, and the same
+        only as long as there is hope; whatever else there is ends it."""
+        is_loss = isinstance(error, errors.ConnectionLoss)
+        hopeless = isinstance(error, errors.ConnectionLoss) and error.is_hopeless
+        smaller = len(batch.paths) > 1 and (is_loss or isinstance(error, errors.ReplyError))
+        if not smaller and (hopeless or not is_loss):
             self._fail(error)
             return
-        self.reads.failed(batch, too_large=too_large)
+        self.reads.failed(batch, too_large=not is_loss)
+        self._extend()
         self._go_on()
 
     def _go_on(self) -> None:
@@ -298,6 +406,14 @@ class TreeFeed(Feed):
         if self._waits_for_parent(path, node.stat, how):
             self._postpone(path, how)
             return
+        if self._goes_back(path, node.stat):
+            problem = "the server answers with an older state than before"
+            self._count_round(path, problem, MOST_BACKWARD)
+            self.reads.add(path, how)
+            self._extend()
+            return
+        self._rounds.pop(path, None)
+        self._departed.pop(path, None)
         self._publish(path, node)
         if path in self._refused:
             self._refused.discard(path)
@@ -319,20 +435,60 @@ class TreeFeed(Feed):
         found = [paths.join(path, name) for name in names]
         if known := self.copy.children.get(path):
             for child in set(known).difference(found):
-                self._publish(child, None)
+                self._depart(child)
         for child in found:
-            if self._wanted(child):
+            if self._fits(child) and self._wanted(child):
                 self.reads.add(child, DEEP)
 
     def _refuse(self, path: str) -> None:
-        if not self._refused:
-            logger.warning("watch_tree of %r leaves out what we may not read, such as %r", self.path, path)
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "watch_tree of %r leaves out what we may not read, such as %r", self.path, self._named(path)
+            )
         self._refused.add(path)
+        self._publish(path, None)
+
+    def _depart(self, path: str) -> None:
+        """A node is not there."""
+        self._rounds.pop(path, None)
+        self._refused.discard(path)
+        before = self.copy.nodes.get(path)
+        if before is not None:
+            self._departed[path] = before.stat.czxid
+            if len(self._departed) > MOST_DEPARTED:
+                del self._departed[next(iter(self._departed))]
         self._publish(path, None)
 
     def _publish(self, path: str, node: Znode | None) -> None:
         for each in self.copy.publish(path, node):
             self.reads.add(each, SHALLOW)
+
+    def _named(self, path: str) -> str:
+        """A full path as the readers name it."""
+        chroot = self.full.rstrip("/") if self.path == "/" else self.full.removesuffix(self.path)
+        return paths.strip(chroot, path)
+
+    # Answers that cannot be right
+
+    def _goes_back(self, path: str, stat: Stat) -> bool:
+        """Whether a state is older than one of the same node that was known, or than its parent."""
+        nodes = self.copy.nodes
+        known = nodes.get(path)
+        if known is not None:
+            return (stat.czxid, stat.mzxid) < (known.stat.czxid, known.stat.mzxid)
+        departed = self._departed.get(path)
+        if departed is not None and stat.czxid <= departed:
+            return True
+        return path != self.full and stat.czxid < nodes[paths.parent_of(path)].stat.czxid
+
+    def _count_round(self, path: str, problem: str, most: int) -> None:
+        """A node is to be read again; not for ever."""
+        self._rounds[path] = rounds = self._rounds.get(path, 0) + 1
+        if rounds > most:
+            raise CannotFollow(
+                errors.ReplyError("watch_tree", self._named(path), f"{problem}, {rounds} times in a row")
+            )
 
     # Nodes that wait for their parents
 
@@ -353,7 +509,9 @@ class TreeFeed(Feed):
         """Read a node again that waits for its parent."""
         parent = paths.parent_of(path)
         if parent in self._refused:
+            self._refused.add(path)  # so that what is below it does not wait for it
             return
+        self._count_round(path, "the server shows it, and does not show its parent", MOST_POSTPONED)
         if self._is_doubtful(parent, how):
             self._held[path] = None
         else:
@@ -368,6 +526,13 @@ class TreeFeed(Feed):
         if self.reads.answered <= self._owed < _WHEN_LOADED:
             self._owed = self.reads.queued
         self._coming = [(self.reads.queued, place) for _, place in self._coming]
+
+
+def _is_costly(error: BaseException) -> bool:
+    """Whether to try again costs a connection, or an answer over the limit, if nothing has changed."""
+    if isinstance(error, errors.ServerError):
+        return isinstance(error, errors.Unimplemented)  # servers hang up on what they do not know
+    return isinstance(error, errors.CorralError)
 
 
 def find_feed(feeds: Feeds, full: str, path: str, wanted: Wanted) -> TreeFeed:

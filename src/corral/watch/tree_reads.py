@@ -1,7 +1,15 @@
 """What of a tree is to be read, and what is being read: in which order, and how many at once. No I/O.
 
 Reads are answered in the order in which they were queued. So "all that was being read just now" is a number:
-of how many were queued then, against how many are answered.
+of how many were queued then, against how many are answered. Where that is not so, because a batch was lost or
+was overtaken, whoever counts waits for all that is queued (`TreeFeed._extend`).
+
+What breaks connections
+-----------------------
+A read may be what the connection breaks on. The paths of a batch that was lost are *suspects* from then on:
+they are read in batches an eighth as large, without others, down to one path a batch. A batch never grows
+before its paths were read, and one path is asked for by the same request each time, so that the session can
+count. So it takes at most three steps to find the path, and then `ConnectionLoss.is_hopeless` ends it.
 """
 
 from __future__ import annotations
@@ -26,6 +34,9 @@ GOOD_ANSWER = 256 * 1024
 LISTED_UNSEEN = 64
 # How many reads are under way at once. With the above, what loading takes beside the tree itself.
 AT_ONCE = 4
+# By how much batches get smaller when a connection broke on one: three steps from the largest to a single
+# path.
+SHRINK_ON_LOSS = 8
 
 # How a node is to be read; of two wishes the greater one counts.
 SHALLOW = 0
@@ -92,9 +103,16 @@ class Reads:
         self._queue: OrderedDict[str, int] = OrderedDict()
         self._under_way: deque[Batch] = deque()
         self._size = FIRST_BATCH
+        self._suspects: set[str] = set()
+        self._suspect_size = LARGEST_BATCH
 
     def __bool__(self) -> bool:
         return bool(self._queue or self._under_way)
+
+    @property
+    def waiting(self) -> int:
+        """How many are queued, and not asked for yet."""
+        return len(self._queue)
 
     def add(self, path: str, how: int) -> None:
         """Read a node, behind what is queued."""
@@ -140,10 +158,17 @@ class Reads:
         if not queue or len(self._under_way) >= AT_ONCE:
             return None
         paths: dict[str, int] = {}
-        while queue and room > 0 and len(paths) < self._size:
+        suspects = self._suspects
+        are_suspects = next(iter(queue)) in suspects
+        size = min(self._size, self._suspect_size) if are_suspects else self._size
+        while queue and len(paths) < size:
             path, how = queue.popitem(last=False)
-            paths[path] = how
             room -= 2 * (3 * len(path) + 16)  # at most three bytes a character, and what is around each
+            if paths and (room < 0 or (path in suspects) is not are_suspects):
+                queue[path] = how
+                queue.move_to_end(path, last=False)
+                break
+            paths[path] = how
         batch = Batch(paths, self.reborn)
         self._under_way.append(batch)
         return batch
@@ -152,19 +177,33 @@ class Reads:
         """Whether its answer is waited for."""
         return batch in self._under_way
 
-    def done(self, batch: Batch, count: int, size: int) -> None:
-        """A batch of `count` nodes was answered, with `size` bytes of data."""
-        assert self._under_way.popleft() is batch
+    def is_next(self, batch: Batch) -> bool:
+        """Whether no batch that was asked for before is still under way."""
+        return self._under_way[0] is batch
+
+    def done(self, batch: Batch, asked: Sequence[str], size: int) -> None:
+        """A batch, which has asked for these nodes, was answered with `size` bytes of data."""
+        self._under_way.remove(batch)
+        if self._suspects:
+            self._suspects.difference_update(asked)
+            if not self:
+                self._suspects.clear()  # those that are left are not in the tree any more
+            if not self._suspects:
+                self._suspect_size = LARGEST_BATCH
         if size > GOOD_ANSWER:
             self._size = max(1, self._size * GOOD_ANSWER // size)
-        elif count == self._size:
+        elif len(asked) == self._size:
             self._size = min(2 * self._size, LARGEST_BATCH)
 
     def failed(self, batch: Batch, *, too_large: bool) -> None:
-        """There is no answer to a batch: ask again, in smaller ones if it was too large."""
-        assert self._under_way.popleft() is batch
+        """There is no answer to a batch, because it is too large or because the connection broke on it: ask
+        again, in smaller ones."""
+        self._under_way.remove(batch)
         if too_large:
             self._size = max(1, len(batch.paths) // 2)
+        else:
+            self._suspects.update(batch.paths)
+            self._suspect_size = max(1, min(self._suspect_size, len(batch.paths) // SHRINK_ON_LOSS))
         if batch.is_outdated:
             self.answered += len(batch.paths)
             return

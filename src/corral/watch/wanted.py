@@ -22,8 +22,8 @@ class CannotFollow(Exception):
 class Wanted:
     """Those up to so many levels below the root that `only` says yes to.
 
-    What is below a node that is not wanted is not wanted either. `only` is given paths as they are below
-    `chroot`; if it raises, that is the reason of a `CannotFollow`.
+    What is below a node that is not wanted is not wanted either: nobody asks for it. `only` is given paths as
+    they are below `chroot`, each by itself; if it raises, that is the reason of a `CannotFollow`.
     """
 
     root: str
@@ -32,17 +32,22 @@ class Wanted:
     chroot: str = ""
 
     def __call__(self, path: str) -> bool:
-        """Whether a node is wanted, of which it is known that it is in the subtree."""
+        """Whether a node is wanted, of which it is known that it is below the root and that its parent is."""
+        if path == self.root:
+            return True
         if self.depth is not None and self.level(path) > self.depth:
             return False
-        while self.only is not None and path != self.root:
-            try:
-                if not self.only(paths.strip(self.chroot, path)):
-                    return False
-            except Exception as error:
-                raise CannotFollow(error) from error
-            path = paths.parent_of(path)
-        return True
+        if self.only is None:
+            return True
+        try:
+            return bool(self.only(paths.strip(self.chroot, path)))
+        except (StopIteration, StopAsyncIteration) as error:
+            # No future takes the one, and the other would end its reader's loop in silence.
+            reason = RuntimeError(f"only({path!r}) raised {type(error).__name__}")
+            reason.__cause__ = error
+            raise CannotFollow(reason) from error
+        except Exception as error:
+            raise CannotFollow(error) from error
 
     def lists(self, path: str) -> bool:
         """Whether the children of a node that is wanted may be."""
