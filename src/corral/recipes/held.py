@@ -66,6 +66,10 @@ class Held:
     stays, with a note. Where there is no such task (held by ``acquire()`` alone, or entered in a task that
     has ended) nobody is cancelled: ask `is_valid`, or `wait_lost()`.
 
+    **When the body is cancelled** leaving does not wait for the server: the release is under way, in the
+    background if the connection is down, so a program that is told to stop is not held up by a dead network.
+    Otherwise leaving waits as `release` does.
+
     **When its release fails** (see `release`), leaving ``async with`` raises what `release` does if the body
     ended normally; the body's own exception stays, with a note.
     """
@@ -305,6 +309,11 @@ class Held:
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not _LOST:
             self._give_up()
+            if isinstance(exc, asyncio.CancelledError):
+                # Whoever cancels a body wants it to end. On a dead network the answer would come at the
+                # lease's end only, and a program that is told to stop would hang for that long, for each lock
+                # that it holds.
+                return
             try:
                 await self._given_up()
             except errors.CorralError as failure:

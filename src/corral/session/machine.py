@@ -117,7 +117,7 @@ class Machine:
         self.timeout = timeout
         self.last_zxid = 0
         """The newest transaction seen. It outlives the session: time does not run backwards for a client."""
-        self.watches = WatchRegistry(self._say_of_watches)
+        self.watches = WatchRegistry(self._say_of_watches, max_request=max_request)
         self.observers: dict[WriteObserver, None] = {}
         """Who is shown this client's own writes, as they are answered."""
         self.requests = Requests()
@@ -366,7 +366,7 @@ class Machine:
             request.reject(error)
 
     def disown_zxid(self, newest: int) -> bool:
-        """Go back to the newest zxid that was confirmed, if an ensemble that is at `newest` may be at that."""
+        """Go back to the newest zxid that was confirmed, if an ensemble at `newest` may have been there."""
         if not self._confirmed_zxid <= newest < self.last_zxid:
             return False
         self.last_zxid = self._confirmed_zxid

@@ -23,6 +23,7 @@ watches are compared with a zxid and lose nothing). So everybody who depends on 
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -31,6 +32,8 @@ from corral.wire import framing, messages
 from corral.wire.messages import Operation
 
 from .requests import NOBODY, Request
+
+logger = logging.getLogger("corral.session")
 
 # The largest body, in bytes, of a message that sets watches again; larger only for a single path. A server
 # whose limit we were not told may have a jute.maxbuffer as small as 32 KiB, and closes the connection on a
@@ -123,7 +126,10 @@ class _Entry:
 
     def fire(self, change: Change, path: str, zxid: int = -1) -> None:
         for watcher in tuple(self.watchers):
-            watcher.fire(change, path, zxid)
+            try:
+                watcher.fire(change, path, zxid)
+            except Exception as defect:  # of this watcher alone: the others and the session go on
+                logger.error("a watcher of %r failed; please report this", path, exc_info=defect)
 
 
 class _Asking:
@@ -234,12 +240,6 @@ class WatchRegistry:
             left = self._lengths.pop(len(path)) - 1
             if left:
                 self._lengths[len(path)] = left
-
-    def forget(self, path: str, watcher: Watcher, kind: Kind) -> None:
-        """As `remove`, of a node that is gone or that we are deleting: that uses the server's watch up."""
-        entry = self._by_kind[kind].get(path)
-        if entry is not None and entry.watchers.pop(watcher, watcher) is None and not entry.watchers:
-            del self._by_kind[kind][path]
 
     def _remove(self, path: str, kind: Kind) -> None:
         if kind not in _MODES and self._is_persistent(path):
