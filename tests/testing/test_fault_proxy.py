@@ -708,9 +708,7 @@ async def test_each_of_many_sessions_is_expired(proxy: FaultProxy, connect: Conn
                             break
 
 
-async def test_a_session_that_its_client_takes_back_is_expired(
-    server_address: str, connect: Connect
-) -> None:
+async def test_a_session_that_its_client_takes_back_is_expired(server_address: str, connect: Connect) -> None:
     """A client may have its session again before the server has read the close. It is expired all the same,
     and so are the others."""
 
