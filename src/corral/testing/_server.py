@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
 
-from corral.errors import CorralError
+from corral.errors import CorralError, UsageStateError
 
-__all__ = ["Server", "ServerOptions", "ServerUnavailable", "four_letter_word", "free_ports"]
+__all__ = ["Server", "ServerOptions", "ServerUnavailable", "four_letter_word", "free_ports", "running_loop"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -208,8 +208,20 @@ class Server(ABC):
         await self.close()
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that runs here; `UsageStateError` where there is none, as under trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageStateError(
+            "corral.testing needs asyncio, and no asyncio event loop is running here; use asyncio.run(), or "
+            "anyio with the backend 'asyncio' (in tests: a fixture anyio_backend that returns 'asyncio')"
+        ) from None
+
+
 async def four_letter_word(address: str, word: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send a four letter word to a server and return its whole answer. See `Server.four_letter_word`."""
+    running_loop()
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -28,6 +28,7 @@ from corral.testing._server import (
     Settings,
     free_ports,
     patience,
+    running_loop,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ContainerServer(Server):
         Pulls the image if need be. Raises `ServerUnavailable` if the package or the daemon is missing, or if
         the server does not come up; the message says which. If this fails or is cancelled, nothing runs.
         """
+        running_loop()
         try:
             if self._container is None:
                 await _in_thread(self._create)

@@ -46,6 +46,7 @@ from corral.testing._server import (
     Settings,
     free_ports,
     patience,
+    running_loop,
 )
 from corral.testing.peers import Peer, PeerNetwork
 
@@ -141,6 +142,7 @@ class LocalServer(Server):
         soon as there is a process (of an ensemble without a quorum none serves). Raises `ServerUnavailable`,
         with the end of the log, if it does not come up. If this fails or is cancelled, nothing runs.
         """
+        running_loop()
         if self.running:
             raise UsageStateError(f"{self!r} runs already; stop() it first")
         if self._id is not None:
@@ -380,6 +382,7 @@ class LocalEnsemble:
         Raises `ServerUnavailable` if one of them does not within `start_timeout` seconds. If this fails or is
         cancelled, what it started is killed.
         """
+        running_loop()
         if self._network is not None:
             self._network.check_loop()
         for attempt in range(1, _PORT_ATTEMPTS + 1):

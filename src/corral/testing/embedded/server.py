@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from corral import verify
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
-from corral.testing._server import ANSWER_TIMEOUT, LOOPBACK, Server
+from corral.testing._server import ANSWER_TIMEOUT, LOOPBACK, Server, running_loop
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 from .places import Here, OnThread, Place
@@ -126,6 +126,7 @@ class EmbeddedServer(Server):
         `ServerUnavailable` if the port is taken, `UsageStateError` if it runs. If this fails or is cancelled,
         the server is down.
         """
+        running_loop()
         self._check_down()
         try:
             await self._place.run(self._start)
