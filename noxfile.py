@@ -1,9 +1,9 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
-Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every test
-runs on a real server, but only a tenth of the points at which tests break and cancel, another one in each run;
-all points run in virtual time. The other Pythons, uvloop, eager tasks, and other versions of the dependencies
-run `CORE`: what these can change.
+Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
+test runs on a real server, but only a tenth of the points at which tests break and cancel, another one in
+each run; all points run in virtual time. The other Pythons, uvloop, eager tasks, and other versions of the
+dependencies run `CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
@@ -32,7 +32,9 @@ CORE = (
     "tests/watch/test_watch_leaving.py",
 )
 # What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
-ONCE = ("beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis")
+ONCE = (
+    "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "test_docs.py",
+)  # fmt: skip
 EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network")
 # What changes how anyio and asyncio behave, only by being installed.
 BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
@@ -79,7 +81,7 @@ def run_examples(session: nox.Session) -> None:
 
 
 def run_embedded(session: nox.Session) -> None:
-    rest = (f"--ignore=tests/{folder}" for folder in ONCE)
+    rest = (f"--ignore=tests/{name}" for name in ONCE)
     session.run("pytest", *VIRTUAL, *AT_ONCE, *rest)
 
 

@@ -1,8 +1,8 @@
 """A service that opens its client for its lifespan, stays registered, and says truly whether it is ready.
 
-A registration is an ephemeral node: it is removed when the session expires. `Registration` creates it again in
-each new session. `lifespan` has the shape that FastAPI and Starlette expect; here a plain asyncio server stands
-for them.
+A registration is an ephemeral node: it is removed when the session expires. `Registration` creates it again
+in each new session. `lifespan` has the shape that FastAPI and Starlette expect; here a plain asyncio server
+stands for them.
 """
 
 from __future__ import annotations

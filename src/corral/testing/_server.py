@@ -151,11 +151,12 @@ class Server(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Shut it down in order. Its data and its port stay. Cancelled, it is killed instead."""
+        """Shut the server down in order. Its data and its port stay. Cancelled, it is killed instead."""
 
     @abstractmethod
     async def kill(self) -> None:
-        """End it at once, without a word to anybody. Its data and its port stay."""
+        """End the server at once, without a shutdown. Its data and its port stay. Cancelled, it is killed
+        all the same."""
 
     @abstractmethod
     def pause(self) -> None:
@@ -167,12 +168,14 @@ class Server(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Kill it, if it runs, and remove its data. May be called again, and after anything."""
+        """Kill the server, if it runs, and remove its data. May be called again, and after anything.
+        Cancelled, the server is killed all the same, but its data may stay: call it again."""
 
     async def four_letter_word(self, word: str, *, timeout: float = ANSWER_TIMEOUT) -> str:
         """Ask with one of ZooKeeper's four letter words: ``srvr``, ``mntr``, ``cons``, ``dump``...
 
         Raises `OSError` where nobody listens, and `TimeoutError` if the answer takes over `timeout` seconds.
+        Cancelling it is safe, as it is for `role`: the connection is closed.
         """
         return await four_letter_word(self.address, word, timeout)
 

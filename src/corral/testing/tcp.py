@@ -170,7 +170,8 @@ class TcpProxy:
     async def cut(self, *, reset: bool = False) -> None:
         """Close every connection now, with FIN or, with ``reset=True``, with RST; new ones are accepted.
 
-        What was withheld is lost. The closing is done before the first wait; this waits until it is seen.
+        What was withheld is lost. The connections are closed before the first wait, which is for the event
+        loop to report them closed. Cancelled, they are closed all the same.
         """
         links = list(self._links)
         for link in links:
