@@ -36,6 +36,8 @@ ONCE = (
     "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "test_docs.py",
 )  # fmt: skip
 EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network")
+# It runs in real time even in a run in virtual time, and would take longer than all the others.
+REAL_LOAD = "--deselect=tests/test_client.py::test_a_lock_is_kept_under_load"
 # What changes how anyio and asyncio behave, only by being installed.
 BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
 # Most tests on real servers wait, for a session to end or a delay to pass.
@@ -62,6 +64,8 @@ def lowest(requirements: Iterable[str]) -> list[str]:
 def core(session: nox.Session, *options: str, env: dict[str, str] | None = None) -> None:
     """The core tests on the embedded server."""
     session.log(LEFT_OUT)
+    if VIRTUAL[1] in options:
+        options += (REAL_LOAD,)
     session.run("pytest", *options, *AT_ONCE, *CORE, env=env)
 
 

@@ -3,7 +3,7 @@
     async with FaultProxy(server.address) as proxy:
         async with corral.connect(proxy.address) as zk:
             async with proxy.cut_at(committed("create")) as cut:
-                with pytest.raises(corral.ConnectionLoss):  # the znode is there, and nobody was told
+                with pytest.raises(corral.ConnectionLoss):  # the znode exists, but its answer is lost
                     await zk.create("/jobs/job-", sequential=True)
             assert cut.message.path == "/jobs/job-"
 
