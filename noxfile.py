@@ -1,34 +1,54 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
-Python 3.11 on asyncio's own loop runs every test. The other Pythons, uvloop and eager tasks run `CORE`: what
-depends on the interpreter or the loop. They leave out what does not, and say so when they run.
+Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
+test runs on a real server, but only a tenth of the points at which tests break and cancel, another one in
+each run; all points run in virtual time. The other Pythons, uvloop, eager tasks, and other versions of the
+dependencies run `CORE`: what these can change.
+
+Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterable
 
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "embedded", "tests", "examples", "loops", "pythons"]
+nox.options.sessions = ["lint", "python"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-# What an interpreter or a loop can change: cancellation, loss, closing, and what is left behind.
-CORE = [
+# What an interpreter, a loop or a dependency can change: cancellation, loss, closing, what is left behind.
+CORE = (
     "tests/test_client.py",
     "tests/test_loss.py",
     "tests/recipes/test_lock_loss.py",
     "tests/watch/test_watch_leaving.py",
-]
+)
 # What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
-ONCE = ["session", "wire", "testing", "virtual", "differential", "interop", "nemesis"]
+ONCE = (
+    "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "test_docs.py",
+)  # fmt: skip
+EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network")
+# In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time an embedded
+# server may answer within them. Left out is a test that takes real time all the same, more than all the others.
+CORE_VIRTUAL = (
+    *CORE,
+    "tests/recipes/test_lock_cancel.py",
+    "--deselect=tests/test_client.py::test_a_lock_is_kept_under_load",
+)
+# What changes how anyio and asyncio behave, only by being installed.
+BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
 # Most tests on real servers wait, for a session to end or a delay to pass.
 AT_ONCE = ("-n", "3", "--dist", "worksteal")
-LEFT_OUT = "the core tests only: the tests session runs all of them, on Python 3.11 and asyncio's own loop"
+EMBEDDED = "--zookeeper=embedded"
+VIRTUAL = (EMBEDDED, "--loop=virtual")
+LEFT_OUT = "the core tests only: Python 3.11 on asyncio's own loop runs all of them"
 
 
 def dependencies(group: str) -> list[str]:
@@ -36,24 +56,151 @@ def dependencies(group: str) -> list[str]:
     return nox.project.dependency_groups(PROJECT, group)  # type: ignore[return-value]
 
 
-@nox.session(python="3.11")
-def tests(session: nox.Session) -> None:
-    """Every test; arguments after -- go to pytest."""
-    session.install(".", *dependencies("test"))
-    if session.posargs:
-        session.run("pytest", *session.posargs)
-        return
-    session.run("pytest", *AT_ONCE, "--ignore=tests/nemesis")
+def lowest(requirements: Iterable[str]) -> list[str]:
+    """The same packages, each at the lowest version that is accepted."""
+    pins = []
+    for requirement in map(Requirement, requirements):
+        [least] = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+        pins.append(f"{requirement.name}=={least}")
+    return pins
+
+
+def core(session: nox.Session, loop: str, env: dict[str, str] | None = None) -> None:
+    """The core tests on the embedded server and an event loop."""
+    session.log(LEFT_OUT)
+    chosen = CORE_VIRTUAL if loop == "virtual" else CORE
+    session.run("pytest", EMBEDDED, f"--loop={loop}", *AT_ONCE, *chosen, env=env)
+
+
+# The steps
+
+
+def run_types(session: nox.Session) -> None:
+    session.run("mypy")
+    session.run("mypy", "tests/typing", "examples")
+
+
+def run_examples(session: nox.Session) -> None:
+    for name in EXAMPLES:
+        session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
+    session.install("pytest")
+    session.run("pytest", "examples/testing")
+
+
+def run_embedded(session: nox.Session) -> None:
+    rest = (f"--ignore=tests/{name}" for name in ONCE)
+    session.run("pytest", *VIRTUAL, *AT_ONCE, *rest)
+
+
+def run_tests(session: nox.Session, points: str) -> None:
+    session.run("pytest", f"--points={points}", *AT_ONCE, "--ignore=tests/nemesis")
     # Alone: a worker that gets no processor for long is as one that was stopped, and may be told too late.
     session.run("pytest", "tests/nemesis")
 
 
+def run_beside(session: nox.Session) -> None:
+    session.install("--upgrade", "anyio", *BESIDE)
+    # hypothesis loads a plugin of trio's, which warns.
+    env = {"HYPOTHESIS_NO_PLUGINS": "1"}
+    session.run("pytest", EMBEDDED, "tests/beside", env=env)
+    core(session, "virtual", env)
+
+
+def run_oldest(session: nox.Session) -> None:
+    session.install(*lowest(PROJECT["project"]["dependencies"]))
+    core(session, "virtual")
+
+
+# What `nox` runs
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes."""
+    session.install(*dependencies("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def python(session: nox.Session) -> None:
+    """Everything that is checked with a Python, in one environment."""
+    session.install(".")
+    if session.python == "3.11":
+        run_examples(session)  # nothing else is installed yet: they need corral alone
+    session.install(*dependencies("types" if session.python == "3.11" else "test"))
+    if session.python == "3.11":
+        run_types(session)
+        run_embedded(session)
+        core(session, "uvloop")
+        run_tests(session, "tenth")
+        run_oldest(session)
+        run_beside(session)
+    elif session.python == "3.12":
+        core(session, "eager")
+    if session.python != "3.11":
+        core(session, "virtual")
+
+
+# Steps by themselves
+
+
+@nox.session(python="3.11")
+def tests(session: nox.Session) -> None:
+    """Every test on a real server, but a tenth of the points; or what is given after --."""
+    session.install(".", *dependencies("test"))
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+    else:
+        run_tests(session, "tenth")
+
+
+@nox.session(python="3.11")
+def everything(session: nox.Session) -> None:
+    """Every test and every point on a real server. Not run by default: it takes long."""
+    session.install(".", *dependencies("test"))
+    run_tests(session, "all")
+
+
 @nox.session(python="3.11")
 def embedded(session: nox.Session) -> None:
-    """All that is promised to users, every cut and cancel included, on embedded servers in virtual time."""
+    """All that is promised to users, with every cut and cancel, on embedded servers in virtual time."""
     session.install(".", *dependencies("test"))
-    rest = [f"--ignore=tests/{folder}" for folder in ONCE]
-    session.run("pytest", "--zookeeper=embedded", "--loop=virtual", *(session.posargs or (*AT_ONCE, *rest)))
+    if session.posargs:
+        session.run("pytest", *VIRTUAL, *session.posargs)
+    else:
+        run_embedded(session)
+
+
+@nox.session(python="3.11")
+def types(session: nox.Session) -> None:
+    """Strict types in the package, and the public API as its users write it."""
+    session.install(".", *dependencies("types"))
+    run_types(session)
+
+
+@nox.session(python="3.11")
+def examples(session: nox.Session) -> None:
+    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors."""
+    session.install(".")
+    run_examples(session)
+
+
+@nox.session(python="3.11")
+def beside(session: nox.Session) -> None:
+    """The core tests with trio and sniffio installed, which change what anyio does; and corral under trio."""
+    session.install(".", *dependencies("test"))
+    run_beside(session)
+
+
+@nox.session(python="3.11")
+def oldest(session: nox.Session) -> None:
+    """The core tests with the lowest versions of the dependencies that pyproject.toml accepts."""
+    session.install(".", *dependencies("test"))
+    run_oldest(session)
+
+
+# For as long as one likes
 
 
 @nox.session(python="3.11")
@@ -75,46 +222,3 @@ def nemesis(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/nemesis", env={"CORRAL_NEMESIS_SECONDS": seconds, "CORRAL_NEMESIS_SEED": seed}
     )
-
-
-@nox.session(python="3.11")
-def lint(session: nox.Session) -> None:
-    """Style and likely mistakes."""
-    session.install(*dependencies("lint"))
-    session.run("ruff", "check")
-    session.run("ruff", "format", "--check")
-
-
-@nox.session(python="3.11")
-def types(session: nox.Session) -> None:
-    """Strict types in the package, and the public API as its users write it."""
-    session.install(".", *dependencies("types"))
-    session.run("mypy")
-    session.run("mypy", "tests/typing", "examples")
-
-
-@nox.session(python="3.11")
-def examples(session: nox.Session) -> None:
-    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors."""
-    session.install(".")
-    for name in ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network"):
-        session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
-    session.install("pytest")
-    session.run("pytest", "examples/testing")
-
-
-@nox.session(python=["3.11", "3.12"])
-def loops(session: nox.Session) -> None:
-    """The core tests on uvloop (3.11) and with eager tasks (3.12)."""
-    loop = "uvloop" if session.python == "3.11" else "eager"
-    session.install(".", *dependencies("test"))
-    session.log(LEFT_OUT)
-    session.run("pytest", f"--loop={loop}", *AT_ONCE, *CORE)
-
-
-@nox.session(python=["3.12", "3.13"])
-def pythons(session: nox.Session) -> None:
-    """The core tests on the other Pythons."""
-    session.install(".", *dependencies("test"))
-    session.log(LEFT_OUT)
-    session.run("pytest", *AT_ONCE, *CORE)

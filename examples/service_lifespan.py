@@ -1,6 +1,8 @@
-"""A service that opens its client for its lifespan, registers itself, and refuses work while it is cut off.
+"""A service that opens its client for its lifespan, stays registered, and says truly whether it is ready.
 
-`lifespan` has the shape that FastAPI and Starlette expect; here a plain asyncio server stands for them.
+A registration is an ephemeral node: it is removed when the session expires. `Registration` creates it again
+in each new session. `lifespan` has the shape that FastAPI and Starlette expect; here a plain asyncio server
+stands for them.
 """
 
 from __future__ import annotations
@@ -12,54 +14,119 @@ from collections.abc import AsyncIterator
 
 import corral
 import zookeeper
+from corral.testing import FaultProxy
+
+
+class Registration:
+    """An ephemeral node that is created again whenever the client has a new session."""
+
+    def __init__(self, zk: corral.Client, path: str, data: bytes) -> None:
+        self._zk = zk
+        self._path = path
+        self._data = data
+        self._session_id = 0  # in which the node was seen to be ours
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether we are connected and registered, as far as we have been told."""
+        return self._zk.state is corral.State.CONNECTED and self._session_id == self._zk.session_id
+
+    async def keep(self) -> None:
+        """Register again in each new session, until the client is closed."""
+        async for state in self._zk.states():
+            if state is corral.State.CONNECTED and not self.is_ready:
+                await self.register()
+
+    async def register(self) -> None:
+        """Return when the node is there and belongs to the session that we have now."""
+        while True:
+            try:
+                stat = await self._zk.exists(self._path)
+                if stat is None:
+                    await self._zk.create(self._path, self._data, ephemeral=True, make_parents=True)
+                elif stat.ephemeral_owner == self._zk.session_id:
+                    self._session_id = stat.ephemeral_owner
+                    return
+                else:  # an earlier process made it; its session has not expired yet
+                    await self._zk.wait_absent(self._path)
+            except (corral.ConnectionLoss, corral.NodeExists, corral.SessionExpired):
+                continue  # look again: the node may have been created
 
 
 class Service:
-    """Answers "ready" or "suspended", by the state of its session."""
+    """Answers "ready" or "not ready": give this to a load balancer, or to Kubernetes."""
 
     def __init__(self) -> None:
         self.zk: corral.Client | None = None
+        self.registration: Registration | None = None
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request."""
         await reader.readline()
-        ready = self.zk is not None and self.zk.state is corral.State.CONNECTED
-        writer.write(b"ready\n" if ready else b"suspended\n")
+        is_ready = self.registration is not None and self.registration.is_ready
+        writer.write(b"ready\n" if is_ready else b"not ready\n")
         writer.close()
         await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
 async def lifespan(service: Service, hosts: str, address: str) -> AsyncIterator[None]:
-    """Registered while the service runs: the ephemeral node goes with the session, however that ends."""
+    """Registered from before the first request until after the last."""
     async with corral.connect(hosts) as zk:
         service.zk = zk
-        await zk.create(
-            "/examples/web/", address.encode(), ephemeral=True, sequential=True, make_parents=True
-        )
-        yield
-        service.zk = None
+        service.registration = Registration(zk, f"/examples/web/{address}", address.encode())
+        await service.registration.register()
+        async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(service.registration.keep())
+            yield
+            keeping.cancel()
+    service.zk = service.registration = None
+
+
+async def ask(address: str) -> str:
+    """What the service says of itself."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(b"are you ready?\n")
+    answer = (await reader.readline()).decode().strip()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def becomes(address: str, wanted: str) -> None:
+    """Ask until it says so."""
+    async with asyncio.timeout(20):
+        while (said := await ask(address)) != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    print(f"it says: {said}")
+
+
+async def registered_in(client: corral.Client, address: str) -> int:
+    """The id of the session that the registration belongs to; 0 if there is none."""
+    stat = await client.exists(f"/examples/web/{address}")
+    session_id = 0 if stat is None else stat.ephemeral_owner
+    print(f"registered: {f'in session 0x{session_id:x}' if session_id else 'no'}")
+    return session_id
 
 
 async def main(hosts: str, arguments: argparse.Namespace) -> bool:
-    """Start the service, find it by its registration, ask it, and see it go."""
+    """Start the service, expire its session, and see its registration go and come back."""
     service = Service()
     server = await asyncio.start_server(service.handle, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with server, corral.connect(hosts) as client:
-        async with lifespan(service, hosts, f"{host}:{port}"):
-            names = await client.children("/examples/web")
-            address, _ = await client.get(f"/examples/web/{names[0]}")
-            print(f"found {names[0]} at {address.decode()}")
-            reader, writer = await asyncio.open_connection(*address.decode().split(":"))
-            writer.write(b"how are you?\n")
-            answer = (await reader.readline()).decode().strip()
-            writer.close()
-            await writer.wait_closed()
-            print(f"it says: {answer}")
-        left = await client.children("/examples/web")
-        print(f"registered after its end: {left}")
-    return answer == "ready" and not left
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    proxied = hosts.split(",")[0]
+    async with server, FaultProxy(proxied) as network, corral.connect(proxied) as client:
+        async with lifespan(service, network.address, address):
+            await becomes(address, "ready")
+            first = await registered_in(client, address)
+            async with network.refuse():  # its next session has to wait
+                await network.expire()
+                await becomes(address, "not ready")
+                meanwhile = await registered_in(client, address)
+            await becomes(address, "ready")
+            second = await registered_in(client, address)
+        at_the_end = await registered_in(client, address)
+    return 0 != first != second != 0 and not meanwhile and not at_the_end
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import corral
 from corral.session.hosts import Hosts
 from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server, VirtualLoop
 
-pytest_plugins = ["corral.testing.plugin"]
+pytest_plugins = ["corral.testing.plugin", "sampling"]
 
 SESSION_TIMEOUT = 4.0
 """What tests ask for unless they are about it; short, as some wait for a session to end."""

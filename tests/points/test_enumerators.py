@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from scenarios import RECIPES, Connect, Stage, acquiring
@@ -169,3 +169,23 @@ async def test_a_scenario_that_hangs_is_found(stage: Stage) -> None:
 
     with pytest.raises(AssertionError, match="hangs"):
         await every_cut(stage.proxy, hangs, bound=0.05)
+
+
+@pytest.mark.parametrize("every", [every_cut, every_cancel])
+async def test_cancelled_itself(proxy: FaultProxy, every: Callable[..., Any]) -> None:
+    """An enumerator that is cancelled leaves nothing of the run that is under way."""
+    begun = asyncio.Event()
+
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def scenario(run: Run) -> None:
+        await run.operation(endless())
+
+    trying = asyncio.create_task(every(proxy, scenario))
+    await begun.wait()
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    assert asyncio.all_tasks() == {asyncio.current_task()}

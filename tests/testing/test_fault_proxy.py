@@ -688,3 +688,57 @@ async def test_only_sessions_that_were_seen_can_be_expired(proxy: FaultProxy, co
     async with connect() as other:
         with pytest.raises(corral.UsageValueError, match=f"0x{other.session_id:x} was not seen"):
             await proxy.expire(other.session_id)
+
+
+async def test_each_of_many_sessions_is_expired(proxy: FaultProxy, connect: Connect) -> None:
+    """None of 20 sessions is left, nor any of their ephemerals, time and again: also when the clients connect
+    again while the others are being expired."""
+    async with connect() as other, contextlib.AsyncExitStack() as stack:
+        await other.create("/in")
+        clients = [await stack.enter_async_context(connect(proxy.address)) for _ in range(20)]
+        for _ in range(3):
+            before = [zk.session_id for zk in clients]
+            await asyncio.gather(*(zk.create("/in/n-", ephemeral=True, sequential=True) for zk in clients))
+            await proxy.expire()
+            assert await other.children("/in") == []
+            for zk, session_id in zip(clients, before, strict=True):
+                async with asyncio.timeout(PATIENCE):
+                    async for state in zk.states():
+                        if state is corral.State.CONNECTED and zk.session_id != session_id:
+                            break
+
+
+async def test_a_session_that_its_client_takes_back_is_expired(server_address: str, connect: Connect) -> None:
+    """A client may have its session again before the server has read the close. It is expired all the same,
+    and so are the others."""
+
+    def is_connected(message: Message) -> bool:
+        return message.kind is Kind.REPLY and message.operation == "connect"
+
+    async with contextlib.AsyncExitStack() as stack:
+        between = await stack.enter_async_context(FaultProxy(server_address))
+        proxy = await stack.enter_async_context(FaultProxy(between.address))
+        other = await stack.enter_async_context(connect())
+        clients = [await stack.enter_async_context(connect(proxy.address)) for _ in range(3)]
+        await asyncio.gather(*(zk.create(f"/{n}", ephemeral=True) for n, zk in enumerate(clients)))
+
+        connected = await stack.enter_async_context(between.record(is_connected))
+
+        def is_early(message: Message) -> bool:
+            """A close, while only `expire` has connected, and not yet the client after it."""
+            return message.operation == "close" and len(connected) < 2
+
+        async with between.delay(PATIENCE, match=is_early):
+            await proxy.expire()
+            assert len(connected) > 3  # one more than the sessions: the first was taken back
+        assert await other.children("/") == []
+
+
+async def test_a_server_that_does_not_end_sessions(proxy: FaultProxy, connect: Connect) -> None:
+    """Whatever the server does, `expire` ends, with an error that names the server."""
+    async with FaultProxy(str(proxy.address)) as front, connect(front.address) as zk:
+        session_id = zk.session_id
+        async with proxy.cut_at(before("close"), times=1000) as cut:
+            with pytest.raises(ConnectionResetError, match=f"{proxy.address} closed the connection"):
+                await front.expire(session_id)
+            assert cut.fired.is_set()

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
 
-from corral.errors import CorralError
+from corral.errors import CorralError, UsageStateError
 
-__all__ = ["Server", "ServerOptions", "ServerUnavailable", "four_letter_word", "free_ports"]
+__all__ = ["Server", "ServerOptions", "ServerUnavailable", "four_letter_word", "free_ports", "running_loop"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -151,11 +151,12 @@ class Server(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Shut it down in order. Its data and its port stay. Cancelled, it is killed instead."""
+        """Shut the server down in order. Its data and its port stay. Cancelled, it is killed instead."""
 
     @abstractmethod
     async def kill(self) -> None:
-        """End it at once, without a word to anybody. Its data and its port stay."""
+        """End the server at once, without a shutdown. Its data and its port stay. Cancelled, it is killed
+        all the same."""
 
     @abstractmethod
     def pause(self) -> None:
@@ -167,12 +168,14 @@ class Server(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Kill it, if it runs, and remove its data. May be called again, and after anything."""
+        """Kill the server, if it runs, and remove its data. May be called again, and after anything.
+        Cancelled, the server is killed all the same, but its data may stay: call it again."""
 
     async def four_letter_word(self, word: str, *, timeout: float = ANSWER_TIMEOUT) -> str:
         """Ask with one of ZooKeeper's four letter words: ``srvr``, ``mntr``, ``cons``, ``dump``...
 
         Raises `OSError` where nobody listens, and `TimeoutError` if the answer takes over `timeout` seconds.
+        Cancelling it is safe, as it is for `role`: the connection is closed.
         """
         return await four_letter_word(self.address, word, timeout)
 
@@ -208,8 +211,20 @@ class Server(ABC):
         await self.close()
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that runs here; `UsageStateError` where there is none, as under trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageStateError(
+            "corral.testing needs asyncio, and no asyncio event loop is running here; use asyncio.run(), or "
+            "anyio with the backend 'asyncio' (in tests: a fixture anyio_backend that returns 'asyncio')"
+        ) from None
+
+
 async def four_letter_word(address: str, word: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send a four letter word to a server and return its whole answer. See `Server.four_letter_word`."""
+    running_loop()
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -28,6 +28,7 @@ from corral.testing._server import (
     Settings,
     free_ports,
     patience,
+    running_loop,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ContainerServer(Server):
         Pulls the image if need be. Raises `ServerUnavailable` if the package or the daemon is missing, or if
         the server does not come up; the message says which. If this fails or is cancelled, nothing runs.
         """
+        running_loop()
         try:
             if self._container is None:
                 await _in_thread(self._create)
@@ -100,7 +102,9 @@ class ContainerServer(Server):
     async def stop(self) -> None:
         """Shut the server down in order (``docker stop``). Data and port stay.
 
-        A paused server must not run on for a moment, so it is killed. Nothing happens if it is down.
+        A paused server must not run on for a moment, so it is killed. Nothing happens if it is down. Docker
+        cannot be interrupted: cancelled, this ends once the call to Docker that is under way has returned,
+        and the server may still run.
         """
         status = await _in_thread(self._status)
         if status == "paused":
@@ -109,7 +113,8 @@ class ContainerServer(Server):
             await _in_thread(self._docker().stop)
 
     async def kill(self) -> None:
-        """End the server at once (``docker kill``). Data and port stay; nothing happens if it is down."""
+        """End the server at once (``docker kill``). Data and port stay; nothing happens if it is down.
+        Cancelled, it behaves as `stop` does."""
         if await _in_thread(lambda: self.running):
             await _in_thread(self._docker().kill)
 
@@ -122,6 +127,8 @@ class ContainerServer(Server):
         self._docker().unpause()
 
     async def close(self) -> None:
+        """Remove the container, running or not, with its data. May be called again, and after anything.
+        Cancelled, it ends once Docker has removed the container."""
         container, self._container, self._address = self._container, None, None
         if container is not None:
             await _in_thread(container.stop)  # which is to remove it, running or not, with its volumes

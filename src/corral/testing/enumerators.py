@@ -82,10 +82,18 @@ class Run:
         self._task: asyncio.Task[Any] | None = None
 
     async def operation(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
-        """Run the operation that is in question, in a task of its own, and tell what became of it."""
+        """Run the operation under test in a task of its own, and return what became of it.
+
+        Waits at most `bound` seconds (30) for it, then cancels it and raises `Broken`. Cancelled, it cancels
+        the operation and does not wait for its end.
+        """
         async with self._proxy.record(self._on_message):
             self._task = asyncio.get_running_loop().create_task(self._observed(coroutine))
-            await asyncio.wait([self._task], timeout=self._bound)
+            try:
+                await asyncio.wait([self._task], timeout=self._bound)
+            except asyncio.CancelledError:
+                self._task.cancel()
+                raise
             if not self._task.done():
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=self._bound)
@@ -229,7 +237,9 @@ async def every_cut(
     """Cut the connection at each message of a scenario: before each request reaches the server, after it was
     carried out, after its reply; instead of each event, and after it; each with FIN and with RST.
 
-    A point that is not reached, since runs differ, is tried all the same, as a run without a cut.
+    A point that is not reached, since runs differ, is tried all the same, as a run without a cut. Each run
+    may take three times `bound` seconds; one that takes longer counts as broken. Cancelled, it cancels the
+    run that is under way.
     """
     tally = Tally(what)
     async with proxy.record(lambda message: message.operation != "ping") as seen:
@@ -255,7 +265,9 @@ async def every_cancel(
     """Cancel a scenario's operation at each of its waits, while it waits and in the tick in which what it
     waits for is there; and some turns of the event loop after each message. Each in each of the `ways`.
 
-    Cancelled, it must end `at_once`, within a few turns of the event loop; else within its bound.
+    The cancelled operation must end `at_once`, within a few turns of the event loop; else within its bound.
+    Each run may take three times `bound` seconds; one that takes longer counts as broken. Cancelled itself,
+    `every_cancel` cancels the run that is under way.
     """
     tally = Tally(what)
     count = Run(proxy, bound)

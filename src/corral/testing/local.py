@@ -46,6 +46,7 @@ from corral.testing._server import (
     Settings,
     free_ports,
     patience,
+    running_loop,
 )
 from corral.testing.peers import Peer, PeerNetwork
 
@@ -141,6 +142,7 @@ class LocalServer(Server):
         soon as there is a process (of an ensemble without a quorum none serves). Raises `ServerUnavailable`,
         with the end of the log, if it does not come up. If this fails or is cancelled, nothing runs.
         """
+        running_loop()
         if self.running:
             raise UsageStateError(f"{self!r} runs already; stop() it first")
         if self._id is not None:
@@ -200,6 +202,8 @@ class LocalServer(Server):
             shutil.rmtree(self._directory / "data", ignore_errors=True)
 
     async def close(self) -> None:
+        """Kill the server, if it runs, and remove its data. May be called again, and after anything. There is
+        nothing to cancel."""
         self._close()
 
     def _configure(self, port: int) -> None:
@@ -380,6 +384,7 @@ class LocalEnsemble:
         Raises `ServerUnavailable` if one of them does not within `start_timeout` seconds. If this fails or is
         cancelled, what it started is killed.
         """
+        running_loop()
         if self._network is not None:
             self._network.check_loop()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
@@ -398,16 +403,17 @@ class LocalEnsemble:
                 return
 
     async def stop(self) -> None:
-        """Shut all servers down at once; see `LocalServer.stop`."""
+        """Shut all servers down side by side, as `LocalServer.stop` does. Cancelled, it kills them."""
         await _stop(self._servers)
 
     async def kill(self) -> None:
-        """Kill all servers; see `LocalServer.kill`."""
+        """Kill all servers, as `LocalServer.kill` does. There is nothing to cancel."""
         for server in self._servers:
             server._kill()
 
     async def close(self) -> None:
-        """Kill all servers and remove their data. May be called again, and after anything."""
+        """Kill all servers and remove their data. May be called again, and after anything. Cancelled, it has
+        done so; only connections between the servers of a partitionable ensemble may still be closing."""
         for server in self._servers:
             server._close()
         self._settled = False
@@ -453,6 +459,7 @@ class LocalEnsemble:
 
         It is what running servers say of themselves: a leader that was cut off from the others says so until
         it notices. Where two say it, the one of the newer election is returned. Paused ones are not asked.
+        Cancelling it is safe, as it is for `followers`: it only asks.
         """
 
         def newest_leader(roles: _Roles) -> LocalServer | None:

@@ -42,7 +42,7 @@ import pytest
 import corral
 from corral.errors import CorralError, UsageError
 from corral.session.hosts import Hosts, parse
-from corral.testing._server import Server, ServerUnavailable
+from corral.testing._server import Server, ServerUnavailable, running_loop
 from corral.testing.containers import ContainerServer
 from corral.testing.embedded import EmbeddedServer
 from corral.testing.local import LocalServer
@@ -182,7 +182,7 @@ def _collect_sockets() -> None:
 @pytest.fixture
 async def _servers(zookeeper: str, pytestconfig: pytest.Config) -> AsyncIterator[Hosts]:
     """The servers of this test, straight."""
-    if not isinstance(asyncio.get_running_loop(), VirtualLoop):
+    if not isinstance(running_loop(), VirtualLoop):
         yield parse(zookeeper)
         return
     pytestconfig.stash[_told].append("in virtual time: embedded, one for each test in its event loop")

@@ -3,7 +3,7 @@
     async with FaultProxy(server.address) as proxy:
         async with corral.connect(proxy.address) as zk:
             async with proxy.cut_at(committed("create")) as cut:
-                with pytest.raises(corral.ConnectionLoss):  # the znode is there, and nobody was told
+                with pytest.raises(corral.ConnectionLoss):  # the znode exists, but its answer is lost
                     await zk.create("/jobs/job-", sequential=True)
             assert cut.message.path == "/jobs/job-"
 
@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.session.visit import visit
+from corral.session.visit import LIMIT, visit
 from corral.testing.tcp import Delay, Flow, Held, Link, Parcel, TcpProxy
 from corral.wire import messages
 from corral.wire.compile import DecodeError
@@ -60,6 +60,10 @@ __all__ = [
 
 _LARGEST_FRAME = 1 << 28
 """A length above this is none: what flows is not ZooKeeper's (TLS, four letter words), and just passes."""
+
+_TAKEOVERS = 20
+"""How often `FaultProxy.expire` takes over a session whose client takes it back; a server that closes every
+connection looks the same."""
 
 _CONNECT = "connect"
 _OPERATIONS = frozenset({_CONNECT} | {operation.name for operation in messages.OPERATIONS.values()})
@@ -308,9 +312,11 @@ class FaultProxy(TcpProxy):
         """End a session on the server, as if its client had not been heard of for too long; without an id
         every session that is connected through this proxy now.
 
-        It must have been connected through this proxy. Its ephemerals are gone when this returns; its client
-        finds out as soon as it has a connection again. Raises `UsageValueError` for a session that was never
-        seen here, and `OSError` if the server does not do it. Cancelled, it may have been done.
+        The session must have been connected through this proxy. Its ephemerals are gone when this returns;
+        its client finds out as soon as it has a connection again. Takes milliseconds, and at most 10 seconds
+        for each session. Raises `UsageValueError` for a session that this proxy has never seen,
+        `UsageStateError` if no session is connected, and `OSError` (`TimeoutError` is one) if the server
+        cannot be reached or does not end the session. Cancelled, or failed, it may have ended some sessions.
         """
         if session_id is None:
             wanted = [link.session_id for link in self._links if isinstance(link, _FramedLink)]
@@ -326,7 +332,26 @@ class FaultProxy(TcpProxy):
                 "connect its client to proxy.address"
             )
         for each in ids:
-            await visit(*self._target, each, self._passwords[each])
+            await self._end_session(each)
+
+    async def _end_session(self, session_id: int) -> None:
+        """Take a session over and close it, until it is over on the server."""
+        password, attempts = self._passwords[session_id], 0
+        async with asyncio.timeout(LIMIT):
+            while True:
+                try:
+                    closed = await visit(*self._target, session_id, password)
+                    break
+                except ConnectionResetError:
+                    # Our takeover has closed the client's connection, and the client has taken the session
+                    # back before the server has read our close.
+                    attempts += 1
+                    if attempts == _TAKEOVERS:
+                        raise
+            if closed is None:
+                # The server refuses a session from the moment it begins to close it. What a new session does
+                # comes after that: once it is there, the ephemerals are gone.
+                await visit(*self._target)
 
     @contextlib.asynccontextmanager
     async def record(self, match: Match = lambda message: True) -> AsyncIterator[list[Message]]:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self, TypeAlias, cast
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing._server import LOOPBACK, until_accepted
+from corral.testing._server import LOOPBACK, running_loop, until_accepted
 
 __all__ = ["Delay", "Held", "Link", "Parcel", "TcpProxy"]
 
@@ -147,8 +147,7 @@ class TcpProxy:
         return sum(not link.client.lost.is_set() for link in self._links)
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: self._make_link().client, LOOPBACK, 0)
+        self._listener = await running_loop().create_server(lambda: self._make_link().client, LOOPBACK, 0)
         return self
 
     async def __aexit__(
@@ -171,7 +170,8 @@ class TcpProxy:
     async def cut(self, *, reset: bool = False) -> None:
         """Close every connection now, with FIN or, with ``reset=True``, with RST; new ones are accepted.
 
-        What was withheld is lost. The closing is done before the first wait; this waits until it is seen.
+        What was withheld is lost. The connections are closed before the first wait, which is for the event
+        loop to report them closed. Cancelled, they are closed all the same.
         """
         links = list(self._links)
         for link in links:

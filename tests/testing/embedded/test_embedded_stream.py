@@ -12,6 +12,7 @@ from frame_client import EPHEMERAL, FrameClient
 import corral
 from corral.testing import EmbeddedServer, FaultProxy, VirtualLoop, committed
 from corral.wire import messages as m
+from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 VIRTUAL_TOO = True
 
@@ -111,11 +112,18 @@ async def test_what_is_no_frame_closes_the_connection(
             assert await client.begin(session=session) == session
 
 
-async def test_a_length_alone_closes_a_new_connection(server: EmbeddedServer) -> None:
-    """One over the limit does, without a byte of the frame: it may be a word, and no more may come."""
-    async with FrameClient(server.address) as client:
-        client.writer.write(struct.pack(">i", LIMIT + 1))
+@pytest.mark.parametrize("when", ["at first", "later"])
+@pytest.mark.parametrize("length", [0, -1, -(2**31), DEFAULT_MAX_REQUEST + 1, 2**31 - 1])
+async def test_a_length_alone_closes_the_connection(server_address: str, length: int, when: str) -> None:
+    """One that is negative, zero or over the limit does, without another byte; so does a real server. The
+    session lives on."""
+    async with FrameClient(server_address) as client:
+        session = await client.begin() if when == "later" else None
+        client.writer.write(struct.pack(">i", length))
         assert await client.rest() == b""
+    if session is not None:
+        async with FrameClient(server_address) as client:
+            assert await client.begin(session=session) == session
 
 
 async def test_garbage_behind_the_end_of_a_session_is_not_read(

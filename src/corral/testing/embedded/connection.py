@@ -17,7 +17,7 @@ from .zookeeper import ZooKeeper
 __all__ = ["Connection", "Host"]
 
 _WORD = 4
-"""How many bytes tell whether a connection begins with a four letter word or with the length of a frame."""
+"""The bytes of a frame's length, or of a four letter word in place of the first one."""
 
 _GATHER = 64 * 1024
 """Bytes of answers after which they are written, although more was asked in the same piece: so that a client
@@ -56,6 +56,19 @@ class Host(Protocol):
         """The core's deadline may have moved."""
 
 
+class _Requests(Frames):
+    """Frames as a server reads them: a length over the limit is refused as soon as its four bytes are there.
+    A client waits for the beginning of such a frame, to know whose answer it is."""
+
+    def next(self) -> int:
+        end = super().next()
+        if end == NEED_DATA and self._written - self._read >= _WORD:
+            length = int.from_bytes(self.view[self._read : self._read + _WORD], signed=True)
+            if length > self._limit:
+                return OVERSIZED
+        return end
+
+
 class Connection(asyncio.BufferedProtocol):
     """A client of an embedded server. What it is sent in one turn of the loop goes out in one write."""
 
@@ -64,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._link: Link | None = None
         """What the core knows of it: nothing, while the server is paused and has not noticed it yet."""
-        self._frames = Frames(host.core.config.jute_maxbuffer)
+        self._frames = _Requests(host.core.config.jute_maxbuffer)
         self._came = 0  # bytes
         self._begun = False
         """Whether it was seen to what the connection begins with."""
@@ -177,15 +190,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._came < _WORD:
             return False
         self._begun = True
-        begin = bytes(self._frames.view[:_WORD])
-        word = words.known(begin)
+        word = words.known(bytes(self._frames.view[:_WORD]))
         if word is not None:
             self.send(self._host.core.answer(word, self._host.clock()).encode())
             self.close()
-            return False
-        # `Frames` waits for more of a frame that is too large; but of a word that is none no more comes.
-        if not 0 <= int.from_bytes(begin, signed=True) <= self._host.core.config.jute_maxbuffer:
-            self._hang_up()
             return False
         return True
 

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from corral import verify
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
-from corral.testing._server import ANSWER_TIMEOUT, LOOPBACK, Server
+from corral.testing._server import ANSWER_TIMEOUT, LOOPBACK, Server, running_loop
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 from .places import Here, OnThread, Place
@@ -126,6 +126,7 @@ class EmbeddedServer(Server):
         `ServerUnavailable` if the port is taken, `UsageStateError` if it runs. If this fails or is cancelled,
         the server is down.
         """
+        running_loop()
         self._check_down()
         try:
             await self._place.run(self._start)
@@ -144,7 +145,7 @@ class EmbeddedServer(Server):
     async def kill(self) -> None:
         """Close all connections and the port at once. Data and port stay.
 
-        Cancelling it does not stop it. Nothing happens if it is down.
+        Cancelled, it is killed all the same. Nothing happens if it is down.
         """
         await self._end(abort=True)
 
@@ -178,6 +179,8 @@ class EmbeddedServer(Server):
                 self._place.close()
 
     async def four_letter_word(self, word: str, *, timeout: float = ANSWER_TIMEOUT) -> str:
+        """Ask with a four letter word, without a connection. Raises `ConnectionRefusedError` if the server is
+        down and `TimeoutError` if it is paused, both at once. There is nothing to cancel."""
         process = self._started()
         if not process.running:
             raise ConnectionRefusedError(f"{self!r} does not run")

@@ -1,0 +1,76 @@
+"""`--points=tenth`: of the tests that break or cancel at each point, a tenth, chosen by a seed that the header tells.
+
+On real servers they take minutes, and in virtual time, where CI runs all of them, seconds. A tenth on real servers
+shows that the two agree; each run has another tenth.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+__all__ = ["chosen", "is_sampled"]
+
+ONLY_REAL = frozenset({"real_servers", "ensemble"})
+"""Fixtures of tests that do not run in virtual time: of these none is left out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("points", "Points at which tests break or cancel")
+    group.addoption(
+        "--points",
+        choices=["all", "tenth"],
+        default="all",
+        help="of tests/points, *_cancel.py and *_loss.py all tests, or a tenth (default: all)",
+    )
+    group.addoption("--points-seed", type=int, help="choose the tenth that this number stands for")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.points_seed is None:
+        drawn = random.randrange(1 << 16)
+        config.option.points_seed = getattr(config, "workerinput", {}).get("points_seed", drawn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of pytest-xdist is about to be started: all choose the same."""
+    node.workerinput["points_seed"] = node.config.option.points_seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.option.points == "all":
+        return "points: all"
+    return f"points: a tenth; the same one again: --points=tenth --points-seed={config.option.points_seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.points == "all":
+        return
+    kept = set(chosen(items, config.option.points_seed))
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def is_sampled(item: pytest.Item) -> bool:
+    """Whether it is one of many points, which all run in virtual time, too."""
+    path = item.path
+    of_points = path.name == "test_points.py" or path.stem.endswith(("_cancel", "_loss"))
+    return of_points and ONLY_REAL.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def chosen(items: Sequence[pytest.Item], seed: int) -> list[pytest.Item]:
+    """All items but nine tenths of the points of each file."""
+    files = defaultdict(list)
+    for item in items:
+        files[item.path if is_sampled(item) else None].append(item)
+    kept = files.pop(None, [])
+    dice = random.Random(seed)
+    for points in files.values():
+        kept += dice.sample(points, math.ceil(len(points) / 10))
+    return kept

@@ -1,0 +1,65 @@
+"""`--points=tenth` leaves out nine tenths of the points and nothing else, by a seed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+POINTS = """
+import pytest
+
+@pytest.mark.parametrize("point", range(40))
+def test_point(point):
+    print("ran", point)
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(pytester: pytest.Pytester) -> None:
+    """Points in three files, and something else in two of them and beside."""
+    pytester.makeconftest("""
+        import pytest
+
+        pytest_plugins = ["sampling"]
+
+        @pytest.fixture
+        def real_servers():
+            pass
+    """)
+    other = "\ndef test_other(real_servers):\n    pass\n"
+    pytester.makepyfile(
+        test_points=POINTS, test_a_loss=POINTS + other, test_a_cancel=POINTS + other, test_beside=POINTS
+    )
+
+
+def ran(pytester: pytest.Pytester, *arguments: str) -> tuple[set[str], int]:
+    """The tests that have passed, of which none has failed, and the seed."""
+    result = pytester.runpytest_inprocess("-v", "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments)
+    assert result.ret == 0
+    [seed] = [int(line.rpartition("=")[2]) for line in result.outlines if line.startswith("points: a tenth")]
+    passed = [re.search(r"test_\w+\.py::\S+", line) for line in result.outlines if "PASSED" in line]
+    return {name[0] for name in passed if name}, seed
+
+
+def test_a_tenth(pytester: pytest.Pytester) -> None:
+    """Of each file of points a tenth; all that needs real servers, and all that is not about points."""
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio", "--points=tenth")
+    result.assert_outcomes(passed=3 * 4 + 2 + 40, deselected=3 * 36)
+
+
+def test_all(pytester: pytest.Pytester) -> None:
+    """Unless a tenth is asked for."""
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
+    result.assert_outcomes(passed=4 * 40 + 2)
+
+
+def test_the_seed(pytester: pytest.Pytester) -> None:
+    """The header tells it, and the workers of pytest-xdist share it. With it the same points run again; with
+    another one others."""
+    first, seed = ran(pytester, "--points=tenth", "-n2")
+    assert len(first) == 3 * 4 + 2 + 40
+    assert ran(pytester, "--points=tenth", f"--points-seed={seed}") == (first, seed)
+    assert ran(pytester, "--points=tenth", f"--points-seed={seed + 1}")[0] != first
