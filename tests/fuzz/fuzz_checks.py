@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import corral
@@ -34,7 +34,9 @@ class Checks:
 
     def error(self, what: str, error: BaseException) -> None:
         """An operation has raised this: it must be an error that is documented."""
-        if isinstance(error, corral.CorralError) and not isinstance(error, corral.UsageError | corral.InternalError):
+        if isinstance(error, corral.CorralError) and not isinstance(
+            error, corral.UsageError | corral.InternalError
+        ):
             return
         self.violated(f"{what} raised {type(error).__name__} in {place_of(error)}", f"{error!r:.300}")
 
@@ -207,8 +209,3 @@ class Told:
         )
         self._checks.require(fits, "an event of children of another shape", event)
         self._children = event.children
-
-
-def summary(violations: Sequence[str]) -> list[str]:
-    """The signatures."""
-    return sorted({each.partition(": ")[0] for each in violations})

@@ -59,10 +59,24 @@ def choose_style(rng: random.Random) -> Style:
     if kind == "scattered":
         return Style(kind, every, rng.choice((0.01, 0.03, 0.1, 0.3)), most)
     if kind == "focused":
-        return Style(kind, tuple(rng.sample(every, k=rng.choice((1, 2, 3)))), rng.choice((0.05, 0.3, 1.0)), most)
+        return Style(
+            kind, tuple(rng.sample(every, k=rng.choice((1, 2, 3)))), rng.choice((0.05, 0.3, 1.0)), most
+        )
     sub_seed = rng.randrange(1 << 30) if rng.random() < 0.7 else None
     chosen = rng.choice(of_replies)
     return Style(kind, (chosen,), 1.0, most, rng.choice(TARGETS_OF.get(chosen.name, TARGETS)), sub_seed)
+
+
+def _described(frame: Frame, pieces: Sequence[Piece]) -> str:
+    """What passes instead: where it differs, or how it passes."""
+    data = pieces[0].data if pieces else b""
+    if len(pieces) != 1 or data == frame.data:
+        return ", ".join(f"{len(piece.data)} bytes {piece.way.value} {piece.delay:g}" for piece in pieces[:3])
+    at = next(
+        (i for i, (was, now) in enumerate(zip(frame.data, data, strict=False)) if was != now), len(data)
+    )
+    at = max(4, at // 4 * 4)
+    return f"at {at} {data[at : at + 24].hex()} for {frame.data[at : at + 24].hex()}"
 
 
 class Liar:
@@ -97,7 +111,7 @@ class Liar:
             dice = rng if style.sub_seed is None else random.Random(style.sub_seed)
             pieces = chosen.tell(dice, frame, self._known)
             if pieces is not None:
-                self.note(f"{chosen.name}: {frame.message}")
+                self.note(f"{chosen.name}: {frame.message}, {_described(frame, pieces)}")
                 self.kinds.add(chosen.name)
                 return pieces
         return None
@@ -158,8 +172,8 @@ class Weather:
         await expire_all(self._proxy)
 
     async def _restart(self) -> None:
-        await (self._server.stop() if self._rng.random() < 0.5 else self._server.kill())
         try:
+            await (self._server.stop() if self._rng.random() < 0.5 else self._server.kill())
             await self._some_time()
         finally:
             await self._server.start()

@@ -28,7 +28,12 @@ MULTIS = (messages.MULTI.opcode, messages.MULTI_READ.opcode)
 def _answer(frame: Frame) -> Any:
     """What a reply says, or None where it says nothing, or refuses."""
     operation = messages.OPERATIONS.get(frame.message.opcode)
-    if not has_header(frame) or frame.message.kind is not Kind.REPLY or frame.message.error or operation is None:
+    if (
+        not has_header(frame)
+        or frame.message.kind is not Kind.REPLY
+        or frame.message.error
+        or operation is None
+    ):
         return None
     try:
         if frame.message.opcode in MULTIS:
@@ -60,7 +65,9 @@ def results(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] |
     if frame.message.opcode not in MULTIS or not answer:
         return None
     parts = [_part(result) for result in answer]
-    change = rng.choice(("none", "fewer", "more", "mixed", "others", "all refused", "one refused", "zero", "two refused"))
+    change = rng.choice(
+        ("none", "fewer", "more", "mixed", "others", "all refused", "one refused", "zero", "two refused")
+    )
     if change == "none":
         parts = []
     elif change == "fewer":
@@ -205,7 +212,9 @@ def greeting(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] 
     version, timeout, session = struct.unpack_from(">iiq", frame.body)
     password: bytes | None = frame.body[20:36]
     tail = frame.body[36:]
-    for what in rng.sample(("version", "timeout", "timeout", "session", "password", "tail"), k=rng.choice((1, 1, 2))):
+    for what in rng.sample(
+        ("version", "timeout", "timeout", "session", "password", "tail"), k=rng.choice((1, 1, 2))
+    ):
         if what == "version":
             version = rng.choice((1, 42, -1))
         elif what == "timeout":

@@ -65,7 +65,12 @@ async def caching(stage: Stage) -> None:
                 fits = isinstance(path, str) and isinstance(node, corral.Znode)
                 stage.checks.require(fits, "a node in a cache of another shape", (path, node))
             last = cache.get(f"{WATCHED}/{LAST_NAME}")
-            if stage.is_over() and last is not None and last.data == LAST and LAST_NAME in cache.children(WATCHED):
+            if (
+                stage.is_over()
+                and last is not None
+                and last.data == LAST
+                and LAST_NAME in cache.children(WATCHED)
+            ):
                 return
             await asyncio.sleep(POLL)
 

@@ -82,7 +82,9 @@ async def reading(stage: Stage) -> None:
     await stage.asked("exists", zk.exists(LEAF), lambda value: value is None or is_stat(value))
     await stage.asked("children", zk.children(WATCHED), is_names)
     await stage.asked(
-        "children", zk.children(WATCHED, with_stat=True), lambda value: is_names(value[0]) and is_stat(value[1])
+        "children",
+        zk.children(WATCHED, with_stat=True),
+        lambda value: is_names(value[0]) and is_stat(value[1]),
     )
     await stage.asked("sync", zk.sync(), is_nothing)
 
