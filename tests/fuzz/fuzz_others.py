@@ -1,0 +1,87 @@
+"""Those whom nobody lies to: they change what is watched, take turns, and clear away what lies have left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fuzz_watchers import LAST_NAME
+from fuzz_workers import LAST, LEAF, WATCHED
+
+import corral
+
+LEADS = 2.0
+"""Seconds for which somebody leads at the end."""
+
+
+async def prepare(other: corral.Client) -> None:
+    """Make the nodes that there are from the beginning."""
+    for path in (WATCHED, LEAF, "/own", "/lines"):
+        await other.create(path, b"first")
+
+
+async def stir(other: corral.Client, seed: int) -> None:
+    """Change what is watched, until cancelled."""
+    rng = random.Random(f"{seed} stir")
+    while True:
+        await asyncio.sleep(rng.choice((0.01, 0.1, 0.5)))
+        path = rng.choice((WATCHED, *(f"{WATCHED}/{number}" for number in range(3))))
+        below = f"{path}/x" if path == WATCHED else path
+        act = rng.choice(("set", "create", "delete"))
+        with contextlib.suppress(corral.ServerError, corral.ConnectionLoss):
+            if act == "set":
+                await other.set(path, rng.randbytes(3))
+            elif act == "create":
+                await other.create(below)
+            else:
+                await other.delete(below, recursive=True)
+
+
+async def take_turns(other: corral.Client, seed: int) -> None:
+    """Take what the client takes in turn, for a short time each, until cancelled."""
+    rng = random.Random(f"{seed} turns")
+    while True:
+        await asyncio.sleep(rng.choice((0.01, 0.1, 0.5)))
+        recipe: Any = rng.choice(
+            (
+                other.lock("/lines/lock"), other.rwlock("/lines/rw").write(), other.rwlock("/lines/rw").read(),
+                other.election("/lines/election"), other.semaphore("/lines/semaphore", 2),
+            )
+        )  # fmt: skip
+        lost = (corral.SessionError, corral.LimitMismatch, corral.ConnectionLoss, TimeoutError)
+        with contextlib.suppress(*lost):
+            async with asyncio.timeout(1), recipe:
+                await asyncio.sleep(rng.choice((0.01, 0.3)))
+
+
+async def clear_away(other: corral.Client) -> None:
+    """Empty the lines, make again what was lost, and write what is to be seen at the end.
+
+    A node of which a client was told that it was never made would be in its line for as long as its session lives.
+    """
+    await _until_done(lambda: other.delete("/lines", recursive=True), corral.NoNode)
+    for path in (WATCHED, LEAF, "/own", f"{WATCHED}/{LAST_NAME}"):
+        await _until_done(lambda path=path: other.create(path), corral.NodeExists)
+        await _until_done(lambda path=path: other.set(path, LAST))
+
+
+async def lead_once(other: corral.Client) -> None:
+    """Be a leader who is new, and gone again."""
+    with contextlib.suppress(corral.LockLost):
+        async with other.election("/lines/election"):
+            await asyncio.sleep(LEADS)
+
+
+async def _until_done(act: Callable[[], Awaitable[object]], *done: type[Exception]) -> None:
+    """Have something done that does no harm when it is done twice."""
+    while True:
+        try:
+            await act()
+            return
+        except done:
+            return
+        except (corral.ConnectionLoss, corral.ReplyError):
+            continue

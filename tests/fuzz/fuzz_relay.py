@@ -1,0 +1,170 @@
+"""A man in the middle: a `FaultProxy` in which somebody may put other bytes in the place of each message.
+
+What it needs beside the proxy's faults: pieces that pass later than what came behind them, byte by byte, or after
+the next message; and ends of a connection in the middle of a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from corral.testing.proxy import FaultProxy, Kind, Message, _Content, _FramedLink
+from corral.testing.tcp import Flow, Link, Parcel
+
+NEXT_COMES_WITHIN = 0.5
+"""Seconds after which a piece that was to pass behind the next message passes without one."""
+
+
+class Way(enum.Enum):
+    """How a piece passes."""
+
+    NOW = "now"
+    IN_TURN = "in turn"
+    """After its delay, and what is behind it waits for it."""
+    LATE = "late"
+    """After its delay, and what is behind it does not wait."""
+    BEHIND_THE_NEXT = "behind the next"
+    FIN = "FIN"
+    """The connection ends, in place of a piece."""
+    RST = "RST"
+
+
+class Piece(NamedTuple):
+    """Bytes to pass in place of a message, or an end."""
+
+    data: bytes
+    way: Way = Way.NOW
+    delay: float = 0.0
+    """Seconds."""
+
+
+class Frame(NamedTuple):
+    """A message that is about to be passed on."""
+
+    message: Message
+    data: bytes
+    """All of it, its length in front."""
+    in_flight: tuple[int, ...]
+    """The xids of the requests on its connection that were not answered yet."""
+    path: str | None = None
+    """The path that its request was about, where the request begins with one."""
+    request: bytes = b""
+    """The body of the request that a reply is for, behind xid and opcode."""
+
+    @property
+    def to_server(self) -> bool:
+        return self.message.kind is Kind.REQUEST
+
+    @property
+    def body(self) -> bytes:
+        """All behind the length."""
+        return self.message.body
+
+
+Tell = Callable[[Frame], "Sequence[Piece] | None"]
+"""What to pass in place of a message; None to be honest."""
+
+
+class LyingProxy(FaultProxy):
+    """A proxy whose messages somebody may change."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.tell: Tell | None = None
+        """Who lies; None while the proxy is honest."""
+        self.on_request: Callable[[], None] = lambda: None
+        """Called for each request that comes."""
+        self.timers: set[asyncio.TimerHandle] = set()
+        self._faults.append(_InTurn())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        for timer in self.timers:
+            timer.cancel()
+
+    def _make_link(self) -> Link:
+        return _LyingLink(self)
+
+
+class _Due(NamedTuple):
+    """The content of a piece that passes in its turn, and not before."""
+
+    at: float
+
+
+class _InTurn:
+    """Withholds pieces until they are due."""
+
+    def until(self, flow: Flow, parcel: Parcel) -> float:
+        return parcel.content.at if isinstance(parcel.content, _Due) else float("-inf")
+
+
+class _LyingLink(_FramedLink):
+    """A connection through it."""
+
+    proxy: LyingProxy
+
+    def __init__(self, proxy: LyingProxy) -> None:
+        super().__init__(proxy)
+        self._kept: dict[Flow, list[bytes]] = {self.requests: [], self.replies: []}
+
+    def parcels(self, flow: Flow, data: bytes) -> Iterable[Parcel]:
+        for parcel in super().parcels(flow, data):
+            if not isinstance(parcel.content, _Content):
+                yield parcel
+                continue
+            if flow.to_server:
+                self.proxy.on_request()
+            kept, self._kept[flow] = self._kept[flow], []
+            pieces = None if self.proxy.tell is None else self.proxy.tell(self._frame(parcel, parcel.content))
+            yield from (parcel,) if pieces is None else self._pass(flow, pieces)
+            for piece in kept:
+                yield self._parcel(piece)
+
+    def _frame(self, parcel: Parcel, content: _Content) -> Frame:
+        request: Any = content.exchange.request if content.exchange is not None else None
+        in_flight = tuple(each.request.xid for each in self._unanswered)
+        if request is None:
+            return Frame(content.message, parcel.data, in_flight, content.message.path)
+        return Frame(content.message, parcel.data, in_flight, request.path, request.body[8:])
+
+    def _pass(self, flow: Flow, pieces: Sequence[Piece]) -> Iterator[Parcel]:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        for data, way, delay in pieces:
+            if way is Way.NOW:
+                yield self._parcel(data)
+            elif way is Way.IN_TURN:
+                due += delay
+                yield Parcel(data, loop.time(), _Due(due))
+            elif way is Way.LATE:
+                self._later(delay, flow, data)
+            elif way is Way.BEHIND_THE_NEXT:
+                self._kept[flow].append(data)
+                self._later(NEXT_COMES_WITHIN, flow, None)
+            else:
+                reset = way is Way.RST
+                loop.call_soon(lambda reset=reset: self.cut_when_sent(reset=reset))
+
+    def _parcel(self, data: bytes) -> Parcel:
+        return Parcel(data, asyncio.get_running_loop().time(), None)
+
+    def _later(self, delay: float, flow: Flow, data: bytes | None) -> None:
+        def inject() -> None:
+            self.proxy.timers.discard(timer)
+            pieces = self._kept[flow] if data is None else [data]
+            if data is None:
+                self._kept[flow] = []
+            if not self.over and flow._end is None:
+                for piece in pieces:
+                    flow._withhold(self._parcel(piece))
+                flow.settle()
+
+        timer = asyncio.get_running_loop().call_later(delay, inject)
+        self.proxy.timers.add(timer)
