@@ -40,7 +40,8 @@ class Election(InLine[Held]):
 
         An exception of `lead` ends it; but once leadership is lost, not one that says no more than that this,
         the session or the connection is gone. Ends with `SessionError` when the client can have no session
-        any more, and where `Lock` gives up. On cancel it resigns, or leaves the line.
+        any more, and where `Lock` gives up. On cancel it resigns, or leaves the line; on loss of the
+        connection it goes on as `Lock` does.
         """
         while True:
             held = await self.acquire()

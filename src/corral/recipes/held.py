@@ -154,7 +154,7 @@ class Held:
     async def wait_lost(self) -> errors.LockLost | None:
         """Wait until it is lost, and return the error; None once it is released.
 
-        Cancelling it changes nothing. It waits on over lost connections, as long as it is held.
+        On cancel nothing changes. On loss of the connection it waits on, for as long as it is held.
         """
         self._session.check_place()
         while self._phase in (_HELD, _RELEASING):
