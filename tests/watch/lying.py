@@ -100,7 +100,8 @@ async def lying(target: str) -> AsyncIterator[Liar]:
         task.add_done_callback(connections.discard)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    liar.address = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    port = server.sockets[0].getsockname()[1]
+    liar.address = f"127.0.0.1:{port}"
     try:
         yield liar
     finally:

@@ -71,7 +71,12 @@ async def shallow_read(zk: corral.Client, events: object, kind: WatchKind) -> No
 @by_kind
 @pytest.mark.parametrize("times", [1, 4])
 async def test_state_that_goes_back(
-    lied_to: corral.Client, liar: Liar, other: corral.Client, op: messages.Operation, kind: WatchKind, times: int
+    lied_to: corral.Client,
+    liar: Liar,
+    other: corral.Client,
+    op: messages.Operation,
+    kind: WatchKind,
+    times: int,
 ) -> None:
     """W1: an answer that is older than one before is dropped, and asked for again: the reader is told what is so."""
     liar.lie = replay = Replay(op)
@@ -129,7 +134,9 @@ async def test_node_that_was_deleted_does_not_come_back(
         await tells_nothing(lied_to, events)
 
 
-async def test_node_that_is_there_and_is_not(lied_to: corral.Client, liar: Liar, other: corral.Client) -> None:
+async def test_node_that_is_there_and_is_not(
+    lied_to: corral.Client, liar: Liar, other: corral.Client
+) -> None:
     """W1: a node that exists for `exists` and not for `get` is not asked for without end."""
     await other.create("/node")
 
@@ -158,7 +165,9 @@ async def test_child_without_a_parent(lied_to: corral.Client, liar: Liar, other:
         hidden = [fields[0].encode() == hide for _, fields in asked]
         return code, messages.encode_multi_reply(
             [
-                (-1, -101, b"") if gone else (each.opcode, each.error, op.reply.encode(*_fields(op, result.value)))
+                (-1, -101, b"")
+                if gone
+                else (each.opcode, each.error, op.reply.encode(*_fields(op, result.value)))
                 for gone, (op, _), result, each in zip(hidden, asked, results, results, strict=True)
             ]
         )
