@@ -13,7 +13,10 @@ import pytest
 from watching import first_of, grow, next_of, registered
 
 import corral
+from client_support import asks_for
 from corral import Acl, errors
+from corral.testing import FaultProxy, before
+from corral.wire import messages
 from support import PATIENCE, turns, until
 
 ONLY_USER = [Acl.digest("user", "secret")]
@@ -229,9 +232,31 @@ async def test_only_that_closes_the_cache(
         await closed.wait()
     assert await zk.exists("/tree")
     assert registered(zk) == (0, 0)
-    entering.cancel()
-    await asyncio.wait([entering])
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(corral.UsageStateError, match=r"'/tree'.*closed while"):
+            await entering
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_closed_while_a_transaction_waits_for_it(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """S8: a transaction whose outcome a cache was to show does not wait for one that is closed."""
+    await proxied.create("/tree")
+    async with proxied.cache("/tree") as cache:
+        async with proxy.black_hole(before(match=asks_for(messages.MULTI_READ))) as held:
+
+            async def write() -> None:
+                async with proxied.transaction() as tx:
+                    tx.create("/tree/a")
+
+            writing = asyncio.create_task(write())
+            await held.fired.wait()
+            await turns()
+            cache.close()
+            async with asyncio.timeout(1):
+                await writing
+    assert await other.exists("/tree/a")
 
 
 async def test_a_transaction_that_sets_a_node_twice(zk: corral.Client) -> None:
