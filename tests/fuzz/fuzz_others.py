@@ -62,7 +62,8 @@ async def clear_away(other: corral.Client) -> None:
 
     A node of which a client was told that it was never made would be in its line for as long as its session lives.
     """
-    await _until_done(lambda: other.delete("/lines", recursive=True), corral.NoNode)
+    for path in ("/lines", "/own"):
+        await _until_done(lambda path=path: other.delete(path, recursive=True), corral.NoNode)
     for path in (WATCHED, LEAF, "/own", f"{WATCHED}/{LAST_NAME}"):
         await _until_done(lambda path=path: other.create(path), corral.NodeExists)
         await _until_done(lambda path=path: other.set(path, LAST))
@@ -83,5 +84,5 @@ async def _until_done(act: Callable[[], Awaitable[object]], *done: type[Exceptio
             return
         except done:
             return
-        except (corral.ConnectionLoss, corral.ReplyError):
+        except (corral.ConnectionLoss, corral.ReplyError, corral.NotEmpty):
             continue

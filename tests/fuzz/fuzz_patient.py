@@ -19,7 +19,10 @@ CLOSING = 6.0
 STOPPING = 10.0
 """Seconds within which workers have ended, beside a session timeout if they are cancelled."""
 LOOKS_EVERY = 0.25
-MAY_CLOSE = {"xid", "drip", "a_reply", "bits", "byte", "code", "zxid", "the_body_of_another"}
+MAY_CLOSE = {
+    "xid", "a_reply", "bits", "byte", "code", "zxid", "the_body_of_another", "request_truncated",
+    "request_under_another_number",
+}  # fmt: skip
 """The lies after which a client may say that it is of no use any more: its credentials, or its past, are refused."""
 
 Make = Callable[..., corral.Client]
@@ -88,6 +91,7 @@ class Patient:
         while not self._leaving:
             counts = self._is_over() or name in WATCHERS
             try:
+                await stage.give_up()
                 await CYCLES[name](stage)
                 if counts and self._is_over():
                     self._is_done(name)

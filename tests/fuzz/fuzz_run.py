@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import random
+import resource
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ from fuzz_relay import LyingProxy
 import corral
 from corral.testing import EmbeddedServer
 
+MOST_MEMORY = 300_000
+"""KiB by which the process may grow in one run."""
 LONGEST_TURN = 1.0
 """Seconds of processor time that one turn of the loop may take."""
 REQUESTS, CONNECTS, LINES = 2000, 40, 20
@@ -42,6 +45,7 @@ def run(seed: int, make: Make = corral.connect, workers: Sequence[str] | None = 
     checks = Checks()
     report = Report(make_plan(seed, workers), checks.violations)
     rng = random.Random(f"{seed} network")
+    memory = _most_memory()
     latency = rng.choice(((0.00002, 0.0001), (0.0005, 0.003)))
     fragment = rng.choice((*(None,) * 8, 30, 200))
     # What GUIDs are made of is the seed's, too.
@@ -55,7 +59,14 @@ def run(seed: int, make: Make = corral.connect, workers: Sequence[str] | None = 
         checks.require(loop.longest < LONGEST_TURN, "the loop is blocked", f"{loop.longest:.1f} s")
         del runner
         gc.collect()  # "exception was never retrieved" is said when a future goes
+    grown = _most_memory() - memory
+    checks.require(grown < MOST_MEMORY, "too much memory", f"{grown:,} KiB more")
     return report
+
+
+def _most_memory() -> int:
+    """The most that the process has had at any time, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Run:

@@ -53,6 +53,14 @@ class Stage:
     is_over: Callable[[], bool]
     """Whether lying is over."""
     changes: int = field(default=0, init=False)
+    held: list[corral.Held] = field(default_factory=list, init=False)
+    """What was held in this cycle. It still is if its release was refused, or seemed to be."""
+
+    async def give_up(self) -> None:
+        """Release again what could not be released."""
+        while self.held:
+            await self.held[-1].release()
+            self.held.pop()
 
     def own(self, name: str) -> str:
         """A path that nobody else uses."""
@@ -144,6 +152,7 @@ async def cancelling(stage: Stage) -> None:
         async with asyncio.timeout(stage.rng.choice((0.0, 0.0005, 0.01, 0.3))):
             got = await what()
             if isinstance(got, corral.Held):
+                stage.held.append(got)
                 await got.release()
 
 
@@ -151,6 +160,7 @@ async def cancelling(stage: Stage) -> None:
 
 
 async def _inside(stage: Stage, held: corral.Held) -> None:
+    stage.held.append(held)
     stage.checks.require(is_held(held), "something held of another shape", held)
     await stage.pause()
     if stage.rng.random() < 0.3:
@@ -166,6 +176,7 @@ async def locking(stage: Stage) -> None:
     await stage.asked("locked", lock.locked(), lambda value: isinstance(value, bool))
     held = await lock.try_acquire()
     if held is not None:
+        stage.held.append(held)
         stage.checks.require(is_held(held), "something held of another shape", held)
         await lock.release()
 
@@ -222,6 +233,7 @@ async def electing(stage: Stage) -> None:
 
 async def multi_locking(stage: Stage) -> None:
     async with stage.zk.multi_lock(["/lines/lock", "/lines/other"]) as all_held:
+        stage.held.extend(all_held)
         for held in all_held:
             await _inside(stage, held)
 
