@@ -32,8 +32,13 @@ from corral.types import State
 from corral.wire import messages
 
 MOVED, EXPIRED, NO_NODE = -118, -112, -101
-OWN = (messages.MULTI.opcode, messages.CLOSE.opcode)
-"""What the session asks of its own accord and is answered in line: heartbeats, and the close."""
+HELD = "/held"
+
+
+def is_own(sent: Sent) -> bool:
+    """Whether the session asks of its own accord, and is answered in line: heartbeats, reads of held nodes, and
+    the close."""
+    return sent.opcode in (messages.MULTI.opcode, messages.CLOSE.opcode) or path_of(sent).startswith(HELD)
 
 
 class Asked(Answer):
@@ -129,7 +134,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.driven.machine.session_id)
     @rule(target=holds)
     def hold(self) -> Kept:
-        kept = Kept(f"/held-{len(self.kept)}")
+        kept = Kept(f"{HELD}-{len(self.kept)}")
         self.kept.append(kept)
         self.driven.keep(kept)
         return kept
@@ -150,7 +155,7 @@ class Model(RuleBasedStateMachine):
                 self.pings += 1
                 continue
             self.unanswered.append(sent)
-            if sent.opcode in OWN:
+            if is_own(sent):
                 continue
             asked = self.asked[int(path_of(sent)[1:])]
             asked.sent += 1
@@ -229,7 +234,7 @@ class Model(RuleBasedStateMachine):
         """The server answers the oldest request."""
         driven = self.driven
         sent = self.unanswered.pop(0)
-        asked = None if sent.opcode in OWN else self.asked[int(path_of(sent)[1:])]
+        asked = None if is_own(sent) else self.asked[int(path_of(sent)[1:])]
         waits = asked is not None and not asked.cancelled
         if kind == "well":
             driven.reply(sent)
