@@ -83,7 +83,7 @@ def test_the_window_shrinks_with_the_size_of_answers() -> None:
         most.append(len(in_flight))
     assert most[:FIRST_FLIGHT] == list(range(31, 4, -1)) + [5] * 5
     assert set(most[FIRST_FLIGHT:]) == {5}
-    assert 5 * 1_000_000 >= MAX_BYTES_IN_FLIGHT
+    assert MAX_BYTES_IN_FLIGHT <= 5 * 1_000_000
     for _ in range(1000):
         assert requests.answered(in_flight.popleft(), 100) is not None
         in_flight.extend(take(requests))
