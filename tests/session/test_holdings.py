@@ -203,7 +203,6 @@ def _until_beat(driven: Driven) -> list[Sent]:
     return sent
 
 
-@pytest.mark.xfail(reason="_NodeCheck does not ask whether the loss is hopeless", strict=True)
 def test_a_node_whose_read_breaks_connections(feed: Feed) -> None:
     """L4: if connection after connection breaks on the read of a held node, it is asked for by its existence: a
     client that repeated it for ever would never have a connection that lasts."""
@@ -240,7 +239,6 @@ def test_what_has_to_be_there_may_change(driven: Driven) -> None:
     assert lost([holder]) == ["/writer"]
 
 
-@pytest.mark.xfail(reason="the answer to exists does not know which path it is about", strict=True)
 def test_what_had_to_be_there_before_does_not_matter(driven: Driven) -> None:
     """L4: nor is it a loss if the one before is found to be gone by its existence, asked for before the change."""
     holder = driven.hold("/writer")
