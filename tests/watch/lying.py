@@ -48,7 +48,11 @@ class Liar:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         host, _, port = self._target.rpartition(":")
-        to_read, to_write = await asyncio.open_connection(host, int(port))
+        try:
+            to_read, to_write = await asyncio.open_connection(host, int(port))
+        except BaseException:
+            writer.close()
+            raise
         self._clients.append(writer)
         asked: dict[int, tuple[int, bytes]] = {}
 
@@ -75,11 +79,11 @@ class Liar:
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            writer.close()
+            to_write.close()
             for each in directions:
                 each.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
-            for each_writer in (writer, to_write):
-                each_writer.close()
 
 
 _READS = {

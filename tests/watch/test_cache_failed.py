@@ -13,9 +13,8 @@ import pytest
 from watching import first_of, grow, next_of, registered
 
 import corral
-from client_support import asks_for
 from corral import Acl, errors
-from corral.testing import FaultProxy, before
+from corral.testing import FaultProxy, Kind, Message
 from corral.wire import messages
 from support import PATIENCE, turns, until
 
@@ -243,18 +242,28 @@ async def test_closed_while_a_transaction_waits_for_it(
 ) -> None:
     """S8: a transaction whose outcome a cache was to show does not wait for one that is closed."""
     await proxied.create("/tree")
+
+    def shows(message: Message) -> bool:
+        return message.kind is Kind.REPLY and message.opcode == messages.MULTI_READ.opcode
+
+    async def write() -> None:
+        async with proxied.transaction() as tx:
+            tx.create("/tree/a")
+
     async with proxied.cache("/tree") as cache:
-        async with proxy.black_hole(before(match=asks_for(messages.MULTI_READ))) as held:
+        feed = cache._feed
+        assert feed is not None
 
-            async def write() -> None:
-                async with proxied.transaction() as tx:
-                    tx.create("/tree/a")
+        async def answered() -> bool:
+            return feed.reads.answered < feed._owed
 
+        async with proxy.delay(2 * PATIENCE, match=shows):
             writing = asyncio.create_task(write())
-            await held.fired.wait()
+            await until(answered, "the transaction waits for the cache")
             await turns()
+            assert not writing.done()
             cache.close()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(PATIENCE):
                 await writing
     assert await other.exists("/tree/a")
 

@@ -189,7 +189,7 @@ def _fields(op: messages.Operation, value: object) -> tuple[object, ...]:
 def _is_settled(zk: corral.Client, cache: corral.Cache) -> Callable[[], object]:
     async def settled() -> bool:
         for _ in range(4):
-            await zk.exists("/")
+            await zk.sync()
         try:
             len(cache)
         except corral.ReplyError:
