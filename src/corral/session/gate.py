@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from corral.types import Stat
 from corral.wire import messages
@@ -117,19 +117,14 @@ def check_event_path(path: str) -> None:
 
 
 def check_answer(op: Operation, body: bytes, result: Any, zxid: int, session_id: int) -> None:
-    """Raise `Misfit` unless `result` may answer the request `op` with `body`, in the session `session_id`."""
-    check = _CHECKS.get(op)
+    """Raise `Misfit` unless `result` may answer the request `op` with `body`, in the session `session_id`, at
+    transaction `zxid`."""
+    check = CHECKS.get(op)
     if check is not None:
-        check(_Asked(body, zxid, session_id), result)
+        check(body, result, zxid, session_id)
 
 
-class _Asked(NamedTuple):
-    body: bytes
-    zxid: int
-    session_id: int
-
-
-def _check_get(asked: _Asked, result: tuple[bytes, Stat]) -> None:
+def _check_get(body: bytes, result: tuple[bytes, Stat], zxid: int, session_id: int) -> None:
     data, stat = result
     if len(data) != stat.data_length:
         raise Misfit(f"{len(data)} bytes of data, of which its Stat says that they are {stat.data_length}")
@@ -141,20 +136,20 @@ def _check_names(names: Sequence[str]) -> None:
         raise Misfit("a child's name is empty or holds a '/'")
 
 
-def _check_children(asked: _Asked, result: list[str]) -> None:
+def _check_children(body: bytes, result: list[str], zxid: int, session_id: int) -> None:
     _check_names(result)
 
 
-def _check_children2(asked: _Asked, result: tuple[list[str], Stat]) -> None:
+def _check_children2(body: bytes, result: tuple[list[str], Stat], zxid: int, session_id: int) -> None:
     _check_names(result[0])
 
 
-def _check_set(asked: _Asked, stat: Stat) -> None:
-    _check_not_newer(stat.mzxid, asked.zxid)
-    expected = _length_at(asked.body, len(asked.body) - 4)[0]
+def _check_set(body: bytes, stat: Stat, zxid: int, session_id: int) -> None:
+    _check_not_newer(stat.mzxid, zxid)
+    expected = _length_at(body, len(body) - 4)[0]
     if expected >= 0 and stat.version != _next_version(expected):
         raise Misfit(f"version {stat.version} after a write that expected {expected}")
-    (length,) = _length_at(asked.body, 4 + _length_at(asked.body, 0)[0])
+    (length,) = _length_at(body, 4 + _length_at(body, 0)[0])
     if stat.data_length != max(0, length):
         raise Misfit(f"{stat.data_length} bytes after a write of {length}")
 
@@ -176,32 +171,31 @@ def _is_number(suffix: str) -> bool:
     return len(suffix) in (10, 11) and _NUMBER.fullmatch(suffix) is not None
 
 
-def _check_create(asked: _Asked, path: str) -> None:
-    body = asked.body
+def _check_create(body: bytes, path: str, zxid: int, session_id: int) -> None:
     _check_path(_path_in(body), body[-1], path)
 
 
-def _check_create2(asked: _Asked, result: tuple[str, Stat]) -> None:
+def _check_create2(body: bytes, result: tuple[str, Stat], zxid: int, session_id: int) -> None:
     path, stat = result
-    flags = asked.body[-1]
-    _check_path(_path_in(asked.body), flags, path)
-    _check_not_newer(stat.czxid, asked.zxid)
-    owner = asked.session_id if flags & _EPHEMERAL else 0
+    flags = body[-1]
+    _check_path(_path_in(body), flags, path)
+    _check_not_newer(stat.czxid, zxid)
+    owner = session_id if flags & _EPHEMERAL else 0
     if stat.ephemeral_owner != owner:
         raise Misfit(f"{path[:100]!r} is owned by 0x{stat.ephemeral_owner:x}, not by 0x{owner:x}")
 
 
-def _check_create_container(asked: _Asked, result: tuple[str, Stat]) -> None:
+def _check_create_container(body: bytes, result: tuple[str, Stat], zxid: int, session_id: int) -> None:
     path, stat = result
-    _check_path(_path_in(asked.body), 0, path)
+    _check_path(_path_in(body), 0, path)
     if stat.ephemeral_owner not in (0, _CONTAINER_OWNER):
         raise Misfit(f"the container {path[:100]!r} is owned by 0x{stat.ephemeral_owner:x}")
 
 
-def _check_create_ttl(asked: _Asked, result: tuple[str, Stat]) -> None:
+def _check_create_ttl(body: bytes, result: tuple[str, Stat], zxid: int, session_id: int) -> None:
     with_ttl_and_number = 6
-    is_sequential = asked.body[-9] == with_ttl_and_number
-    _check_path(_path_in(asked.body), _SEQUENTIAL * is_sequential, result[0])
+    is_sequential = body[-9] == with_ttl_and_number
+    _check_path(_path_in(body), _SEQUENTIAL * is_sequential, result[0])
 
 
 def _path_in(body: bytes) -> str:
@@ -213,8 +207,8 @@ def _check_not_newer(created: int, zxid: int) -> None:
         raise Misfit(f"a znode of transaction 0x{created:x} at transaction 0x{zxid:x}")
 
 
-def _check_multi(asked: _Asked, results: Sequence[MultiResult]) -> None:
-    ops = _ops_in(asked.body)
+def _check_multi(body: bytes, results: Sequence[MultiResult], zxid: int, session_id: int) -> None:
+    ops = _ops_in(body)
     if len(results) != len(ops):
         raise Misfit(f"{len(results)} results for {len(ops)} operations")
     if any(result.opcode == messages.ERROR_OPCODE for result in results):
@@ -224,16 +218,14 @@ def _check_multi(asked: _Asked, results: Sequence[MultiResult]) -> None:
         if all(result.error in (0, -2) for result in results):
             raise Misfit("a transaction is refused, but none of its operations")
         return
-    for (op, body), result in zip(ops, results, strict=True):
+    for (op, part), result in zip(ops, results, strict=True):
         if result.opcode != op.opcode:
             raise Misfit(f"a result of operation {result.opcode} where {op.opcode} ({op.name}) was asked for")
-        check = _CHECKS.get(op)
-        if check is not None:
-            check(_Asked(body, asked.zxid, asked.session_id), result.value)
+        check_answer(op, part, result.value, zxid, session_id)
 
 
-def _check_multi_read(asked: _Asked, results: Sequence[MultiResult]) -> None:
-    ops = _ops_in(asked.body)
+def _check_multi_read(body: bytes, results: Sequence[MultiResult], zxid: int, session_id: int) -> None:
+    ops = _ops_in(body)
     if len(results) != len(ops):
         raise Misfit(f"{len(results)} results for {len(ops)} reads")
     get = messages.GET.opcode
@@ -256,7 +248,7 @@ def _ops_in(body: bytes) -> Sequence[tuple[Operation, bytes]]:
     return body.ops
 
 
-_CHECKS: Mapping[Operation, Callable[[_Asked, Any], None]] = {
+CHECKS: Mapping[Operation, Callable[[bytes, Any, int, int], None]] = {
     messages.GET: _check_get,
     messages.CHILDREN: _check_children,
     messages.CHILDREN2: _check_children2,
@@ -268,3 +260,4 @@ _CHECKS: Mapping[Operation, Callable[[_Asked, Any], None]] = {
     messages.MULTI: _check_multi,
     messages.MULTI_READ: _check_multi_read,
 }
+"""What checks the answer to each operation: body, result, zxid and session."""

@@ -75,7 +75,7 @@ class Holdings:
         """When the lease of what is held ends; infinite while nothing is held."""
         self.heartbeat: Heartbeat | None = None
         """The heartbeat that is under way."""
-        self._holds: dict[Hold, _NodeCheck | None] = {}
+        self._holds: dict[Hold, _NodeCheck | _Leaving | None] = {}
         self._watches = watches
         self._submit = submit
         self._next_heartbeat = 0.0
@@ -99,7 +99,7 @@ class Holdings:
         """Its node is being deleted by its holder. The lease goes on until that is certain."""
         if hold in self._holds:
             self._drop_check(hold)
-            self._holds[hold] = _NodeCheck(hold, self, _Known.LEAVING)
+            self._holds[hold] = _LEAVING
 
     def discard(self, hold: Hold) -> None:
         """It is given up; no more is said to it."""
@@ -198,7 +198,7 @@ class Holdings:
         nodes that are not watched yet are asked for as well."""
         for hold, check in self._holds.items():
             if check is None:
-                check = self._holds[hold] = _NodeCheck(hold, self, _Known.NOTHING)
+                check = self._holds[hold] = _NodeCheck(hold, self)
             check.look()
         hold = next(iter(self._holds))
         self._holds[hold] = self._holds.pop(hold)  # it goes to the end: they take turns
@@ -229,15 +229,30 @@ class _Known(enum.Enum):
     LEAVING = "its holder deletes it"
 
 
+class _Leaving:
+    """In place of a `_NodeCheck`, of what is being released."""
+
+    is_leaving = True
+
+    def look(self) -> None:
+        """There is nothing to find out."""
+
+    def stop(self) -> None:
+        """Nothing is watched."""
+
+
+_LEAVING = _Leaving()
+
+
 class _NodeCheck:
     """Finds out when the node of one hold goes (`watches.Watcher`)."""
 
     __slots__ = ("_hold", "_holdings", "_known", "_path")
 
-    def __init__(self, hold: Hold, holdings: Holdings, known: _Known) -> None:
+    def __init__(self, hold: Hold, holdings: Holdings) -> None:
         self._hold = hold
         self._holdings = holdings
-        self._known = known
+        self._known = _Known.NOTHING
         self._path = ""  # what is watched, if anything is
 
     @property

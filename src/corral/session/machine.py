@@ -92,6 +92,7 @@ _LAPSED = State.LAPSED
 _HEADER = messages.REPLY_HEADER.size
 _unpack_header = messages.REPLY_HEADER.unpack_from
 _decode_event = messages.WATCH_EVENT.decode
+_gate_checks = gate.CHECKS
 _FINAL = (State.AUTH_FAILED, State.CLOSED)
 
 
@@ -156,6 +157,7 @@ class Machine:
         self._is_established = False  # whether the credentials with which the connection began were taken
         self._set_watches_unanswered = 0
         self._set_up_at = 0.0  # when these two were sent
+        self._in_hand: Request | None = None  # what the answer that is being read belongs to
         self._connection_zxid = 0  # the newest of the answers on this connection
         self._confirmed_zxid = 0  # the newest that a later answer was not behind
         self._zxid_when_lost = 0
@@ -199,9 +201,19 @@ class Machine:
                 else:
                     self._handshake(now, frames.view, frames.start, end)
         except (framing.StreamError, DecodeError, gate.Misfit) as error:
+            self._fail_in_hand(error)
             self._condemn(f"the server's bytes make no sense: {error}")
         except gate.Stranger as error:
             self._condemn(str(error))
+        except Exception as defect:
+            self._fail_in_hand(defect)
+            raise
+
+    def _fail_in_hand(self, error: Exception) -> None:
+        """What an answer has led to is an error: nobody else would ever tell whoever waits for it."""
+        request, self._in_hand = self._in_hand, None
+        if request is not None:
+            request.reject(_useless(request, error))
 
     def pump(self, now: float, *, urgent_only: bool = False) -> list[bytes]:
         """What to send now, as pieces to be joined; with `urgent_only` what cannot wait for the socket."""
@@ -468,6 +480,7 @@ class Machine:
             self._change(Change.ESTABLISHED)
 
     def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
+        self._in_hand = None
         if end - start < _HEADER:
             raise framing.StreamError(f"a reply of {end - start} bytes")
         xid, zxid, code = _unpack_header(view, start)
@@ -537,17 +550,9 @@ class Machine:
                 self._condemn("the server does not know an operation, and hangs up")
         if request is None:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
-        try:
+        self._in_hand = request  # in flight no more: until it is settled, `received` sees to it that it ends
+        if zxid != self._connection_zxid or zxid > self._confirmed_zxid:
             self._note_zxid(zxid)
-            self._settle(request, now, zxid, code, view, start, end)
-        except Exception as error:
-            # It is in flight no more, so nobody else would ever tell whoever waits.
-            request.reject(_useless(request, error))
-            raise
-
-    def _settle(
-        self, request: Request, now: float, zxid: int, code: int, view: memoryview, start: int, end: int
-    ) -> None:
         self._answered_at = now
         result: Any = None
         failure: errors.CorralError | None = None
@@ -555,7 +560,9 @@ class Machine:
             try:
                 op = request.op
                 result = op.decode_reply(view, start, end)
-                gate.check_answer(op, request.body, result, zxid, self.session_id)
+                check = _gate_checks.get(op)
+                if check is not None:
+                    check(request.body, result, zxid, self.session_id)
             except (DecodeError, gate.Misfit) as error:
                 failure = _useless(request, error)
             else:

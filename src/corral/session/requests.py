@@ -44,6 +44,8 @@ MAX_IN_FLIGHT = 1000
 # Bytes, of requests as of answers, that may be in front of a heartbeat.
 MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
 FIRST_FLIGHT = 32
+# With answers of this size there may be as many as there may ever be.
+_SMALL = MAX_BYTES_IN_FLIGHT // MAX_IN_FLIGHT
 # How fast the expected size of an answer falls again after a large one.
 _FORGETTING = 1 / 16
 # For how long, in T, it is remembered on which request a connection broke that nobody asks for again.
@@ -278,10 +280,14 @@ class Requests:
             return None
         request = self.in_flight.popleft()
         self._landed(request)
+        if size > _SMALL or self._window < MAX_IN_FLIGHT:
+            self._adapt_window(size)
+        return request
+
+    def _adapt_window(self, size: int) -> None:
         expected = self._expected
         self._expected = expected = max(size, expected + (size - expected) * _FORGETTING)
         self._window = min(self._window + 1, MAX_IN_FLIGHT, int(MAX_BYTES_IN_FLIGHT / (expected + 1)) + 1)
-        return request
 
     def answered_out_of_turn(self, xid: int) -> Request | None:
         """The request in flight that an answer with `xid` belongs to, wherever it stands."""
