@@ -127,6 +127,12 @@ class _LyingLink(_FramedLink):
             for piece in kept:
                 yield self._parcel(piece)
 
+    def check_gone(self) -> None:
+        super().check_gone()
+        if self.over:  # no timer of it outlives a connection
+            self.requests.drop()
+            self.replies.drop()
+
     def _frame(self, parcel: Parcel, content: _Content) -> Frame:
         request: Any = content.exchange.request if content.exchange is not None else None
         in_flight = tuple(each.request.xid for each in self._unanswered)

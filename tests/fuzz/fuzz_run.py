@@ -21,7 +21,7 @@ from unittest import mock
 from fuzz_checks import Checks, Log, where_is
 from fuzz_liar import Liar, Weather, expire_all
 from fuzz_loop import MeasuredLoop, Spins
-from fuzz_others import clear_away, lead_once, prepare, stir, take_turns
+from fuzz_others import clear_away, come_and_go, prepare, stir, take_turns
 from fuzz_patient import Make, Patient
 from fuzz_plan import Plan, Report, make_plan
 from fuzz_relay import LyingProxy
@@ -180,7 +180,7 @@ class Run:
             self._liar.note("its sessions were ended")
         await clear_away(other)
         if "following_leaders" in plan.workers:
-            await lead_once(other)
+            background.append(asyncio.create_task(come_and_go(other)))
 
     def _on_request(self) -> None:
         self._requests += 1
