@@ -116,8 +116,8 @@ class Patient:
         self._is_done(name)
         if not self._leaving:
             self._final = error
-            may_be = (
-                isinstance(error, corral.AuthFailed | corral.EnsembleBehind) and self._liar.kinds & MAY_CLOSE
+            may_be = isinstance(error, corral.AuthFailed | corral.EnsembleBehind) and MAY_CLOSE & set(
+                self._liar.kinds
             )
             self._checks.require(may_be, f"{name} is told {type(error).__name__}, for no reason", error)
 
