@@ -793,9 +793,7 @@ async def test_a_normal_life_is_quiet(connect: Connect, log: pytest.LogCaptureFi
     assert log.records != []
 
 
-async def test_a_cut_is_two_lines(
-    connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
-) -> None:
+async def test_a_cut_is_two_lines(connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture) -> None:
     """Contact that is lost and back is one line each: which server and why, what is held, how long it was."""
     async with connect(proxy.address) as zk, zk.lock("/l") as held:
         await proxy.cut(reset=True)

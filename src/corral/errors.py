@@ -380,7 +380,7 @@ class UsageStateError(UsageError, RuntimeError):
 
 
 class AlreadyHeld(UsageStateError):
-    """This task holds that lock already through this client, so waiting for it would never end."""
+    """This task has entered that lock already through this client, so waiting for it would never end."""
 
 
 E = TypeVar("E", bound=BaseException)

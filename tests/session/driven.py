@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from scripted import Answer, Feed, Holder, Sent, Server, T, whole
+from scripted import Answer, Feed, Holder, Sent, Server, T, stat_of, whole
 
 from corral.session.machine import Phase
 from corral.session.requests import Request
@@ -25,7 +25,8 @@ SESSION = 7
 LATENESS = T / 100
 """What is taken off every lease, however punctual the loop is."""
 OPERATIONS = messages.OPERATIONS
-STAT = Stat(1, 2, 3.0, 4.0, 5, 6, 7, 8, 9, 10, 11)
+WRITTEN = b"new"
+"""What `body_of` writes."""
 
 
 def never(sent: Sent) -> bytes | None:
@@ -39,12 +40,20 @@ def well(sent: Sent) -> bytes | None:
     if op is messages.MULTI:
         body = messages.encode_multi_reply([(messages.CHECK.opcode, 0, b"") for _ in checked(sent)])
     elif op is messages.GET:
-        body = messages.GET.reply.encode(path_of(sent).encode(), STAT)
+        data = path_of(sent).encode()
+        body = messages.GET.reply.encode(*got(data))
+    elif op is messages.EXISTS:
+        body = messages.EXISTS.reply.encode(stat_of(b""))
     elif op is messages.SET:
-        body = messages.SET.reply.encode(STAT)
+        body = messages.SET.reply.encode(stat_of(WRITTEN))
     else:
         body = b""
     return messages.REPLY_HEADER.pack(sent.xid, 50, 0) + body
+
+
+def got(data: bytes) -> tuple[bytes, Stat]:
+    """The result of a read of this data."""
+    return data, stat_of(data)
 
 
 def deposed(driven: Driven) -> Callable[[Sent], bytes | None]:
@@ -139,6 +148,10 @@ class Driven(Server):
         """The paths of what the machine has to say now."""
         return [path_of(sent) for sent in self.heard()]
 
+    def served(self) -> list[str]:
+        """The paths of what the machine has to say to a server that answers at once, in the order of sending."""
+        return [path_of(sent) for _, sent in self.go(self.now, well)]
+
     # The clock
 
     def deadline(self) -> float:
@@ -198,7 +211,7 @@ class NamedHolder(Holder):
 def body_of(op: messages.Operation, path: str) -> bytes:
     """What a request of this kind for a path consists of."""
     if op is messages.SET:
-        return messages.encode_set(path, b"new", -1)
+        return messages.encode_set(path, WRITTEN, -1)
     if op is messages.MULTI:
         return messages.encode_multi([(messages.CHECK, messages.encode_check(path, -1))])
     return op.request.encode(path, False)

@@ -32,8 +32,8 @@ class Watcher:
 class Registry(WatchRegistry):
     """Notes what it says to the server."""
 
-    def __init__(self) -> None:
-        super().__init__(self._note)
+    def __init__(self, **options: int) -> None:
+        super().__init__(self._note, **options)
         self.requests: list[Request] = []
         self.asked: list[Request] = []
         """The requests for persistent watches that are not answered yet."""

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from corral.session.auth import Credentials
 from corral.session.machine import Machine
-from corral.session.requests import Request
 from corral.types import Stat, State
 from corral.wire import messages
 
@@ -21,7 +20,13 @@ T = 12.0
 
 Feed = Callable[[bytes], list[bytes]]
 
-STAT = Stat(1, 2, 3.0, 4.0, 5, 6, 7, 8, 9, 10, 11)
+STAT = Stat(1, 2, 3.0, 4.0, 5, 6, 7, 0, 4, 10, 11)
+"""Of a node with four bytes of data that is not ephemeral."""
+
+
+def stat_of(data: bytes) -> Stat:
+    """The `Stat` of a node with this data."""
+    return STAT._replace(data_length=len(data))
 
 
 class Answer:
@@ -119,10 +124,6 @@ class Server:
             data = data[4 + length :]
         return found
 
-    def opcodes(self) -> list[int]:
-        """The opcodes of what the machine has to say now."""
-        return [sent.opcode for sent in self.heard()]
-
     # What the server says
 
     def say_raw(self, body: bytes) -> None:
@@ -153,50 +154,8 @@ class Server:
         header = messages.REPLY_HEADER.pack(messages.NOTIFICATION_XID, -1, 0)
         self.say_raw(header + messages.WATCH_EVENT.encode(kind, 3, path))
 
-    # Time
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass, with the machine called whenever it asks to be, until something comes of it."""
-        until = self.now + seconds
-        for _ in range(1000):
-            due = self.machine.deadline()
-            if due > until:
-                break
-            before = (due, self.machine.condemned, self.machine.has_output(), self.machine.state)
-            self.now = max(self.now, due)
-            self.machine.tick(self.now, due)
-            if (self.machine.deadline(), *before[1:]) == before and self.machine.condemned is None:
-                raise AssertionError(f"the machine asks to be called at {due}, and does nothing")
-            if self.machine.has_output() or self.machine.condemned is not None:
-                return  # a driver would write, or close, now
-            if self.machine.state is not before[3]:
-                return
-        else:
-            raise AssertionError("the machine never rests")
-        self.now = until
-
-    # What users ask
-
-    def ask(
-        self, op: messages.Operation, body: bytes, *, bound_to: int = 0, log: list[Any] | None = None
-    ) -> Answer:
-        """Submit a request."""
-        answer = Answer(log)
-        self.machine.submit(Request(op, body, "/a", answer, bound_to=bound_to))
-        return answer
-
-    def get(self, path: str = "/a", **options: Any) -> Answer:
-        """Submit a read."""
-        return self.ask(messages.GET, messages.encode_get(path, False), **options)
-
-    def set(self, **options: Any) -> Answer:
-        """Submit a write."""
-        return self.ask(messages.SET, messages.encode_set("/a", b"x", -1), **options)
-
 
 GET_REPLY = messages.GET.reply.encode(b"data", STAT)
-SET_REPLY = messages.SET.reply.encode(STAT)
-CHECKED = messages.encode_multi_reply([(13, 0, b"")])
 DIGEST = Credentials("digest", b"user:secret")
 
 
@@ -215,5 +174,5 @@ def byte_by_byte(frame: bytes) -> list[bytes]:
 
 def with_a_tail(frame: bytes) -> list[bytes]:
     """With the first bytes of the next frame, the answer to a ping that nobody sent, behind it."""
-    tail = struct.pack(">i", 16) + messages.REPLY_HEADER.pack(messages.PING_XID, 1, 0)
+    tail = struct.pack(">i", 16) + messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0)
     return [frame + tail[:7], tail[7:]]

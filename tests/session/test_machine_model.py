@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import pairwise
 
 import hypothesis.strategies as st
-from driven import SESSION, START, STAT, Driven, body_of, path_of
+from driven import SESSION, START, Driven, body_of, got, path_of
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     Bundle,
@@ -32,8 +32,13 @@ from corral.types import State
 from corral.wire import messages
 
 MOVED, EXPIRED, NO_NODE = -118, -112, -101
-OWN = (messages.MULTI.opcode, messages.CLOSE.opcode)
-"""What the session asks of its own accord and is answered in line: heartbeats, and the close."""
+HELD = "/held"
+
+
+def is_own(sent: Sent) -> bool:
+    """Whether the session asks of its own accord, and is answered in line: heartbeats, reads of held nodes, and
+    the close."""
+    return sent.opcode in (messages.MULTI.opcode, messages.CLOSE.opcode) or path_of(sent).startswith(HELD)
 
 
 class Asked(Answer):
@@ -59,7 +64,7 @@ class Asked(Answer):
     def set_result(self, result: object) -> None:
         super().set_result(result)
         if self.op is messages.GET:
-            assert result == (self.path.encode(), STAT), "somebody else's answer"
+            assert result == got(self.path.encode()), "somebody else's answer"
 
 
 class Kept(Holder):
@@ -129,7 +134,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.driven.machine.session_id)
     @rule(target=holds)
     def hold(self) -> Kept:
-        kept = Kept(f"/held-{len(self.kept)}")
+        kept = Kept(f"{HELD}-{len(self.kept)}")
         self.kept.append(kept)
         self.driven.keep(kept)
         return kept
@@ -150,7 +155,7 @@ class Model(RuleBasedStateMachine):
                 self.pings += 1
                 continue
             self.unanswered.append(sent)
-            if sent.opcode in OWN:
+            if is_own(sent):
                 continue
             asked = self.asked[int(path_of(sent)[1:])]
             asked.sent += 1
@@ -221,7 +226,7 @@ class Model(RuleBasedStateMachine):
             most -= 1
         if self.pings:
             self.pings -= 1
-            self.driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 1, 0))
+            self.driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0))
 
     @precondition(lambda self: self.is_up and self.unanswered)
     @rule(kind=st.sampled_from(["refuse", "large", "bad", "moved", "expired"]))
@@ -229,7 +234,7 @@ class Model(RuleBasedStateMachine):
         """The server answers the oldest request."""
         driven = self.driven
         sent = self.unanswered.pop(0)
-        asked = None if sent.opcode in OWN else self.asked[int(path_of(sent)[1:])]
+        asked = None if is_own(sent) else self.asked[int(path_of(sent)[1:])]
         waits = asked is not None and not asked.cancelled
         if kind == "well":
             driven.reply(sent)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
-from driven import SESSION, START, STAT, Driven, path_of, well
-from scripted import DIGEST, GET_REPLY, Answer, Feed, T, whole
+from driven import SESSION, START, WRITTEN, Driven, fields, got, path_of, well
+from scripted import DIGEST, GET_REPLY, Answer, Feed, T, stat_of, whole
 
 from corral import errors
 from corral.session.machine import Phase
-from corral.session.requests import MAX_IN_FLIGHT, Request
-from corral.session.watches import Change, Kind
+from corral.session.requests import FIRST_FLIGHT, MAX_IN_FLIGHT, Request
+from corral.session.watches import Armed, Change, Kind
 from corral.types import State
 from corral.wire import messages
 
@@ -26,6 +28,18 @@ class Watcher:
 def refused_in_results(code: int) -> bytes:
     """The results of a transaction that was refused for the session's sake."""
     return messages.encode_multi_reply([(-1, code, b"")])
+
+
+def test_answers_reach_whoever_asked(driven: Driven) -> None:
+    """S2: answers go to their requests, in order, and errors say what was asked of which path."""
+    first, second = driven.read("/a"), driven.write("/a")
+    one, two = driven.heard()
+    driven.reply(one)
+    assert first.result == got(b"/a")
+    assert not second.answered
+    driven.answer(two, code=errors.BadVersion.code)
+    assert isinstance(second.error, errors.BadVersion)
+    assert str(second.error).startswith("set '/a'")
 
 
 # Over a lost connection
@@ -45,7 +59,7 @@ def test_the_order_over_a_lost_connection(driven: Driven) -> None:
     driven.read("/r5")
     assert isinstance(lost.error, errors.ConnectionLoss)
     driven.connect()
-    assert driven.paths() == ["/r1", "/r2", "/r3", "/w2", "/r4", "/r5"]
+    assert driven.served() == ["/r1", "/r2", "/r3", "/w2", "/r4", "/r5"]
 
 
 def test_a_write_is_never_sent_again(driven: Driven) -> None:
@@ -72,11 +86,11 @@ def test_a_read_is_sent_twice_at_most(driven: Driven) -> None:
     driven.connect()  # it is lost before the read is on its way again
     driven.lose()
     driven.connect()
-    assert driven.paths() == ["/r"]
     driven.read("/other")
-    assert driven.paths() == ["/other"]
+    assert driven.paths() == ["/r"]
     driven.lose()
     assert isinstance(read.error, errors.ConnectionLoss)
+    assert read.error.losses == 2
     driven.connect()
     assert driven.paths() == ["/other"]
 
@@ -106,7 +120,7 @@ def test_an_answer_that_nobody_waits_for_is_consumed(driven: Driven) -> None:
     one, two = driven.heard()
     cancelled.cancelled = True
     driven.reply(one, two)
-    assert other.result == (b"/b", STAT)
+    assert other.result == got(b"/b")
     assert not cancelled.answered
 
 
@@ -120,9 +134,9 @@ def test_what_moved_is_sent_again_once(inside: str, feed: Feed) -> None:
     driven = Driven(feed)
     driven.connect()
 
-    def refuse() -> None:
+    def refuse(*expected: messages.Operation) -> None:
         sent = driven.heard()
-        assert [each.opcode for each in sent] == [messages.MULTI.opcode, messages.GET.opcode]
+        assert [each.opcode for each in sent] == [op.opcode for op in expected]
         if inside == "header":
             driven.answer(sent[0], code=MOVED)
         else:
@@ -133,10 +147,24 @@ def test_what_moved_is_sent_again_once(inside: str, feed: Feed) -> None:
 
     write = driven.submit(messages.MULTI, "/w")
     driven.read("/r")
-    refuse()
+    refuse(messages.MULTI, messages.GET)
     assert not write.answered
-    refuse()
+    refuse(messages.MULTI)  # the connection broke on the read, which waits behind it
     assert isinstance(write.error, errors.SessionMoved)
+
+
+def test_what_moved_keeps_its_place(driven: Driven) -> None:
+    """S2: what moved is sent again before what was sent behind it, and is answered then."""
+    first, moved, read = driven.read("/first"), driven.write("/w"), driven.read("/read")
+    one, two, _ = driven.heard()
+    driven.reply(one)
+    driven.answer(two, code=MOVED)
+    driven.lose()
+    driven.connect()
+    assert driven.served() == ["/w", "/read"]
+    assert first.result == got(b"/first")
+    assert moved.result == stat_of(WRITTEN)
+    assert read.result == got(b"/read")
 
 
 def test_a_moved_write_whose_connection_breaks_then_is_unknown(driven: Driven) -> None:
@@ -202,12 +230,12 @@ def test_a_refused_heartbeat_is_not_sent_again(driven: Driven) -> None:
     driven.go(START + T / 6 - 0.1)
     driven.now = START + T / 6
     driven.fire_timer()
-    [beat] = driven.heard()
+    beat, _ = driven.heard()
     driven.answer(beat, code=MOVED)
     driven.lose()
     driven.connect()
     seen = driven.go(driven.now, well)
-    assert [sent.opcode for _, sent in seen] == [messages.MULTI.opcode]
+    assert [sent.opcode for _, sent in seen] == [messages.GET.opcode, messages.MULTI.opcode]
 
 
 def test_what_the_session_had_to_say_is_not_said_late(driven: Driven) -> None:
@@ -221,8 +249,30 @@ def test_what_the_session_had_to_say_is_not_said_late(driven: Driven) -> None:
     driven.lose()
     driven.connect()
     seen = [sent.opcode for _, sent in driven.go(driven.now, well)]
-    assert seen == [messages.AUTH.opcode, messages.MULTI.opcode]
+    assert seen == [messages.AUTH.opcode, messages.GET.opcode, messages.MULTI.opcode]
     assert driven.machine.condemned is None
+
+
+def test_the_order_on_a_new_connection(feed: Feed) -> None:
+    """S4: first the credentials, then the watches, with the zxid of when the connection was lost, then what
+    waits."""
+    driven = Driven(feed, credentials=[DIGEST])
+    driven.connect()
+    assert [sent.opcode for sent in driven.heard()] == [messages.AUTH.opcode]
+    for path, armed in (("/w", Armed.DATA), ("/x", Armed.EXIST)):
+        driven.machine.watches.add(path, Watcher())
+        driven.machine.watches.armed(path, armed)
+    driven.read()
+    [sent] = driven.heard()
+    driven.answer(sent, GET_REPLY, zxid=77)
+    driven.lose()
+    driven.write()
+    driven.connect()
+    auth, watches, write = driven.heard()
+    opcodes = [messages.AUTH.opcode, messages.SET_WATCHES.opcode, messages.SET.opcode]
+    assert [auth.opcode, watches.opcode, write.opcode] == opcodes
+    assert fields(watches) == (77, ["/w"], ["/x"], [])
+    assert driven.connects[-1].last_zxid == 77
 
 
 # The end of a session
@@ -234,6 +284,7 @@ def test_unsent_requests_carry_over(how: str, feed: Feed) -> None:
     order, but for what is bound to the old one, which fails with SessionExpired."""
     driven = Driven(feed)
     driven.connect()
+    holder = driven.hold()
     driven.lose()
     driven.write("/a")
     bound = driven.write("/b", bound_to=SESSION)
@@ -243,13 +294,16 @@ def test_unsent_requests_carry_over(how: str, feed: Feed) -> None:
         driven.accept(session_id=0, timeout=0)
         assert driven.machine.condemned is not None
         driven.lose()
+        assert isinstance(holder.error, errors.SessionExpired)
     else:
         driven.go(START + 2 * T)
+        assert isinstance(holder.error, errors.LockLost)  # its lease had ended before
     assert isinstance(bound.error, errors.SessionExpired)
     assert isinstance(driven.write("/late", bound_to=SESSION).error, errors.SessionExpired)
     driven.connect(session_id=8)
     assert driven.paths() == ["/a", "/c"]
-    assert driven.states == [State.CONNECTED, State.SUSPENDED, State.EXPIRED, State.CONNECTED]
+    lapsed = [State.LAPSED] if how == "clock" else []
+    assert driven.states == [State.CONNECTED, State.SUSPENDED, *lapsed, State.EXPIRED, State.CONNECTED]
 
 
 def test_a_bound_read_is_not_sent_in_another_session(driven: Driven) -> None:
@@ -266,16 +320,20 @@ def test_a_bound_read_is_not_sent_in_another_session(driven: Driven) -> None:
 
 
 def test_another_session_than_ours(driven: Driven) -> None:
-    """S7: a server that gives us another session than the one that we asked it to resume has ended ours:
-    nothing that was bound to it is sent, and what was held is lost."""
+    """S7: a server that answers with another session than the one that we asked it to resume makes no sense: that
+    ends its connection, and says nothing of our session, which the next server resumes."""
     holder = driven.hold()
     driven.lose()
     bound = driven.write("/bound", bound_to=SESSION)
-    driven.connect(session_id=99)
-    assert isinstance(bound.error, errors.SessionExpired)
-    assert isinstance(holder.error, errors.SessionExpired)
-    assert State.EXPIRED in driven.states
-    assert driven.paths() == []
+    driven.open()
+    driven.accept(session_id=99)
+    assert "0x63" in (driven.machine.condemned or "")
+    driven.lose()
+    assert (bound.error, holder.error) == (None, None)
+    assert driven.states == [State.CONNECTED, State.SUSPENDED]
+    driven.connect()
+    assert driven.connects[-1].session_id == SESSION
+    assert driven.paths() == ["/bound"]
 
 
 def test_no_session_is_had_from_a_server_that_gives_none(driven: Driven) -> None:
@@ -304,8 +362,8 @@ def test_an_answer_that_cannot_be_used(bad: str, operation: messages.Operation, 
     driven.reply(one)
     driven.answer(two, bytes(5000) if bad == "too large" else b"\x00\x00\x00\x09short")
     driven.reply(three)
-    assert before.result == (b"/before", STAT)
-    assert after.result == (b"/after", STAT)
+    assert before.result == got(b"/before")
+    assert after.result == got(b"/after")
     assert isinstance(hit.error, errors.ReplyError)
     assert f"{operation.name} '/hit'" in str(hit.error)
     if bad == "too large":
@@ -324,9 +382,10 @@ def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
     driven.connect()
     read = driven.read()
     [sent] = driven.heard()
-    overhead = messages.REPLY_HEADER.size + len(messages.GET.reply.encode(b"", STAT))
-    driven.answer(sent, messages.GET.reply.encode(bytes(1024 - overhead), STAT))
-    assert read.result == (bytes(1024 - overhead), STAT)
+    overhead = messages.REPLY_HEADER.size + len(messages.GET.reply.encode(*got(b"")))
+    most = got(bytes(1024 - overhead))
+    driven.answer(sent, messages.GET.reply.encode(*most))
+    assert read.result == most
 
 
 def watching(driven: Driven, path: str) -> Answer:
@@ -407,7 +466,7 @@ def test_the_answer_to_a_write_that_nobody_waits_for_is_kept(driven: Driven) -> 
     driven.reply(sent[0])
     driven.lose()
     assert not any(answer.answered for answer in answers)
-    assert requests[0].unclaimed == (STAT, None)
+    assert requests[0].unclaimed == (stat_of(WRITTEN), None)
     assert requests[1].unclaimed is not None
     assert isinstance(requests[1].unclaimed[1], errors.ConnectionLoss)
 
@@ -422,6 +481,33 @@ def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:
     assert driven.heard() == []
     driven.reply(sent)
     assert not read.answered
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        pytest.param(struct.pack(">i", -5), id="negative length"),
+        pytest.param(struct.pack(">i", 3) + b"abc", id="short reply"),
+        pytest.param(struct.pack(">iiqi", 16, 4711, 1, 0), id="answer to nothing"),
+        pytest.param(struct.pack(">iiqi", 16, -77, 1, 0), id="unknown xid"),
+        pytest.param(struct.pack(">iiqi", 16, -1, 1, 0), id="empty event"),
+        pytest.param(struct.pack(">iiqi", 0x7FFFFFFF, 4711, 1, 0), id="huge answer to nothing"),
+        pytest.param(struct.pack(">iiqi", 16, messages.AUTH_XID, 0, 0), id="credentials not presented"),
+        pytest.param(struct.pack(">iiqi", 16, messages.SET_WATCHES_XID, 0, 0), id="watches not set again"),
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
+    ],
+)
+def test_nonsense_ends_the_connection(driven: Driven, nonsense: bytes) -> None:
+    """S7: a stream that makes no sense ends the connection, and what was asked on it is not lost."""
+    read = driven.read()
+    driven.heard()
+    driven.say_bytes(nonsense)
+    assert driven.machine.condemned is not None
+    driven.lose()
+    assert not read.answered
+    driven.connect()
+    assert driven.paths() == ["/read"]
+    assert driven.states == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
 
 
 def test_an_answer_out_of_order_condemns(driven: Driven) -> None:
@@ -459,18 +545,60 @@ def test_an_uncalled_for_pong_is_harmless(driven: Driven) -> None:
 
 
 def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
-    """S4: the newest transaction seen is that of every answer, refusals and unusable ones included, and never
-    goes back."""
-    for zxid, code in ((9, 0), (12, NO_NODE), (10, 0)):
+    """S4: the newest transaction seen is that of every answer, refusals included, and never goes back: the next
+    server may be behind, and a new session, too, refuses to go back in time."""
+
+    def ask(zxid: int, code: int = 0) -> int:
         driven.read()
         [sent] = driven.heard()
         driven.answer(sent, GET_REPLY if code == 0 else b"", code=code, zxid=zxid)
-    assert driven.machine.last_zxid == 12
+        return driven.machine.last_zxid
+
+    assert ask(9) == 9
+    assert ask(12, NO_NODE) == 12
     driven.notify(3, "/w")  # it has no transaction of its own
-    assert driven.machine.last_zxid == 12
+    driven.lose()
+    driven.connect()
+    assert ask(10) == 12
+    driven.lose()
+    driven.open()
+    driven.accept(session_id=0, timeout=0)
+    driven.lose()
+    driven.open()
+    assert (driven.connects[-1].session_id, driven.connects[-1].last_zxid) == (0, 12)
 
 
 # Closing
+
+
+def test_closing(driven: Driven) -> None:
+    """S5: closing rejects what waits, loses what is held, and tells the server last; what is under way is
+    answered."""
+    holder, under_way, farewell = driven.hold(), driven.read("/under-way"), Answer()
+    [sent] = driven.heard()
+    waiting = driven.read("/waiting")
+    assert driven.machine.close(driven.now, farewell)
+    later = driven.read("/later")
+    assert {type(each.error) for each in (waiting, holder, later)} == {errors.ClientClosed}
+    [close] = driven.heard()
+    assert close.opcode == messages.CLOSE.opcode
+    driven.reply(sent)
+    driven.answer(close)
+    assert under_way.result == got(b"/under-way")
+    assert farewell.answered
+    driven.machine.end(driven.now)
+    assert driven.states == [State.CONNECTED, State.CLOSED]
+
+
+def test_a_crash_reaches_everybody(driven: Driven) -> None:
+    """S5: nobody waits beyond the end, and a crash is passed on as its cause."""
+    under_way, holder = driven.read(), driven.hold()
+    driven.heard()
+    waiting, crash = driven.write(), RuntimeError("broken")
+    driven.machine.end(driven.now, crash)
+    for each in (under_way, waiting, holder):
+        assert isinstance(each.error, errors.ClientClosed)
+        assert each.error.__cause__ is crash
 
 
 def test_nothing_is_held_once_closing(driven: Driven) -> None:
@@ -603,11 +731,22 @@ def test_asking_again_while_being_told(ending: str, feed: Feed) -> None:
 
 
 def test_the_window_moves_with_the_answers(driven: Driven) -> None:
-    """Fairness: as answers come in, as many more go out; nobody waits for the whole window to be answered."""
-    for n in range(MAX_IN_FLIGHT + 10):
+    """Fairness: as answers come in, more go out; nobody waits for the whole window to be answered."""
+    for n in range(MAX_IN_FLIGHT):
         driven.read(f"/{n}")
     first = driven.heard()
-    assert len(first) == MAX_IN_FLIGHT
+    assert len(first) == FIRST_FLIGHT
     assert driven.machine.has_output()
     driven.reply(*first[:3])
-    assert driven.paths() == [f"/{MAX_IN_FLIGHT + n}" for n in range(3)]
+    assert driven.paths() == [f"/{FIRST_FLIGHT + n}" for n in range(6)]
+
+
+def test_a_full_socket_holds_back_requests_only(driven: Driven) -> None:
+    """Fairness: a heartbeat goes before all that waits, and is written while the socket takes nothing else."""
+    driven.hold()
+    for n in range(10_000):
+        driven.read(f"/{n}")
+    driven.now = driven.timer
+    driven.fire_timer()
+    assert [sent.opcode for sent in driven.heard(urgent_only=True)] == [messages.MULTI.opcode]
+    assert driven.paths()[0] == "/0"

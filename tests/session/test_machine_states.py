@@ -20,7 +20,7 @@ from corral.wire import messages
 
 AUTH_REFUSED = messages.REPLY_HEADER.pack(messages.AUTH_XID, 0, -115)
 AUTH_TAKEN = messages.REPLY_HEADER.pack(messages.AUTH_XID, 0, 0)
-PONG = messages.REPLY_HEADER.pack(messages.PING_XID, 1, 0)
+PONG = messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0)
 
 Step = Callable[[Driven], None]
 
@@ -60,7 +60,7 @@ def expired(driven: Driven) -> None:
 
 def auth_failed(driven: Driven) -> None:
     connected(driven)
-    driven.say_raw(AUTH_REFUSED)
+    have_credentials_refused(driven)
 
 
 # What happens to a session
@@ -109,7 +109,9 @@ def hear_nothing_for_long(driven: Driven) -> None:
 def have_credentials_refused(driven: Driven) -> None:
     if driven.machine.condemned:
         driven.lose()
-    if driven.machine.state is not State.CONNECTED:
+    if driven.machine.state is State.CONNECTED:
+        driven.machine.add_credentials(DIGEST)
+    else:
         driven.connect()
     driven.say_raw(AUTH_REFUSED)
 
@@ -217,7 +219,7 @@ def test_refused_credentials_reach_everybody(feed: Feed) -> None:
     holder, read, write = driven.hold(), driven.read(), driven.write()
     driven.heard()
     waiting = driven.read("/waiting")
-    driven.say_raw(AUTH_REFUSED)
+    have_credentials_refused(driven)
     assert {type(each.error) for each in (holder, read, write, waiting)} == {errors.AuthFailed}
     assert driven.machine.condemned is not None
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 
 import pytest
 from driven import body_of
-from scripted import Answer
+from scripted import Answer, T
 
 from corral.session import requests as requests_module
-from corral.session.requests import MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, NOBODY, Request, Requests
+from corral.session.requests import (
+    FIRST_FLIGHT,
+    MAX_BYTES_IN_FLIGHT,
+    MAX_IN_FLIGHT,
+    NOBODY,
+    Request,
+    Requests,
+)
 from corral.wire import messages
 
 
@@ -46,15 +54,40 @@ def test_numbers_are_those_of_the_protocol_and_never_negative(monkeypatch: pytes
     assert requests_module._LAST_XID == 2**31 - 1
 
 
-def test_the_window_counts_requests() -> None:
-    """Fairness: no more than a thousand are in flight; each answer makes room for one."""
+def test_the_window_grows_with_each_round_trip() -> None:
+    """Fairness: a connection begins with a few in flight, and has twice as many after each round trip, up to a
+    thousand; the next connection begins again."""
     requests = Requests()
-    requests.waiting.extend(request() for _ in range(MAX_IN_FLIGHT + 2))
-    sent = take(requests)
-    assert len(sent) == MAX_IN_FLIGHT == 1000
-    assert take(requests) == []
-    assert requests.answered(sent[0]) is not None
-    assert len(take(requests)) == 1
+    requests.waiting.extend(request() for _ in range(20 * MAX_IN_FLIGHT))
+    flights = []
+    for _ in range(9):
+        sent = take(requests)
+        flights.append(len(sent))
+        for xid in sent:
+            assert requests.answered(xid, 100) is not None
+    assert flights == [32, 64, 128, 256, 512, 1000, 1000, 1000, 1000]
+    requests.connected(T)
+    assert len(take(requests)) == FIRST_FLIGHT == 32
+
+
+def test_the_window_shrinks_with_the_size_of_answers() -> None:
+    """Fairness: what is in flight is answered with about 4 MB: of a megabyte each, 4 or 5, from the first such
+    answer on; when answers are small again, it grows again."""
+    requests = Requests()
+    requests.waiting.extend(request() for _ in range(5000))
+    in_flight = deque(take(requests))
+    most = []
+    for _ in range(100):
+        assert requests.answered(in_flight.popleft(), 1_000_000) is not None
+        in_flight.extend(take(requests))
+        most.append(len(in_flight))
+    assert most[:FIRST_FLIGHT] == list(range(31, 4, -1)) + [5] * 5
+    assert set(most[FIRST_FLIGHT:]) == {5}
+    assert MAX_BYTES_IN_FLIGHT <= 5 * 1_000_000
+    for _ in range(1000):
+        assert requests.answered(in_flight.popleft(), 100) is not None
+        in_flight.extend(take(requests))
+    assert len(in_flight) > 500
 
 
 @pytest.mark.parametrize("way", ["answered", "reclaimed", "dropped"])
@@ -62,13 +95,13 @@ def test_the_window_counts_bytes(way: str) -> None:
     """Fairness: large requests fill the window in bytes, at least one of any size is let through, and however
     they leave it there is room again."""
     requests = Requests()
-    requests.waiting.extend(request(size=MAX_BYTES_IN_FLIGHT) for _ in range(3))
+    requests.waiting.extend(request(size=MAX_BYTES_IN_FLIGHT + n) for n in range(3))
     [first] = take(requests)
     assert take(requests) == []
     if way == "answered":
-        assert requests.answered(first) is not None
+        assert requests.answered(first, 16) is not None
     elif way == "reclaimed":
-        assert [each.xid for each in requests.reclaim()] == [first]
+        assert [each.xid for each, _ in requests.reclaim(0.0)] == [first]
     else:
         assert len(requests.drop_all()) == 3
         requests.waiting.append(request(size=1))
@@ -81,11 +114,11 @@ def test_a_refused_request_counts_until_it_is_reclaimed() -> None:
     requests.waiting.extend([request(size=MAX_BYTES_IN_FLIGHT), request(size=1)])
     for _ in range(3):
         [xid] = take(requests)
-        refused = requests.answered(xid)
+        refused = requests.answered(xid, 16)
         assert refused is not None
         requests.refused(refused)
         assert take(requests) == []
-        assert list(requests.reclaim()) == []
+        assert list(requests.reclaim(0.0)) == []
 
 
 def test_what_the_session_says_goes_first() -> None:
@@ -110,18 +143,18 @@ def test_a_request_of_the_session_keeps_the_line_of_answers() -> None:
     requests.send_first(own, 0.0)
     assert take(requests) == [3, 4]
     assert own.xid == 3
-    assert [requests.answered(xid) is not None for xid in (1, 2, 3, 4)] == [True] * 4
+    assert [requests.answered(xid, 16) is not None for xid in (1, 2, 3, 4)] == [True] * 4
 
 
 @pytest.mark.parametrize("xid", [0, 2, 3, -1])
 def test_only_the_oldest_can_be_answered(xid: int) -> None:
     """An answer belongs to the oldest request in flight or to none; with none in flight, to none."""
     requests = Requests()
-    assert requests.answered(1) is None
+    assert requests.answered(1, 16) is None
     requests.waiting.extend([request(), request()])
     take(requests)
-    assert requests.answered(xid) is None
-    assert requests.answered(1) is not None
+    assert requests.answered(xid, 16) is None
+    assert requests.answered(1, 16) is not None
 
 
 def test_dropping_what_is_bound() -> None:

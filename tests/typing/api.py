@@ -83,7 +83,7 @@ async def locks(zk: corral.Client) -> None:
     await lock.release()
     assert_type(await held.wait_lost(), corral.LockLost | None)
     for contender in await lock.contenders():
-        assert_type(contender.data, bytes)
+        assert_type(contender.data, bytes | None)
 
 
 async def turns(zk: corral.Client) -> None:
@@ -109,6 +109,7 @@ async def turns(zk: corral.Client) -> None:
     assert_type(await election.run(lead), int)
     async with zk.multi_lock(["/a", "/b"]) as several:
         assert_type(several, tuple[corral.Held, ...])
+    await zk.multi_lock(["/a", "/b"]).release()
     assert_type(await zk.lock("/l").evict(), corral.Contender | None)
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]

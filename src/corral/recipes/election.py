@@ -40,7 +40,8 @@ class Election(InLine[Held]):
 
         An exception of `lead` ends it; but once leadership is lost, not one that says no more than that this,
         the session or the connection is gone. Ends with `SessionError` when the client can have no session
-        any more.
+        any more, and where `Lock` gives up. On cancel it resigns, or leaves the line; on loss of the
+        connection it goes on as `Lock` does.
         """
         while True:
             held = await self.acquire()
@@ -53,11 +54,15 @@ class Election(InLine[Held]):
                 logger.info("a candidate again: %s", lost)
 
     async def candidates(self) -> list[Contender]:
-        """Who leads (the first) and who waits to, in order, with their data."""
+        """Who leads (the first) and who waits to, in order, with their data. See `contenders`."""
         return await self.contenders()
 
     async def leader(self) -> Contender | None:
-        """Who leads, as of the connected server; None if nobody does."""
+        """Who leads, as of the connected server; None if nobody does.
+
+        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        Raises `NoNode` if whoever is listed first was gone 16 times in a row when it was looked at.
+        """
         self._session.check_place()
         return await self._line.first()
 
@@ -73,8 +78,10 @@ class LeaderWatch:
     """Who leads: the leader now, then each one that follows, None where nobody does. For one reader.
 
     A slow reader misses those in between and gets the newest. Nothing is registered while it is not waited
-    on, so it may be left in any way. It goes on over lost connections and expired sessions; when the client
-    is closed it ends, and for what no session can mend it raises the `SessionError`.
+    on, so it may be left in any way. It goes on over lost connections and expired sessions, and gives up as
+    `Election.leader` does; when the client is closed it ends, and for what no session can mend it raises the
+    `SessionError`. The end of a leader whose node we may not read is noticed within a third of the session
+    timeout.
     """
 
     def __init__(self, session: Session, line: Line) -> None:

@@ -152,7 +152,10 @@ class Held:
         return errors.LockLost(f"{self.name}: its node is gone, so nothing was applied")
 
     async def wait_lost(self) -> errors.LockLost | None:
-        """Wait until it is lost, and return the error; None once it is released. Cancelling loses nothing."""
+        """Wait until it is lost, and return the error; None once it is released.
+
+        On cancel nothing changes. On loss of the connection it waits on, for as long as it is held.
+        """
         self._session.check_place()
         while self._phase in (_HELD, _RELEASING):
             await self._next_phase()

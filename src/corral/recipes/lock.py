@@ -57,12 +57,18 @@ class InLine(Queued[H]):
         return f"{self.kind}s are not re-entrant: release it first, or pass the Held on"
 
     async def locked(self) -> bool:
-        """Whether anybody holds it, us included, as of the connected server."""
+        """Whether anybody holds it, us included, as of the connected server.
+
+        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        """
         self._session.check_place()
         return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
-        """Who holds it and who waits, in order, with their data; the first holds it."""
+        """Who holds it and who waits, in order, with their data; the first holds it.
+
+        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        """
         self._session.check_place()
         return await self._line.contenders()
 
@@ -109,11 +115,20 @@ class Lock(InLine[Held]):
 
     ``async with lock as held:`` waits in line, runs the body and releases; what the body is told on a loss
     is in `Held`. One object may be shared by many tasks, as `asyncio.Lock` is. It is not re-entrant: a task
-    that holds the path already gets `AlreadyHeld`. Uncontended, acquiring takes one round trip.
+    that has entered the path already gets `AlreadyHeld`, rather than wait for itself. What was acquired and
+    not entered refuses nobody. Uncontended, acquiring takes one round trip.
 
     **On cancel** (a timeout is one) `acquire` ends at once, and the node that it made, or may have made, is
     removed as soon as a server can be reached. **On loss** of the connection it goes on waiting, and after
-    an expired session it stands in line again, at the end.
+    an expired session, or when somebody has removed its node, it stands in line again, at the end.
+
+    Waiting for others has no bound but the caller's timeout. Retrying has: `acquire` gives up with
+    `ConnectionLoss` when five connections in a row broke on one and the same request
+    (`ConnectionLoss.MOST_LOSSES`), and with `NoNode` when 16 times in a row its node, or the line itself, was
+    gone with nothing waited for in between. Then, too, its node is removed.
+
+    It takes the permissions CREATE, READ and DELETE on the path; the nodes of others need not be readable.
+    The end of one that is not is noticed within a third of the session timeout.
 
     The algorithm is ZooKeeper's lock recipe, with Curator's node names: ``InterProcessMutex`` on the same
     path stands in the same line. kazoo's ``Lock`` is waited for, but waits for us only with

@@ -25,6 +25,7 @@ class MultiLock:
 
     **On cancel**, and on any error, what was acquired so far is released, and nothing is left in any line.
     **On loss** of one while it waits for the rest it begins anew, so that all are held when the body begins.
+    What else happens on loss of the connection, and when it gives up, is as for `Lock`.
     """
 
     def __init__(self, locks: Sequence[tuple[str, Lock]]) -> None:
@@ -38,13 +39,19 @@ class MultiLock:
         return tuple(lock.path for lock in self._asked_for)
 
     async def acquire(self) -> tuple[Held, ...]:
-        """Wait until all are ours. Raises `AlreadyHeld` if this task holds one of them already."""
+        """Wait until all are ours. Raises `AlreadyHeld` if this task has entered one of them already.
+
+        See the class for what happens on cancel and on loss.
+        """
         held = await self._take(lambda lock: lock.acquire())
         assert held is not None
         return held
 
     async def try_acquire(self) -> tuple[Held, ...] | None:
-        """Take all if nobody has, or waits for, any of them; else None, and none is taken."""
+        """Take all if nobody has, or waits for, any of them; else None, and none is taken.
+
+        On cancel and on loss as `acquire`.
+        """
         return await self._take(lambda lock: lock.try_acquire())
 
     async def _take(self, take: Callable[[Lock], Awaitable[Held | None]]) -> tuple[Held, ...] | None:

@@ -24,12 +24,13 @@ class RWLock:
     stand in one line, first come, first served: a reader waits for the writers ahead of it, so that no writer
     starves; a writer for everybody ahead.
 
-    A task that holds either side gets `AlreadyHeld` for either: a writer that wants to go on as a reader
-    calls `HeldWrite.downgrade`; a reader that wants to write would wait for itself, and lets go first.
+    A task that has entered either side gets `AlreadyHeld` for either: a writer that wants to go on as a
+    reader calls `HeldWrite.downgrade`; a reader that wants to write would wait for itself, and lets go first.
 
-    What happens on cancel and on loss is as for `Lock`. The names are those of Curator's
-    ``InterProcessReadWriteLock``, which stands in the same line (its own downgrade is wrong before 5.5:
-    CURATOR-621). kazoo's ``ReadLock`` and ``WriteLock`` do with ``layout="kazoo"``, which has no downgrade.
+    What happens on cancel and on loss, and when it gives up, is as for `Lock`. The names are those of
+    Curator's ``InterProcessReadWriteLock``, which stands in the same line (its own downgrade is wrong before
+    5.5: CURATOR-621). kazoo's ``ReadLock`` and ``WriteLock`` do with ``layout="kazoo"``, which has no
+    downgrade.
     """
 
     def __init__(self, site: Site, sides: Sides) -> None:
@@ -46,7 +47,10 @@ class RWLock:
         return WriteLock(self._site, self._sides.write)
 
     async def contenders(self) -> list[Contender]:
-        """Who holds it and who waits, readers and writers, in order, with their data."""
+        """Who holds it and who waits, readers and writers, in order, with their data.
+
+        What happens on cancel and on loss is as for `Lock.contenders`.
+        """
         return await self.read().contenders()
 
     def __repr__(self) -> str:

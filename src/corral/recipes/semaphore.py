@@ -22,12 +22,13 @@ class Semaphore(Queued[Held]):
 
     ``async with semaphore as lease:`` waits for a lease, in the order of coming; what the body is told on a
     loss is in `Held`. One object may be shared by many tasks, and one task may hold several leases; one that
-    has all of them gets `AlreadyHeld`.
+    has entered all of them gets `AlreadyHeld`.
 
     Everybody has to agree on the limit. It is kept in the data of ``path/leases``; whoever comes with another
     while leases are held gets `LimitMismatch`. When none is held the next one's is taken.
 
-    What happens on cancel and on loss is as for `Lock`. Fencing tokens tell leases apart, but are not in the
+    What happens on cancel and on loss, and when it gives up, is as for `Lock`; to set the limit takes the
+    permission WRITE on ``path/leases``. Fencing tokens tell leases apart, but are not in the
     order of entering. The algorithm is that of Curator's ``InterProcessSemaphoreV2``, which shares the leases
     (and neither sees nor disturbs the limit): whoever waits for a lease holds a lock meanwhile, in whose
     line the others stand. kazoo's ``Semaphore`` must not be used on the same path: it would starve.
@@ -125,13 +126,16 @@ class Semaphore(Queued[Held]):
             tries.again(refusal)
 
     async def holders(self) -> list[Contender]:
-        """Who holds a lease, in the order of coming, with their data, as of the connected server."""
+        """Who holds a lease, in the order of coming, with their data, as of the connected server.
+
+        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        """
         self._session.check_place()
         return (await self._line.contenders())[: self.limit]
 
     async def waiters(self) -> list[Contender]:
         """Who waits for a lease, in order, with their data. (Somebody who is just about to take one is seen
-        here for a moment.)"""
+        here for a moment.) On cancel and on loss as `holders`."""
         self._session.check_place()
         return await self._locks.contenders()
 

@@ -152,11 +152,16 @@ def _check_children2(asked: _Asked, result: tuple[list[str], Stat]) -> None:
 def _check_set(asked: _Asked, stat: Stat) -> None:
     _check_not_newer(stat.mzxid, asked.zxid)
     expected = _length_at(asked.body, len(asked.body) - 4)[0]
-    if expected >= 0 and stat.version != expected + 1:
+    if expected >= 0 and stat.version != _next_version(expected):
         raise Misfit(f"version {stat.version} after a write that expected {expected}")
     (length,) = _length_at(asked.body, 4 + _length_at(asked.body, 0)[0])
     if stat.data_length != max(0, length):
         raise Misfit(f"{stat.data_length} bytes after a write of {length}")
+
+
+def _next_version(version: int) -> int:
+    """A signed 32-bit number: the one after the last is negative."""
+    return version + 1 if version < 0x7FFFFFFF else -0x80000000
 
 
 def _check_path(requested: str, flags: int, path: str) -> None:

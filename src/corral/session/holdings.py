@@ -145,7 +145,7 @@ class Holdings:
         check: _NodeCheck,
         watches: tuple[str, Kind] | None = None,
     ) -> None:
-        self._submit(Request(op, body, path, check, watches=watches))
+        self._submit(Request(op, body, path, _Look(check, path), watches=watches))
 
     def node_gone(self, hold: Hold) -> None:
         """The node of a hold is not there, and its holder has not deleted it."""
@@ -230,7 +230,7 @@ class _Known(enum.Enum):
 
 
 class _NodeCheck:
-    """Finds out when the node of one hold goes (`watches.Watcher`, `requests.Waiter`)."""
+    """Finds out when the node of one hold goes (`watches.Watcher`)."""
 
     __slots__ = ("_hold", "_holdings", "_known", "_path")
 
@@ -276,29 +276,49 @@ class _NodeCheck:
         else:
             self._known = _Known.NOTHING  # the next heartbeat looks
 
-    # The waiter
+    # The answers, about the path that was asked for
 
-    def done(self) -> bool:
-        """Whether it does not matter any more."""
-        return self._known is _Known.LEAVING
-
-    def set_result(self, result: Any, /) -> None:
+    def found(self, path: str) -> None:
         """The node is there."""
-        if self._known is _Known.ASKED:
+        if self._known is _Known.ASKED and path == self._path:
             self._known = _Known.WATCHED
 
-    def set_exception(self, error: BaseException, /) -> None:
+    def not_found(self, path: str, error: BaseException) -> None:
         """The node is gone, or not to be read, or the answer was lost."""
         if isinstance(error, errors.NoNode):
-            if self._path == self._hold.checked or not self._path:
+            if path == self._hold.checked:
                 self._holdings.node_gone(self._hold)
             else:
-                self._known = _Known.NOTHING
-        elif isinstance(error, errors.NoAuth | errors.ReplyError):
+                self._known = _Known.NOTHING  # it is another that has to be there by now
+        elif self._known is not _Known.ASKED:
+            return
+        elif isinstance(error, errors.NoAuth | errors.ReplyError) or (
+            isinstance(error, errors.ConnectionLoss) and error.is_hopeless
+        ):
             self._known = _Known.UNREADABLE
             self._move_to("")
-        elif self._known is _Known.ASKED:
+        else:
             self._known = _Known.NOTHING
+
+
+class _Look:
+    """Waits for the answer to one request for a held node (`requests.Waiter`)."""
+
+    __slots__ = ("_check", "_path")
+
+    def __init__(self, check: _NodeCheck, path: str) -> None:
+        self._check = check
+        self._path = path
+
+    def done(self) -> bool:
+        """Whether the node does not matter any more."""
+        return self._check.is_leaving
+
+    def set_result(self, result: Any, /) -> None:
+        self._check.found(self._path)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._check.not_found(self._path, error)
 
 
 class Heartbeat:

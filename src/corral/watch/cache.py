@@ -32,9 +32,10 @@ class Cache(Mapping[str, Znode]):
     instant; that what others have written is there at once. While the connection is down it shows what was
     known last (`is_current`), and it is read again when there is one.
 
-    **On cancel** of entering nothing is left. **On loss** of the connection entering waits. Entering raises
-    what `TreeWatch` does: `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6),
-    `NoAuth` if we may not read the node at its path, `SessionError` if the client is closed.
+    **On cancel** of entering nothing is left; entering raises `UsageStateError` if the cache is closed
+    meanwhile. **On loss** of the connection entering waits. Entering raises what `TreeWatch` does:
+    `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6), `NoAuth` if we may not
+    read the node at its path, `SessionError` if the client is closed.
 
     If such a thing happens later, the cache has *failed*: reading raises it, each time a new copy. A failed
     cache tries again by itself, at intervals that grow to 0.9 seconds; to 10 seconds where each attempt costs
@@ -70,6 +71,8 @@ class Cache(Mapping[str, Znode]):
         try:
             feed.keep_current(1)
             await feed.until_admitted(self._place)
+            if self._feed is not feed:
+                raise errors.UsageStateError(f"this cache of {self._path!r} was closed while it was entered")
         except BaseException:
             self.close()
             raise

@@ -132,9 +132,17 @@ class TreeFeed(Feed):
 
     def leave(self, place: Place) -> None:
         assert isinstance(place, TreePlace)
-        self._coming = [each for each in self._coming if each[1] is not place]
+        self._uninvite(place)
         self.copy.dismiss(place)
         super().leave(place)
+
+    def _uninvite(self, place: TreePlace) -> None:
+        if self._is_coming(place):
+            self._coming = [each for each in self._coming if each[1] is not place]
+            self.wake(None)
+
+    def _is_coming(self, place: TreePlace) -> bool:
+        return any(each is place for _, each in self._coming)
 
     def keep_current(self, lasting: int) -> None:
         """For one more who looks by itself, or (-1) one less: read what has changed also while nobody waits,
@@ -149,9 +157,9 @@ class TreeFeed(Feed):
             self.demand()
 
     async def until_admitted(self, place: TreePlace) -> None:
-        """Wait until all is known that was being read when the place came."""
+        """Wait until all is known that was being read when the place came, or until it has left."""
         self._admit()
-        while not place.admitted:
+        while not place.admitted and self._is_coming(place):
             future = self._loop.create_future()
             try:
                 self.wait(future)
@@ -185,6 +193,8 @@ class TreeFeed(Feed):
         self._stop_retrying()
         self._unfollow()
         self.copy.clear()
+        self._coming.clear()
+        self.wake(None)  # whoever waits for what was written, which is not to be known
 
     def _follow(self) -> None:
         self._stop_retrying()
@@ -320,8 +330,11 @@ class TreeFeed(Feed):
         if self._followed and self.reads.answered < self._owed:
             place = TreePlace(listens=False)
             self._coming.append((self.reads.queued, place))
-            with contextlib.suppress(Exception):  # whoever reads the tree is told
-                await self.until_admitted(place)
+            try:
+                with contextlib.suppress(Exception):  # whoever reads the tree is told
+                    await self.until_admitted(place)
+            finally:
+                self._uninvite(place)
 
     # Reading
 

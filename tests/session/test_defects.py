@@ -1,0 +1,161 @@
+"""Where something of our own raises: it ends what it is about, is logged, and reaches nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pytest
+from driven import WRITTEN, Driven, got
+from scripted import Answer, stat_of
+
+import corral
+from corral import errors
+from corral.session.requests import Request
+from corral.session.watches import Armed, Change
+from corral.wire import messages
+
+
+class Broken(Answer):
+    """A waiter that cannot take what it is told first."""
+
+    def _settle(self) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            raise ValueError("a defect")
+
+    def done(self) -> bool:
+        return False
+
+
+def submit(driven: Driven, waiter: Answer, op: messages.Operation = messages.GET) -> None:
+    driven.machine.submit(Request(op, messages.encode_get("/hit", False), "/hit", waiter))
+
+
+def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("told", ["the answer", "a refusal", "the loss"])
+def test_a_waiter_that_raises_ends_only_what_it_waits_for(
+    told: str, driven: Driven, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S2: a waiter that raises is told so, with what it has raised, and is logged; those beside it have their
+    answers and the connection goes on."""
+    before, broken, after = driven.write("/before"), Broken(), driven.read("/after")
+    driven.machine.submit(Request(messages.SET, messages.encode_set("/hit", WRITTEN, -1), "/hit", broken))
+    one, three, two = driven.heard()
+    driven.reply(one, three)
+    if told == "the answer":
+        driven.reply(two)
+    elif told == "a refusal":
+        driven.answer(two, code=errors.NoNode.code)
+    else:
+        driven.lose()
+        driven.connect()
+    assert before.result == stat_of(WRITTEN)
+    assert after.result == got(b"/after")
+    assert isinstance(broken.error, errors.InternalError)
+    assert isinstance(broken.error.__cause__, ValueError)
+    assert "set '/hit'" in str(broken.error)
+    assert "set '/hit'" in errors_in(caplog)[0]
+    later = driven.read("/later")
+    driven.reply(*driven.heard())
+    assert later.result == got(b"/later")
+
+
+def test_an_observer_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
+    """T: an observer of writes that raises is logged; the other observers are shown the write, and whoever has
+    written has the answer."""
+    shown: list[bytes] = []
+
+    class Observer:
+        def __init__(self, broken: bool) -> None:
+            self.broken = broken
+
+        def wrote(self, op: messages.Operation, body: bytes, result: Any, /) -> None:
+            if self.broken:
+                raise ValueError("a defect")
+            shown.append(body)
+
+        async def settled(self) -> None:
+            raise AssertionError
+
+    for broken in (True, False):
+        driven.machine.observers[Observer(broken)] = None
+    write = driven.write("/w")
+    [sent] = driven.heard()
+    driven.reply(sent)
+    assert write.result == stat_of(WRITTEN)
+    assert shown == [sent.body]
+    assert len(errors_in(caplog)) == 1
+
+
+def test_a_watcher_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
+    """W4: a watcher that raises is logged; the others of the same path are told, and the connection goes on."""
+    told: list[Change] = []
+
+    class Watcher:
+        def __init__(self, broken: bool) -> None:
+            self.broken = broken
+
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            if self.broken:
+                raise ValueError("a defect")
+            told.append(change)
+
+    for broken in (True, False):
+        driven.machine.watches.add("/w", Watcher(broken))
+    driven.machine.watches.armed("/w", Armed.DATA)
+    driven.notify(3, "/w")
+    assert told == [Change.DATA_CHANGED]
+    assert len(errors_in(caplog)) == 1
+    assert driven.machine.condemned is None
+
+
+def broken_codec(*_: Any) -> NoReturn:
+    raise ZeroDivisionError("a defect")
+
+
+BROKEN_GET = dataclasses.replace(messages.GET, decode_reply=broken_codec)
+
+
+def test_whoever_asked_is_told_what_broke_the_machine(driven: Driven) -> None:
+    """S5: an answer on which the machine itself breaks is in flight no more; whoever waits for it is told all the
+    same, as those that are still in flight will be."""
+    waiter, behind = Answer(), driven.read("/behind")
+    driven.machine.submit(Request(BROKEN_GET, messages.encode_get("/hit", False), "/hit", waiter))
+    one, two = driven.heard()
+    driven.reply(one)
+    with pytest.raises(ZeroDivisionError):
+        driven.reply(two)
+    assert isinstance(waiter.error, errors.InternalError)
+    assert isinstance(waiter.error.__cause__, ZeroDivisionError)
+    assert "get '/hit'" in str(waiter.error)
+    assert behind.result == got(b"/behind")
+
+
+async def test_everybody_is_told_when_the_client_breaks(
+    connect: Callable[..., corral.Client], caplog: pytest.LogCaptureFixture
+) -> None:
+    """S5: the one whose answer broke the client, those whose answers were to come, and who leaves: each is told by an
+    error of corral's, with the cause; the client is closed, and says so once."""
+    client = connect()
+    zk = await client.__aenter__()
+    session = zk._session
+    hit = session.request(BROKEN_GET, messages.encode_get("/", False), "/hit")
+    behind = [asyncio.ensure_future(zk.exists("/")) for _ in range(3)]
+    await asyncio.wait([hit, *behind])
+    assert isinstance(hit.exception(), errors.InternalError)
+    for each in behind:
+        error = each.exception()
+        assert isinstance(error, errors.ClientClosed)
+        assert isinstance(error.__cause__, ZeroDivisionError)
+    with pytest.raises(errors.InternalError) as caught:
+        await client.__aexit__(None, None, None)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert zk.state is corral.State.CLOSED
+    assert len(errors_in(caplog)) == 1

@@ -1,0 +1,581 @@
+"""The gate: every answer that a server may give passes, and what no server may say does not."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import Any, NamedTuple
+
+import hypothesis.strategies as st
+import pytest
+from driven import SESSION, Driven, got
+from hypothesis import given
+from scripted import Answer, Feed, T, stat_of, whole
+
+from corral import errors
+from corral.session import gate
+from corral.session.gate import Misfit, Stranger
+from corral.session.machine import Phase
+from corral.session.requests import Request
+from corral.session.watches import Change, Kind
+from corral.types import OPEN_ACL, Stat, State
+from corral.wire import messages
+from corral.wire.messages import MultiResult, Operation
+
+ZXID = 1000
+"""At which the server is when it answers."""
+CONTAINER = -(1 << 63)
+"""Whose a container is, as its `Stat` has it."""
+NONE_APPLIED = -2
+
+
+class Exchange(NamedTuple):
+    """A request, what a server may answer, and what it may not."""
+
+    op: Operation
+    body: bytes
+    right: Any
+    wrong: list[Any]
+
+
+def encoded(op: Operation, result: Any) -> bytes:
+    """An answer as it is on the wire."""
+    if op in (messages.MULTI, messages.MULTI_READ):
+        return messages.encode_multi_reply(
+            [(each.opcode, each.error, _in_multi(each)) for each in result],
+        )
+    if result is None:
+        return b""
+    return op.reply.encode(*result) if type(result) is tuple else op.reply.encode(result)
+
+
+def _in_multi(result: MultiResult) -> bytes:
+    applied = result.error == 0 and result.opcode != messages.ERROR_OPCODE
+    return encoded(messages.OPERATIONS[result.opcode], result.value) if applied else b""
+
+
+NAMES = st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), min_size=1, max_size=8)
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: "/" + "/".join(names))
+DATA = st.binary(max_size=20)
+NUMBERS = st.integers(-(2**31), 2**31 - 1).map("{:010d}".format)
+FLAGS = st.integers(0, 3)
+STATS = st.builds(lambda data: stat_of(data)._replace(mzxid=ZXID, czxid=ZXID), DATA)
+
+
+@st.composite
+def gets(draw: st.DrawFn) -> Exchange:
+    data = draw(DATA)
+    wrong = [(data + b"x", stat_of(data)), (data, stat_of(data)._replace(data_length=-1))]
+    return Exchange(messages.GET, messages.encode_get(draw(PATHS), draw(st.booleans())), got(data), wrong)
+
+
+@st.composite
+def children(draw: st.DrawFn) -> Exchange:
+    names, body = draw(st.lists(NAMES, max_size=9)), messages.encode_children(draw(PATHS), False)
+    return Exchange(messages.CHILDREN, body, names, [[*names, each] for each in ("", "/", "a/b")])
+
+
+@st.composite
+def children2(draw: st.DrawFn) -> Exchange:
+    _, body, names, wrong = draw(children())
+    stat = draw(STATS)
+    return Exchange(messages.CHILDREN2, body, (names, stat), [(each, stat) for each in wrong])
+
+
+@st.composite
+def sets(draw: st.DrawFn) -> Exchange:
+    data, expected = draw(DATA), draw(st.integers(-1, 2**31 - 2))
+    version = expected + 1 if expected >= 0 else draw(st.integers(-(2**31), 2**31 - 1))
+    stat = draw(STATS)._replace(data_length=len(data), version=version)
+    wrong = [stat._replace(data_length=len(data) + 1), stat._replace(mzxid=ZXID + 1)]
+    if expected >= 0:
+        wrong.append(stat._replace(version=expected))
+    return Exchange(messages.SET, messages.encode_set(draw(PATHS), data, expected), stat, wrong)
+
+
+def created(requested: str, flags: int, number: str) -> tuple[str, list[str]]:
+    """The path that is created, and others."""
+    wrong = [requested + "x", "", "/elsewhere", requested + "000000001", requested + "0000000001x"]
+    if not flags & 2:
+        return requested, [*wrong, requested + number]
+    return requested + number, [*wrong, requested, requested + "--00000001", requested + "12345678901"]
+
+
+@st.composite
+def creates(draw: st.DrawFn) -> Exchange:
+    path, flags = draw(PATHS), draw(FLAGS)
+    body = messages.encode_create(path, draw(DATA), OPEN_ACL, flags)
+    return Exchange(messages.CREATE, body, *created(path, flags, draw(NUMBERS)))
+
+
+@st.composite
+def creates2(draw: st.DrawFn) -> Exchange:
+    path, flags = draw(PATHS), draw(FLAGS)
+    right, paths = created(path, flags, draw(NUMBERS))
+    owner = SESSION if flags & 1 else 0
+    stat = draw(STATS)._replace(ephemeral_owner=owner)
+    wrong: list[Any] = [(each, stat) for each in paths]
+    wrong += [(right, stat._replace(ephemeral_owner=SESSION - owner)), (right, stat._replace(czxid=ZXID + 1))]
+    body = messages.encode_create(path, draw(DATA), OPEN_ACL, flags)
+    return Exchange(messages.CREATE2, body, (right, stat), wrong)
+
+
+@st.composite
+def containers(draw: st.DrawFn) -> Exchange:
+    path = draw(PATHS)
+    stat = draw(STATS)._replace(ephemeral_owner=draw(st.sampled_from([0, CONTAINER])))
+    wrong = [(path + "x", stat), (path, stat._replace(ephemeral_owner=SESSION))]
+    body = messages.encode_create(path, draw(DATA), OPEN_ACL, 4)
+    return Exchange(messages.CREATE_CONTAINER, body, (path, stat), wrong)
+
+
+@st.composite
+def creates_ttl(draw: st.DrawFn) -> Exchange:
+    path, flags = draw(PATHS), draw(st.sampled_from([5, 6]))
+    right, paths = created(path, 2 if flags == 6 else 0, draw(NUMBERS))
+    stat = draw(STATS)._replace(ephemeral_owner=1 << 60)
+    body = messages.encode_create_ttl(path, draw(DATA), OPEN_ACL, flags, 60.0)
+    return Exchange(messages.CREATE_TTL, body, (right, stat), [(each, stat) for each in paths])
+
+
+@st.composite
+def without_a_check(draw: st.DrawFn) -> Exchange:
+    path = draw(PATHS)
+    op, body = draw(
+        st.sampled_from(
+            [
+                (messages.DELETE, messages.encode_delete(path, -1)),
+                (messages.CHECK, messages.encode_check(path, -1)),
+            ]
+        )
+    )
+    return Exchange(op, body, None, [])
+
+
+def applied(exchange: Exchange) -> MultiResult:
+    return MultiResult(exchange.op.opcode, 0, exchange.right)
+
+
+def refused(*codes: int) -> list[MultiResult]:
+    return [MultiResult(messages.ERROR_OPCODE, code, None) for code in codes]
+
+
+def spoilt(parts: list[Exchange], right: list[MultiResult]) -> list[list[MultiResult]]:
+    """`right` with one result wrong, or of another operation, or with one too few or too many."""
+    wrong = [right[:-1], [*right, right[-1]], []]
+    for at, part in enumerate(parts):
+        for each in part.wrong:
+            wrong.append([*right[:at], MultiResult(part.op.opcode, 0, each), *right[at + 1 :]])
+        other = (
+            MultiResult(messages.CHILDREN.opcode, 0, []) if part.op is not messages.CHILDREN else right[at]
+        )
+        if other is not right[at]:
+            wrong.append([*right[:at], other, *right[at + 1 :]])
+    return wrong
+
+
+@st.composite
+def multis(draw: st.DrawFn) -> Exchange:
+    parts = draw(
+        st.lists(st.one_of(creates(), creates2(), sets(), without_a_check()), min_size=1, max_size=4)
+    )
+    body = messages.encode_multi([(part.op, part.body) for part in parts])
+    right = [applied(part) for part in parts]
+    wrong = spoilt(parts, right)
+    at = draw(st.integers(0, len(parts) - 1))
+    refusal = refused(*[0] * at, -101, *[NONE_APPLIED] * (len(parts) - at - 1))
+    wrong += [refusal[:-1], [*refusal, refusal[-1]]]
+    wrong += [refused(*[0] * len(parts)), refused(*[NONE_APPLIED] * len(parts))]
+    if len(parts) > 1:
+        wrong += [[*right[:-1], *refused(-101)], [*refused(-101), *right[1:]]]
+    return Exchange(messages.MULTI, body, draw(st.sampled_from([right, refusal])), wrong)
+
+
+@st.composite
+def multi_reads(draw: st.DrawFn) -> Exchange:
+    parts = draw(st.lists(st.one_of(gets(), children()), min_size=1, max_size=4))
+    body = messages.encode_multi([(part.op, part.body) for part in parts])
+    right = [applied(part) for part in parts]
+    at = draw(st.integers(0, len(parts) - 1))
+    wrong = [*spoilt(parts, right), [*right[:at], *refused(0), *right[at + 1 :]]]
+    failed = draw(st.sets(st.integers(0, len(parts) - 1)))
+    some = [refused(-101)[0] if n in failed else each for n, each in enumerate(right)]
+    return Exchange(messages.MULTI_READ, body, some, wrong)
+
+
+EXCHANGES: dict[Operation, st.SearchStrategy[Exchange]] = {
+    messages.GET: gets(),
+    messages.CHILDREN: children(),
+    messages.CHILDREN2: children2(),
+    messages.SET: sets(),
+    messages.CREATE: creates(),
+    messages.CREATE2: creates2(),
+    messages.CREATE_CONTAINER: containers(),
+    messages.CREATE_TTL: creates_ttl(),
+    messages.DELETE: without_a_check(),
+    messages.MULTI: multis(),
+    messages.MULTI_READ: multi_reads(),
+}
+each_operation = pytest.mark.parametrize("op", EXCHANGES, ids=lambda op: op.name)
+
+
+def check(exchange: Exchange, result: Any, zxid: int = ZXID) -> None:
+    gate.check_answer(exchange.op, exchange.body, result, zxid, SESSION)
+
+
+def test_each_operation_with_a_check_is_here() -> None:
+    """A check that is added is tested here, too."""
+    assert set(EXCHANGES) - {messages.DELETE} == set(gate._CHECKS)
+
+
+@each_operation
+@given(data=st.data())
+def test_every_right_answer_passes(op: Operation, data: st.DataObject) -> None:
+    """S7: whatever a server that is well may answer fits its request."""
+    exchange = data.draw(EXCHANGES[op])
+    check(exchange, exchange.right)
+    check(exchange, exchange.right, zxid=0)  # of a server that does not say how far it is
+
+
+@each_operation
+@given(data=st.data())
+def test_no_wrong_answer_passes(op: Operation, data: st.DataObject) -> None:
+    """S7: an answer of another request's shape, or that contradicts its request or itself, is a misfit."""
+    exchange = data.draw(EXCHANGES[op])
+    for wrong in exchange.wrong:
+        with pytest.raises(Misfit):
+            check(exchange, wrong)
+
+
+@each_operation
+@given(data=st.data(), code=st.sampled_from([0, -1, -2, -101, 5]))
+def test_nothing_else_is_raised(op: Operation, data: st.DataObject, code: int) -> None:
+    """S7: whatever decodes is judged; nothing that decodes breaks the gate."""
+    exchange = data.draw(EXCHANGES[op])
+    other = data.draw(EXCHANGES[op])
+    stat = Stat(*data.draw(st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 11)))
+    results = [other.right, *other.wrong]
+    if exchange.op in (messages.CREATE2, messages.CREATE_CONTAINER, messages.CREATE_TTL):
+        results += [(path, stat) for path in ("", "/", "\udcff".encode("utf-8", "replace").decode())]
+    if exchange.op in (messages.MULTI, messages.MULTI_READ):
+        results += [refused(code), refused(code, code), [*other.right, *refused(code)]]
+    for result in results:
+        with contextlib.suppress(Misfit):
+            check(exchange, result)
+
+
+def test_a_version_may_overflow() -> None:
+    """S7: a data version is a number of 32 bits, that after the last one is negative: a write that expected the
+    last one has been applied when it is answered so."""
+    body = messages.encode_set("/a", b"x", 2**31 - 1)
+    gate.check_answer(messages.SET, body, stat_of(b"x")._replace(version=-(2**31)), ZXID, SESSION)
+
+
+# What is wrong with an answer, in words
+
+
+@pytest.mark.parametrize(
+    ("op", "body", "result", "says"),
+    [
+        (messages.GET, messages.encode_get("/a", False), (b"four", stat_of(b"five5")), "4 bytes.* 5"),
+        (messages.SET, messages.encode_set("/a", b"x", 3), stat_of(b"x")._replace(version=9), "9 .*3"),
+        (messages.CREATE, messages.encode_create("/a", b"", OPEN_ACL, 0), "/b", "'/b' .*'/a'"),
+        (messages.CREATE, messages.encode_create("/a", b"", OPEN_ACL, 2), "/a", "'/a' with a number"),
+        (
+            messages.CREATE2,
+            messages.encode_create("/a", b"", OPEN_ACL, 1),
+            ("/a", stat_of(b"")._replace(ephemeral_owner=0x99)),
+            "0x99, not by 0x7",
+        ),
+        (
+            messages.MULTI,
+            messages.encode_multi([(messages.CHECK, b"")] * 2),
+            refused(-101),
+            "1 results for 2",
+        ),
+    ],
+)
+def test_a_misfit_names_both(op: Operation, body: bytes, result: Any, says: str) -> None:
+    """S7: the message says what came and what was asked for."""
+    with pytest.raises(Misfit, match=says):
+        gate.check_answer(op, body, result, ZXID, SESSION)
+
+
+# Transactions' numbers, events, greetings
+
+
+@pytest.mark.parametrize(
+    ("zxid", "last", "fits"),
+    [
+        (1, 0, True),
+        (0x2_0000_0000, 0x1_0000_FFFF, True),
+        (1 << 52, 0, True),
+        ((1 << 52) + (1 << 32), 0, False),
+        (1 << 62, 0, False),
+        (1 << 62, (1 << 62) - 1, True),
+        (5, 9, True),
+    ],
+)
+def test_a_zxid_grows_by_elections(zxid: int, last: int, fits: bool) -> None:
+    """S4: an ensemble may hold many elections between two answers; not a thousand million."""
+    if fits:
+        gate.check_zxid(zxid, last)
+    else:
+        with pytest.raises(Misfit, match=f"0x{zxid:x}"):
+            gate.check_zxid(zxid, last)
+
+
+@pytest.mark.parametrize("path", ["/", "/a", "/a/b", "/\u00e9", "/" + "a" * 600_000, "/a" * gate.MOST_LEVELS])
+def test_paths_that_events_may_name(path: str) -> None:
+    """W7: what can be a path may be told of."""
+    gate.check_event_path(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "x", "a/b", "//", "/a/", "/a//b", "/a" * (gate.MOST_LEVELS + 1), "/a" * 300_000]
+)
+def test_paths_that_events_may_not_name(path: str) -> None:
+    """W7: what cannot be a path ends the connection; the message does not repeat half a megabyte."""
+    with pytest.raises(Misfit) as caught:
+        gate.check_event_path(path)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        (b"HTTP/1.1 400 Bad", "HTTP"),
+        (b"SSH-2.0-OpenSSH_", "SSH"),
+        (b"\x15\x03\x01\x00\x02\x02", "TLS"),
+        (b"220 mail ESMTP", "SMTP"),
+        (b"-ERR unknown", "Redis"),
+        (b"\xff\xff\xff\xff", "no ZooKeeper"),
+        (b"\x00\x00\x00\x00", "no ZooKeeper"),
+        (struct.pack(">i", 4097), "no ZooKeeper"),
+    ],
+)
+def test_strangers(first: bytes, says: str) -> None:
+    """S7: what answers a connect request, and is no ZooKeeper, is told by its first bytes."""
+    with pytest.raises(Stranger, match=says):
+        gate.check_greeting(first)
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"H", b"\x00\x00\x00", struct.pack(">i", 37), struct.pack(">i", 4096)]
+)
+def test_what_may_become_a_greeting(first: bytes) -> None:
+    """S7: nobody is turned away for what may yet become the answer to a connect request."""
+    gate.check_greeting(first)
+
+
+# The machine behind the gate
+
+
+@each_operation
+@given(data=st.data())
+def test_a_wrong_answer_fails_its_own_request(op: Operation, data: st.DataObject) -> None:
+    """S7: an answer that does not fit fails its own request with ReplyError, which is not sent again; the next one
+    is answered, and the connection goes on. So a right one reaches whoever asked."""
+    exchange = data.draw(EXCHANGES[op])
+    driven = Driven(whole)
+    driven.connect()
+    right, wrong, after = Answer(), Answer(), driven.read("/after")
+    for waiter in (right, wrong):
+        driven.machine.submit(Request(exchange.op, exchange.body, "/hit", waiter))
+    last, one, two = driven.heard()
+    driven.answer(last, messages.GET.reply.encode(*got(b"/after")))
+    driven.answer(one, encoded(exchange.op, exchange.right), zxid=ZXID)
+    assert right.error is None
+    assert right.result == exchange.right
+    if exchange.wrong:
+        body = encoded(exchange.op, data.draw(st.sampled_from(exchange.wrong)))
+        driven.answer(two, body, zxid=ZXID)
+        assert isinstance(wrong.error, errors.ReplyError)
+        assert "does not fit" in str(wrong.error)
+        assert f"{exchange.op.name} '/hit'" in str(wrong.error)
+    assert after.result == got(b"/after")
+    assert driven.machine.condemned is None
+
+
+def test_a_write_with_a_wrong_answer_proves_nothing(feed: Feed) -> None:
+    """S3: what no server may answer is no word of a quorum."""
+    driven = Driven(feed)
+    driven.connect()
+    driven.lose()
+    driven.now += T / 2
+    driven.connect()
+    end = driven.machine.lease_end()
+    driven.write()
+    [sent] = driven.heard()
+    driven.answer(sent, messages.SET.reply.encode(stat_of(b"another length")))
+    assert driven.machine.lease_end() == end
+
+
+@pytest.mark.parametrize("path", ["", "x", "/a/", "/a" * 300_000])
+def test_an_event_that_cannot_be_ends_its_connection(path: str) -> None:
+    """S7, W7: an event for what is no path ends the connection, whatever is watched, and nothing else."""
+    driven, told = Driven(whole), list[Change]()
+    driven.connect()
+
+    class Watcher:
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            told.append(change)
+
+        def refused(self, error: BaseException, /) -> None:
+            raise AssertionError
+
+    driven.machine.watches.add("/", Watcher(), Kind.RECURSIVE)
+    [asked] = driven.heard()
+    driven.answer(asked, messages.ADD_WATCH.reply.encode(0))
+    driven.notify(3, path)
+    assert told == [Change.ARMED]
+    assert driven.machine.condemned is not None
+    driven.lose()
+    driven.connect()
+    assert driven.states == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
+
+
+def test_an_event_for_a_very_long_name_is_told() -> None:
+    """W7: a path of 600 kB is a path, and is told like any other."""
+    driven, told = Driven(whole), list[str]()
+    driven.connect()
+
+    class Watcher:
+        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+            told.append(path)
+
+    path = "/" + "a" * 600_000
+    driven.machine.watches.add(path, Watcher())
+    driven.notify(3, path)
+    assert told == [path]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "taken"),
+    [
+        pytest.param(0.001, False, id="1 ms"),
+        pytest.param(0.005, False, id="5 ms"),
+        pytest.param(gate.LEAST_GRANT, True, id="the least"),
+        pytest.param(20 * T, True, id="twenty times as much"),
+        pytest.param(gate.MOST_GRANT, True, id="the most"),
+        pytest.param(gate.MOST_GRANT + 1, False, id="too much"),
+        pytest.param(24 * 86_400.0, False, id="24 days"),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_is_granted_has_limits(timeout: float, taken: bool, resumed: bool, feed: Feed) -> None:
+    """S1: what no sane server grants, for a new session or for ours, ends the connection: neither a storm of pings
+    nor a wait of days comes of it, and the next server is asked for what the first was."""
+    driven = Driven(feed)
+    if resumed:
+        driven.connect()
+        driven.lose()
+    driven.open()
+    driven.accept(SESSION, timeout=timeout)
+    assert (driven.machine.phase is Phase.UP and driven.machine.condemned is None) is taken
+    assert (driven.machine.timeout == timeout) is taken
+    if not taken:
+        assert f"{timeout:g} s where {T:g} s" in (driven.machine.condemned or "")
+        driven.lose()
+        driven.connect()
+        assert {asked.timeout for asked in driven.connects} == {T}
+        assert driven.machine.timeout == T
+        assert driven.machine.session_id == SESSION
+
+
+def test_what_was_asked_for_may_be_granted() -> None:
+    """S1: limits are for what a server grants of its own accord: whoever asks for little or much may get it."""
+    for asked in (0.05, 7200.0):
+        reply = messages.ConnectReply(0, asked, SESSION, b"p" * 16, False)
+        gate.check_connect_reply(reply, asked, 0)
+
+
+@pytest.mark.parametrize("session_id", [SESSION, 0])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(struct.pack(">iiqi16s?", 42, 12_000, -1, 16, bytes(16), False), id="without a leader"),
+        pytest.param(struct.pack(">iiqi16s?", 42, 0, 0, 16, bytes(16), False), id="another protocol"),
+        pytest.param(struct.pack(">iiqi16s?", 0, 12_000, -1, 16, bytes(16), False), id="session -1"),
+        pytest.param(struct.pack(">iiqi?", 0, 12_000, SESSION, 0, False), id="no password"),
+    ],
+)
+def test_what_is_no_session_is_not_entered(reply: bytes, session_id: int, feed: Feed) -> None:
+    """S7: a rejection that is written as a session (as ClickHouse Keeper does without a leader) opens none, and
+    does not end ours."""
+    driven = Driven(feed)
+    if session_id:
+        driven.connect(session_id)
+        driven.lose()
+    told = list(driven.states)
+    driven.open()
+    driven.say_raw(reply)
+    assert driven.machine.condemned is not None
+    driven.lose()
+    assert driven.states == told
+    assert driven.machine.session_id == session_id
+
+
+# How far the ensemble is
+
+
+def read_at(driven: Driven, zxid: int) -> Answer:
+    """A read that is answered at a transaction."""
+    answer = driven.read()
+    [sent] = driven.heard()
+    driven.answer(sent, messages.GET.reply.encode(*got(b"/read")), zxid=zxid)
+    return answer
+
+
+def test_a_zxid_out_of_this_world_ends_its_connection(driven: Driven) -> None:
+    """S4: an answer at transaction 2^62 ends its connection, and is not what the next server is asked to have
+    reached: that would shut us out of every server."""
+    read_at(driven, 50)
+    answer = read_at(driven, 1 << 62)
+    assert isinstance(answer.error, errors.ReplyError)
+    assert driven.machine.condemned is not None
+    driven.lose()
+    driven.connect()
+    assert driven.connects[-1].last_zxid == 50
+    assert read_at(driven, 51).error is None
+
+
+def test_a_zxid_that_falls_ends_its_connection(driven: Driven) -> None:
+    """S4: on one connection zxids never fall. Where they do, one of the two was wrong, and what counts is the
+    newest that a later answer has confirmed."""
+    for zxid in (50, 60, 70_000):
+        read_at(driven, zxid)
+    assert driven.machine.last_zxid == 70_000
+    answer = read_at(driven, 61)
+    assert isinstance(answer.error, errors.ReplyError)
+    assert driven.machine.condemned is not None
+    driven.lose()
+    driven.connect()
+    assert driven.connects[-1].last_zxid == 60
+
+
+def test_pings_tell_how_far_the_server_is(driven: Driven) -> None:
+    """S4: the answer to a ping tells it like any other, and answers that have none of the ensemble's transactions
+    (0, or -1) say nothing."""
+    read_at(driven, 50)
+    for zxid in (60, 0, -1):
+        driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, zxid, 0))
+    assert driven.machine.last_zxid == 60
+    assert driven.machine.condemned is None
+    driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 59, 0))
+    assert driven.machine.condemned is not None
+
+
+def test_an_unconfirmed_zxid_can_be_disowned(driven: Driven) -> None:
+    """S4: where every server turns us away, what one answer alone has told is given up; what others have confirmed
+    is not."""
+    read_at(driven, 50)
+    read_at(driven, 70_000)
+    driven.lose()
+    assert not driven.machine.disown_zxid(49)  # that would not let us in either
+    assert not driven.machine.disown_zxid(70_000)  # nor is there a need
+    assert driven.machine.last_zxid == 70_000
+    assert driven.machine.disown_zxid(60)
+    assert driven.machine.last_zxid == 50
+    assert not driven.machine.disown_zxid(60)
+    assert driven.machine.last_zxid == 50

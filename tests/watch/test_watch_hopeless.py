@@ -1,0 +1,134 @@
+"""A request of a watch's own that breaks each connection ends in an error, after a few connections (K2 of issue 12)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from watching import KINDS, begin, first_of, grow, next_of, registered
+
+import corral
+from client_support import asks_for
+from corral.testing import FaultProxy, Kind, Message, before
+from corral.wire import messages
+from support import PATIENCE, until
+
+FOR_EVER = 10_000
+"""More connections than any of these may cost."""
+
+OWN = {
+    "node": [messages.GET],
+    "children": [messages.CHILDREN2],
+    "tree": [messages.MULTI_READ, messages.ADD_WATCH],
+    "raw": [messages.ADD_WATCH],
+}
+by_request = pytest.mark.parametrize(
+    ("name", "op"), [pytest.param(name, op, id=f"{name}, {op.name}") for name in OWN for op in OWN[name]]
+)
+
+
+def reads_bad(message: Message) -> bool:
+    """A read of a tree that names the bad node."""
+    return asks_for(messages.MULTI_READ)(message) and b"/bad" in message.body
+
+
+def is_connect(message: Message) -> bool:
+    """A connect request."""
+    return message.kind is Kind.REQUEST and message.operation == "connect"
+
+
+async def fails_hopelessly(reading: Any) -> None:
+    """It raises that connection after connection broke."""
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(corral.ConnectionLoss) as raised:
+            await reading
+    assert raised.value.is_hopeless
+
+
+@by_request
+async def test_watch_whose_request_breaks_each_connection(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, name: str, op: messages.Operation
+) -> None:
+    """W3: a watch raises `ConnectionLoss` after a few connections, and the next `anext` tries again."""
+    await other.create("/node")
+    kind = KINDS[name]
+    async with kind.make(proxied) as events:
+        async with proxy.record(is_connect) as connects:
+            async with proxy.cut_at(before(match=asks_for(op)), times=FOR_EVER):
+                await fails_hopelessly(anext(events))
+        assert len(connects) <= corral.ConnectionLoss.MOST_LOSSES
+        await begin(events)
+        await kind.change(other, 1)
+        assert kind.shows(await next_of(events), 1)
+    assert registered(proxied) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [3, 40, 700])
+async def test_one_node_of_many_breaks_each_connection(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, size: int
+) -> None:
+    """W3: of a tree the read that breaks connections is found among all the others, in a few steps."""
+    await other.create("/tree")
+    await asyncio.gather(*(other.create(f"/tree/{n}") for n in range(size)))
+    await other.create("/tree/bad")
+    async with proxy.record(is_connect) as connects:
+        async with proxy.cut_at(before(match=reads_bad), times=FOR_EVER):
+            await fails_hopelessly(proxied.cache("/tree").__aenter__())
+    assert len(connects) <= 3 * 3 + corral.ConnectionLoss.MOST_LOSSES
+    assert registered(proxied) == (0, 0)
+    async with proxied.cache("/tree") as cache:
+        assert len(cache) == size + 2
+
+
+async def test_cache_comes_back_when_its_request_does_no_harm_any_more(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """W3: an open cache raises it to whoever reads, and recovers by itself."""
+    await grow(other, "/tree", "/tree/bad")
+    async with proxied.cache("/tree") as cache:
+        async with proxy.cut_at(before(match=reads_bad), times=FOR_EVER):
+            await other.set("/tree/bad", b"2")
+
+            async def hopeless() -> bool:
+                try:
+                    len(cache)
+                except corral.ConnectionLoss as error:
+                    return error.is_hopeless
+                return False
+
+            await until(hopeless, "reading raises")
+
+        async def mended() -> bool:
+            try:
+                return cache["/tree/bad"].data == b"2"
+            except corral.ConnectionLoss:
+                return False
+
+        await until(mended, "the cache follows again")
+    assert registered(proxied) == (0, 0)
+
+
+async def test_two_losses_are_no_reason_to_give_up(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
+) -> None:
+    """W3: connections that break a few times on a read by chance cost nobody an error."""
+    await grow(other, "/tree", "/tree/bad", "/tree/a")
+    async with proxy.cut_at(before(match=reads_bad), times=3), proxied.watch_tree("/tree") as events:
+        assert sorted(event.path for event in await first_of(events)) == ["/tree", "/tree/a", "/tree/bad"]
+
+
+async def test_bystanders_are_not_drawn_in(
+    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, connect: Callable[..., corral.Client]
+) -> None:
+    """W4: many readers of what breaks connections cost as many as one does, and each gets an error of its own."""
+    await other.create("/node")
+    async with proxy.record(is_connect) as connects:
+        async with proxy.cut_at(before(match=asks_for(messages.GET)), times=FOR_EVER):
+            waiting = [asyncio.create_task(proxied.wait_until("/node", bool)) for _ in range(50)]
+            async with asyncio.timeout(PATIENCE):
+                raised = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(error) for error in raised} == {corral.ConnectionLoss}
+    assert len({id(error) for error in raised}) == 50
+    assert len(connects) <= corral.ConnectionLoss.MOST_LOSSES
