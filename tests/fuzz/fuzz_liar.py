@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -86,8 +87,8 @@ class Liar:
         self.style = style
         self.told: list[str] = []
         """What was lied, and when."""
-        self.kinds: set[str] = set()
-        """The names of the lies that were told."""
+        self.kinds = Counter[str]()
+        """How often each lie was told, by its name."""
         self._rng = rng
         self._known = Known()
         self._clock = clock
@@ -112,7 +113,7 @@ class Liar:
             pieces = chosen.tell(dice, frame, self._known)
             if pieces is not None:
                 self.note(f"{chosen.name}: {frame.message}, {_described(frame, pieces)}")
-                self.kinds.add(chosen.name)
+                self.kinds[chosen.name] += 1
                 return pieces
         return None
 

@@ -13,8 +13,8 @@ from fuzz_workers import LAST, LEAF, WATCHED
 
 import corral
 
-LEADS = 2.0
-"""Seconds for which somebody leads at the end."""
+LEADS = 1.0
+"""Seconds for which somebody leads, and then does not."""
 
 
 async def prepare(other: corral.Client) -> None:
@@ -69,11 +69,13 @@ async def clear_away(other: corral.Client) -> None:
         await _until_done(lambda path=path: other.set(path, LAST))
 
 
-async def lead_once(other: corral.Client) -> None:
-    """Be a leader who is new, and gone again."""
-    with contextlib.suppress(corral.LockLost):
-        async with other.election("/lines/election"):
-            await asyncio.sleep(LEADS)
+async def come_and_go(other: corral.Client) -> None:
+    """Lead now and then, until cancelled."""
+    while True:
+        with contextlib.suppress(corral.SessionError):
+            async with other.election("/lines/election"):
+                await asyncio.sleep(LEADS)
+        await asyncio.sleep(LEADS)
 
 
 async def _until_done(act: Callable[[], Awaitable[object]], *done: type[Exception]) -> None:

@@ -116,22 +116,26 @@ class Patient:
         self._is_done(name)
         if not self._leaving:
             self._final = error
-            may_be = (
-                isinstance(error, corral.AuthFailed | corral.EnsembleBehind) and self._liar.kinds & MAY_CLOSE
+            may_be = isinstance(error, corral.AuthFailed | corral.EnsembleBehind) and MAY_CLOSE & set(
+                self._liar.kinds
             )
             self._checks.require(may_be, f"{name} is told {type(error).__name__}, for no reason", error)
 
     async def look(self) -> None:
-        """No connection is kept on which a request has no answer for half a session timeout."""
+        """No connection is kept on which half a session timeout has brought no answer to what is the next due."""
         assert self.zk is not None
         session, loop = self.zk._session, asyncio.get_running_loop()
+        first, since = 0, loop.time()
         while True:
             await asyncio.sleep(LOOKS_EVERY)
             in_flight, timeout = session._machine.requests.in_flight, session.timeout
-            if in_flight and session.server is not None and timeout <= 2 * self._plan.timeout:
-                waits = loop.time() - in_flight[0].sent_at
+            due = in_flight[0].xid if in_flight and session.server is not None else 0
+            if due != first:
+                first, since = due, loop.time()
+            elif due and timeout <= 2 * self._plan.timeout:
+                waits = loop.time() - since
                 said = f"{in_flight[0]} for {waits:.2f} s at T = {timeout:g}"
-                in_time = waits <= timeout / 2 + 2 * LOOKS_EVERY
+                in_time = waits <= timeout / 2 + LOOKS_EVERY
                 self._checks.require(in_time, "unanswered, and the connection is kept", said)
 
     # Recovering

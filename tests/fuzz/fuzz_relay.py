@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from corral.testing.proxy import FaultProxy, Kind, Message, _Content, _FramedLink
+from corral.testing.proxy import FaultProxy, Kind, Message, _Content, _Exchange, _FramedLink
 from corral.testing.tcp import Flow, Link, Parcel
 
 NEXT_COMES_WITHIN = 0.5
@@ -48,12 +48,16 @@ class Frame(NamedTuple):
     message: Message
     data: bytes
     """All of it, its length in front."""
-    in_flight: tuple[int, ...]
-    """The xids of the requests on its connection that were not answered yet."""
+    unanswered: Collection[_Exchange] = ()
     path: str | None = None
     """The path that its request was about, where the request begins with one."""
     request: bytes = b""
     """The body of the request that a reply is for, behind xid and opcode."""
+
+    @property
+    def in_flight(self) -> tuple[int, ...]:
+        """The xids of the requests on its connection that were not answered yet."""
+        return tuple(each.request.xid for each in self.unanswered)
 
     @property
     def to_server(self) -> bool:
@@ -127,12 +131,16 @@ class _LyingLink(_FramedLink):
             for piece in kept:
                 yield self._parcel(piece)
 
+    def check_gone(self) -> None:
+        super().check_gone()
+        if self.over:  # no timer of it outlives a connection
+            self.requests.drop()
+            self.replies.drop()
+
     def _frame(self, parcel: Parcel, content: _Content) -> Frame:
         request: Any = content.exchange.request if content.exchange is not None else None
-        in_flight = tuple(each.request.xid for each in self._unanswered)
-        if request is None:
-            return Frame(content.message, parcel.data, in_flight, content.message.path)
-        return Frame(content.message, parcel.data, in_flight, request.path, request.body[8:])
+        path, body = (content.message.path, b"") if request is None else (request.path, request.body[8:])
+        return Frame(content.message, parcel.data, self._unanswered, path, body)
 
     def _pass(self, flow: Flow, pieces: Sequence[Piece]) -> Iterator[Parcel]:
         loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ from unittest import mock
 from fuzz_checks import Checks, Log, where_is
 from fuzz_liar import Liar, Weather, expire_all
 from fuzz_loop import MeasuredLoop, Spins
-from fuzz_others import clear_away, lead_once, prepare, stir, take_turns
+from fuzz_others import clear_away, come_and_go, prepare, stir, take_turns
 from fuzz_patient import Make, Patient
 from fuzz_plan import Plan, Report, make_plan
 from fuzz_relay import LyingProxy
@@ -47,7 +47,7 @@ def run(seed: int, make: Make = corral.connect, workers: Sequence[str] | None = 
     rng = random.Random(f"{seed} network")
     memory = _most_memory()
     latency = rng.choice(((0.00002, 0.0001), (0.0005, 0.003)))
-    fragment = rng.choice((*(None,) * 8, 30, 200))
+    fragment = rng.choice((*(None,) * 8, 100, 500))
     # What GUIDs are made of is the seed's, too.
     with _observed(checks), mock.patch("os.urandom", random.Random(f"{seed} names").randbytes):
         loop = MeasuredLoop(seed=seed, latency=latency, fragment=fragment)
@@ -180,13 +180,12 @@ class Run:
             self._liar.note("its sessions were ended")
         await clear_away(other)
         if "following_leaders" in plan.workers:
-            await lead_once(other)
+            background.append(asyncio.create_task(come_and_go(other)))
 
     def _on_request(self) -> None:
         self._requests += 1
         took = self._loop.time() - self._began
-        lists = sum(each.split()[1] == "names:" for each in self._liar.told)
-        may_be = REQUESTS * took + REQUESTS_AT_ONCE + REQUESTS_PER_LIST * lists
+        may_be = REQUESTS * took + REQUESTS_AT_ONCE + REQUESTS_PER_LIST * self._liar.kinds["names"]
         if self._requests > may_be and not self._is_stormy:
             self._is_stormy = True
             self._checks.violated("a storm of requests", f"{self._requests} in {took:.1f} s")

@@ -203,7 +203,8 @@ def test_every_lie_finds_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
                 able.add(lie.name)
 
     monkeypatch.setattr(Liar, "tell", tell)
-    monkeypatch.setattr("fuzz_others.LEADS", 0.1)
-    for seed in (0, 2):
+    for seed in range(10):
         run(seed, workers=tuple(CYCLES))
-    assert able == set(LIES)
+        if able == set(LIES):
+            return
+    raise AssertionError(f"never told: {set(LIES) - able}")
