@@ -15,7 +15,8 @@ __all__ = ["join", "parent_of", "resolve", "validate"]
 
 # Control characters, surrogates with the private use area behind them, and the specials block. Characters
 # beyond U+FFFF reach the server as surrogates, so it refuses them as well.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff]")
+FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff]")
+"""What no path may hold."""
 
 
 def validate(path: str, what: str = "path") -> None:
@@ -30,7 +31,7 @@ def validate(path: str, what: str = "path") -> None:
         raise UsageValueError(
             f"{what} {shown(path)} must not end with '/'; write {shown(path.rstrip('/') or '/')}"
         )
-    if found := _FORBIDDEN.search(path):
+    if found := FORBIDDEN.search(path):
         raise UsageValueError(
             f"{what} {shown(path)} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids"
         )

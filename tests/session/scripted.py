@@ -63,6 +63,7 @@ class Holder:
 
     def __init__(self, node: str = "/held", log: list[Any] | None = None) -> None:
         self.node = self.checked = node
+        self.is_leaving = False
         self.error: BaseException | None = None
         self.ended = 0.0
         self._log = log

@@ -136,7 +136,7 @@ def test_what_is_being_released_is_not_lost(told_by: str, driven: Driven) -> Non
         driven.now = driven.timer
         driven.fire_timer()  # they are asked for, and not yet answered
         reads = driven.heard()
-    driven.machine.releasing(releasing)
+    releasing.is_leaving = True
     driven.machine.unhold(given_up)
     if told_by == "the watch":
         for holder in (releasing, given_up):
@@ -152,15 +152,15 @@ def test_what_is_being_released_is_not_lost(told_by: str, driven: Driven) -> Non
     assert not driven.machine.is_held(releasing, driven.now)
 
 
-def test_what_could_not_be_released_is_watched_again(driven: Driven) -> None:
-    """L3: a hold whose release was refused is held like any other: its node is watched from the next heartbeat
-    on."""
+def test_what_could_not_be_released_is_still_watched(driven: Driven) -> None:
+    """L3: a hold whose release was refused is held like any other: that its node goes is told."""
     holder = driven.hold()
     driven.go(START + BEAT, well)
-    driven.machine.releasing(holder)
+    holder.is_leaving = True
     driven.go(START + 2 * BEAT, well)
+    holder.is_leaving = False
     driven.keep(holder)
-    assert asked(driven.go(START + 3 * BEAT, well), GET) == [(3 * BEAT, "/held")]
+    assert asked(driven.go(START + 3 * BEAT, well), GET) == []
     driven.notify(DELETED, "/held")
     assert lost([holder]) == ["/held"]
 

@@ -206,6 +206,26 @@ async def test_an_ensemble_that_went_back_in_time(server: EmbeddedServer, beside
                 assert T < now() - back < T + 5 * Backoff.LONGEST
 
 
+async def test_an_ensemble_that_went_back_is_the_end(server: EmbeddedServer) -> None:
+    """S4, K5: `EnsembleBehind` is final: the state is closed, its stream ends, and whoever asks, waits, or looks at a
+    cache is told why. Leaving raises nothing."""
+    async with corral.connect(server.address, session_timeout=T) as zk, zk.cache("/") as cache:
+        states = zk.states()
+        for _ in range(100):
+            await zk.create("/node-", sequential=True)
+        port = int(server.address.rpartition(":")[2])
+        await server.close()
+        async with EmbeddedServer(port=port):
+            with pytest.raises(corral.EnsembleBehind):
+                await zk.get("/")
+        assert [state async for state in states][-1] is corral.State.CLOSED
+        for use in (lambda: zk.get("/"), lambda: zk.lock("/l").acquire(), lambda: anext(zk.watch("/"))):
+            with pytest.raises(corral.EnsembleBehind):
+                await use()
+        with pytest.raises(corral.EnsembleBehind):
+            cache.get("/")
+
+
 class Gate:
     """Before a server: while it is shut it turns away whoever has seen a transaction before, without a word, as a
     server does whose places are taken just then."""

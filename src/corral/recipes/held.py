@@ -131,6 +131,11 @@ class Held:
         return self._place.path
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether its node is being deleted by its holder."""
+        return self._phase is _RELEASING
+
+    @property
     def session_id(self) -> int:
         """The session that holds it."""
         return self._place.session_id
@@ -187,7 +192,6 @@ class Held:
         self._over()
         if self._phase is _HELD or self._failure is not None:
             self._phase = _RELEASING
-            self._session.releasing(self)
             self._remove()
 
     async def _given_up(self) -> None:

@@ -21,7 +21,10 @@ class Holders:
 
     def by_task(self, full: str, task: asyncio.Task[object] | None) -> list[Held]:
         """What the task has entered at a path, and holds."""
-        return [each for each in self.of(full) if task is not None and each.owner is task and each.is_valid]
+        held = self._by_path.get(full)
+        if held is None or task is None:
+            return []
+        return [each for each in held if each.owner is task and each.is_valid]
 
     def of(self, full: str) -> Sequence[Held]:
         """What is held at a path, or was lost and is not given up yet, in the order of acquiring."""

@@ -122,7 +122,7 @@ class Line:
 
     def __init__(self, site: Site, full: str, layout: Layout) -> None:
         self.full = full
-        self.path = paths.strip(site.nodes.chroot_path, full)
+        self.path = site.path if full is site.full else paths.strip(site.nodes.chroot_path, full)
         """What errors call it."""
         self.layout = layout
         self._nodes = site.nodes

@@ -37,7 +37,7 @@ class Listing:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._set: frozenset[str] | None = None
-        self._in_order: dict[tuple[str, ...], InOrder] = {}
+        self._in_order: dict[tuple[str, ...], InOrder] | None = None
 
     def is_only(self, name: str) -> bool:
         """Whether there is nothing but this name."""
@@ -50,6 +50,8 @@ class Listing:
 
     def in_order(self, labels: tuple[str, ...]) -> InOrder:
         """The nodes with these labels, in the order of their numbers."""
+        if self._in_order is None:
+            self._in_order = {}
         found = self._in_order.get(labels)
         if found is None:
             order = numbers(self.names, labels)
@@ -78,7 +80,12 @@ class Lists:
 
         The future is the caller's own: cancelling it takes nothing from those who share the list.
         """
-        shared, replaced = self._shareable(full) or (_List(self._unsent, full), None)
+        replaced: Request | None = None
+        entry = self._shareable(full) if self._unsent else None
+        if entry is None:
+            shared = _List(self._unsent, full)
+        else:
+            shared, replaced = entry
         answer: asyncio.Future[Listing] = session.loop.create_future()
         shared.waiting.append(answer)
         if replaced is not None:
@@ -93,7 +100,7 @@ class Lists:
             if replaced is not None:
                 replaced.waiter = shared
             raise
-        if not request.sent and not answer.done():
+        if not request.attempts and not answer.done():
             self._unsent[full] = shared, request
         return answer
 
@@ -117,13 +124,15 @@ class _List:
 
     def done(self) -> bool:
         """Whether nobody waits any more: then it is not sent, and nobody may come to share it."""
-        if not all(answer.done() for answer in self.waiting):
-            return False
+        for answer in self.waiting:
+            if not answer.done():
+                return False
         self._forget()
         return True
 
     def set_result(self, names: list[str], /) -> None:
-        self._forget()
+        if self._unsent:
+            self._forget()
         listing = Listing(names)
         for answer in self.waiting:
             if not answer.done():

@@ -18,6 +18,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from corral import paths
 from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiBody, MultiResult, Operation
@@ -34,14 +35,16 @@ GRANT_RATIO = 20
 """Beyond these (in seconds) what is granted may still be what was asked for, and up to so many times as
 much."""
 
-MOST_EPOCHS = 1 << 20
-"""By how many epochs the zxid may grow between two answers: one epoch is one election."""
+MOST_GROWTH = 1 << 52
+"""By how much the zxid may grow between two answers: by 2^20 epochs, each of which is one election."""
 
 _PASSWORD_LENGTH = 16
 _CONTAINER_OWNER = -(1 << 63)
-_NUMBER = re.compile(r"-?[0-9]{9,10}")
+# "%010d" of a signed 32-bit number.
+_NUMBER = re.compile(r"[0-9]{10}|-[0-9]{9,10}", re.ASCII)
 _length_at = struct.Struct(">i").unpack_from
 _EPHEMERAL, _SEQUENTIAL = 1, 2
+_NO_NAMES = frozenset(("", ".", ".."))
 
 
 _LONGEST_GREETING = 4096
@@ -102,7 +105,7 @@ def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> N
 
 def check_zxid(zxid: int, last: int) -> None:
     """Raise `Misfit` if no ensemble can be at `zxid` when it was at `last` before."""
-    if (zxid >> 32) > (last >> 32) + MOST_EPOCHS:
+    if zxid >= last + MOST_GROWTH:
         raise Misfit(f"transaction 0x{zxid:x} cannot follow 0x{last:x}")
 
 
@@ -132,8 +135,9 @@ def _check_get(body: bytes, result: tuple[bytes, Stat], zxid: int, session_id: i
 
 def _check_names(names: Sequence[str]) -> None:
     # One look at all names together: a node may have a hundred thousand children.
-    if "/" in "".join(names) or "" in names:
-        raise Misfit("a child's name is empty or holds a '/'")
+    joined = "".join(names)
+    if "/" in joined or paths.FORBIDDEN.search(joined) or not _NO_NAMES.isdisjoint(names):
+        raise Misfit("a child's name that no znode can have")
 
 
 def _check_children(body: bytes, result: list[str], zxid: int, session_id: int) -> None:
@@ -145,7 +149,8 @@ def _check_children2(body: bytes, result: tuple[list[str], Stat], zxid: int, ses
 
 
 def _check_set(body: bytes, stat: Stat, zxid: int, session_id: int) -> None:
-    _check_not_newer(stat.mzxid, zxid)
+    if stat.mzxid > zxid > 0:
+        raise _too_new(stat.mzxid, zxid)
     expected = _length_at(body, len(body) - 4)[0]
     if expected >= 0 and stat.version != _next_version(expected):
         raise Misfit(f"version {stat.version} after a write that expected {expected}")
@@ -159,27 +164,25 @@ def _next_version(version: int) -> int:
     return version + 1 if version < 0x7FFFFFFF else -0x80000000
 
 
-def _check_path(requested: str, flags: int, path: str) -> None:
+def _check_path(body: bytes, flags: int, path: str) -> None:
+    requested = str(body[4 : 4 + _length_at(body, 0)[0]], "utf-8")
     if not flags & _SEQUENTIAL:
         if path != requested:
             raise Misfit(f"{path[:100]!r} was created, not {requested[:100]!r}")
-    elif not path.startswith(requested) or not _is_number(path[len(requested) :]):
+    elif not path.startswith(requested) or not _NUMBER.fullmatch(path, len(requested)):
         raise Misfit(f"{path[:100]!r} is not {requested[:100]!r} with a number")
 
 
-def _is_number(suffix: str) -> bool:
-    return len(suffix) in (10, 11) and _NUMBER.fullmatch(suffix) is not None
-
-
 def _check_create(body: bytes, path: str, zxid: int, session_id: int) -> None:
-    _check_path(_path_in(body), body[-1], path)
+    _check_path(body, body[-1], path)
 
 
 def _check_create2(body: bytes, result: tuple[str, Stat], zxid: int, session_id: int) -> None:
     path, stat = result
     flags = body[-1]
-    _check_path(_path_in(body), flags, path)
-    _check_not_newer(stat.czxid, zxid)
+    _check_path(body, flags, path)
+    if stat.czxid > zxid > 0:
+        raise _too_new(stat.czxid, zxid)
     owner = session_id if flags & _EPHEMERAL else 0
     if stat.ephemeral_owner != owner:
         raise Misfit(f"{path[:100]!r} is owned by 0x{stat.ephemeral_owner:x}, not by 0x{owner:x}")
@@ -187,7 +190,7 @@ def _check_create2(body: bytes, result: tuple[str, Stat], zxid: int, session_id:
 
 def _check_create_container(body: bytes, result: tuple[str, Stat], zxid: int, session_id: int) -> None:
     path, stat = result
-    _check_path(_path_in(body), 0, path)
+    _check_path(body, 0, path)
     if stat.ephemeral_owner not in (0, _CONTAINER_OWNER):
         raise Misfit(f"the container {path[:100]!r} is owned by 0x{stat.ephemeral_owner:x}")
 
@@ -195,16 +198,11 @@ def _check_create_container(body: bytes, result: tuple[str, Stat], zxid: int, se
 def _check_create_ttl(body: bytes, result: tuple[str, Stat], zxid: int, session_id: int) -> None:
     with_ttl_and_number = 6
     is_sequential = body[-9] == with_ttl_and_number
-    _check_path(_path_in(body), _SEQUENTIAL * is_sequential, result[0])
+    _check_path(body, _SEQUENTIAL * is_sequential, result[0])
 
 
-def _path_in(body: bytes) -> str:
-    return str(body[4 : 4 + _length_at(body, 0)[0]], "utf-8")
-
-
-def _check_not_newer(created: int, zxid: int) -> None:
-    if created > zxid > 0:
-        raise Misfit(f"a znode of transaction 0x{created:x} at transaction 0x{zxid:x}")
+def _too_new(created: int, zxid: int) -> Misfit:
+    return Misfit(f"a znode of transaction 0x{created:x} at transaction 0x{zxid:x}")
 
 
 def _check_multi(body: bytes, results: Sequence[MultiResult], zxid: int, session_id: int) -> None:

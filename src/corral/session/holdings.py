@@ -52,6 +52,10 @@ class Hold(Protocol):
     def checked(self) -> str:
         """The full path of what a heartbeat checks: the node, or what has to be there if it is."""
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its holder is deleting the node, so that it goes is no loss."""
+
     def lost(self, error: errors.SessionError, ended: float) -> None:
         """It is held no longer; `ended` is until when it was, by the machine's clock. Must not raise."""
 
@@ -75,7 +79,7 @@ class Holdings:
         """When the lease of what is held ends; infinite while nothing is held."""
         self.heartbeat: Heartbeat | None = None
         """The heartbeat that is under way."""
-        self._holds: dict[Hold, _NodeCheck | _Leaving | None] = {}
+        self._holds: dict[Hold, _NodeCheck | None] = {}
         self._watches = watches
         self._submit = submit
         self._next_heartbeat = 0.0
@@ -88,29 +92,24 @@ class Holdings:
         return hold in self._holds
 
     def add(self, hold: Hold, now: float) -> None:
-        """It is held from now on; or again, after it could not be released."""
+        """It is held from now on; or still, after it could not be released."""
         if not self._holds:
             self._next_heartbeat = now + self.lease.timeout * HEARTBEAT_EVERY
-        self._drop_check(hold)
-        self._holds[hold] = None
+        self._holds.setdefault(hold, None)
         self.renew()
-
-    def releasing(self, hold: Hold) -> None:
-        """Its node is being deleted by its holder. The lease goes on until that is certain."""
-        if hold in self._holds:
-            self._drop_check(hold)
-            self._holds[hold] = _LEAVING
 
     def discard(self, hold: Hold) -> None:
         """It is given up; no more is said to it."""
-        self._drop_check(hold)
-        self._holds.pop(hold, None)
+        check = self._holds.pop(hold, None)
+        if check is not None:
+            check.stop()
         self.renew()
 
     def lose_all(self, error: errors.SessionError, ended: float) -> None:
         """Everything is lost, and told so."""
-        for hold in self._holds:
-            self._drop_check(hold)
+        for check in self._holds.values():
+            if check is not None:
+                check.stop()
         holds, self._holds = self._holds, {}
         self.end = INFINITY
         for hold in holds:
@@ -149,16 +148,11 @@ class Holdings:
 
     def node_gone(self, hold: Hold) -> None:
         """The node of a hold is not there, and its holder has not deleted it."""
-        if hold not in self._holds:
+        if hold not in self._holds or hold.is_leaving:
             return
         self.discard(hold)
         logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
         hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), self.now)
-
-    def _drop_check(self, hold: Hold) -> None:
-        check = self._holds.get(hold)
-        if check is not None:
-            check.stop()
 
     # The lease
 
@@ -213,9 +207,7 @@ class Holdings:
         self._next_heartbeat = heartbeat.sent + self.lease.timeout * HEARTBEAT_EVERY
         hold = heartbeat.hold
         if results and results[0].error == errors.NoNode.code and heartbeat.checked == hold.checked:
-            check = self._holds.get(hold)
-            if check is None or not check.is_leaving:
-                self.node_gone(hold)
+            self.node_gone(hold)
         self.renew()
 
 
@@ -226,22 +218,7 @@ class _Known(enum.Enum):
     ASKED = "it was asked for, with a watch"
     WATCHED = "it is there, and its deletion will be told"
     UNREADABLE = "it has to be asked for with each heartbeat"
-    LEAVING = "its holder deletes it"
-
-
-class _Leaving:
-    """In place of a `_NodeCheck`, of what is being released."""
-
-    is_leaving = True
-
-    def look(self) -> None:
-        """There is nothing to find out."""
-
-    def stop(self) -> None:
-        """Nothing is watched."""
-
-
-_LEAVING = _Leaving()
+    OVER = "it does not matter any more"
 
 
 class _NodeCheck:
@@ -256,9 +233,9 @@ class _NodeCheck:
         self._path = ""  # what is watched, if anything is
 
     @property
-    def is_leaving(self) -> bool:
-        """Whether the holder deletes the node."""
-        return self._known is _Known.LEAVING
+    def is_over(self) -> bool:
+        """Whether it does not matter any more."""
+        return self._known is _Known.OVER
 
     def look(self) -> None:
         """Ask for the node, unless it is known that its deletion will be told."""
@@ -272,7 +249,7 @@ class _NodeCheck:
 
     def stop(self) -> None:
         """It does not matter any more."""
-        self._known = _Known.LEAVING
+        self._known = _Known.OVER
         self._move_to("")
 
     def _move_to(self, path: str) -> None:
@@ -284,12 +261,11 @@ class _NodeCheck:
 
     def fire(self, change: Change, path: str, zxid: int, /) -> None:
         """What is watched has changed."""
-        if self._known is _Known.LEAVING:
+        if self._known is _Known.OVER:
             return
+        self._known = _Known.NOTHING  # the next heartbeat looks
         if change is Change.DELETED and path == self._hold.checked:
             self._holdings.node_gone(self._hold)
-        else:
-            self._known = _Known.NOTHING  # the next heartbeat looks
 
     # The answers, about the path that was asked for
 
@@ -301,10 +277,9 @@ class _NodeCheck:
     def not_found(self, path: str, error: BaseException) -> None:
         """The node is gone, or not to be read, or the answer was lost."""
         if isinstance(error, errors.NoNode):
-            if path == self._hold.checked:
+            self._known = _Known.NOTHING
+            if path == self._hold.checked:  # else it is another that has to be there by now
                 self._holdings.node_gone(self._hold)
-            else:
-                self._known = _Known.NOTHING  # it is another that has to be there by now
         elif self._known is not _Known.ASKED:
             return
         elif isinstance(error, errors.NoAuth | errors.ReplyError) or (
@@ -327,7 +302,7 @@ class _Look:
 
     def done(self) -> bool:
         """Whether the node does not matter any more."""
-        return self._check.is_leaving
+        return self._check.is_over
 
     def set_result(self, result: Any, /) -> None:
         self._check.found(self._path)

@@ -314,10 +314,6 @@ class Machine:
         self.restless = self.restless or min(self._holdings.end, self._holdings.due()) < self._promised
         self.advance(now)
 
-    def releasing(self, hold: Hold) -> None:
-        """Its node is being deleted; the lease goes on until that is certain."""
-        self._holdings.releasing(hold)
-
     def unhold(self, hold: Hold) -> None:
         """It is given up; no more is said to it."""
         self._holdings.discard(hold)
@@ -551,7 +547,14 @@ class Machine:
         if request is None:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
         self._in_hand = request  # in flight no more: until it is settled, `received` sees to it that it ends
-        if zxid != self._connection_zxid or zxid > self._confirmed_zxid:
+        before = self._connection_zxid
+        if 0 < before <= zxid < self.last_zxid + gate.MOST_GROWTH:  # as `_note_zxid` has it, nearly always
+            if before > self._confirmed_zxid:
+                self._confirmed_zxid = before
+            self._connection_zxid = zxid
+            if zxid > self.last_zxid:
+                self.last_zxid = zxid
+        else:
             self._note_zxid(zxid)
         self._answered_at = now
         result: Any = None

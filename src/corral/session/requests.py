@@ -50,9 +50,8 @@ _SMALL = MAX_BYTES_IN_FLIGHT // MAX_IN_FLIGHT
 _FORGETTING = 1 / 16
 # For how long, in T, it is remembered on which request a connection broke that nobody asks for again.
 _MEMORY = 4
-# How much may wait before those are thrown out whose waiter has gone.
+# How many may wait before those are looked for whose waiter has gone.
 _PURGE_COUNT = 64
-_PURGE_BYTES = 256 * 1024
 
 logger = logging.getLogger("corral.session")
 
@@ -181,10 +180,9 @@ class Requests:
         """The session timeout T in seconds."""
         self._bytes_in_flight = 0
         self._xid = _FIRST_XID - 1
-        # What waits, in bytes, and from when on it is worth looking for what nobody waits for any more.
-        self._bytes_waiting = 0
+        # With how many waiting it is worth looking for what nobody waits for any more: twice what was left
+        # last time, so that looking costs a part of queueing.
         self._purge_count = _PURGE_COUNT
-        self._purge_bytes = _PURGE_BYTES
         # How many may be in flight, and the size of an answer that is expected.
         self._window = FIRST_FLIGHT
         self._expected = 0.0
@@ -198,19 +196,14 @@ class Requests:
 
     def add(self, request: Request) -> None:
         """Queue it behind all that waits."""
-        waiting = self.waiting
-        waiting.append(request)
-        self._bytes_waiting += len(request.body)
-        if len(waiting) > self._purge_count or self._bytes_waiting > self._purge_bytes:
+        self.waiting.append(request)
+        if len(self.waiting) > self._purge_count:
             self.purge()
 
     def purge(self) -> None:
         """Throw out what waits and nobody waits for: in a long outage that could be all of it (timed out)."""
         self.waiting = deque(request for request in self.waiting if not request.waiter.done())
-        self._bytes_waiting = sum(len(request.body) for request in self.waiting)
-        # Twice what is left, so that looking costs a part of adding.
         self._purge_count = max(_PURGE_COUNT, 2 * len(self.waiting))
-        self._purge_bytes = max(_PURGE_BYTES, 2 * self._bytes_waiting)
 
     def connected(self, timeout: float) -> None:
         """There is a new connection, of a session with this timeout in seconds."""
@@ -228,7 +221,6 @@ class Requests:
             if self._losses and not request.waiter.done() and not self._may_send(request, now):
                 return
             waiting.popleft()
-            self._bytes_waiting -= len(request.body)
             if request.waiter.done():
                 continue  # cancelled before it was sent: certainly not applied
             self._send(request, now, out)
@@ -279,7 +271,9 @@ class Requests:
         if not self.in_flight or self.in_flight[0].xid != xid:
             return None
         request = self.in_flight.popleft()
-        self._landed(request)
+        self._bytes_in_flight -= len(request.body)
+        if request.is_own or request.losses:
+            self._landed(request)
         if size > _SMALL or self._window < MAX_IN_FLIGHT:
             self._adapt_window(size)
         return request
@@ -294,13 +288,14 @@ class Requests:
         for request in self.in_flight:
             if request.xid == xid:
                 self.in_flight.remove(request)
+                self._bytes_in_flight -= len(request.body)
                 self._landed(request)
                 return request
         return None
 
     def _landed(self, request: Request) -> None:
-        """It is in flight no more, and the connection has not broken on it."""
-        self._bytes_in_flight -= len(request.body)
+        """One of the session's own, or a suspected one, is in flight no more, and has not broken the
+        connection."""
         if request.is_own:
             self._own -= 1
         elif request.losses:
@@ -367,7 +362,6 @@ class Requests:
         """Take out all that was not sent, or is to be sent again."""
         dropped = list(self.waiting)
         self.waiting.clear()
-        self._bytes_waiting = 0
         return dropped
 
     def drop_all(self) -> list[Request]:

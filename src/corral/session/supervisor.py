@@ -105,7 +105,10 @@ class Session:
             raise errors.UsageStateError(
                 "this client was opened before; make another with corral.connect(), or share this one"
             )
-        self._loop = loop = _running_loop()
+        try:
+            self._loop = loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise _no_loop() from None
         self._take_time_and_chance(loop)
         self._stop: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
@@ -161,7 +164,10 @@ class Session:
 
     def check_place(self) -> asyncio.AbstractEventLoop:
         """Raise `UsageStateError` unless this is the event loop that opened the session; returns it."""
-        loop = _running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise _no_loop() from None
         if loop is self._loop:
             return loop
         if self._loop is None:
@@ -274,10 +280,6 @@ class Session:
         self._machine.hold(hold, self.clock())
         if self._machine.restless:
             self._rearm_timer()
-
-    def releasing(self, hold: Hold) -> None:
-        """Its node is being deleted by its holder: that it goes is no loss."""
-        self._machine.releasing(hold)
 
     def unhold(self, hold: Hold) -> None:
         """It is given up."""
@@ -514,14 +516,11 @@ class Session:
             self._contact.ended(now, machine.why_over, machine.lost_held)
 
 
-def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise errors.UsageStateError(
-            "a corral client is used from within its asyncio event loop; no such loop is running here "
-            "(trio, another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
-        ) from None
+def _no_loop() -> errors.UsageStateError:
+    return errors.UsageStateError(
+        "a corral client is used from within its asyncio event loop; no such loop is running here "
+        "(trio, another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
+    )
 
 
 def _internal_error(failure: Exception) -> errors.InternalError:

@@ -365,6 +365,8 @@ class Link:
         sides = [side for side in (self.client, self.server) if side.transport is not None]
         if self._connecting is None and all(side.lost.is_set() for side in sides):
             self.over = True
+            for side in (self.client, self.server):
+                side.inward.drop()  # or the timer of a delay would outlive the connection
             self.proxy._links.discard(self)
             self.gone.set()
 

@@ -227,7 +227,7 @@ class TreeFeed(Feed):
 
     def _retry_later(self, error: BaseException) -> None:
         self._stop_retrying()
-        if isinstance(error, errors.ClientClosed | errors.AuthFailed):
+        if isinstance(error, errors.ClientClosed | errors.AuthFailed | errors.EnsembleBehind):
             return  # that is final
         first, most = (COSTLY_FIRST, COSTLY_MOST) if _is_costly(error) else (RETRY_FIRST, RETRY_MOST)
         delay = min(first * 2.0 ** min(self._retries, 10), most)
