@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import re
@@ -66,7 +67,7 @@ def test_the_one_is_found_at_first(count: int, timeout: float) -> None:
                 assert await zk.exists("/") is not None
 
     for way, unreachable in WAYS:
-        run(lambda: main(way, unreachable))
+        run(functools.partial(main, way, unreachable))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_the_one_is_found_again(use: str, count: int, timeout: float) -> None:
         async with before_a_server(count, timeout, unreachable=unreachable) as fronts:
             return await reconnect(fronts, connect_string(fronts.hosts, way), timeout, use)
 
-    found = {each: run(lambda each=each: main(*each)) for each in WAYS}  # type: ignore[misc]
+    found = {each: run(functools.partial(main, *each)) for each in WAYS}
     assert max(found.values()) < 1, found
 
 
