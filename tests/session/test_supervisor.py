@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
-from virtually import run
+from virtually import Fronts, connect_string, now, run
 
 import corral
 from corral import State, errors
@@ -115,6 +115,47 @@ async def test_a_client_that_nobody_leaves(connect: Connect, other: corral.Clien
 
     await run_a_program(main)
     assert await other.exists("/ephemeral") is None
+
+
+@pytest.mark.parametrize("timeout", [6.0, 60.0])
+def test_the_end_of_a_program_is_bounded(timeout: float) -> None:
+    """S5: on a dead network, with a lock held, cancelling all tasks ends a client within T/3 and no more than 5 s for
+    its owners, and as much again for taking leave of the server; holding what cannot be released does not put it
+    off."""
+
+    async def main() -> float:
+        async with (
+            EmbeddedServer(seed=1, tick_time=timeout / 10) as server,
+            Fronts(server, 1, unreachable=False).listening() as fronts,
+        ):
+            before, ready = asyncio.all_tasks(), asyncio.Event()
+
+            async def hold() -> None:
+                async with (
+                    corral.connect(connect_string(fronts.hosts, "literals"), session_timeout=timeout) as zk,
+                    zk.lock("/lock"),
+                ):
+                    ready.set()
+                    await asyncio.get_running_loop().create_future()
+
+            holding = asyncio.create_task(hold())
+            await ready.wait()
+            ours = {
+                task
+                for task in asyncio.all_tasks() - before
+                if task is holding or task.get_name().startswith("corral")
+            }
+            assert len(ours) > 1
+            fronts.fall_silent()
+            fronts.hosts.append("nobody")  # so that no other answers
+            began = now()
+            for task in ours:
+                task.cancel()
+            await asyncio.wait(ours)
+            assert holding.cancelled()
+            return now() - began
+
+    assert run(main) <= 2 * min(timeout / 3, 5.0) + 0.001
 
 
 # Entering that is cancelled

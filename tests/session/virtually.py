@@ -43,8 +43,8 @@ class Network(VirtualLoop):
         return await super()._connect_sock(exceptions, addr_info, local_addr_infos)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int = 0) -> T:
-    """Run it in virtual time; it leaves no task behind."""
+def run(main: Callable[[], Coroutine[Any, Any, T]], **options: Any) -> T:
+    """Run it in virtual time, in a loop with these options; it leaves no task behind."""
 
     async def nothing_left() -> T:
         result = await main()
@@ -52,7 +52,7 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int = 0) -> T:
         assert not left, f"tasks left behind: {left}"
         return result
 
-    with asyncio.Runner(loop_factory=lambda: Network(seed=seed)) as runner:
+    with asyncio.Runner(loop_factory=lambda: Network(**options)) as runner:
         return runner.run(nothing_left())
 
 
