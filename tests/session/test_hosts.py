@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import threading
@@ -16,7 +17,7 @@ from hypothesis import given
 
 from corral import errors
 from corral.session.hosts import Address, Backoff, Hosts, Resolver, parse
-from support import PATIENCE
+from support import PATIENCE, until
 
 A, B, C = Address("10.0.0.1", 2181), Address("10.0.0.2", 2181), Address("10.0.0.3", 2182)
 
@@ -177,8 +178,10 @@ class Names:
         self.known: dict[str, list[str] | Exception] = {}
         self.silent = threading.Event()
         """Set when names that hang may go on."""
+        self.calls: Counter[str] = Counter()
 
     def __call__(self, host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        self.calls[host] += 1
         found = self.known.get(host, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
         if host.startswith("hangs"):
             self.silent.wait(PATIENCE)
@@ -242,11 +245,37 @@ async def test_a_name_that_does_not_resolve_is_left_out(names: Names, why: Excep
 
 
 async def test_a_name_server_that_is_silent_is_not_waited_for(names: Names) -> None:
-    """S1: no look-up is without a bound."""
-    names.known = {"hangs": ["10.0.0.2"]}
-    resolver = Resolver([Address("hangs", 5), A], random.Random(1))
-    assert await resolver.round(0.01) == [A]
-    assert "hangs:5: name not resolved: no answer yet" in resolver.describe()
+    """S1: no look-up is without a bound, nor is it asked for again while it hangs: what it finds in the end is for
+    the rounds after it. It takes no place of the application's own work, and closing does not wait for it."""
+    names.known = {"hangs": ["10.0.0.2"], "hangs-too": ["10.0.0.3"]}
+    servers = [Address("hangs", 5), A, Address("hangs-too", 5)]
+    resolver, other = Resolver(servers, random.Random(1)), Resolver(servers, random.Random(1))
+    assert await other.round(0.01) == [A]
+    for _ in range(5):
+        assert await resolver.round(0.01) == [A]
+        assert "hangs:5: name not resolved: no answer yet" in resolver.describe()
+    assert names.calls == {"hangs": 2, "hangs-too": 2}
+    assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]
+    await other.close()
+    names.silent.set()
+    await until(lambda: found_by(resolver, 3), "what was found in the end is tried")
+
+
+async def found_by(resolver: Resolver, count: int) -> bool:
+    return len(await resolver.round(PATIENCE)) == count
+
+
+async def test_what_was_known_of_a_name(names: Names) -> None:
+    """S1: while a name does not resolve for the moment the addresses that it had are tried; that there is no such name
+    any more ends them."""
+    names.known = {"zk": ["10.0.0.1"]}
+    resolver, address = Resolver([Address("zk", 5)], random.Random(1)), Address("10.0.0.1", 5)
+    assert await resolver.round(PATIENCE) == [address]
+    names.known["zk"] = socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+    assert await resolver.round(PATIENCE) == [address]
+    del names.known["zk"]
+    assert await resolver.round(PATIENCE) == []
+    assert "Name or service not known" in resolver.describe()
 
 
 async def test_nothing_to_try(names: Names) -> None:
