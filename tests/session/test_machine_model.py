@@ -38,7 +38,8 @@ HELD = "/held"
 def is_own(sent: Sent) -> bool:
     """Whether the session asks of its own accord, and is answered in line: heartbeats, reads of held nodes, and
     the close."""
-    return sent.opcode in (messages.MULTI.opcode, messages.CLOSE.opcode) or path_of(sent).startswith(HELD)
+    ops = (messages.MULTI, messages.CLOSE, messages.SET_WATCHES)
+    return sent.opcode in [op.opcode for op in ops] or path_of(sent).startswith(HELD)
 
 
 class Asked(Answer):

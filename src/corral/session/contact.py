@@ -46,7 +46,8 @@ class ContactLog:
         elif now >= self._remind_at:
             self._interval *= 2
             self._remind_at = now + self._interval
-            self._write(now, f"without contact for {now - self._lost_at:.0f} s; trying on: {servers}")
+            line = f"without contact for {now - self._lost_at:.0f} s; trying on: {servers}"
+            self._write(now, line, always=True)
         else:
             logger.debug("no server takes the session; trying on: %s", servers)
 
@@ -54,6 +55,7 @@ class ContactLog:
         """The lease has lapsed or the session has expired; `held` names what was lost by that, if anything
         was."""
         self._over.append(what)
+        self._begin_outage(now)
         if held:
             self._write(now, f"{what}; what it held is lost: {held}", always=True)
         else:

@@ -2,10 +2,10 @@
 us.
 
 The one rule for times: *of n addresses of which all but one are silent, the one is found within T of the last
-contact*, and at first within `connect_timeout`. A silent server is noticed after at most T/2, so a round over
-all addresses gets T/3, shared among the addresses that there are, however many each name has. Each round in
-vain gives twice the time, for servers that are slow rather than silent. Looking names up gets a part of that,
-and a name whose look-up hangs holds up nobody else.
+contact*, and at first within `connect_timeout`. So a round over all addresses gets what is left of T, and at
+most T/3; that is shared among the addresses that there are, however many each name has. Each round in vain
+gives twice the time, for servers that are slow rather than silent. Looking names up gets a part of that, and
+a name whose look-up hangs holds up nobody else.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ from .visit import visit
 
 __all__ = ["Dialer"]
 
-# A round over all addresses gets this part of T, and at first no more than this part of `connect_timeout`.
+# A round over all addresses gets this part of T, and no more than this part of what is left of T since the
+# last contact, but at least the last part of T. At first it gets no more than this part of `connect_timeout`.
 ROUND_PART = 1 / 3
+LEFT_PART = 5 / 6
+LEAST_PART = 1 / 20
 FIRST_ROUND_PART = 1 / 2
 # Of that, what look-ups get before the addresses known so far are tried.
 LOOK_UP_PART = 1 / 4
-# An attempt gets at least so many seconds, unless there are so many addresses that a round would take this
-# part of T.
-LEAST_ATTEMPT = 0.2
-LONGEST_ROUND = 2 / 5
 # No attempt gets more than this part of T.
 LONGEST_ATTEMPT = 1 / 2
 # A connection that held this long, in seconds, was a good one: the next retry is at once.
@@ -81,9 +80,9 @@ class Dialer:
         turned_away: list[Address] = []
         while True:
             await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
-            budget = self._budget()
+            budget, began = self._budget(), self._clock()
             addresses = await self._resolver.round(budget * LOOK_UP_PART, last=last)
-            bound = self._attempt_bound(budget, len(addresses), rounds)
+            bound = self._attempt_bound(budget - (self._clock() - began), len(addresses), rounds)
             turned_away = []
             for address in addresses:
                 began, session_id = self._clock(), self._machine.session_id
@@ -117,18 +116,20 @@ class Dialer:
 
     def _budget(self) -> float:
         """Seconds for the first round over all addresses."""
-        budget = self._machine.timeout * ROUND_PART
+        machine = self._machine
+        timeout = machine.timeout
+        budget = timeout * ROUND_PART
+        if machine.session_id:
+            left = machine.contact + timeout - self._clock()
+            budget = max(min(budget, left * LEFT_PART), timeout * LEAST_PART)
         if not self._was_connected and self._connect_timeout is not None:
             budget = min(budget, self._connect_timeout * FIRST_ROUND_PART)
         return budget
 
     def _attempt_bound(self, budget: float, addresses: int, rounds: int) -> float:
-        """Seconds for one attempt."""
-        count = max(1, addresses)
-        timeout = self._machine.timeout
-        least = min(LEAST_ATTEMPT, timeout * LONGEST_ROUND / count)
-        share = max(budget / count, least) * 2.0 ** min(rounds, 10)
-        return min(share, timeout * LONGEST_ATTEMPT)
+        """Seconds for one attempt in a round that has `budget` seconds."""
+        share = budget / max(1, addresses) * 2.0 ** min(rounds, 10)
+        return min(share, self._machine.timeout * LONGEST_ATTEMPT)
 
     def _session_expired(self) -> None:
         """A server has no such session. A new one can be had at once; but where each session is gone by the

@@ -67,17 +67,16 @@ class Stranger(Exception):
     """What answers is no ZooKeeper server; the message says what came."""
 
 
-def check_greeting(first: bytes) -> None:
-    """Raise `Stranger` unless the first bytes on a connection may begin the answer to a connect request."""
-    if len(first) >= 4 and not 0 < _length_at(first, 0)[0] <= _LONGEST_GREETING:
-        raise Stranger(describe_stranger(first))
-
-
-def describe_stranger(first: bytes) -> str:
-    """What it says who is no ZooKeeper server, and who that may be."""
-    kinds = [kind for prefix, kind in _STRANGERS.items() if first.startswith(prefix)]
-    looks = f", which looks like {kinds[0]}" if kinds else ""
-    return f"what answers there is no ZooKeeper: its bytes make no sense ({first!r}{looks})"
+def check_greeting(first: bytes, *, is_all: bool = False) -> None:
+    """Raise `Stranger` unless the first bytes on a connection may begin the answer to a connect request. A
+    few are looked at only if they are all that came (`is_all`): the next would tell who it is that
+    answers."""
+    if len(first) < 4 and not is_all:
+        return
+    if not 0 <= int.from_bytes(first[:4].ljust(4, b"\0")) <= _LONGEST_GREETING or first[:4] == bytes(4):
+        kinds = [kind for prefix, kind in _STRANGERS.items() if first.startswith(prefix)]
+        looks = f", which looks like {kinds[0]}" if kinds else ""
+        raise Stranger(f"what answers there is no ZooKeeper: its bytes make no sense ({first!r}{looks})")
 
 
 def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> None:
@@ -213,7 +212,11 @@ def _check_multi(body: bytes, results: Sequence[MultiResult], zxid: int, session
         # None was applied: those before the refused one have code 0, those after it -2.
         if any(result.opcode != messages.ERROR_OPCODE for result in results):
             raise Misfit("some operations of one transaction are applied, and others not")
-        if all(result.error in (0, -2) for result in results):
+        codes = [result.error for result in results]
+        refused = next((index for index, code in enumerate(codes) if code), len(codes))
+        if codes[refused : refused + 1] == [-2] or codes[refused + 1 :] != [-2] * (len(codes) - refused - 1):
+            raise Misfit("a transaction is refused, but not for one of its operations")
+        if refused == len(codes):
             raise Misfit("a transaction is refused, but none of its operations")
         return
     for (op, part), result in zip(ops, results, strict=True):

@@ -242,8 +242,11 @@ class Machine:
         self.restless = True
         if self.phase is _UP:
             self._zxid_when_lost = self.last_zxid
-        elif self.condemned is None and (said := self._frames.received_first()):
-            self._condemn(gate.describe_stranger(said))
+        elif self.condemned is None:
+            try:
+                gate.check_greeting(self._frames.received_first(), is_all=True)
+            except gate.Stranger as error:
+                self._condemn(str(error))
         self.phase = _DOWN
         self._ping_sent = None
         self._holdings.disconnected()
@@ -476,7 +479,6 @@ class Machine:
             self._change(Change.ESTABLISHED)
 
     def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
-        self._in_hand = None
         if end - start < _HEADER:
             raise framing.StreamError(f"a reply of {end - start} bytes")
         xid, zxid, code = _unpack_header(view, start)
@@ -486,6 +488,7 @@ class Machine:
             self._change(Change.ESTABLISHED)  # lapsed with the connection open, and it is alive after all
         if xid >= 0:
             self._answer(now, xid, zxid, code, view, start, end)
+            self._in_hand = None
         elif xid == messages.NOTIFICATION_XID:
             kind, _, path = _decode_event(view, start, end)
             if kind in _EVENTS:  # newer servers may tell of others
@@ -655,6 +658,7 @@ class Machine:
         self.why_over = f"session 0x{self.session_id:x} expired ({why})"
         self.lost_held = self._holdings.describe()
         over, self.session_id = self.session_id, 0
+        self.timeout = self._requested_timeout  # what was granted was granted to that session
         self._password = _NO_PASSWORD
         error = errors.SessionExpired(f"session 0x{over:x} expired: {why}")
         self._holdings.lose_all(error, self.contact)

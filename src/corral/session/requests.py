@@ -50,8 +50,10 @@ _SMALL = MAX_BYTES_IN_FLIGHT // MAX_IN_FLIGHT
 _FORGETTING = 1 / 16
 # For how long, in T, it is remembered on which request a connection broke that nobody asks for again.
 _MEMORY = 4
-# How many may wait before those are looked for whose waiter has gone.
+# How many, and how many bytes of large ones, may wait before those are looked for whose waiter has gone.
 _PURGE_COUNT = 64
+_PURGE_BYTES = 1024 * 1024
+_LARGE = 16 * 1024
 
 logger = logging.getLogger("corral.session")
 
@@ -180,9 +182,11 @@ class Requests:
         """The session timeout T in seconds."""
         self._bytes_in_flight = 0
         self._xid = _FIRST_XID - 1
-        # With how many waiting it is worth looking for what nobody waits for any more: twice what was left
-        # last time, so that looking costs a part of queueing.
+        # With how many waiting, or how many bytes of large ones more, it is worth looking for what nobody waits
+        # for any more: twice what was left last time, so that looking costs a part of queueing.
         self._purge_count = _PURGE_COUNT
+        self._purge_bytes = _PURGE_BYTES
+        self._large_bytes = 0
         # How many may be in flight, and the size of an answer that is expected.
         self._window = FIRST_FLIGHT
         self._expected = 0.0
@@ -197,13 +201,18 @@ class Requests:
     def add(self, request: Request) -> None:
         """Queue it behind all that waits."""
         self.waiting.append(request)
-        if len(self.waiting) > self._purge_count:
+        size = len(request.body)
+        if size > _LARGE:
+            self._large_bytes += size
+        if len(self.waiting) > self._purge_count or self._large_bytes > self._purge_bytes:
             self.purge()
 
     def purge(self) -> None:
         """Throw out what waits and nobody waits for: in a long outage that could be all of it (timed out)."""
         self.waiting = deque(request for request in self.waiting if not request.waiter.done())
         self._purge_count = max(_PURGE_COUNT, 2 * len(self.waiting))
+        self._purge_bytes = max(_PURGE_BYTES, sum(len(request.body) for request in self.waiting))
+        self._large_bytes = 0
 
     def connected(self, timeout: float) -> None:
         """There is a new connection, of a session with this timeout in seconds."""
