@@ -91,7 +91,8 @@ class Model(RuleBasedStateMachine):
         self.asked: list[Asked] = []
         self.kept: list[Kept] = []
         self.unanswered: list[Sent] = []
-        self.pings = 0
+        self.owed: list[int] = []
+        """The xids of what is answered beside the requests: pings, and watches that are set again."""
         self.sent_here: list[int] = []
         self.sessions = SESSION
         self.ending = False
@@ -152,8 +153,8 @@ class Model(RuleBasedStateMachine):
         """What there is to send is sent, in whatever state."""
         for sent in self.driven.heard():
             assert self.is_up, "it speaks on a connection that is not there"
-            if sent.opcode == messages.PING.opcode:
-                self.pings += 1
+            if sent.xid < 0:
+                self.owed.append(sent.xid)
                 continue
             self.unanswered.append(sent)
             if is_own(sent):
@@ -198,7 +199,7 @@ class Model(RuleBasedStateMachine):
     def _open(self) -> None:
         self.unanswered.clear()
         self.sent_here.clear()
-        self.pings = 0
+        self.owed.clear()
         machine = self.driven.machine
         self.driven.open()
         asked = self.driven.connects[-1]
@@ -225,9 +226,8 @@ class Model(RuleBasedStateMachine):
         while most and self.unanswered:
             self.answer("well")
             most -= 1
-        if self.pings:
-            self.pings -= 1
-            self.driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0))
+        if self.owed:
+            self.driven.say_raw(messages.REPLY_HEADER.pack(self.owed.pop(0), 0, 0))
 
     @precondition(lambda self: self.is_up and self.unanswered)
     @rule(kind=st.sampled_from(["refuse", "large", "bad", "moved", "expired"]))

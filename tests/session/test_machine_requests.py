@@ -483,6 +483,31 @@ def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:
     assert not read.answered
 
 
+def test_nonsense_says_nothing_of_what_was_answered(driven: Driven) -> None:
+    """S2, S7: what makes no sense after an answer is not about that answer's request: not where it came for nobody and
+    is kept, and not where it was refused and is under way again."""
+    cancelled, moved = driven.write("/cancelled"), driven.write("/moved")
+    request = driven.machine.requests.waiting[0]
+    one, two = driven.heard()
+    cancelled.cancelled = True
+    driven.reply(one)
+    driven.say_bytes(b"\xff\xff\xff\xff")
+    assert request.unclaimed == (stat_of(WRITTEN), None)
+    driven.lose()
+    assert isinstance(moved.error, errors.ConnectionLoss)
+    driven.connect()
+    moved = driven.write("/moved")
+    [two] = driven.heard()
+    driven.answer(two, code=MOVED)
+    driven.lose()
+    driven.connect()
+    assert driven.paths() == ["/moved"]
+    driven.say_bytes(b"\xff\xff\xff\xff")
+    assert not moved.answered
+    driven.lose()
+    assert isinstance(moved.error, errors.ConnectionLoss)
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
