@@ -32,7 +32,8 @@ CORE = (
 )
 # What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
 ONCE = (
-    "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "test_docs.py",
+    "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "fuzz",
+    "test_docs.py",
 )  # fmt: skip
 EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network")
 # In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server may
@@ -222,3 +223,14 @@ def nemesis(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/nemesis", env={"CORRAL_NEMESIS_SECONDS": seconds, "CORRAL_NEMESIS_SEED": seed}
     )
+
+
+@nox.session(python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """Not run by default: a man in the middle lies to clients, in as many runs as the number after --, 20000
+    without. CORRAL_FUZZ_FIRST is the first seed; a failure names its own."""
+    session.install(".", *dependencies("test"))
+    count = session.posargs[0] if session.posargs else "20000"
+    first = os.environ.get("CORRAL_FUZZ_FIRST") or str(random.randrange(1 << 32))
+    env = {"CORRAL_FUZZ_SEEDS": count, "CORRAL_FUZZ_FIRST": first, "PYTHONHASHSEED": "0"}
+    session.run("pytest", *AT_ONCE, "tests/fuzz", env=env)
