@@ -36,8 +36,8 @@ ONCE = (
     "test_docs.py",
 )  # fmt: skip
 EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network")
-# In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server may
-# answer within them. Left out is a test that takes real time all the same, more than all the others.
+# In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server
+# may answer within them. Left out is a test that takes real time all the same, more than all the others.
 CORE_VIRTUAL = (
     *CORE,
     "tests/recipes/test_lock_cancel.py",

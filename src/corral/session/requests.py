@@ -182,8 +182,8 @@ class Requests:
         """The session timeout T in seconds."""
         self._bytes_in_flight = 0
         self._xid = _FIRST_XID - 1
-        # With how many waiting, or how many bytes of large ones more, it is worth looking for what nobody waits
-        # for any more: twice what was left last time, so that looking costs a part of queueing.
+        # With how many waiting, or how many bytes of large ones more, it is worth looking for what nobody
+        # waits for any more: twice what was left last time, so that looking costs a part of queueing.
         self._purge_count = _PURGE_COUNT
         self._purge_bytes = _PURGE_BYTES
         self._large_bytes = 0
