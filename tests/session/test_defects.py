@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 from driven import WRITTEN, Driven, got
-from scripted import Answer, stat_of
+from scripted import Answer, T, stat_of
 
 import corral
 from corral import errors
@@ -91,6 +91,20 @@ def test_an_observer_that_raises_is_passed_over(driven: Driven, caplog: pytest.L
     driven.reply(sent)
     assert write.result == stat_of(WRITTEN)
     assert shown == [sent.body]
+    assert len(errors_in(caplog)) == 1
+
+
+def test_a_holder_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
+    """L4: a holder that raises when it is told of its loss is logged; the others are told all the same."""
+    broken, other = driven.hold("/broken"), driven.hold("/other")
+
+    def lost(error: BaseException, ended: float) -> None:
+        raise ValueError("a defect")
+
+    broken.lost = lost  # type: ignore[method-assign]
+    driven.lose()
+    driven.go(driven.now + T)
+    assert isinstance(other.error, errors.LockLost)
     assert len(errors_in(caplog)) == 1
 
 

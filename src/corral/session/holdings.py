@@ -113,7 +113,7 @@ class Holdings:
         holds, self._holds = self._holds, {}
         self.end = INFINITY
         for hold in holds:
-            hold.lost(error, ended)
+            _tell(hold, error, ended)
 
     def describe(self) -> str:
         """What is held, for a log line: the first few nodes, and how many."""
@@ -152,7 +152,7 @@ class Holdings:
             return
         self.discard(hold)
         logger.warning("%s was deleted by somebody else: it is held no longer", hold.node)
-        hold.lost(errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), self.now)
+        _tell(hold, errors.LockLost(f"its node {hold.node!r} was deleted by somebody else"), self.now)
 
     # The lease
 
@@ -209,6 +209,13 @@ class Holdings:
         if results and results[0].error == errors.NoNode.code and heartbeat.checked == hold.checked:
             self.node_gone(hold)
         self.renew()
+
+
+def _tell(hold: Hold, error: errors.SessionError, ended: float) -> None:
+    try:
+        hold.lost(error, ended)
+    except Exception as defect:  # of this holder alone: the others have to be told
+        logger.error("the holder of %s could not be told; please report this", hold.node, exc_info=defect)
 
 
 class _Known(enum.Enum):
