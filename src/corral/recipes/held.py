@@ -321,11 +321,12 @@ class Held:
                 # lease's end only, and a program that is told to stop would hang for that long, for each lock
                 # that it holds.
                 return
-            try:
-                await self._given_up()
-            except errors.CorralError as failure:
+            while self._phase is _RELEASING and self._failure is None:
+                await self._next_phase()
+            if self._failure is not None:
+                failure = self._release_error(self._failure)
                 if exc is None:
-                    raise
+                    raise failure
                 exc.add_note(f"corral: meanwhile {failure}")  # which is logged as well
             return
         self._over()

@@ -80,29 +80,44 @@ class Lists:
 
         The future is the caller's own: cancelling it takes nothing from those who share the list.
         """
-        replaced: Request | None = None
-        entry = self._shareable(full) if self._unsent else None
-        if entry is None:
-            shared = _List(self._unsent, full)
-        else:
-            shared, replaced = entry
         answer: asyncio.Future[Listing] = session.loop.create_future()
+        entry = self._shareable(full) if self._unsent else None
+        if entry is not None:
+            self._share(session, full, path, answer, entry, first)
+            return answer
+        shared = _List(self._unsent, full)
         shared.waiting.append(answer)
-        if replaced is not None:
-            if not first:
-                return answer
-            replaced.waiter = _GONE  # it is not sent: the new one takes its place
         request = Request(messages.CHILDREN, messages.encode_children(full, False), path, shared)
+        session.submit_now(*first, request)
+        if not request.attempts and not answer.done():
+            self._unsent[full] = shared, request
+        return answer
+
+    def _share(
+        self,
+        session: Session,
+        full: str,
+        path: str,
+        answer: asyncio.Future[Listing],
+        entry: tuple[_List, Request],
+        first: Sequence[Request],
+    ) -> None:
+        """Share a list that waits to be sent; behind `first`, if there is any, in place of the one that
+        waits."""
+        shared, replaced = entry
+        shared.waiting.append(answer)
+        if not first:
+            return
+        replaced.waiter = _GONE  # it is not sent: the new one takes its place
+        request = Request(messages.CHILDREN, replaced.body, path, shared)
         try:
             session.submit_now(*first, request)
         except BaseException:  # `first` is too large, and nothing was sent
             shared.waiting.remove(answer)
-            if replaced is not None:
-                replaced.waiter = shared
+            replaced.waiter = shared
             raise
         if not request.attempts and not answer.done():
             self._unsent[full] = shared, request
-        return answer
 
     def _shareable(self, full: str) -> tuple[_List, Request] | None:
         entry = self._unsent.get(full)

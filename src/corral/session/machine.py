@@ -160,6 +160,7 @@ class Machine:
         self._in_hand: Request | None = None  # what the answer that is being read belongs to
         self._connection_zxid = 0  # the newest of the answers on this connection
         self._confirmed_zxid = 0  # the newest that a later answer was not behind
+        self._zxid_limit = 0  # what no answer may tell, as of when that was last looked at
         self._zxid_when_lost = 0
 
     # Entries of the connection
@@ -533,10 +534,12 @@ class Machine:
         if zxid < before:
             self.last_zxid = self._confirmed_zxid
             raise gate.Misfit(f"transaction 0x{zxid:x} after 0x{before:x}")
-        self._confirmed_zxid = max(self._confirmed_zxid, before)
+        if before:
+            self._confirmed_zxid = before
         self._connection_zxid = zxid
         if zxid > self.last_zxid:
             self.last_zxid = zxid
+        self._zxid_limit = self.last_zxid + gate.MOST_GROWTH
 
     def _answer(
         self, now: float, xid: int, zxid: int, code: int, view: memoryview, start: int, end: int
@@ -551,8 +554,8 @@ class Machine:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
         self._in_hand = request  # in flight no more: until it is settled, `received` sees to it that it ends
         before = self._connection_zxid
-        if 0 < before <= zxid < self.last_zxid + gate.MOST_GROWTH:  # as `_note_zxid` has it, nearly always
-            if before > self._confirmed_zxid:
+        if before <= zxid < self._zxid_limit:  # as `_note_zxid` has it, nearly always
+            if before:
                 self._confirmed_zxid = before
             self._connection_zxid = zxid
             if zxid > self.last_zxid:
