@@ -71,6 +71,11 @@ class Dialer:
         self._was_connected = False
         self._has_held = True  # whether a connection has held since the last session expired on us
         self._rejection: _Rejection | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Connect no more: the next connection would be a session that nobody wants."""
+        self._is_stopped = True
 
     async def run(self) -> None:
         """Connect, and again whenever the connection is lost. Ends when no server will ever take us:
@@ -197,7 +202,8 @@ class Dialer:
     def _is_over(self) -> bool:
         """Whether there will be no session any more."""
         machine = self._machine
-        return machine.fate is not None or machine.state in (State.AUTH_FAILED, State.CLOSED)
+        is_final = machine.fate is not None or machine.state in (State.AUTH_FAILED, State.CLOSED)
+        return is_final or self._is_stopped
 
 
 @dataclass

@@ -374,7 +374,7 @@ class Session:
         try:
             await self._until_stopped()
             if self._failure is None:
-                await self._say_farewell(dialing)
+                await self._say_farewell(dialer, dialing)
         except Exception as error:
             self._fail(error)
         finally:
@@ -413,7 +413,7 @@ class Session:
     def _closing_bound(self) -> float:
         return min(self.timeout * CLOSE_PART, CLOSE_SECONDS)
 
-    async def _say_farewell(self, dialing: asyncio.Task[None]) -> None:
+    async def _say_farewell(self, dialer: Dialer, dialing: asyncio.Task[None]) -> None:
         answer: asyncio.Future[Any] = self.loop.create_future()
         # However it ends there is no more to be done, also if this task is cancelled before.
         answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
@@ -429,7 +429,9 @@ class Session:
                     "session 0x%x could not be closed on a server; its ephemerals stay until it expires",
                     self.session_id,
                 )
-        dialing.cancel()  # or it would open another session
+        # The connection goes before the task that may still be at connecting it is cancelled: uvloop tells a
+        # protocol nothing of its end if `create_connection` was cancelled.
+        dialer.stop()
         if self._connection is not None and self._connection.made:
             self._connection.drop("the client is closed")
             await asyncio.wait([self._connection.lost])
