@@ -17,6 +17,10 @@ def test_point(point):
 """
 
 
+# By importlib, since the real tests/points/test_points.py may be imported in this process.
+QUIET = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--import-mode=importlib")
+
+
 @pytest.fixture(autouse=True)
 def project(pytester: pytest.Pytester) -> None:
     """Points in three files, and something else in two of them and beside."""
@@ -37,7 +41,7 @@ def project(pytester: pytest.Pytester) -> None:
 
 def ran(pytester: pytest.Pytester, *arguments: str) -> tuple[set[str], int]:
     """The tests that have passed, of which none has failed, and the seed."""
-    result = pytester.runpytest_inprocess("-v", "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments)
+    result = pytester.runpytest_inprocess("-v", *QUIET, *arguments)
     assert result.ret == 0
     [seed] = [int(line.rpartition("=")[2]) for line in result.outlines if line.startswith("points: a tenth")]
     passed = [re.search(r"test_\w+\.py::\S+", line) for line in result.outlines if "PASSED" in line]
@@ -46,13 +50,13 @@ def ran(pytester: pytest.Pytester, *arguments: str) -> tuple[set[str], int]:
 
 def test_a_tenth(pytester: pytest.Pytester) -> None:
     """Of each file of points a tenth; all that needs real servers, and all that is not about points."""
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio", "--points=tenth")
+    result = pytester.runpytest_inprocess(*QUIET, "--points=tenth")
     result.assert_outcomes(passed=3 * 4 + 2 + 40, deselected=3 * 36)
 
 
 def test_all(pytester: pytest.Pytester) -> None:
     """Unless a tenth is asked for."""
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
+    result = pytester.runpytest_inprocess(*QUIET)
     result.assert_outcomes(passed=4 * 40 + 2)
 
 

@@ -266,6 +266,7 @@ async def use(server):
 
 # In development mode asyncio tells of slow callbacks, which any is on a busy machine.
 logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
+logging.getLogger("corral").setLevel(logging.ERROR)  # each server that goes is an outage
 asyncio.run(use(EmbeddedServer()))
 asyncio.run(use(EmbeddedServer(thread=True)))
 with EmbeddedServer(thread=True) as server:
