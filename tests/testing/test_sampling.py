@@ -17,7 +17,7 @@ def test_point(point):
 """
 
 
-# By importlib, since the real tests/points/test_points.py may be imported in this process.
+# By importlib, and in a folder: the real tests/points/test_points.py may be imported in this process.
 QUIET = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--import-mode=importlib")
 
 
@@ -35,7 +35,12 @@ def project(pytester: pytest.Pytester) -> None:
     """)
     other = "\ndef test_other(real_servers):\n    pass\n"
     pytester.makepyfile(
-        test_points=POINTS, test_a_loss=POINTS + other, test_a_cancel=POINTS + other, test_beside=POINTS
+        **{
+            "sampled/test_points": POINTS,
+            "sampled/test_a_loss": POINTS + other,
+            "sampled/test_a_cancel": POINTS + other,
+            "sampled/test_beside": POINTS,
+        }
     )
 
 
