@@ -72,8 +72,7 @@ def connect(
       most it can be, half the session timeout. Behind an observer that serves observers: twice the tick.
     - `max_request` (bytes): the servers' ``jute.maxbuffer``. Larger requests are refused before sending.
     - `max_reply` (bytes): answers over that fail their own request. However large, an answer has to arrive
-      within
-      half the session timeout, or the connection counts as dead.
+      within half the session timeout, or the connection counts as dead.
 
     Raises `UsageValueError` or `UsageTypeError` at once for what cannot be right. Entering raises
     `ConnectTimeout` or `AuthFailed`, and leaves nothing behind, as it does when it is cancelled.
