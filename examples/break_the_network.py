@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 from collections.abc import Awaitable, Callable
 
 import corral
 import zookeeper
 from corral.testing import FaultProxy, committed
 from corral.testing.enumerators import Run, every_cut
+
+# Each cut is an outage, which corral tells of in two lines; here there are a hundred of them, on purpose.
+logging.getLogger("corral.session").setLevel(logging.ERROR)
 
 Count = Callable[[corral.Client, str], Awaitable[None]]
 
