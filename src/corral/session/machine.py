@@ -233,7 +233,8 @@ class Machine:
 
     def has_output(self) -> bool:
         """Whether `pump` would have something to send."""
-        return self.phase is _UP and self.requests.has_output()
+        requests = self.requests
+        return self.phase is _UP and bool(requests.urgent or requests.waiting)
 
     def lost(self, now: float, why: str) -> None:
         """The connection is gone, or never came to be."""

@@ -234,10 +234,6 @@ class Requests:
                 continue  # cancelled before it was sent: certainly not applied
             self._send(request, now, out)
 
-    def has_output(self) -> bool:
-        """Whether there is something to send, or to wait behind what is in flight."""
-        return bool(self.urgent or self.waiting)
-
     def _may_send(self, request: Request, now: float) -> bool:
         """Whether the first that waits may go out beside what is in flight, as connections have broken on
         some (see above)."""
