@@ -212,7 +212,7 @@ async def test_told_before_the_other_side_gives_the_lock_away(
                 async with ensemble.partition(victim):
                     for contest in contests:
                         if not contest.may_keep:
-                            async with asyncio.timeout(40):
+                            async with asyncio.timeout(70):
                                 await contest.entered.wait()
                 await ensemble.followers()
                 contests.append(far)
