@@ -45,7 +45,7 @@ from .layouts import LAST_NUMBER, Layout, is_trusted, numbers
 from .listing import Listing
 from .removal import Removal
 from .site import Site
-from .watched import Watched, ask_now
+from .watched import Watched
 
 logger = logging.getLogger("corral.recipes")
 
@@ -219,7 +219,9 @@ class Line:
         """Raise `PlaceLost` if our node, or our session, is gone, by one small read."""
         exists = messages.encode_exists(place.path, False)
         try:
-            await ask_now(self._session, messages.EXISTS, exists, self.path, bound_to=place.session_id)
+            await self._session.ask(
+                messages.EXISTS, exists, self.path, bound_to=place.session_id, at_once=True
+            )
         except errors.NoAuth:
             pass  # it is there
         except (errors.NoNode, errors.SessionExpired):

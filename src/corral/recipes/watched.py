@@ -7,13 +7,12 @@ from types import TracebackType
 from typing import Any
 
 from corral import errors
-from corral.session.requests import Request
 from corral.session.supervisor import Session
 from corral.session.watches import Change, Kind
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-__all__ = ["Watched", "ask_now"]
+__all__ = ["Watched"]
 
 _ENCODE = {
     messages.GET: messages.encode_get,
@@ -22,26 +21,6 @@ _ENCODE = {
 }
 # How often a node that we may not read is looked at again, as a part of T: see `Watched`.
 LOOK_AGAIN_EVERY = 1 / 3
-
-
-async def ask_now(
-    session: Session,
-    op: Operation,
-    body: bytes,
-    path: str | None,
-    *,
-    bound_to: int = 0,
-    watches: tuple[str, Kind] | None = None,
-) -> Any:
-    """As `Session.ask`, but sent at once if nothing is under way: for whoever has no more to say."""
-    while True:
-        answer = session.loop.create_future()
-        session.submit_now(Request(op, body, path, answer, bound_to=bound_to, watches=watches))
-        try:
-            return await answer
-        except errors.ConnectionLoss as loss:
-            if loss.is_hopeless:
-                raise
 
 
 class Watched:
@@ -86,7 +65,7 @@ class Watched:
             body = _ENCODE[self._op](self._full, True)
             watches = (self._full, self._kind)
             try:
-                return await ask_now(self._session, self._op, body, self._path, watches=watches)
+                return await self._session.ask(self._op, body, self._path, watches=watches, at_once=True)
             except errors.NoNode:
                 return None
             except errors.NoAuth as refusal:

@@ -204,15 +204,27 @@ class Session:
         self.submit(Request(op, body, path, future, bound_to=bound_to))
         return future
 
-    async def ask(self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0) -> Any:
+    async def ask(
+        self,
+        op: Operation,
+        body: bytes,
+        path: str | None,
+        *,
+        bound_to: int = 0,
+        watches: tuple[str, Kind] | None = None,
+        at_once: bool = False,
+    ) -> Any:
         """Send a request that does no harm when it is carried out twice, and again after each lost
-        connection.
+        connection. `at_once` is for whoever has no more to say, as `submit_now` is.
 
         Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on it.
         """
+        send = self.submit_now if at_once else self.submit
         while True:
+            answer: asyncio.Future[Any] = self.check_place().create_future()
+            send(Request(op, body, path, answer, bound_to=bound_to, watches=watches))
             try:
-                return await self.request(op, body, path, bound_to=bound_to)
+                return await answer
             except errors.ConnectionLoss as loss:
                 if loss.is_hopeless:
                     raise
