@@ -58,8 +58,9 @@ class Held:
 
     **When it is lost** (the lease lapses, the session expires, its node is deleted, the client is closed)
     the task that entered ``async with`` is cancelled once, before anybody else can hold it. One case is an
-    exception: if somebody deletes its node, as `evict` does, the next in line holds at once, and the task is
-    cancelled by the next heartbeat, a sixth of the session timeout later at most.
+    exception: if somebody deletes its node, as `evict` does, the next in line holds at once. The task is
+    cancelled when the server tells of that, at the latest by the next heartbeat: within a sixth of the session
+    timeout.
 
     On exit a cancellation of our making, a normal return, or a `SessionError` or `ConnectionLoss` of the
     body becomes `LockLost`; the caller's own cancellation stays a `CancelledError`; any other exception
@@ -220,7 +221,6 @@ class Held:
         self.via.kept(self)
         if isinstance(failure, errors.ServerError):  # so nothing was applied
             self._phase = _HELD
-            self._session.hold(self)  # its node is watched again
         self._wake()
 
     def _release_error(self, failure: BaseException) -> BaseException:
@@ -321,12 +321,11 @@ class Held:
                 # lease's end only, and a program that is told to stop would hang for that long, for each lock
                 # that it holds.
                 return
-            while self._phase is _RELEASING and self._failure is None:
-                await self._next_phase()
-            if self._failure is not None:
-                failure = self._release_error(self._failure)
+            try:
+                await self._given_up()
+            except errors.CorralError as failure:
                 if exc is None:
-                    raise failure
+                    raise
                 exc.add_note(f"corral: meanwhile {failure}")  # which is logged as well
             return
         self._over()
