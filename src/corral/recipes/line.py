@@ -52,8 +52,8 @@ logger = logging.getLogger("corral.recipes")
 # How often in a row something is begun anew that has waited for nothing in between.
 MOST_ROUNDS = 16
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
-# After these a create may have been carried out.
 _UNKNOWN_STAT = Stat(*[-1] * len(Stat._fields))
+# After these a create may have been carried out.
 _UNKNOWN = (errors.ConnectionLoss, errors.ReplyError)
 
 

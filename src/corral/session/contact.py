@@ -4,7 +4,7 @@ them.
 All of it is at WARNING, on the logger ``corral.session``, for whoever looks at night; docs/logging.md
 explains each line. What happens at each attempt is at DEBUG. A connection that comes and goes all the time
 would say as much as an outage each second, so of these lines at most `MOST_LINES` are written in `PERIOD`
-seconds; those that tell of something held that was lost are always written.
+seconds. Reminders, and lines that tell of something held that was lost, are always written.
 """
 
 from __future__ import annotations

@@ -85,9 +85,9 @@ class Dialer:
         turned_away: list[Address] = []
         while True:
             await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
-            budget, began = self._budget(), self._clock()
-            addresses = await self._resolver.round(budget * LOOK_UP_PART, last=last)
-            bound = self._attempt_bound(budget - (self._clock() - began), len(addresses), rounds)
+            round_ends = self._clock() + self._budget()
+            addresses = await self._resolver.round(self._budget() * LOOK_UP_PART, last=last)
+            bound = self._attempt_bound(round_ends - self._clock(), len(addresses), rounds)
             turned_away = []
             for address in addresses:
                 began, session_id = self._clock(), self._machine.session_id
