@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from corral.session.requests import Request
+from corral.session.requests import Nobody, Request
 from corral.session.supervisor import Session
 from corral.wire import messages
 
@@ -165,17 +165,11 @@ class _List:
             del self._unsent[self._full]
 
 
-class _Gone:
-    """The waiter of a request that another has replaced."""
+class _Gone(Nobody):
+    """The waiter of a request that another has replaced: it is not sent."""
 
     def done(self) -> bool:
         return True
-
-    def set_result(self, result: object, /) -> None:
-        """Nobody waits."""
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """Nobody waits."""
 
 
 _GONE = _Gone()
