@@ -56,11 +56,11 @@ class Held:
     The task that enters it owns it, whichever task has acquired it: a dispatcher may acquire, hand it to a
     worker that enters it, and wait for the next. While nobody has entered it nobody is refused for it.
 
-    **When it is lost** (the lease lapses, the session expires, its node is deleted, the client is closed)
-    the task that entered ``async with`` is cancelled once, before anybody else can hold it. One case is an
+    **When it is lost** (the lease lapses, the session expires, its node is deleted, the client is closed) the
+    task that entered ``async with`` is cancelled once, before anybody else can hold it. One case is an
     exception: if somebody deletes its node, as `evict` does, the next in line holds at once. The task is
-    cancelled when the server tells of that, at the latest by the next heartbeat: within a sixth of the session
-    timeout.
+    cancelled when the server tells of that, at the latest by the next heartbeat: within a sixth of the
+    session timeout.
 
     On exit a cancellation of our making, a normal return, or a `SessionError` or `ConnectionLoss` of the
     body becomes `LockLost`; the caller's own cancellation stays a `CancelledError`; any other exception

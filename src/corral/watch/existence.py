@@ -57,10 +57,6 @@ class ExistenceFeed(ReadFeed[Snapshot]):
     def state_of(self, answer: Any) -> Snapshot:
         return None, answer
 
-    def is_behind(self, state: Snapshot, newest: Stat) -> bool:
-        stat = state[1]
-        return stat is not None and stat.mzxid < newest.mzxid
-
     def set_result(self, result: Any, /) -> None:
         if self._reading is messages.GET:
             self._reading = None

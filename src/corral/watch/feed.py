@@ -203,9 +203,10 @@ class ReadFeed(Feed, Generic[S]):
     def state_of(self, answer: Any) -> S:
         """The state that the answer to a read tells."""
 
-    @abstractmethod
     def is_behind(self, state: S, newest: Stat) -> bool:
         """Whether a state is older than one of the same node that had this `Stat`."""
+        stat = state[1]
+        return stat is not None and stat.mzxid < newest.mzxid
 
     # The session's side
 

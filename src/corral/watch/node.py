@@ -30,10 +30,6 @@ class NodeFeed(ReadFeed[Snapshot]):
         snapshot: Snapshot = answer
         return snapshot
 
-    def is_behind(self, state: Snapshot, newest: Stat) -> bool:
-        stat = state[1]
-        return stat is not None and stat.mzxid < newest.mzxid
-
 
 class NodeWatch(Reader[ReadFeed[Snapshot], Place, Event]):
     """The states of one node, as events: the state now, then each change.
