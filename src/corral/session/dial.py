@@ -85,8 +85,9 @@ class Dialer:
         turned_away: list[Address] = []
         while True:
             await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
-            round_ends = self._clock() + self._budget()
-            addresses = await self._resolver.round(self._budget() * LOOK_UP_PART, last=last)
+            budget = self._budget()
+            round_ends = self._clock() + budget
+            addresses = await self._resolver.round(budget * LOOK_UP_PART, last=last)
             bound = self._attempt_bound(round_ends - self._clock(), len(addresses), rounds)
             turned_away = []
             for address in addresses:

@@ -46,7 +46,6 @@ _length_at = struct.Struct(">i").unpack_from
 _EPHEMERAL, _SEQUENTIAL = 1, 2
 _NO_NAMES = frozenset(("", ".", ".."))
 
-
 _LONGEST_GREETING = 4096
 """Bytes of an answer to a connect request, at most; it has below a hundred."""
 _STRANGERS: Mapping[bytes, str] = {
@@ -112,7 +111,7 @@ def check_event_path(path: str) -> None:
     """Raise `Misfit` unless an event may name `path`."""
     if path == "/":
         return
-    if path[:1] != "/" or path[-1] == "/" or "//" in path:
+    if path[:1] != "/" or path[-1] == "/" or "//" in path or paths.FORBIDDEN.search(path):
         raise Misfit(f"an event for {path[:50]!r}, which is no path")
     if path.count("/") > MOST_LEVELS:
         raise Misfit(f"an event for a path of {path.count('/'):,} levels; {MOST_LEVELS:,} are taken")
@@ -213,11 +212,9 @@ def _check_multi(body: bytes, results: Sequence[MultiResult], zxid: int, session
         if any(result.opcode != messages.ERROR_OPCODE for result in results):
             raise Misfit("some operations of one transaction are applied, and others not")
         codes = [result.error for result in results]
-        refused = next((index for index, code in enumerate(codes) if code), len(codes))
-        if codes[refused : refused + 1] == [-2] or codes[refused + 1 :] != [-2] * (len(codes) - refused - 1):
+        refused = [index for index, code in enumerate(codes) if code not in (0, -2)]
+        if len(refused) != 1 or any(codes[: refused[0]]) or 0 in codes[refused[0] :]:
             raise Misfit("a transaction is refused, but not for one of its operations")
-        if refused == len(codes):
-            raise Misfit("a transaction is refused, but none of its operations")
         return
     for (op, part), result in zip(ops, results, strict=True):
         if result.opcode != op.opcode:
