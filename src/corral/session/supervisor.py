@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from corral import errors
 from corral.types import State
@@ -154,7 +154,7 @@ class Session:
         self._stop_soon()
         await asyncio.wait([self._supervisor])
         if self._failure is not None:
-            self._raise_failure(self._failure)
+            raise _internal_error(self._failure)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -404,7 +404,8 @@ class Session:
             await asyncio.shield(self._stop)
         except asyncio.CancelledError:
             # Every task is being cancelled, as the program ends: those who use the client come first.
-            self._uncancel()
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
             if not self._is_hurried:
                 await self._until_others_end()
 
@@ -416,11 +417,6 @@ class Session:
                 {*others, self._stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
             others.difference_update(done)
-
-    def _uncancel(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
 
     def _closing_bound(self) -> float:
         return min(self.timeout * CLOSE_PART, CLOSE_SECONDS)
@@ -473,9 +469,6 @@ class Session:
             self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
             logger.critical("the client broke: please report this", exc_info=error)
         self._stop_soon()
-
-    def _raise_failure(self, failure: Exception) -> NoReturn:
-        raise _internal_error(failure) from failure
 
     def _use(self, connection: Connection) -> None:
         self._connection = connection
