@@ -206,7 +206,7 @@ class _Exchange:
         codes = [result.error for result in results]
         # A node of this name is there already if it was carried out before, and the answer was lost.
         if any(codes) and codes[0] != errors.NodeExists.code:
-            code = next(code for code in codes if code not in _NEITHER_DONE_NOR_REFUSED)
+            code = codes[errors.refused_index(codes)]
             self.error = errors.server_error(code, "downgrade", self.writer.path)
         self._over()
 
@@ -230,10 +230,6 @@ class _Exchange:
     def _over(self) -> None:
         self.pending = False
         self._on_done(self)
-
-
-_NEITHER_DONE_NOR_REFUSED = (0, -2)
-"""What the server writes for the operations before and behind the one that it refuses."""
 
 
 class WriteLock(InLine[HeldWrite]):
