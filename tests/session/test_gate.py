@@ -344,7 +344,7 @@ def test_paths_that_events_may_name(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "x", "a/b", "//", "/a/", "/a//b", "/a" * (gate.MOST_LEVELS + 1), "/a" * 300_000]
+    "path", ["", "x", "a/b", "//", "/a/", "/a//b", "/a\0b", "/a" * (gate.MOST_LEVELS + 1), "/a" * 300_000]
 )
 def test_paths_that_events_may_not_name(path: str) -> None:
     """W7: what cannot be a path ends the connection; the message does not repeat half a megabyte."""

@@ -67,7 +67,9 @@ async def virtual_loop() -> VirtualLoop:
     """The loop, where it is one whose time does not have to be waited for."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualLoop):
-        pytest.skip("on the virtual clock alone, where minutes pass at once; nox runs it there (--loop=virtual)")
+        pytest.skip(
+            "on the virtual clock alone, where minutes pass at once; nox runs it there (--loop=virtual)"
+        )
     return loop
 
 
