@@ -18,8 +18,8 @@ DEFAULT_MAX_REPLY = 64 * 1024 * 1024
 
 _LENGTH = struct.Struct(">i")
 _INITIAL = 64 * 1024
-# What of an oversized frame is looked at: the reply header, which says whose answer it is.
-_PEEK = 16
+PEEK = 16
+"""What a client looks at of an oversized frame, in bytes: the reply header, which says whose answer it is."""
 
 NEED_DATA = -1
 OVERSIZED = -2
@@ -32,8 +32,9 @@ class StreamError(Exception):
 class Frames:
     """The bytes received and not yet read. One frame is current at a time: `view[start:end]`."""
 
-    def __init__(self, limit: int = DEFAULT_MAX_REPLY) -> None:
+    def __init__(self, limit: int = DEFAULT_MAX_REPLY, *, peek: int = PEEK) -> None:
         self._limit = limit
+        self._peek = peek
         self._buffer = bytearray(_INITIAL)
         self.view = memoryview(self._buffer)
         self.start = 0
@@ -75,12 +76,12 @@ class Frames:
 
     def received_first(self) -> bytes:
         """The first bytes (at most 16) that are not part of a frame given out yet."""
-        return bytes(self.view[self._read : min(self._written, self._read + _PEEK)])
+        return bytes(self.view[self._read : min(self._written, self._read + PEEK)])
 
     def next(self) -> int:
         """Make the next frame current and return its `end`; `NEED_DATA` if it is not yet complete.
 
-        `OVERSIZED` for a frame over the limit, once its first bytes (up to 16) are there: `start` is where
+        `OVERSIZED` for a frame over the limit, once its first `peek` bytes are there: `start` is where
         they are, and `skip` throws the rest away as it comes. Raises `StreamError` for a negative length.
         """
         available = self._written - self._read
@@ -91,7 +92,7 @@ class Frames:
             raise StreamError(f"a frame of {length} bytes")
         self.start = self._read + 4
         if length > self._limit:
-            return OVERSIZED if available >= 4 + min(length, _PEEK) else NEED_DATA
+            return OVERSIZED if available >= 4 + min(length, self._peek) else NEED_DATA
         if available < 4 + length:
             return NEED_DATA
         self._read = end = self.start + int(length)
@@ -110,7 +111,7 @@ class Frames:
         if available < 4:
             return 4
         (length,) = _LENGTH.unpack_from(self._buffer, self._read)
-        return 4 + (_PEEK if not 0 <= length <= self._limit else length)
+        return 4 + (self._peek if not 0 <= length <= self._limit else length)
 
     def _compact(self) -> None:
         count = self._written - self._read

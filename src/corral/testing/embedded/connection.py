@@ -56,19 +56,6 @@ class Host(Protocol):
         """The core's deadline may have moved."""
 
 
-class _Requests(Frames):
-    """Frames as a server reads them: a length over the limit is refused as soon as its four bytes are there.
-    A client waits for the beginning of such a frame, to know whose answer it is."""
-
-    def next(self) -> int:
-        end = super().next()
-        if end == NEED_DATA and self._written - self._read >= _WORD:
-            length = int.from_bytes(self.view[self._read : self._read + _WORD], signed=True)
-            if length > self._limit:
-                return OVERSIZED
-        return end
-
-
 class Connection(asyncio.BufferedProtocol):
     """A client of an embedded server. What it is sent in one turn of the loop goes out in one write."""
 
@@ -77,7 +64,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._link: Link | None = None
         """What the core knows of it: nothing, while the server is paused and has not noticed it yet."""
-        self._frames = _Requests(host.core.config.jute_maxbuffer)
+        # Whose a request over the limit is does not matter: its length alone refuses it.
+        self._frames = Frames(host.core.config.jute_maxbuffer, peek=0)
         self._came = 0  # bytes
         self._begun = False
         """Whether it was seen to what the connection begins with."""
