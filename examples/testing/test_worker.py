@@ -84,7 +84,7 @@ async def test_nobody_is_told_that_it_stands_in_line(
     assert cut.message is not None
     assert "/lock/" in str(cut.message.path)
     assert store.writes == [("a", "2")]
-    assert await zk.children("/lock") == []
+    assert await zk.lock("/lock").contenders() == []
 
 
 async def test_the_connection_is_cut_anywhere(

@@ -32,6 +32,9 @@ async def disconnected(proxy: FaultProxy) -> AsyncIterator[None]:
     async with proxy.black_hole():
         await proxy.cut()
         yield
+        # An attempt that the client has given up may reach the server after the one that it is connected by, and
+        # would take the session over.
+        await proxy.cut()
 
 
 async def node_gone(zk: corral.Client, path: str) -> bool:

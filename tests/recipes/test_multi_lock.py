@@ -354,6 +354,7 @@ async def test_a_body_that_is_cancelled(rig: Rig) -> None:
     task.cancel()
     await ended(task)
     assert task.cancelled()
+    await settle(rig.zk)  # it does not wait for its releases
     assert await standing(rig.other) == [0, 0, 0]
 
 

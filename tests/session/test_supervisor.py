@@ -13,7 +13,7 @@ from virtually import Fronts, connect_string, now, run
 import corral
 from corral import State, errors
 from corral.testing import EmbeddedServer, FaultProxy
-from support import turns, until
+from support import children, turns, until
 
 Connect = Callable[..., corral.Client]
 
@@ -42,7 +42,7 @@ async def in_the_background(client: corral.Client, ready: asyncio.Event, log: li
 async def gone(other: corral.Client) -> None:
     """All that the session had is gone at once, not when it expires."""
     assert await other.exists("/ephemeral") is None
-    assert await other.children("/lock") == []
+    assert await children(other, "/lock") == []
     assert await other.exists("/written-while-ending") is not None
 
 
