@@ -97,10 +97,7 @@ class Rounds:
     """Counts what is begun anew without having waited for anything, and gives up: a server that answers so
     that nothing ever comes of it would otherwise be asked as fast as it answers."""
 
-    __slots__ = ("_count",)
-
-    def __init__(self) -> None:
-        self._count = 0
+    _count = 0
 
     def again(self, error: errors.CorralError) -> None:
         """One more round, because of `error`. Raises it after `MOST_ROUNDS`."""
@@ -135,25 +132,13 @@ class Line:
         On cancel, and on any error, no node of ours is left, or it is removed as soon as a server can be
         reached. Raises `PlaceLost` if our node or our session is gone.
         """
-        place, listing = await self._create(data, acl, rounds)
-        if listing.is_only(place.name):
-            return place, _NOBODY
-        try:
-            return place, await self._ahead(place, listing)
-        except BaseException:
-            self.leave(place)
-            raise
-
-    async def _create(self, data: bytes, acl: tuple[Acl, ...], rounds: Rounds) -> tuple[Place, Listing]:
-        """Create our node; returns our place, and the line as it was then or later."""
         session = self._session
         naming = self.layout.naming
         guid = naming.new_guid()
         prefix = paths.join(self.full, f"{naming.prefix}{guid}{self.layout.label}")
         create = messages.encode_create(prefix, data, acl, _EPHEMERAL_SEQUENTIAL)
-        new_future = session.loop.create_future
         while True:
-            created = new_future()
+            created: asyncio.Future[tuple[str, Stat]] = session.loop.create_future()
             request = Request(messages.CREATE2, create, self.path, created, bound_to=session.session_id)
             listed = self._lists.ask(session, self.full, self.path, request)
             try:
@@ -163,31 +148,43 @@ class Line:
                 if isinstance(error, asyncio.CancelledError):
                     self._follow_up(request, guid)
                     raise
-                if isinstance(error, errors.NoNode):
-                    rounds.again(error)
-                    await make_path(
-                        self._session, self.full, acl, container=True, chroot=self._nodes.chroot_path
-                    )
-                elif isinstance(error, _UNKNOWN):
-                    found = await self._find_or_sweep(guid)
-                    if found is not None:
-                        return found
-                    if isinstance(error, errors.ReplyError):
-                        rounds.again(error)
-                    elif error.is_hopeless:
-                        raise
-                elif not isinstance(error, errors.SessionExpired):
-                    raise
-                continue  # in the session that there is now, if ours has expired
-            place = _place(path, int(path[len(prefix) :]), stat)
+                found = await self._after_failed_create(error, guid, acl, rounds)
+                if found is None:
+                    continue  # in the session that there is now, if ours has expired
+                place = found
+                listed = self._lists.ask(session, self.full, self.path)
+            else:
+                place = _place(path, int(path[len(prefix) :]), stat)
             try:
                 try:
-                    return place, await listed
+                    listing = await listed
                 except (errors.NoNode, errors.ConnectionLoss):
-                    return place, await self.listing()
+                    listing = await self.listing()
+                if listing.names == [place.name]:
+                    return place, _NOBODY
+                return place, await self._ahead(place, listing)
             except BaseException:
                 self.leave(place)
                 raise
+
+    async def _after_failed_create(
+        self, error: BaseException, guid: str, acl: tuple[Acl, ...], rounds: Rounds
+    ) -> Place | None:
+        """Our place, if the node exists all the same; None if it does not and the create may be repeated."""
+        if isinstance(error, errors.NoNode):
+            rounds.again(error)
+            await make_path(self._session, self.full, acl, container=True, chroot=self._nodes.chroot_path)
+        elif isinstance(error, _UNKNOWN):
+            found = await self._find_or_sweep(guid)
+            if found is not None:
+                return found
+            if isinstance(error, errors.ReplyError):
+                rounds.again(error)
+            elif error.is_hopeless:
+                raise error
+        elif not isinstance(error, errors.SessionExpired):
+            raise error
+        return None
 
     async def wait_turn(self, place: Place, ahead: Ahead, rounds: Rounds) -> bool:
         """Wait until no node ahead of ours blocks it. `ahead` is who did when we joined.
@@ -399,7 +396,7 @@ class Line:
         elif error is not None:
             request.reject(error)
 
-    async def _find_or_sweep(self, guid: str) -> tuple[Place, Listing] | None:
+    async def _find_or_sweep(self, guid: str) -> Place | None:
         try:
             return await self._find(guid)
         except BaseException:
@@ -418,20 +415,19 @@ class Line:
                 )
                 return
             if found is not None:
-                self.leave(found[0])
+                self.leave(found)
 
         self._session.spawn(sweep, f"corral sweep of {self.full}")
 
-    async def _find(self, guid: str) -> tuple[Place, Listing] | None:
-        """After a create of unknown outcome: our place and the line, or None if the create did not happen."""
+    async def _find(self, guid: str) -> Place | None:
+        """After a create of unknown outcome: our place, or None if the create did not happen."""
         check = messages.encode_multi([(messages.CHECK, messages.encode_check(self.full, -1))])
         # Whatever its result: it has been ordered after the create. Not in one pipeline with the list: either
         # of them may be sent again, behind the other.
         await self._session.ask(messages.MULTI, check, self.path)
-        listing = await self.listing()
-        for name in listing.names:
+        for name in (await self.listing()).names:
             if guid in name and (place := await self._owned(name)) is not None:
-                return place, listing
+                return place
         return None
 
     async def _owned(self, name: str) -> Place | None:

@@ -39,10 +39,6 @@ class Listing:
         self._set: frozenset[str] | None = None
         self._in_order: dict[tuple[str, ...], InOrder] | None = None
 
-    def is_only(self, name: str) -> bool:
-        """Whether there is nothing but this name."""
-        return len(self.names) == 1 and self.names[0] == name
-
     def __contains__(self, name: str) -> bool:
         if self._set is None:
             self._set = frozenset(self.names)
@@ -65,103 +61,104 @@ class Listing:
 
 
 class Lists:
-    """The lists that are asked for through one client.
+    """The lists that are requested through one client.
 
-    While a list waits to be sent, others that ask for the same one share it. Whoever joins a line shares it
-    as well: it then goes out behind their create, in place of the one that waited. So a crowd that joins
+    While a list waits to be sent, others that need the same one share it. Whoever joins a line shares it as
+    well: it then goes out behind their create, in place of the one that waited. So a crowd that joins
     together costs one list, not one each.
     """
 
     def __init__(self) -> None:
-        self._unsent: dict[str, tuple[_List, Request]] = {}
+        self._unsent: dict[str, Request] = {}  # each with a _SharedListing as its waiter
 
-    def ask(self, session: Session, full: str, path: str, *first: Request) -> asyncio.Future[Listing]:
-        """Send `first`, and a list of the children of `full` behind it; `path` is what errors call it.
+    def ask(
+        self, session: Session, full: str, path: str, create: Request | None = None
+    ) -> asyncio.Future[Listing]:
+        """Send `create`, and a list of the children of `full` behind it; `path` is what errors call it.
 
         The future is the caller's own: cancelling it takes nothing from those who share the list.
         """
         answer: asyncio.Future[Listing] = session.loop.create_future()
-        entry = self._shareable(full) if self._unsent else None
-        if entry is not None:
-            self._share(session, full, path, answer, entry, first)
-            return answer
-        shared = _List(self._unsent, full)
-        shared.waiting.append(answer)
-        request = Request(messages.CHILDREN, messages.encode_children(full, False), path, shared)
-        session.submit_now(*first, request)
-        if not request.attempts and not answer.done():
-            self._unsent[full] = shared, request
-        return answer
-
-    def _share(
-        self,
-        session: Session,
-        full: str,
-        path: str,
-        answer: asyncio.Future[Listing],
-        entry: tuple[_List, Request],
-        first: Sequence[Request],
-    ) -> None:
-        """Share a list that waits to be sent; behind `first`, if there is any, in place of the one that
-        waits."""
-        shared, replaced = entry
-        shared.waiting.append(answer)
-        if not first:
-            return
-        replaced.waiter = _GONE  # it is not sent: the new one takes its place
-        request = Request(messages.CHILDREN, replaced.body, path, shared)
+        unsent = self._unsent
+        replaced = unsent.get(full)
+        if replaced is not None and (shared := _shareable(replaced)) is not None:
+            shared.others.append(answer)
+            if create is None:
+                return answer
+            # The new one takes its place. It is not sent twice, and not before this create.
+            body, replaced.waiter = replaced.body, _GONE
+        else:
+            body, replaced = messages.encode_children(full, False), None
+            shared = _SharedListing(unsent, full, answer)
+        request = Request(messages.CHILDREN, body, path, shared)
         try:
-            session.submit_now(*first, request)
-        except BaseException:  # `first` is too large, and nothing was sent
-            shared.waiting.remove(answer)
-            replaced.waiter = shared
+            if create is None:
+                session.submit_now(request)
+            else:
+                session.submit_now(create, request)
+        except BaseException:  # the create is too large, and nothing was sent
+            if replaced is not None:
+                shared.others.remove(answer)
+                replaced.waiter = shared
             raise
         if not request.attempts and not answer.done():
-            self._unsent[full] = shared, request
-
-    def _shareable(self, full: str) -> tuple[_List, Request] | None:
-        entry = self._unsent.get(full)
-        if entry is None:
-            return None
-        shared, request = entry
-        return None if request.sent or len(shared.waiting) >= MOST_SHARERS or shared.done() else entry
+            unsent[full] = request
+        return answer
 
 
-class _List:
-    """One list, and all who wait for it (`requests.Waiter`)."""
+def _shareable(request: Request) -> _SharedListing | None:
+    """The list that this request is for, if others may share it."""
+    shared = request.waiter
+    assert isinstance(shared, _SharedListing)
+    is_full = len(shared.others) >= MOST_SHARERS
+    return None if request.sent or is_full or shared.done() else shared
 
-    __slots__ = ("_full", "_unsent", "waiting")
 
-    def __init__(self, unsent: dict[str, tuple[_List, Request]], full: str) -> None:
-        self.waiting: list[asyncio.Future[Listing]] = []
+class _SharedListing(Listing):
+    """A list that is under way, and all who wait for it (`requests.Waiter`)."""
+
+    __slots__ = ("_first", "_full", "_unsent", "others")
+
+    def __init__(self, unsent: dict[str, Request], full: str, first: asyncio.Future[Listing]) -> None:
+        # Not by Listing's own: one is made for each lock that is acquired.
+        self.names = ()
+        self._set = self._in_order = None
         self._unsent = unsent
         self._full = full
+        self._first = first
+        self.others: list[asyncio.Future[Listing]] = []
 
     def done(self) -> bool:
         """Whether nobody waits any more: then it is not sent, and nobody may come to share it."""
-        for answer in self.waiting:
+        if not self._first.done():
+            return False
+        for answer in self.others:
             if not answer.done():
                 return False
         self._forget()
         return True
 
     def set_result(self, names: list[str], /) -> None:
-        if self._unsent:
-            self._forget()
-        listing = Listing(names)
-        for answer in self.waiting:
+        self.names = names
+        for answer in self._release():
             if not answer.done():
-                answer.set_result(listing)
+                answer.set_result(self)
 
     def set_exception(self, exception: BaseException, /) -> None:
-        self._forget()
-        for answer in self.waiting:
+        for answer in self._release():
             if not answer.done():
                 answer.set_exception(exception)
 
+    def _release(self) -> Sequence[asyncio.Future[Listing]]:
+        """Who waits. They keep the list from here on, so it must not keep them."""
+        self._forget()
+        waiting = (self._first, *self.others)
+        del self._first, self.others
+        return waiting
+
     def _forget(self) -> None:
-        entry = self._unsent.get(self._full)
-        if entry is not None and entry[0] is self:
+        request = self._unsent.get(self._full)
+        if request is not None and request.waiter is self:
             del self._unsent[self._full]
 
 

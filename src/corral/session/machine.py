@@ -89,10 +89,12 @@ class Phase(enum.Enum):
 # enumeration takes as long as calling a function.
 _DOWN, _HANDSHAKE, _UP = Phase.DOWN, Phase.HANDSHAKE, Phase.UP
 _LAPSED = State.LAPSED
+_NEED_DATA, _OVERSIZED = framing.NEED_DATA, framing.OVERSIZED
 _HEADER = messages.REPLY_HEADER.size
 _unpack_header = messages.REPLY_HEADER.unpack_from
 _decode_event = messages.WATCH_EVENT.decode
 _gate_checks = gate.CHECKS
+_MULTI = messages.MULTI
 _FINAL = (State.AUTH_FAILED, State.CLOSED)
 
 
@@ -160,7 +162,6 @@ class Machine:
         self._in_hand: Request | None = None  # what the answer that is being read belongs to
         self._connection_zxid = 0  # the newest of the answers on this connection
         self._confirmed_zxid = 0  # the newest that a later answer was not behind
-        self._zxid_limit = 0  # what no answer may tell, as of when that was last looked at
         self._zxid_when_lost = 0
 
     # Entries of the connection
@@ -191,16 +192,15 @@ class Machine:
         try:
             if self.phase is _HANDSHAKE:
                 gate.check_greeting(frames.received_first())
-            while self.condemned is None and self.phase is not _DOWN:
-                end = frames.next()
-                if end == framing.NEED_DATA:
-                    break
-                if end == framing.OVERSIZED:
+            while (end := frames.next()) != _NEED_DATA:
+                if end == _OVERSIZED:
                     self._oversized(now)
                 elif self.phase is _UP:
                     self._frame(now, frames.view, frames.start, end)
                 else:
                     self._handshake(now, frames.view, frames.start, end)
+                if self.condemned is not None or self.phase is _DOWN:
+                    break
         except (framing.StreamError, DecodeError, gate.Misfit) as error:
             self._fail_in_hand(error)
             self._condemn(f"the server's bytes make no sense: {error}")
@@ -527,20 +527,19 @@ class Machine:
 
     def _note_zxid(self, zxid: int) -> None:
         """An answer tells how far the server is. Those that are none of the ensemble's (0, -1) say
-        nothing."""
-        before = self._connection_zxid
-        if zxid <= 0:
+        nothing, nor does one that tells the same as the answer before it."""
+        before, last = self._connection_zxid, self.last_zxid
+        if zxid <= 0 or zxid == before:
             return
-        gate.check_zxid(zxid, self.last_zxid)
+        gate.check_zxid(zxid, last)
         if zxid < before:
             self.last_zxid = self._confirmed_zxid
             raise gate.Misfit(f"transaction 0x{zxid:x} after 0x{before:x}")
         if before:
             self._confirmed_zxid = before
         self._connection_zxid = zxid
-        if zxid > self.last_zxid:
+        if zxid > last:
             self.last_zxid = zxid
-        self._zxid_limit = self.last_zxid + gate.MOST_GROWTH
 
     def _answer(
         self, now: float, xid: int, zxid: int, code: int, view: memoryview, start: int, end: int
@@ -554,51 +553,49 @@ class Machine:
         if request is None:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
         self._in_hand = request  # in flight no more: until it is settled, `received` sees to it that it ends
-        before = self._connection_zxid
-        if before <= zxid < self._zxid_limit:  # as `_note_zxid` has it, nearly always
-            if before:
-                self._confirmed_zxid = before
-            self._connection_zxid = zxid
-            if zxid > self.last_zxid:
-                self.last_zxid = zxid
-        else:
+        if zxid != self._connection_zxid:
             self._note_zxid(zxid)
         self._answered_at = now
-        result: Any = None
-        failure: errors.CorralError | None = None
-        if code == 0:
-            try:
-                op = request.op
-                result = op.decode_reply(view, start, end)
-                check = _gate_checks.get(op)
-                if check is not None:
-                    check(request.body, result, zxid, self.session_id)
-            except (DecodeError, gate.Misfit) as error:
-                failure = _useless(request, error)
-            else:
-                if request.op is messages.MULTI:
-                    code = _session_error_in(result)
-        if code and code in _SESSION_ERRORS:
-            self._out_of_session(request, code)
-            return
-        if request.watches is not None:
-            self.watches.answered(*request.watches, request.op, code)
         if code:
-            request.reject(errors.server_error(code, request.op.name, request.path))
+            self._refused(request, code)
             return
-        lease, sent = self._lease, request.sent_at
+        op, sent = request.op, request.sent_at
+        failure: errors.CorralError | None = None
+        try:
+            result = op.decode_reply(view, start, end)
+            check = _gate_checks.get(op)
+            if check is not None:
+                check(request.body, result, zxid, self.session_id)
+            if op is _MULTI and (refusal := _session_error_in(result)):
+                self._out_of_session(request, refusal)
+                return
+        except (DecodeError, gate.Misfit) as error:
+            failure = _useless(request, error)
+        if request.watches is not None:
+            self.watches.answered(*request.watches, op, 0)
+        lease = self._lease
         if sent >= lease.touch_due:
             lease.answered(sent, now)
-            self._holdings.renew()
-        if request.op.is_write and sent >= lease.proof_due and failure is None:
-            lease.proven(sent, now)
             self._holdings.renew()
         if failure is not None:
             request.reject(failure)
             return
-        if self.observers and request.op.is_write:
-            self._show_observers(request, result)
+        if op.is_write:
+            if sent >= lease.proof_due:
+                lease.proven(sent, now)
+                self._holdings.renew()
+            if self.observers:
+                self._show_observers(request, result)
         request.resolve(result)
+
+    def _refused(self, request: Request, code: int) -> None:
+        """The server answers with an error code."""
+        if code in _SESSION_ERRORS:
+            self._out_of_session(request, code)
+            return
+        if request.watches is not None:
+            self.watches.answered(*request.watches, request.op, code)
+        request.reject(errors.server_error(code, request.op.name, request.path))
 
     def _show_observers(self, request: Request, result: Any) -> None:
         for observer in tuple(self.observers):

@@ -44,7 +44,7 @@ MAX_IN_FLIGHT = 1000
 # Bytes, of requests as of answers, that may be in front of a heartbeat.
 MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
 FIRST_FLIGHT = 32
-# With answers of this size there may be as many as there may ever be.
+# Requests and answers of this size are not counted in bytes: there may be as many as there may ever be.
 _SMALL = MAX_BYTES_IN_FLIGHT // MAX_IN_FLIGHT
 # How fast the expected size of an answer falls again after a large one.
 _FORGETTING = 1 / 16
@@ -180,7 +180,7 @@ class Requests:
         self.in_flight: deque[Request] = deque()
         self.timeout = 0.0
         """The session timeout T in seconds."""
-        self._bytes_in_flight = 0
+        self._bytes_in_flight = 0  # of those that are not small
         self._xid = _FIRST_XID - 1
         # With how many waiting, or how many bytes of large ones more, it is worth looking for what nobody
         # waits for any more: twice what was left last time, so that looking costs a part of queueing.
@@ -190,22 +190,26 @@ class Requests:
         # How many may be in flight, and the size of an answer that is expected.
         self._window = FIRST_FLIGHT
         self._expected = 0.0
+        self._adapt_above = -1  # how large an answer must be to say anything new about the window
         # On how many connections in a row each request broke. Of those in flight: how many are the session's
         # own, how many are suspected, and whether one of these is to be alone.
         self._losses: dict[_Key, int] = {}
         self._own = 0
         self._suspects = 0
         self._is_alone = False
+        self._is_plain = True  # whether all in flight are small users' requests that are not suspected
         self._lost_at = 0.0
 
     def add(self, request: Request) -> None:
         """Queue it behind all that waits."""
-        self.waiting.append(request)
-        size = len(request.body)
-        if size > _LARGE:
-            self._large_bytes += size
-        if len(self.waiting) > self._purge_count or self._large_bytes > self._purge_bytes:
+        waiting = self.waiting
+        waiting.append(request)
+        if len(waiting) > self._purge_count:
             self.purge()
+        if len(request.body) > _LARGE:
+            self._large_bytes += len(request.body)
+            if self._large_bytes > self._purge_bytes:
+                self.purge()
 
     def purge(self) -> None:
         """Throw out what waits and nobody waits for: in a long outage that could be all of it (timed out)."""
@@ -218,6 +222,7 @@ class Requests:
         """There is a new connection, of a session with this timeout in seconds."""
         self.timeout = timeout
         self._window = FIRST_FLIGHT
+        self._adapt_above = -1
 
     def take(self, now: float, out: list[bytes]) -> None:
         """Append to `out` what may be sent now, and note it as in flight since `now`."""
@@ -226,12 +231,12 @@ class Requests:
             self.urgent.clear()
         waiting, in_flight, window = self.waiting, self.in_flight, self._window
         while waiting and len(in_flight) < window and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
-            request = waiting[0]
-            if self._losses and not request.waiter.done() and not self._may_send(request, now):
-                return
-            waiting.popleft()
+            request = waiting.popleft()
             if request.waiter.done():
                 continue  # cancelled before it was sent: certainly not applied
+            if self._losses and not self._may_send(request, now):
+                waiting.appendleft(request)
+                return
             self._send(request, now, out)
 
     def _may_send(self, request: Request, now: float) -> bool:
@@ -257,29 +262,35 @@ class Requests:
         request.xid = xid
         request.sent_at = now
         request.attempts += 1
-        request.refused = False
         body = request.body
         size = len(body)
-        self._bytes_in_flight += size
         self.in_flight.append(request)
+        if size > _SMALL or request.is_own or request.losses:
+            self._account(request, size)
+        out.append(_pack_header(size + 8, xid, request.op.opcode))
+        out.append(body)
+
+    def _account(self, request: Request, size: int) -> None:
+        """A large one, one of the session's own, or a suspected one, is in flight."""
+        self._is_plain = False
+        if size > _SMALL:
+            self._bytes_in_flight += size
         if request.is_own:
             self._own += 1
         elif request.losses:
             self._suspects += 1
             self._is_alone = request.losses >= 2
-        out.append(_pack_header(size + 8, xid, request.op.opcode))
-        out.append(body)
 
     def answered(self, xid: int, size: int) -> Request | None:
         """The request that an answer of `size` bytes with `xid` belongs to: the oldest in flight, or the
         stream is broken."""
-        if not self.in_flight or self.in_flight[0].xid != xid:
+        in_flight = self.in_flight
+        if not in_flight or in_flight[0].xid != xid:
             return None
-        request = self.in_flight.popleft()
-        self._bytes_in_flight -= len(request.body)
-        if request.is_own or request.losses:
+        request = in_flight.popleft()
+        if not self._is_plain:
             self._landed(request)
-        if size > _SMALL or self._window < MAX_IN_FLIGHT:
+        if size > self._adapt_above:
             self._adapt_window(size)
         return request
 
@@ -287,20 +298,22 @@ class Requests:
         expected = self._expected
         self._expected = expected = max(size, expected + (size - expected) * _FORGETTING)
         self._window = min(self._window + 1, MAX_IN_FLIGHT, int(MAX_BYTES_IN_FLIGHT / (expected + 1)) + 1)
+        self._adapt_above = _SMALL if self._window == MAX_IN_FLIGHT else -1
 
     def answered_out_of_turn(self, xid: int) -> Request | None:
         """The request in flight that an answer with `xid` belongs to, wherever it stands."""
         for request in self.in_flight:
             if request.xid == xid:
                 self.in_flight.remove(request)
-                self._bytes_in_flight -= len(request.body)
                 self._landed(request)
                 return request
         return None
 
     def _landed(self, request: Request) -> None:
-        """One of the session's own, or a suspected one, is in flight no more, and has not broken the
-        connection."""
+        """It is in flight no more, and has not broken the connection."""
+        size = len(request.body)
+        if size > _SMALL:
+            self._bytes_in_flight -= size
         if request.is_own:
             self._own -= 1
         elif request.losses:
@@ -308,13 +321,13 @@ class Requests:
             self._is_alone = False
             self._losses.pop(_key(request), None)
             request.losses = 0
+        self._is_plain = not (self._bytes_in_flight or self._own or self._suspects)
 
     def refused(self, request: Request) -> None:
         """Take back a request that was certainly not applied: `reclaim` has it sent again, in its turn."""
         request.refused = True
         self.in_flight.appendleft(request)
-        self._bytes_in_flight += len(request.body)
-        self._own += request.is_own
+        self._account(request, len(request.body))
 
     def reclaim(self, now: float) -> Iterator[tuple[Request, int]]:
         """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown,
@@ -335,6 +348,7 @@ class Requests:
             if not request.refused and (request.op.is_write or is_suspect):
                 lost.append((request, count))
             elif not request.waiter.done():
+                request.refused = False
                 self.waiting.appendleft(request)
         self.purge()
         yield from reversed(lost)
@@ -355,6 +369,7 @@ class Requests:
         self.urgent.clear()
         self._bytes_in_flight = self._own = self._suspects = 0
         self._is_alone = False
+        self._is_plain = True
 
     def drop_bound(self, session_id: int) -> list[Request]:
         """Take out what waits and means nothing in the session that there is now (0 for none)."""

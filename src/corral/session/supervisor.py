@@ -91,6 +91,8 @@ class Session:
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
+        self.loop: asyncio.AbstractEventLoop
+        """The event loop that opened the session; for those who run in it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +108,7 @@ class Session:
                 "this client was opened before; make another with corral.connect(), or share this one"
             )
         try:
-            self._loop = loop = asyncio.get_running_loop()
+            self._loop = self.loop = loop = asyncio.get_running_loop()
         except RuntimeError:
             raise _no_loop() from None
         self._take_time_and_chance(loop)
@@ -155,12 +157,6 @@ class Session:
         await asyncio.wait([self._supervisor])
         if self._failure is not None:
             raise _internal_error(self._failure)
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that opened the session; for those who run in it."""
-        assert self._loop is not None
-        return self._loop
 
     def check_place(self) -> asyncio.AbstractEventLoop:
         """Raise `UsageStateError` unless this is the event loop that opened the session; returns it."""
@@ -238,13 +234,14 @@ class Session:
         if self._connection is not None:
             self._connection.flush_soon()
 
-    def submit_now(self, *requests: Request) -> None:
-        """As `submit`, but at once if nothing is under way: for whoever has no more to say, and waits."""
-        for request in requests:
-            if len(request.body) > self._max_body:
-                raise self._too_large(request)
-        for request in requests:
-            self._machine.submit(request)
+    def submit_now(self, request: Request, behind: Request | None = None) -> None:
+        """As `submit`, and `behind` it another that is not larger, but at once if nothing is under way: for
+        whoever has no more to say, and waits."""
+        if len(request.body) > self._max_body:
+            raise self._too_large(request)
+        self._machine.submit(request)
+        if behind is not None:
+            self._machine.submit(behind)
         if self._connection is not None:
             self._connection.flush_now()
 
