@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -234,3 +237,103 @@ def test_a_path_with_a_chroot_is_a_plain_path_in_the_error() -> None:
     assert str(error) == "get '/a': no such znode (below the chroot '/app')"
     assert error.path == "/a"
     assert type(error.path) is str
+
+
+# What users see: the documents, the types and the classes compared
+
+
+ROOT = Path(__file__).parent.parent
+TESTED_TYPES = (ROOT / "tests" / "typing" / "api.py").read_text()
+# Members that completion shows and that are not meant for users. Each is to become private; none may be added.
+INTERNAL: dict[str, str] = {
+    "Held": "acquirer begin checked enter gone is_leaving let_go lost owner via",
+    "Lock": "acquired kept kind over",
+    "ReadLock": "acquired kept kind over",
+    "WriteLock": "acquired kept kind over",
+    "Semaphore": "acquired kept kind over",
+    "Election": "acquired kept kind over",
+    "StateStream": "LIMIT tell",
+}
+
+
+def table_rows(document: str) -> Iterator[tuple[list[str], str]]:
+    """The rows of a document's tables: the names in the first column, none in a row that continues the one before, and
+    the last column."""
+    for line in (ROOT / "docs" / document).read_text().splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            yield re.findall(r"`(\w+)`", cells[0]), cells[-1]
+
+
+def documented() -> dict[str, set[str]]:
+    """Each name in docs/api.md and docs/errors.md, with the members that the tables give it."""
+    found: dict[str, set[str]] = {}
+    names: list[str] = []
+    for row, last in [*table_rows("api.md"), *table_rows("errors.md")]:
+        names = row or names
+        for name in names:
+            found.setdefault(name, set()).update(re.findall(r"`(\w+)`", last))
+    return found
+
+
+DOCUMENTED = documented()
+
+
+def visible(cls: type) -> set[str]:
+    """The members of a class and its instances that completion shows, without those of Python's own classes."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if base.__module__ in ("builtins", "enum"):
+            continue
+        found.update(vars(base), getattr(base, "__annotations__", {}))
+        if base.__module__.startswith("corral"):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+            found.update(
+                node.attr
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) == "self"
+            )
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_the_documents_have_every_public_name() -> None:
+    """The tables of docs/api.md and docs/errors.md have every public name, and no other."""
+    assert sorted(set(PUBLIC) - set(DOCUMENTED)) == []
+    assert sorted(set(DOCUMENTED) - set(PUBLIC)) == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_completion_shows_is_documented(name: str) -> None:
+    """Each member of a public class is in the tables, with the class or with a base of it, or is listed as internal; the
+    tables have no member that is not there."""
+    cls = getattr(corral, name)
+    if not inspect.isclass(cls):
+        return
+    bases = [base.__name__ for base in cls.__mro__]
+    listed = set().union(*(DOCUMENTED.get(base, set()) for base in bases))
+    internal = {member for base in bases for member in INTERNAL.get(base, "").split()}
+    if issubclass(
+        cls, corral.CorralError
+    ):  # the last column of their tables is prose, but for the attributes
+        assert sorted(visible(cls) - listed) == []
+    else:
+        assert sorted(visible(cls) - internal) == sorted(listed)
+        assert sorted(internal - visible(cls)) == []
+
+
+def test_the_types_use_every_public_name() -> None:
+    """tests/typing/api.py has every public name and every documented member, so their types are checked as users see
+    them."""
+    tree = ast.parse(TESTED_TYPES)
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert sorted(set(PUBLIC) - attributes) == []
+    members = {
+        member
+        for name in PUBLIC
+        if inspect.isclass(cls := getattr(corral, name))
+        for member in DOCUMENTED[name] & visible(cls)
+    }
+    assert len(members) > 100
+    assert sorted(members - attributes) == []
