@@ -1,7 +1,8 @@
-"""A test of your own code on a network that breaks exactly where you say, and then everywhere.
+"""Tests your own code on a network that breaks exactly where you say, and then everywhere.
 
-A service counts visits in a znode. Its first version takes a lost answer for a failure and tries again:
-`every_cut` finds where it counts one visit twice. The second version finds out what became of the lost write.
+A service counts visits in a znode. Its first version treats a lost answer as a failure and tries again:
+`every_cut` finds where it counts one visit twice. The second version finds out whether the lost write was
+applied.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import zookeeper
 from corral.testing import FaultProxy, committed
 from corral.testing.enumerators import Run, every_cut
 
-# Each cut is an outage, which corral tells of in two lines; here there are a hundred of them, on purpose.
+# corral logs two lines for each outage, and this example causes a hundred of them.
 logging.getLogger("corral.session").setLevel(logging.ERROR)
 
 Count = Callable[[corral.Client, str], Awaitable[None]]
 
 
 async def naive(zk: corral.Client, path: str) -> None:
-    """Count a visit; when something goes wrong, try again."""
+    """Count a visit, and try again after any error."""
     while True:
         try:
             data, stat = await zk.get(path)
@@ -34,7 +35,7 @@ async def naive(zk: corral.Client, path: str) -> None:
 
 
 async def careful(zk: corral.Client, path: str) -> None:
-    """Count a visit under a lock; when an answer was lost, look whether the write was applied."""
+    """Count a visit under a lock. If an answer is lost, check whether the write was applied."""
     async with zk.lock(f"{path}-lock") as held:
         data, stat = await zk.get(path)
         wanted = b"%d" % (int(data) + 1)
@@ -47,7 +48,7 @@ async def careful(zk: corral.Client, path: str) -> None:
 
 
 async def main(hosts: str, arguments: argparse.Namespace) -> bool:
-    """Break one message, then every one."""
+    """Break the connection at one message, then at every message."""
     proxied = hosts.split(",")[0]
     async with FaultProxy(proxied) as proxy, corral.connect(proxied) as observer:
         root = await observer.create("/examples/visits-", sequential=True, make_parents=True)
@@ -57,12 +58,12 @@ async def main(hosts: str, arguments: argparse.Namespace) -> bool:
             try:
                 await zk.create(f"{root}/lost")
             except corral.ConnectionLoss as error:
-                print(f"cut at {cut.message}; it was told: {error}")
+                print(f"cut at {cut.message}; the client raised: {error}")
         await observer.sync()
         created = await observer.exists(f"{root}/lost") is not None
-        print(f"is it there? {created}")
+        print(f"was it created? {created}")
 
-        # At every point: a fresh run each time, checked through a connection that nobody cuts.
+        # At every point: a new run each time, checked through a connection that is not cut.
         numbers = itertools.count()
 
         async def broken_by_cuts(count: Count, name: str) -> int:

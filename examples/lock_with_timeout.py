@@ -1,4 +1,4 @@
-"""A lock with a time-out: it is the caller's, as everywhere in asyncio, and nothing stays behind."""
+"""A lock with a timeout: `asyncio.timeout`, as everywhere in asyncio; no queue entry stays behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zookeeper
 
 
 async def main(hosts: str, arguments: argparse.Namespace) -> bool:
-    """One client holds the lock, another gives up after a while, then gets it."""
+    """One client holds the lock. Another times out, and acquires it once it is free."""
     async with corral.connect(hosts) as ours, corral.connect(hosts) as theirs:
         lock = ours.lock("/examples/nightly", data=b"us")
         async with theirs.lock("/examples/nightly", data=b"them"):
@@ -18,16 +18,16 @@ async def main(hosts: str, arguments: argparse.Namespace) -> bool:
                 async with asyncio.timeout(arguments.patience):
                     await lock.acquire()
             except TimeoutError:
-                print(f"not ours within {arguments.patience} s")
-            in_line = [contender.data for contender in await lock.contenders()]
-            print(f"in the line now: {in_line}")  # our node is gone
+                print(f"not acquired within {arguments.patience} s")
+            queue = [contender.data for contender in await lock.contenders()]
+            print(f"in the queue now: {queue}")  # our node was removed
 
         held = await lock.try_acquire()
         if held is None:
             return False
-        print(f"ours now, with fencing token {held.fencing_token}")
+        print(f"acquired now, with fencing token {held.fencing_token}")
         await held.release()
-        return in_line == [b"them"]
+        return queue == [b"them"]
 
 
 if __name__ == "__main__":

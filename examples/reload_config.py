@@ -1,4 +1,5 @@
-"""Configuration that reloads when it changes: the first event is the state now, the last always comes."""
+"""Configuration that reloads when it changes: the first event is the current state, and the last one always
+comes."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ import zookeeper
 
 
 async def follow(zk: corral.Client, path: str, seen: list[int]) -> None:
-    """Apply the configuration at `path` whenever it changes, until it asks us to stop."""
+    """Apply the configuration at `path` whenever it changes, until it has no workers."""
     async for event in zk.watch(path):
         if event.data is None:
-            print("no configuration yet: running on defaults")
+            print("no configuration yet: using the defaults")
             continue
         config = json.loads(event.data)
         print(f"{event.kind.value}: {config}")

@@ -1,8 +1,8 @@
-"""A service that opens its client for its lifespan, stays registered, and says truly whether it is ready.
+"""A service that opens a client for its lifespan, stays registered, and reports whether it is ready.
 
-A registration is an ephemeral node: it is removed when the session expires. `Registration` creates it again
-in each new session. `lifespan` has the shape that FastAPI and Starlette expect; here a plain asyncio server
-stands for them.
+A registration is an ephemeral node, which the servers remove when the session expires. `Registration` creates
+it again in each new session. `lifespan` has the form that FastAPI and Starlette expect; a plain asyncio
+server stands in for them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Registration:
         self._zk = zk
         self._path = path
         self._data = data
-        self._session_id = 0  # in which the node was seen to be ours
+        self._session_id = 0  # the session that owns the node, as last seen
 
     @property
     def is_ready(self) -> bool:
-        """Whether we are connected and registered, as far as we have been told."""
+        """Whether the client is connected and the node belongs to its session, as last seen."""
         return self._zk.state is corral.State.CONNECTED and self._session_id == self._zk.session_id
 
     async def keep(self) -> None:
@@ -38,7 +38,7 @@ class Registration:
                 await self.register()
 
     async def register(self) -> None:
-        """Return when the node is there and belongs to the session that we have now."""
+        """Create the node, and return when it belongs to the current session."""
         while True:
             try:
                 stat = await self._zk.exists(self._path)
@@ -47,21 +47,21 @@ class Registration:
                 elif stat.ephemeral_owner == self._zk.session_id:
                     self._session_id = stat.ephemeral_owner
                     return
-                else:  # an earlier process made it; its session has not expired yet
+                else:  # it belongs to an earlier process, whose session has not expired yet
                     await self._zk.wait_absent(self._path)
             except (corral.ConnectionLoss, corral.NodeExists, corral.SessionExpired):
-                continue  # look again: the node may have been created
+                continue  # read again: the node may have been created
 
 
 class Service:
-    """Answers "ready" or "not ready": give this to a load balancer, or to Kubernetes."""
+    """Answers "ready" or "not ready" to a load balancer, or to Kubernetes."""
 
     def __init__(self) -> None:
         self.zk: corral.Client | None = None
         self.registration: Registration | None = None
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request."""
+        """Answer one request."""
         await reader.readline()
         is_ready = self.registration is not None and self.registration.is_ready
         writer.write(b"ready\n" if is_ready else b"not ready\n")
@@ -71,7 +71,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def lifespan(service: Service, hosts: str, address: str) -> AsyncIterator[None]:
-    """Registered from before the first request until after the last."""
+    """Keep the service registered from before the first request until after the last."""
     async with corral.connect(hosts) as zk:
         service.zk = zk
         service.registration = Registration(zk, f"/examples/web/{address}", address.encode())
@@ -84,7 +84,7 @@ async def lifespan(service: Service, hosts: str, address: str) -> AsyncIterator[
 
 
 async def ask(address: str) -> str:
-    """What the service says of itself."""
+    """Ask the service whether it is ready, and return its answer."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(b"are you ready?\n")
     answer = (await reader.readline()).decode().strip()
@@ -94,15 +94,15 @@ async def ask(address: str) -> str:
 
 
 async def becomes(address: str, wanted: str) -> None:
-    """Ask until it says so."""
+    """Ask until the service gives this answer."""
     async with asyncio.timeout(20):
-        while (said := await ask(address)) != wanted:  # noqa: ASYNC110
+        while (answer := await ask(address)) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    print(f"it says: {said}")
+    print(f"the service answers: {answer}")
 
 
 async def registered_in(client: corral.Client, address: str) -> int:
-    """The id of the session that the registration belongs to; 0 if there is none."""
+    """The id of the session that owns the registration; 0 if there is none."""
     stat = await client.exists(f"/examples/web/{address}")
     session_id = 0 if stat is None else stat.ephemeral_owner
     print(f"registered: {f'in session 0x{session_id:x}' if session_id else 'no'}")
@@ -110,7 +110,7 @@ async def registered_in(client: corral.Client, address: str) -> int:
 
 
 async def main(hosts: str, arguments: argparse.Namespace) -> bool:
-    """Start the service, expire its session, and see its registration go and come back."""
+    """Start the service, expire its session, and check that its registration goes and comes back."""
     service = Service()
     server = await asyncio.start_server(service.handle, "127.0.0.1", 0)
     address = "{}:{}".format(*server.sockets[0].getsockname())
@@ -119,7 +119,7 @@ async def main(hosts: str, arguments: argparse.Namespace) -> bool:
         async with lifespan(service, network.address, address):
             await becomes(address, "ready")
             first = await registered_in(client, address)
-            async with network.refuse():  # its next session has to wait
+            async with network.refuse():  # the client cannot open its next session yet
                 await network.expire()
                 await becomes(address, "not ready")
                 meanwhile = await registered_in(client, address)

@@ -1,8 +1,8 @@
-"""Several workers take turns under one lock, each with a session of its own, as in as many processes.
+"""Several workers take turns under one lock, each with its own session, as separate processes would have.
 
-In its turn a worker appends a line to a shared journal, in a transaction that applies only while it holds
-the lock. A watcher prints each change that it sees. At the end the journal is checked: every turn is there,
-no two overlapped, and the fencing tokens only grew.
+In its turn a worker appends a line to a shared journal, in a transaction that is applied only while it holds
+the lock. A watcher prints each change that it sees. At the end the example checks the journal: every turn is
+there, no two overlapped, and the fencing tokens only grew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zookeeper
 
 
 class Inside:
-    """Who is inside the lock now, and the most that ever were."""
+    """Counts the workers that hold the lock, now and at most."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -33,7 +33,7 @@ class Inside:
 
 
 async def work(name: str, hosts: str, turns: int, inside: Inside) -> None:
-    """Take the lock `turns` times, and note each turn in the journal."""
+    """Acquire the lock `turns` times, and write each turn to the journal."""
     async with corral.connect(hosts) as zk:
         lock = zk.lock("/lock", data=name.encode())
         for turn in range(1, turns + 1):
@@ -46,8 +46,8 @@ async def work(name: str, hosts: str, turns: int, inside: Inside) -> None:
                         tx.set("/journal", journal + line.encode(), version=stat.version)
 
 
-async def tell(zk: corral.Client) -> int:
-    """Print what is new in the journal, until it says that it is done; returns how many changes were seen."""
+async def follow(zk: corral.Client) -> int:
+    """Print new lines of the journal until it ends with "done"; return the number of changes seen."""
     seen = printed = 0
     async with zk.watch("/journal") as events:
         async for event in events:
@@ -61,7 +61,7 @@ async def tell(zk: corral.Client) -> int:
 
 
 def check(journal: list[str], expected: int, inside: Inside) -> bool:
-    """Say what the journal proves, and whether it is what it should be."""
+    """Print what the journal proves, and return whether it is as expected."""
     tokens = [int(line.rpartition(" ")[2]) for line in journal]
     results = {
         f"turns taken: {len(journal)} of {expected}": len(journal) == expected,
@@ -76,7 +76,7 @@ def check(journal: list[str], expected: int, inside: Inside) -> bool:
 
 
 async def main(hosts: str, arguments: argparse.Namespace) -> bool:
-    """Run the workers and the watcher, and check what they did."""
+    """Run the workers and the watcher, then check the journal."""
     root = f"/corral-workers-{uuid.uuid4().hex[:8]}"
     inside = Inside()
     async with corral.connect(hosts) as zk:
@@ -85,7 +85,7 @@ async def main(hosts: str, arguments: argparse.Namespace) -> bool:
         try:
             below = zk.chroot(root)
             await below.create("/journal")
-            watching = asyncio.create_task(tell(below))
+            watching = asyncio.create_task(follow(below))
             began = time.perf_counter()
             async with asyncio.TaskGroup() as workers:
                 for number in range(1, arguments.workers + 1):

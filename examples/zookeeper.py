@@ -1,4 +1,4 @@
-"""A ZooKeeper for the examples: the one that --hosts names, or one embedded in the example itself."""
+"""A ZooKeeper for the examples: the ensemble that --hosts names, or a server embedded in the example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from corral.testing import EmbeddedServer
 
 @contextlib.asynccontextmanager
 async def somewhere(hosts: str | None) -> AsyncIterator[str]:
-    """A connect string: `hosts`, or that of a server in this process, which ends with the example."""
+    """A connect string: `hosts`, or that of a server in this process, which stops with the example."""
     if hosts:
         yield hosts
         return
@@ -25,7 +25,8 @@ async def somewhere(hosts: str | None) -> AsyncIterator[str]:
 def run(
     main: Callable[[str, argparse.Namespace], Awaitable[bool | None]], parser: argparse.ArgumentParser
 ) -> None:
-    """Parse the command line, find a ZooKeeper, run `main(hosts, arguments)`; its False is exit code 1."""
+    """Parse the command line and run `main(hosts, arguments)` on a ZooKeeper; exit with code 1 if it returns
+    False."""
     parser.add_argument("--hosts", help="host:port,host:port of an ensemble (default: an embedded server)")
     arguments = parser.parse_args()
 

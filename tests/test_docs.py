@@ -14,7 +14,7 @@ import pytest
 
 import corral
 from corral.session.states import TRANSITIONS
-from corral.testing import EmbeddedServer, FaultProxy, TcpProxy, plugin
+from corral.testing import EmbeddedServer, FaultProxy, TcpProxy, committed, plugin
 from support import PATIENCE
 
 pytest_plugins = ["pytester"]
@@ -49,9 +49,11 @@ def test_the_state_diagram_is_drawn_from_the_table() -> None:
     assert found.group() == diagram()
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "docs/architecture.md", "docs/testing.md", "docs/recipes.md", "docs/watches.md"]
-)
+DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+DOCUMENTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link of a document names a file that is there."""
     path = ROOT / document
@@ -134,6 +136,27 @@ async def test_the_code_in_the_guide_to_watches_runs(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "/config/color b'blue'" in printed
     assert printed.endswith("b'blue'\n")
+
+
+async def test_the_code_in_the_guide_to_errors_runs() -> None:
+    """It replaces the value, also where another client writes or an answer is lost, and once only."""
+    [block] = python_blocks("docs/errors.md")
+    code: dict[str, Any] = {}
+    exec(block, code)
+    async with EmbeddedServer() as server, FaultProxy(server.address) as proxy, asyncio.timeout(PATIENCE):
+        async with corral.connect(proxy.address) as zk:
+            await zk.create("/name", b"old")
+            async with proxy.cut_at(committed("set")):
+                assert await code["rename"](zk, b"old", b"new")
+            assert not await code["rename"](zk, b"old", b"newer")
+            data, stat = await zk.get("/name")
+    assert (data, stat.version) == (b"new", 1)
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    """A reader of the README finds all the documents."""
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in DOCUMENTS[1:] if f"({name})" not in text] == []
 
 
 def test_the_guide_to_testing_has_every_fixture_and_fault() -> None:

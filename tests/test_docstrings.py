@@ -1,4 +1,4 @@
-"""Every public coroutine says what happens on cancel and on loss of the connection, or names who says it."""
+"""Every public coroutine says what happens on cancel and on loss of the connection, or names the class that does."""
 
 from __future__ import annotations
 
@@ -11,29 +11,52 @@ import pytest
 
 import corral
 
-# What a docstring says of each, however it is put.
+# How a docstring may put each of the two.
 _CANCEL = re.compile(r"\bcancel", re.IGNORECASE)
 _LOSS = re.compile(
     r"\bon loss\b|\bloss of the connection|\bconnection (?:is|was) (?:lost|down)|\bconnection down|`ConnectionLoss`",
     re.IGNORECASE,
 )
-_REFERENCE = re.compile(r"(?:\b[Ss]ee|\bin|\bas by|\bas|\bthan|\band) `(?:corral\.)?([\w.]+)`")
+_REFERENCE = re.compile(r"(?:\b[Ss]ee|\bin|\bas by|\bas for|\bas|\bthan|\band) `(?:corral\.)?([\w.]+)`")
+
+
+# What `async with` and `async for` await. Their class documents them.
+_IMPLICIT = ("__aenter__", "__aexit__", "__anext__")
+
+
+def is_awaited(function: Any) -> bool:
+    """Whether callers await what a function returns, or iterate over it: also where it is no `async def`."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return True
+    returns = str(inspect.get_annotations(function).get("return", "")) if inspect.isfunction(function) else ""
+    return (
+        re.match(r"(?:[\w.]+\.)?(?:Awaitable|Coroutine|Future|Task|AsyncIterator|AsyncGenerator)\b", returns)
+        is not None
+    )
 
 
 def coroutines() -> Iterator[tuple[str, Any, Any]]:
     """The name of each public coroutine, its function, and the public class that has it, if one does."""
     for name in sorted(corral.__all__):
         value = getattr(corral, name)
-        if inspect.iscoroutinefunction(value):
-            yield name, value, None
-        elif inspect.isclass(value):
+        if inspect.isclass(value):
             for member in sorted(dir(value)):
                 function = inspect.unwrap(getattr(value, member))
-                if not member.startswith("_") and inspect.iscoroutinefunction(function):
+                if (not member.startswith("_") or member in _IMPLICIT) and is_awaited(function):
                     yield f"{name}.{member}", function, value
+        elif is_awaited(value):
+            yield name, value, None
 
 
 COROUTINES = {name: (function, cls) for name, function, cls in coroutines()}
+
+
+def text_of(name: str, function: Any, cls: Any) -> str:
+    """The docstring that documents a coroutine: its own; that of its class for what `async with` and `async for` await,
+    and where its own says "see the class"."""
+    own = function.__doc__ or ""
+    is_of_class = name.rpartition(".")[2] in _IMPLICIT or "see the class" in own.lower()
+    return (cls.__doc__ or "") if is_of_class else own
 
 
 def documented(name: str, cls: Any) -> list[tuple[str, Any]]:
@@ -67,19 +90,43 @@ def class_says(cls: Any) -> list[str]:
 
 
 def test_there_are_coroutines() -> None:
-    """What is looked for is found."""
+    """The search finds coroutines, what `async with` and `async for` await, and the like."""
     assert {"Client.get", "Client.ensure_path", "Lock.acquire", "Held.release", "Transaction.commit"} <= set(
         COROUTINES
     )
-    assert len(COROUTINES) > 50
+    assert {"NodeWatch.__anext__", "Held.__aexit__", "StateStream.__anext__", "Cache.__aenter__"} <= set(
+        COROUTINES
+    )
+    assert len(COROUTINES) > 80
 
 
-@pytest.mark.parametrize("name", COROUTINES)
+def test_a_docstring_that_says_nothing_is_found() -> None:
+    """Neither a docstring that is silent, nor one that names a class that is silent, counts as documented."""
+    for text in ("Wait.", "Wait; see `Stat`.", "Wait, as `Client.chroot` does."):
+        assert not says(text, corral.Client, _CANCEL)
+        assert not says(text, corral.Client, _LOSS)
+    assert says("Wait; see `Transaction`.", None, _CANCEL)
+
+
+# Classes whose docstring does not say it yet. Each must be one: a test that passes here fails.
+UNDOCUMENTED = {"LeaderWatch", "ReadLock", "StateStream", "WriteLock"}
+
+
+def expected(name: str) -> Any:
+    """A test parameter: one that is expected to fail where the class is not documented yet."""
+    function, cls = COROUTINES[name]
+    owner, _, _ = name.rpartition(".")
+    is_of_class = owner in UNDOCUMENTED and text_of(name, function, cls) == cls.__doc__
+    marks = [pytest.mark.xfail(strict=True, reason="its class does not say it yet")] if is_of_class else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [expected(name) for name in COROUTINES])
 def test_cancel_and_loss_are_documented(name: str) -> None:
     """A coroutine's docstring says what happens on cancel and on loss of the connection; or that of its class does,
     in a paragraph on each; or one that it refers to as "see `X`"."""
     function, cls = COROUTINES[name]
-    text = function.__doc__ or ""
+    text = text_of(name, function, cls)
     missing = [
         word
         for word, what in (("cancel", _CANCEL), ("loss", _LOSS))
@@ -92,5 +139,5 @@ def test_cancel_and_loss_are_documented(name: str) -> None:
 def test_references_of_docstrings_lead_somewhere(name: str) -> None:
     """Where a coroutine's docstring says "see `X`", there is an X, public and documented."""
     function, cls = COROUTINES[name]
-    named = re.findall(r"\b[Ss]ee `(?:corral\.)?([\w.]+)`", function.__doc__ or "")
+    named = re.findall(r"\b[Ss]ee `(?:corral\.)?([\w.]+)`", text_of(name, function, cls))
     assert [each for each in named if not documented(each, cls)] == []

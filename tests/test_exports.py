@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import corral
-from corral import errors
+from corral import errors, paths
 
 PUBLIC = sorted(corral.__all__)
 
@@ -52,9 +55,8 @@ def test_modules_of_public_names_are_exported_whole(module: str) -> None:
         and getattr(value, "__module__", None) == module
         and inspect.isclass(value)
     }
-    assert (
-        own - {"OperationError"} <= set(names) <= set(PUBLIC)
-    )  # OperationError is a base that nobody catches
+    hidden = {"ChrootedPath"}  # of modules that name paths in errors, not of users
+    assert own - hidden <= set(names) <= set(PUBLIC)
 
 
 def test_all_is_right_in_every_module() -> None:
@@ -176,12 +178,9 @@ def test_the_drawing_of_the_errors_is_right() -> None:
     """The drawing in `corral.errors` has every error that is public, below the class that it is derived from."""
     tree = drawn()
     assert set(tree) == set(errors.__all__)
-    hidden = {errors.OperationError}
     for name, (parent, _) in tree.items():
         cls = getattr(errors, name)
-        bases = [
-            base for base in cls.__mro__[1:] if base.__module__ == "corral.errors" and base not in hidden
-        ]
+        bases = [base for base in cls.__mro__[1:] if base.__module__ == "corral.errors"]
         assert (bases[0].__name__ if bases else None) == parent, name
 
 
@@ -219,3 +218,122 @@ def test_every_error_is_reached_from_its_code() -> None:
     assert type(other) is errors.OtherServerError
     assert other.code == -4242
     assert "-4242" in str(other)
+
+
+@pytest.mark.parametrize(
+    ("operation", "needed"),
+    [("get", "READ"), ("set", "WRITE"), ("create", "CREATE"), ("delete", "DELETE"), ("set_acl", "ADMIN")],
+)
+def test_a_permission_that_is_not_granted_is_named(operation: str, needed: str) -> None:
+    """NoAuth names the permission that the operation needs, where one operation needs one."""
+    error = errors.server_error(errors.NoAuth.code, operation, "/a/b")
+    assert f"the ACL does not grant {needed};" in str(error)
+    assert "the ACL does not allow it" in str(errors.server_error(errors.NoAuth.code, "watch", "/a/b"))
+
+
+def test_a_path_with_a_chroot_is_a_plain_path_in_the_error() -> None:
+    """The path that an error has is what the caller named, although the message names the chroot as well."""
+    error = errors.server_error(errors.NoNode.code, "get", paths.named("/app", "/a"))
+    assert str(error) == "get '/a': no such znode (below the chroot '/app')"
+    assert error.path == "/a"
+    assert type(error.path) is str
+
+
+# What users see: the documents, the types and the classes compared
+
+
+ROOT = Path(__file__).parent.parent
+TESTED_TYPES = (ROOT / "tests" / "typing" / "api.py").read_text()
+# Members that completion shows and that are not meant for users. Each is to become private; none may be added.
+INTERNAL: dict[str, str] = {
+    "Held": "acquirer begin checked enter gone is_leaving let_go lost owner via",
+    "Lock": "acquired kept kind over",
+    "ReadLock": "acquired kept kind over",
+    "WriteLock": "acquired kept kind over",
+    "Semaphore": "acquired kept kind over",
+    "Election": "acquired kept kind over",
+    "StateStream": "LIMIT tell",
+}
+
+
+def table_rows(document: str) -> Iterator[tuple[list[str], str]]:
+    """The rows of a document's tables: the names in the first column, none in a row that continues the one before, and
+    the last column."""
+    for line in (ROOT / "docs" / document).read_text().splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            yield re.findall(r"`(\w+)`", cells[0]), cells[-1]
+
+
+def documented() -> dict[str, set[str]]:
+    """Each name in docs/api.md and docs/errors.md, with the members that the tables give it."""
+    found: dict[str, set[str]] = {}
+    names: list[str] = []
+    for row, last in [*table_rows("api.md"), *table_rows("errors.md")]:
+        names = row or names
+        for name in names:
+            found.setdefault(name, set()).update(re.findall(r"`(\w+)`", last))
+    return found
+
+
+DOCUMENTED = documented()
+
+
+def visible(cls: type) -> set[str]:
+    """The members of a class and its instances that completion shows, without those of Python's own classes."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if base.__module__ in ("builtins", "enum"):
+            continue
+        found.update(vars(base), getattr(base, "__annotations__", {}))
+        if base.__module__.startswith("corral"):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+            found.update(
+                node.attr
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) == "self"
+            )
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_the_documents_have_every_public_name() -> None:
+    """The tables of docs/api.md and docs/errors.md have every public name, and no other."""
+    assert sorted(set(PUBLIC) - set(DOCUMENTED)) == []
+    assert sorted(set(DOCUMENTED) - set(PUBLIC)) == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_completion_shows_is_documented(name: str) -> None:
+    """Each member of a public class is in the tables, with the class or with a base of it, or is listed as internal; the
+    tables have no member that is not there."""
+    cls = getattr(corral, name)
+    if not inspect.isclass(cls):
+        return
+    bases = [base.__name__ for base in cls.__mro__]
+    listed = set().union(*(DOCUMENTED.get(base, set()) for base in bases))
+    internal = {member for base in bases for member in INTERNAL.get(base, "").split()}
+    if issubclass(
+        cls, corral.CorralError
+    ):  # the last column of their tables is prose, but for the attributes
+        assert sorted(visible(cls) - listed) == []
+    else:
+        assert sorted(visible(cls) - internal) == sorted(listed)
+        assert sorted(internal - visible(cls)) == []
+
+
+def test_the_types_use_every_public_name() -> None:
+    """tests/typing/api.py has every public name and every documented member, so their types are checked as users see
+    them."""
+    tree = ast.parse(TESTED_TYPES)
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert sorted(set(PUBLIC) - attributes) == []
+    members = {
+        member
+        for name in PUBLIC
+        if inspect.isclass(cls := getattr(corral, name))
+        for member in DOCUMENTED[name] & visible(cls)
+    }
+    assert len(members) > 100
+    assert sorted(members - attributes) == []

@@ -191,7 +191,7 @@ async def test_ensure_path_that_is_not_allowed(connect: Connect, zk: corral.Clie
             await zk.chroot("/closed/a/b").ensure_path("/")
         assert caught.value.path == "/"
         assert caught.value.__notes__ == [
-            f"the ancestor '{root}/closed/a' of the chroot '{root}/closed/a/b' could not be made"
+            f"the ancestor '{root}/closed/a' of the chroot '{root}/closed/a/b' could not be created"
         ]
         await ann.create("/closed/open")
         await zk.ensure_path("/closed/open/b")
@@ -261,7 +261,9 @@ async def test_ensure_path_gives_up_when_others_never_do(
 
         async with connect(proxy.address) as zk, proxy.cut_at(before(match=vanish), reset=True):
             async with asyncio.timeout(PATIENCE):
-                with pytest.raises(corral.NoNode, match="create '/p/q': others keep deleting its parents"):
+                with pytest.raises(
+                    corral.NoNode, match="create '/p/q': other clients kept deleting its parents"
+                ):
                     await zk.ensure_path("/p/q")
     assert rounds == 16
 
@@ -924,7 +926,7 @@ async def test_a_refused_version_in_a_transaction(zk: corral.Client) -> None:
     await zk.create("/a")
     with pytest.raises(corral.BadVersion) as caught:
         await _commit(zk, lambda tx: tx.set("/a", b"", 3))
-    assert str(caught.value) == "set '/a': version is not 3, as expected"
+    assert str(caught.value) == "set '/a': version is not the expected 3; read the znode again, then decide"
     assert (caught.value.expected, caught.value.found) == (3, None)
 
 
@@ -947,7 +949,7 @@ async def test_a_version_that_cannot_be_read(connect: Connect, proxy: FaultProxy
         await zk.create("/a")
         async with proxy.black_hole(before("exists")):
             async with asyncio.timeout(PATIENCE):
-                with pytest.raises(corral.BadVersion, match="version is not 7, as expected") as caught:
+                with pytest.raises(corral.BadVersion, match="version is not the expected 7; read") as caught:
                     await zk.set("/a", b"", version=7)
             assert (caught.value.expected, caught.value.found) == (7, None)
         async with proxy.black_hole(before("exists")) as hole:
@@ -978,7 +980,7 @@ async def test_a_version_that_is_as_expected_by_now(
         await zk.create("/a")
         await zk.set("/a", b"")
         async with connect(proxy.address) as client, proxy.cut_at(before(match=interfere), reset=True):
-            with pytest.raises(corral.BadVersion, match="version is not 0, as expected") as caught:
+            with pytest.raises(corral.BadVersion, match="version is not the expected 0; read") as caught:
                 await client.set("/a", b"", version=0)
     assert caught.value.found is None
 

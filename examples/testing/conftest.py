@@ -1,4 +1,4 @@
-"""What a project needs to test its services with corral: one line, and the choice of an event loop."""
+"""The set-up that a project needs to test its services with corral: the plugin, and the event loop."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ pytest_plugins = ["corral.testing.plugin"]
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The tests are marked `anyio`, whose pytest plugin comes with corral; pytest-asyncio does as well."""
+    """Run the tests, which are marked `anyio`, on asyncio. pytest-asyncio would do as well."""
     return "asyncio"

@@ -1,4 +1,4 @@
-"""The worker and an outage of an hour, in virtual time: it takes no time, and is the same each time."""
+"""The worker in an outage of an hour. In virtual time it takes milliseconds, and each run is the same."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """The tests of this file run in a loop whose time jumps; each gets an embedded server in that loop."""
+    """Run the tests of this file in virtual time; each gets an embedded server in its loop."""
     return "asyncio", {"loop_factory": VirtualLoop}
 
 
 async def test_it_is_cut_off_for_an_hour(zk: corral.Client, zookeeper_hosts: str, faults: FaultProxy) -> None:
-    """It is told that its lock is lost before anybody else can hold it, and is back when the network is."""
+    """The worker is cancelled before anyone else can acquire the lock, and goes on after the outage."""
     store, begun = Store(), asyncio.Event()
     loop = asyncio.get_running_loop()
     lost_at = 0.0
@@ -40,7 +40,7 @@ async def test_it_is_cut_off_for_an_hour(zk: corral.Client, zookeeper_hosts: str
     worker = asyncio.create_task(work(zookeeper_hosts, store, slow))
     await begun.wait()
     async with asyncio.timeout(7200), faults.black_hole():
-        async with zk.lock("/lock"):  # as soon as the server lets somebody else in
+        async with zk.lock("/lock"):  # acquired as soon as the server expires the worker's session
             assert 0 < lost_at < loop.time()
         await asyncio.sleep(3600)
     await worker

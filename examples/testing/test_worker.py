@@ -1,4 +1,4 @@
-"""The worker on a network that works, and on one that breaks at the worst moment."""
+"""The worker on a healthy network, and on one that breaks at the worst moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def double(payload: bytes) -> str:
 
 
 class Endless:
-    """A job that is never done."""
+    """A job that never ends."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -37,7 +37,7 @@ class Endless:
 
 
 async def test_it_does_its_jobs(zk: corral.Client, zookeeper_hosts: str) -> None:
-    """Each job is done, in order, and is gone then."""
+    """Jobs run in order, and are removed afterwards."""
     store = Store()
     await submit(zk, "a", b"1")
     await submit(zk, "b", b"2")
@@ -47,7 +47,7 @@ async def test_it_does_its_jobs(zk: corral.Client, zookeeper_hosts: str) -> None
 
 
 async def test_it_loses_its_lock_mid_job(zk: corral.Client, zookeeper_hosts: str, faults: FaultProxy) -> None:
-    """Its session expires while it works: it stops, another takes over, and nothing is written twice."""
+    """A worker whose session expires stops, another takes over, and nothing is written twice."""
     store, endless = Store(), Endless()
     await submit(zk, "a", b"1")
     async with asyncio.timeout(20), asyncio.TaskGroup() as workers:
@@ -59,24 +59,25 @@ async def test_it_loses_its_lock_mid_job(zk: corral.Client, zookeeper_hosts: str
         await faults.expire(holder.stat.ephemeral_owner)
         await endless.stopped.wait()
     assert store.writes == [("a", "2")]
-    with pytest.raises(Outdated):  # had it not stopped
+    with pytest.raises(Outdated):  # a write of a worker that did not stop
         await store.save("b", "too late", fencing_token=holder.stat.czxid)
 
 
 async def test_the_answer_to_a_submission_is_lost(
     zk: corral.Client, zookeeper_hosts: str, faults: FaultProxy
 ) -> None:
-    """The server creates the job, and the connection is cut before it can say so: it is in once."""
+    """The server creates the job, and the connection is cut before the answer: the job is queued once."""
     async with corral.connect(zookeeper_hosts) as client, faults.cut_at(committed("create")) as cut:
         await submit(client, "a", b"1")
     assert cut.fired.is_set()
     assert await zk.children("/jobs") == ["a"]
 
 
-async def test_nobody_is_told_that_it_stands_in_line(
+async def test_the_answer_to_the_lock_is_lost(
     zk: corral.Client, zookeeper_hosts: str, faults: FaultProxy
 ) -> None:
-    """The node of its lock is created, and the connection is cut before it can know: it is found again."""
+    """The server creates the lock's node, and the connection is cut before the answer: the worker finds
+    it."""
     store = Store()
     await submit(zk, "a", b"1")
     async with asyncio.timeout(20), faults.cut_at(committed("create")) as cut:
@@ -90,7 +91,7 @@ async def test_nobody_is_told_that_it_stands_in_line(
 async def test_the_connection_is_cut_anywhere(
     zk: corral.Client, zookeeper_hosts: str, faults: FaultProxy
 ) -> None:
-    """Before each request, after each was carried out, after each answer: the job is always done once."""
+    """A cut before each request, after each is carried out, after each answer: the job always runs once."""
     numbers = itertools.count()
 
     async def scenario(run: Run) -> None:

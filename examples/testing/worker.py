@@ -1,7 +1,7 @@
-"""A service: workers that do jobs under one lock, and write what comes of each to a store.
+"""A service: workers run jobs under one lock and write the results to a store.
 
-A job may be begun twice, but its result is written once. A worker that loses its lock is told, and stops. One
-that cannot be told in time (its process was paused) is refused by the store, by its fencing token.
+A job may be started twice, but its result is written once. A worker that loses its lock is cancelled. If that
+comes too late, because its process was paused, the store refuses its write by the fencing token.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import corral
 
 
 class Outdated(Exception):
-    """A write by somebody who holds the lock no more; nothing was written."""
+    """A write by a worker that no longer holds the lock; nothing was written."""
 
 
 class Store:
-    """Stands for a database; it keeps the newest fencing token beside the rows that it guards."""
+    """A stand-in for a database. It stores the newest fencing token beside the rows that the token guards."""
 
     def __init__(self) -> None:
-        self.writes: list[tuple[str, str]] = []  # each job with its result
+        self.writes: list[tuple[str, str]] = []  # each job and its result
         self._newest = 0
 
     async def save(self, job: str, result: str, *, fencing_token: int) -> None:
-        """Write a result unless it is there. Raises `Outdated` if somebody newer has written."""
+        """Write a result once. Raises `Outdated` if a later holder of the lock has written."""
         if fencing_token < self._newest:
             raise Outdated(f"{job}: the token {fencing_token} is older than {self._newest}")
         self._newest = fencing_token
@@ -32,19 +32,19 @@ class Store:
 
 
 async def submit(zk: corral.Client, job: str, payload: bytes) -> None:
-    """Hand a job in: once, however often this has to be tried."""
+    """Queue a job once, however many attempts it takes."""
     while True:
         try:
             await zk.create(f"/jobs/{job}", payload, make_parents=True)
         except corral.ConnectionLoss:
-            continue  # it is in, or it is not: the next try tells
+            continue  # the outcome is unknown; the next attempt finds out
         except corral.NodeExists:
             pass
         return
 
 
 async def work(hosts: str, store: Store, handle: Callable[[bytes], Awaitable[str]]) -> None:
-    """Do all the jobs that there are, when it is our turn. Begin again when the lock or an answer is lost."""
+    """Run all queued jobs while holding the lock. Start again when the lock or an answer is lost."""
     async with corral.connect(hosts) as zk:
         while True:
             try:
@@ -56,5 +56,5 @@ async def work(hosts: str, store: Store, handle: Callable[[bytes], Awaitable[str
                         async with held.transaction() as tx:  # applied only while the lock is held
                             tx.delete(f"/jobs/{job}")
             except (corral.LockLost, corral.ConnectionLoss):
-                continue  # what is not done is still in /jobs
+                continue  # the remaining jobs are still in /jobs
             return

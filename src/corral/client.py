@@ -1,4 +1,5 @@
-"""The client: opening and closing, and what it makes. What it does to znodes is in `corral.nodes`."""
+"""The client: opening, closing, and the factories of recipes, watches and caches. The operations on znodes
+are in `corral.nodes`."""
 
 from __future__ import annotations
 
@@ -52,30 +53,33 @@ def connect(
 ) -> Client:
     """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
 
-    Entering waits for a session; leaving closes it, so that its ephemerals are deleted at once. Nothing is
-    sent, and no error of the network raised, before that.
+    Entering waits for a session. Leaving closes it, so that the servers delete its ephemerals at once. Before
+    entering, nothing is sent.
 
-    - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; else ``CORRAL_HOSTS`` from
-      the environment, else ``localhost:2181``. The port is 2181 if left out. The servers are tried in random
-      order. A chroot is a prefix of paths, which need not exist: what makes missing parents makes it, too
-      (``ensure_path("/")``, `make_parents`, locks); reads find nothing below it; all else raises `NoNode`.
+    - `hosts`: ``"host:port,host:port/chroot"`` or a list of ``"host:port"``; by default ``CORRAL_HOSTS`` from
+      the environment, or else ``localhost:2181``. The default port is 2181. The client tries the servers in
+      random order. The chroot is a prefix of paths and need not exist: operations that create missing parents
+      (``ensure_path("/")``, `make_parents`, locks) create it, too; reads find nothing below it; every other
+      operation raises `NoNode`.
     - `session_timeout` (seconds, below 1,000): how long the servers keep the session, and what it holds,
-      without hearing from us. It is also how soon others can take over after a crash. Servers grant from
-      twice to twenty times their tick (2 s by default, so 4 s to 40 s); see `Client.session_timeout`.
-    - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for ever.
+      without hearing from the client. It is also how soon others can take over after a crash. Servers grant
+      from twice to twenty times their tick (2 s by default, so 4 s to 40 s); see `Client.session_timeout`.
+    - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for no limit.
     - `auth`: credentials, such as ``[("digest", b"user:password")]``, sent on each connection. No message,
       repr or log line shows them.
-    - `lease`: what proves that something is still held. "quorum" is safe and costs a logged transaction for
-      each client that holds something, six times per session timeout. "ping" costs nothing and is wrong
-      when our server follows a leader that was deposed: two may hold then, for up to `syncLimit` ticks.
-    - `tick_time` (seconds): the servers' tick, if you know it. Leases are a little longer then than with the
-      most it can be, half the session timeout. Behind an observer that serves observers: twice the tick.
+    - `lease`: what proves that locks are still held. "quorum" is safe, and costs a logged transaction for
+      each client that holds something, six times per session timeout. "ping" costs nothing, but is wrong
+      while the connected server follows a deposed leader: then two clients may hold one lock, for up to
+      `syncLimit` ticks.
+    - `tick_time` (seconds): the servers' tick, if you know it. It makes leases a little longer than the
+      default, which assumes the longest possible tick, half the session timeout. Behind an observer that
+      serves other observers, pass twice the tick.
     - `max_request` (bytes): the servers' ``jute.maxbuffer``. Larger requests are refused before sending.
-    - `max_reply` (bytes): answers over that fail their own request. However large, an answer has to arrive
+    - `max_reply` (bytes): a larger answer fails its own request. Whatever its size, an answer must arrive
       within half the session timeout, or the connection counts as dead.
 
-    Raises `UsageValueError` or `UsageTypeError` at once for what cannot be right. Entering raises
-    `ConnectTimeout` or `AuthFailed`, and leaves nothing behind, as it does when it is cancelled.
+    Raises `UsageValueError` or `UsageTypeError` at once for a wrong argument. Entering raises
+    `ConnectTimeout` or `AuthFailed`. If entering fails or is cancelled, nothing stays behind.
     """
     if hosts is None:
         hosts = os.environ.get(HOSTS_VARIABLE) or DEFAULT_HOSTS
@@ -98,12 +102,12 @@ def connect(
 
 
 class Client(Nodes):
-    """A session with an ensemble. Made by `corral.connect`; used by any number of tasks of one event loop.
+    """A session with an ensemble. Made by `corral.connect`; any number of tasks of one event loop may use it.
 
-    Entering and leaving may be in different tasks. The client keeps itself connected; `state` says whether it
-    is. Recipes are made by the methods below, and making one does no I/O.
+    Different tasks may enter and leave it. The client keeps itself connected; `state` tells whether it is.
+    The methods below also make recipes, watches and caches; making one does no I/O.
 
-    **On cancel** the wait of an operation ends at once. **On loss** of the connection requests wait for the
+    **On cancel** the wait of an operation ends at once. **On loss** of the connection, requests wait for the
     next connection, reads are sent again, and a write that was sent raises `ConnectionLoss`. See
     `corral.connect` for entering, and `Transaction`, `Lock` and the other recipes for what they add.
     """
@@ -132,20 +136,20 @@ class Client(Nodes):
         await self._session.close()
 
     async def close(self) -> None:
-        """Close the session and all that depends on it, as leaving ``async with`` does; twice does no harm.
+        """Close the session, as leaving ``async with`` does. Closing twice does nothing more.
 
-        Takes at most a third of the session timeout, and at most 5 seconds: if no server can be reached, the
+        Takes at most a third of the session timeout, and at most 5 seconds. If no server can be reached, the
         ephemerals stay until the session expires. Operations that still wait raise `ClientClosed`; locks that
-        are still held are lost. On cancel the wait ends and the closing goes on. On loss of the connection it
-        connects once more, within the same time.
+        are still held are lost. On cancel the wait ends, and the closing continues in the background. On loss
+        of the connection the client connects once more, within the same time.
         """
         await self._session.close()
 
     def chroot(self, path: str) -> Client:
-        """A client for the subtree at `path`, which shares this one's session and ends with it.
+        """A client for the subtree at `path`. It shares this client's session and ends with it.
 
-        A chroot is a prefix of paths: `path` need not exist. Whatever makes missing parents makes it, too;
-        reads find nothing below it; every other operation raises `NoNode`, which names it.
+        `path` need not exist, since a chroot is a prefix of paths. Operations that create missing parents
+        create it, too. Reads find nothing below it. Every other operation raises `NoNode`, which names it.
         """
         return Client(
             self._session,
@@ -159,11 +163,11 @@ class Client(Nodes):
 
     @property
     def state(self) -> State:
-        """Where the session stands now."""
+        """The state of the session now."""
         return self._session.state
 
     def states(self) -> StateStream:
-        """The state now, then each change: ``async for state in zk.states():``. Ends when the client does."""
+        """The state now, then each change: ``async for state in zk.states():``. Ends with the client."""
         return self._session.states()
 
     @property
@@ -173,24 +177,22 @@ class Client(Nodes):
 
     @property
     def session_timeout(self) -> float:
-        """The session timeout in seconds that the server has granted; as asked for until then."""
+        """The session timeout in seconds that the server has granted; the requested one until then."""
         return self._session.timeout
 
     @property
     def server(self) -> str | None:
-        """The ``host:port`` that is connected, or None."""
+        """The ``host:port`` of the connected server, or None."""
         address = self._session.server
         return None if address is None else str(address)
 
     def add_auth(self, scheme: str, secret: bytes) -> None:
-        """Authenticate with these credentials too, such as ``("digest", b"user:password")``, from the next
-        operation on. If a server refuses them the client ends with `AuthFailed`."""
+        """Authenticate with these credentials, too, such as ``("digest", b"user:password")``, from the next
+        operation on. If a server refuses them, the client ends with `AuthFailed`."""
         self._session.add_credentials(Credentials(scheme, secret))
 
-    # What it makes
-
-    # Of all that stands in line: `data` is what others see of us there; `acl` is that of the nodes that it
-    # makes, missing parents included; `layout` is whose names they have.
+    # Recipes. `data` is visible to the other contenders; `acl` is for the created nodes, missing parents
+    # included; `layout` selects whose node names are used.
 
     def lock(
         self,
@@ -239,7 +241,7 @@ class Client(Nodes):
         acl: Sequence[Acl] = OPEN_ACL,
         layout: LayoutName = "curator",
     ) -> MultiLock:
-        """Exclusive locks on several paths, all or none; see `MultiLock`."""
+        """Exclusive locks on several paths, acquired all or none; see `MultiLock`."""
         sites = [self._site(path, data, acl) for path in verify.several(paths, "paths")]
         verify.distinct([site.full for site in sites], "paths")
         return MultiLock([(site.full, Lock(site, choose(MUTEX, layout))) for site in sites])
@@ -248,24 +250,25 @@ class Client(Nodes):
         entries = OPEN_ACL if acl is OPEN_ACL else verify.acl(acl)
         return Site(self, self._session, self._full(path), path, self._holders, verify.data(data), entries)
 
-    # Watches and caches: making one does no I/O.
+    # Watches and caches
 
     def watch(self, path: str) -> NodeWatch:
         """The states of one znode as an async iterator; see `NodeWatch`."""
         return NodeWatch(self._feeds, self._full(path), path)
 
     def watch_children(self, path: str) -> ChildrenWatch:
-        """Which children a znode has, as an async iterator; see `ChildrenWatch`."""
+        """The names of a znode's children as an async iterator; see `ChildrenWatch`."""
         return ChildrenWatch(self._feeds, self._full(path), path)
 
     def watch_tree(
         self, path: str, *, depth: int | None = None, only: Callable[[str], bool] | None = None
     ) -> TreeWatch:
-        """The states of a znode and of all below it as an async iterator; see `TreeWatch`.
+        """The states of a znode and of everything below it as an async iterator; see `TreeWatch`.
 
-        `depth`: how many levels below `path`; 0 for the znode itself, 1 for its children too, None for all.
-        `only`: given a path, says whether it is wanted; what is not is left out with all that is below it.
-        The znode at `path` itself is always wanted. Pass the same function again to share one copy.
+        `depth`: the number of levels below `path`; 0 for the znode itself, 1 for its children, too, None for
+        all. `only`: a function that takes a path and returns whether to include it; what it excludes is left
+        out with everything below. The znode at `path` is always included. Pass the same function again to
+        share one copy.
         """
         return TreeWatch(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
 
@@ -282,51 +285,50 @@ class Client(Nodes):
         return Cache(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
 
     def _wanted(self, path: str, depth: int | None, only: Callable[[str], bool] | None) -> Wanted:
-        chroot = self._chroot if only is not None else ""  # nobody else asks for it
+        chroot = self._chroot if only is not None else ""  # only `only` takes paths below the chroot
         if only is not None:
             verify.predicate(only, "only")
         return Wanted(self._full(path), verify.depth(depth), only, chroot)
 
     async def wait_until(self, path: str, condition: Callable[[Event], object]) -> Event:
-        """Wait for a state of a znode that satisfies `condition`, and return it; at once if it is so now.
+        """Wait until the state of a znode satisfies `condition`, and return it; at once if it does now.
 
-        `condition` is called with each `Event` of `watch`. A state that lasts is never missed; one that is
-        over before it could be read may be. What `condition` raises is raised here.
+        `condition` is called with each `Event` of `watch`. A state that lasts is never missed; one that ends
+        before it could be read can be. An exception of `condition` is raised here.
 
-        There is no limit of time: bound it with `asyncio.timeout`. **On cancel** nothing is left, here or on
-        the server. **On loss** of the connection it goes on waiting, over reconnects and new sessions. It
-        raises what `NodeWatch` does: `NoAuth` if we may not read the znode, `ConnectionLoss` if
-        `ConnectionLoss.MOST_LOSSES` connections in a row broke on its read, `SessionError` when the client is
-        closed or a server refuses our credentials.
+        The wait has no limit: bound it with `asyncio.timeout`. **On cancel** nothing stays behind, here or on
+        the server. **On loss** of the connection it continues, across reconnects and new sessions. It raises
+        what `NodeWatch` does: `NoAuth` if we may not read the znode, `ConnectionLoss` if
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on its read, and `SessionError` when the
+        client is closed or a server refuses our credentials.
         """
         verify.predicate(condition, "condition")
         async with self.watch(path) as events:
             async for event in events:
                 if condition(event):
                     return event
-        raise AssertionError("a watch does not end by itself")
+        raise AssertionError("unreachable: a watch does not end by itself")
 
     async def wait_present(self, path: str) -> Event:
-        """Wait until there is such a znode, and return its state; at once if there is one now.
+        """Wait until a znode exists, and return its state; at once if it exists now.
 
-        It needs no permission on the znode. Where the ACL does not let us read it, the event's `data` is None
-        and its `stat` is there.
+        It needs no permission on the znode. Where the ACL does not grant READ, the event has a `stat`, and
+        its `data` is None.
 
-        There is no limit of time: bound it with `asyncio.timeout`. **On cancel** nothing is left. **On loss**
-        of the connection it goes on waiting. While it waits it looks again, at intervals that grow from 0.1 s
-        to the session timeout, since servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) tell nothing of a
-        znode that we may not read: of such a one it may learn that late. Raises what `wait_until` does, but
-        for `NoAuth`.
+        The wait has no limit: bound it with `asyncio.timeout`. **On cancel** nothing stays behind. **On
+        loss** of the connection it continues. While it waits it also polls, at intervals that grow from 0.1 s
+        to the session timeout, since servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) send no events of
+        a znode that we may not read: such a znode can be noticed that late. Raises what `wait_until` does,
+        except `NoAuth`.
         """
         return await self._wait_existence(path, present=True)
 
     async def wait_absent(self, path: str) -> None:
-        """Wait until there is no such znode; returns at once if there is none now.
+        """Wait until a znode does not exist; return at once if it does not exist now.
 
-        It needs no permission on the znode, and does not read its data. There is no limit of time: bound it
-        with `asyncio.timeout`. **On cancel** nothing is left. **On loss** of the connection it goes on
-        waiting. While it waits it looks again up to each session timeout, as `wait_present` does. Raises what
-        that does.
+        It needs no permission on the znode, and does not read its data. The wait has no limit: bound it with
+        `asyncio.timeout`. **On cancel** nothing stays behind. **On loss** of the connection it continues. It
+        polls, and raises, as `wait_present` does.
         """
         await self._wait_existence(path, present=False)
 
@@ -335,25 +337,25 @@ class Client(Nodes):
             async for event in events:
                 if event.exists is present:
                     return event
-        raise AssertionError("a watch does not end by itself")
+        raise AssertionError("unreachable: a watch does not end by itself")
 
     async def wait_children(
         self, path: str, condition: int | Callable[[ChildrenEvent], object]
     ) -> ChildrenEvent:
-        """Wait until a znode has that many children or more, or until they satisfy `condition`; returns which
-        there are, at once if it is so now.
+        """Wait until a znode has at least `condition` children, or until they satisfy it, if it is a
+        function. Returns the children; at once if the condition is met now.
 
-        A znode that does not exist has none. `condition` is called with each `ChildrenEvent` of
-        `watch_children`; what it raises is raised here. There is no limit of time: bound it with
-        `asyncio.timeout`. **On cancel** nothing is left. **On loss** of the connection it goes on waiting. It
-        raises what `ChildrenWatch` does, as `wait_until` has it.
+        A znode that does not exist has no children. A function is called with each `ChildrenEvent` of
+        `watch_children`; an exception of it is raised here. The wait has no limit: bound it with
+        `asyncio.timeout`. **On cancel** nothing stays behind. **On loss** of the connection it continues. It
+        raises what `ChildrenWatch` does, as listed for `wait_until`.
         """
         enough = verify.number_or_predicate(condition, "condition")
         async with self.watch_children(path) as events:
             async for event in events:
                 if enough(event) if callable(enough) else len(event.children) >= enough:
                     return event
-        raise AssertionError("a watch does not end by itself")
+        raise AssertionError("unreachable: a watch does not end by itself")
 
     def __repr__(self) -> str:
         below = f" below {self._chroot!r}" if self._chroot else ""

@@ -1,36 +1,37 @@
 """Every error that corral raises. Each class tells you how to react.
 
     CorralError
-    ├── ServerError           the server refused the operation; nothing was applied
-    │   ├── NoNode  NodeExists  BadVersion  NotEmpty  NoAuth  InvalidAcl
-    │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
-    │   ├── SessionMoved      another connection has the session; nothing was applied
-    │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
-    │   └── OtherServerError  a code that has no class of its own
-    ├── ConnectionLoss        the connection broke before the answer came: the outcome is unknown
-    ├── ReplyError            the server answered, but the answer cannot be used: the outcome is unknown
-    ├── SessionError          the session that the operation depended on is over
-    │   ├── SessionExpired    the server, or our own clock, ended it
-    │   ├── LockLost          the lock, lease or leadership was lost
-    │   ├── AuthFailed        a server refused our credentials; final
-    │   ├── ClientClosed      the client was closed before the operation ended
-    │   └── EnsembleBehind    every server has seen fewer transactions than we have: restored or wiped
-    ├── ConnectTimeout        no session within `connect_timeout`
-    ├── LimitMismatch         the current holders use the semaphore with another limit
-    ├── InternalError         a defect of corral; please report it
-    └── UsageError            the call itself is wrong; nothing was sent
-        ├── UsageValueError   (also ValueError)  a bad path, host string, timeout, size...
-        │   └── FrameTooLarge the request is over the frame limit
-        ├── UsageTypeError    (also TypeError)   data that is not bytes...
-        └── UsageStateError   (also RuntimeError) a client not open, another loop or thread...
-            └── AlreadyHeld   this task holds that lock already
+    ├── OperationError            one operation failed; `operation` and `path` name it
+    │   ├── ServerError           the server refused the operation; nothing was applied
+    │   │   ├── NoNode  NodeExists  BadVersion  NotEmpty  NoAuth  InvalidAcl
+    │   │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
+    │   │   ├── SessionMoved      another connection has the session; nothing was applied
+    │   │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
+    │   │   └── OtherServerError  a code that has no class of its own
+    │   ├── ConnectionLoss        the connection broke before the answer came: the outcome is unknown
+    │   └── ReplyError            the server answered, but the answer cannot be used: the outcome is unknown
+    ├── SessionError              the session that the operation depended on is over
+    │   ├── SessionExpired        the server, or our own clock, ended it
+    │   ├── LockLost              the lock, lease or leadership was lost
+    │   ├── AuthFailed            a server refused our credentials; final
+    │   ├── ClientClosed          the client was closed before the operation ended
+    │   └── EnsembleBehind        every server has seen fewer transactions than we have: restored or wiped
+    ├── ConnectTimeout            no session within `connect_timeout`
+    ├── LimitMismatch             the current holders use the semaphore with another limit
+    ├── InternalError             a defect of corral; please report it
+    └── UsageError                the call itself is wrong; nothing was sent
+        ├── UsageValueError       (also ValueError)  a bad path, host string, timeout, size...
+        │   └── FrameTooLarge     the request is over the frame limit
+        ├── UsageTypeError        (also TypeError)   data that is not bytes...
+        └── UsageStateError       (also RuntimeError) a client not open, another loop or thread...
+            └── AlreadyHeld       this task holds that lock already
 
 `corral.testing` adds `ServerUnavailable`, for a server that cannot be started, and `Deadlock`, for a test in
 virtual time that waits for something that cannot happen.
 
-Catch `ServerError` for "it was refused", `ConnectionLoss` for "find out whether it happened",
-`SessionError` for "start over". The message names the operation and the path. No message shows credentials
-or the data of a znode.
+Catch `ServerError` for "it was refused", `ConnectionLoss` for "find out whether it happened", and
+`SessionError` for "start over". Each message names the operation and the path, what was wrong and how to
+proceed. No message shows credentials or the data of a znode. docs/errors.md lists who is at fault.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ __all__ = [
     "NoWatcher",
     "NodeExists",
     "NotEmpty",
+    "OperationError",
     "OtherServerError",
     "ReplyError",
     "ServerError",
@@ -77,6 +79,14 @@ __all__ = [
 
 class CorralError(Exception):
     """Base class of every error that corral raises; never raised itself."""
+
+
+class ChrootedPath(str):
+    """A path as the caller of a client with a chroot wrote it. It carries that chroot, so that the error of a
+    request can name both."""
+
+    __slots__ = ("chroot",)
+    chroot: str
 
 
 def describe(operation: str, path: str | None) -> str:
@@ -100,23 +110,26 @@ _MOST_SHOWN = 200
 
 
 class OperationError(CorralError):
-    """An error of one operation: `operation` is the verb, `path` the znode as the caller named it, below the
-    client's chroot."""
+    """An error of one operation. Raised as one of its subclasses.
+
+    `operation` is the verb. `path` is the znode as the caller named it, below the client's chroot; None for a
+    transaction.
+    """
 
     def __init__(self, operation: str, path: str | None, problem: str) -> None:
         super().__init__(f"{describe(operation, path)}: {problem}")
         self.operation = operation
-        self.path = path
+        self.path = None if path is None else str(path)
 
 
 class ServerError(OperationError):
     """The server refused the operation: nothing was applied. `code` is ZooKeeper's error code."""
 
     code: ClassVar[int] = 0
-    problem: ClassVar[str] = "refused by the server"
+    _problem: ClassVar[str] = "the server refused it"
 
     def __init__(self, operation: str, path: str | None, problem: str | None = None) -> None:
-        super().__init__(operation, path, problem or self.problem)
+        super().__init__(operation, path, problem or self._problem)
 
 
 class NoNode(ServerError):
@@ -124,25 +137,24 @@ class NoNode(ServerError):
     chroot of a client that has one."""
 
     code = -101
-    problem = "no such znode"
+    _problem = "no such znode"
 
-    def __init__(
-        self, operation: str, path: str | None, problem: str | None = None, *, chroot: str = ""
-    ) -> None:
-        super().__init__(operation, path, problem or self._missing(operation, path, chroot))
+    def __init__(self, operation: str, path: str | None, problem: str | None = None) -> None:
+        super().__init__(operation, path, problem or self._missing(operation, path))
 
     @classmethod
-    def _missing(cls, operation: str, path: str | None, chroot: str) -> str:
-        """What is missing, and how to make it."""
+    def _missing(cls, operation: str, path: str | None) -> str:
+        """What is missing, and how to create it."""
+        chroot = path.chroot if isinstance(path, ChrootedPath) else ""
         missing = path
         if operation == "create" and path is not None and path != "/":
-            missing = path.rpartition("/")[0] or "/"
+            missing = _parent(path)
         if missing == "/" and chroot:
             part = "the parent of the chroot" if operation == "create" and path == "/" else "the chroot"
             return f'{part} {chroot!r} does not exist; create it with ensure_path("/")'
         below = f" (below the chroot {chroot!r})" if chroot else ""
         if missing == path:
-            return f"{cls.problem}{below}"
+            return f"{cls._problem}{below}"
         return (
             f"its parent {missing!r} does not exist{below}; create it first, with ensure_path({missing!r}), "
             "or pass make_parents=True"
@@ -150,10 +162,26 @@ class NoNode(ServerError):
 
 
 class NoAuth(ServerError):
-    """The znode's ACL does not allow us this operation."""
+    """The ACL does not grant us the permission that the operation needs, which the message names. For
+    `create` and `delete` it is the parent's ACL that must grant it."""
 
     code = -102
-    problem = "the ACL does not allow it"
+    _problem = "the ACL does not allow it"
+    _NEEDS: ClassVar[dict[str, str]] = {
+        "check": "READ",
+        "children": "READ",
+        "create": "CREATE",
+        "delete": "DELETE",
+        "get": "READ",
+        "get_acl": "READ or ADMIN",
+        "set": "WRITE",
+        "set_acl": "ADMIN",
+    }
+
+    def __init__(self, operation: str, path: str | None, problem: str | None = None) -> None:
+        if problem is None and (needed := self._NEEDS.get(operation)):
+            problem = f"the ACL does not grant {needed}; pass auth= to connect(), or change the ACL"
+        super().__init__(operation, path, problem)
 
 
 class BadVersion(ServerError):
@@ -164,7 +192,7 @@ class BadVersion(ServerError):
     """
 
     code = -103
-    problem = "the version is not the expected one"
+    _problem = "the version does not match; read the znode again, then decide"
 
     def __init__(
         self,
@@ -178,7 +206,7 @@ class BadVersion(ServerError):
         if problem is None and expected is not None:
             version = "ACL version" if operation == "set_acl" else "version"
             problem = (
-                f"{version} is not {expected}, as expected"
+                f"{version} is not the expected {expected}; read the znode again, then decide"
                 if found is None
                 else f"{version} is {found}, expected {expected}"
             )
@@ -191,63 +219,70 @@ class NoChildrenForEphemerals(ServerError):
     """An ephemeral znode cannot have children."""
 
     code = -108
-    problem = "the parent is ephemeral and cannot have children"
+    _problem = "the parent is ephemeral and cannot have children"
 
 
 class NodeExists(ServerError):
     """A znode of that name exists already."""
 
     code = -110
-    problem = "the znode exists already"
+    _problem = "the znode exists already; set() changes its data"
 
 
 class NotEmpty(ServerError):
     """The znode has children, so it cannot be deleted. `delete(..., recursive=True)` deletes them too."""
 
     code = -111
-    problem = "the znode has children"
+    _problem = "the znode has children; delete them first, or call delete(..., recursive=True)"
 
 
 class InvalidAcl(ServerError):
-    """The server does not accept the ACL: an unknown scheme, a malformed id, or "auth" unauthenticated."""
+    """The server does not accept the ACL: an unknown scheme, a malformed id, or `Acl.creator` in a session
+    without credentials."""
 
     code = -114
-    problem = "the server does not accept this ACL"
+    _problem = (
+        "the server does not accept this ACL: its scheme is unknown, its id is malformed, or it is "
+        "Acl.creator() in a session without credentials"
+    )
 
 
 class BadArguments(ServerError):
     """The server does not accept the arguments, most often a path."""
 
     code = -8
-    problem = "the server does not accept these arguments"
+    _problem = "the server does not accept these arguments; most often it is the path"
 
 
 class Unimplemented(ServerError):
     """The server does not know the operation: it is too old, or the feature is switched off there."""
 
     code = -6
-    problem = "the server does not offer this operation"
+    _problem = (
+        "the server does not offer this operation; it is too old, or the feature is switched off there, "
+        "as ttl is without extendedTypesEnabled"
+    )
 
 
 class NoWatcher(ServerError):
     """There is no watch of ours to remove."""
 
     code = -121
-    problem = "no such watch"
+    _problem = "the server has no such watch of this session"
 
 
 class SessionMoved(ServerError):
     """Another connection has taken over the session. Nothing was applied: the request may be sent again."""
 
     code = -118
-    problem = "the session has moved to another server"
+    _problem = "another connection has taken over the session; nothing was applied, so send it again"
 
 
 class OtherServerError(ServerError):
     """The server refused with a code that has no class of its own; `code` has it."""
 
     def __init__(self, operation: str, path: str | None, code: int) -> None:
-        super().__init__(operation, path, f"the server answered with error code {code}")
+        super().__init__(operation, path, f"the server answered with error code {code}; nothing was applied")
         self.code = code  # type: ignore[misc]  # the one class whose code is its instance's
 
 
@@ -266,21 +301,21 @@ class TransactionFailed(ServerError):
 class ConnectionLoss(OperationError):
     """The connection broke after the request was sent and before its answer came: the outcome is unknown.
 
-    A write may or may not have been applied: read, and decide. A read raises this only when the
-    connection broke on it twice. Unlike `ServerError`, this says nothing about the znode.
+    A write may or may not have been applied: read the znode, then decide. A read raises this only when two
+    connections broke on it. Unlike `ServerError`, this says nothing about the znode.
 
-    `losses` is the number of connections in a row that broke while this same request was unanswered. What
-    repeats a request by itself (a watch, a cache, a lock, ``make_parents``) gives up when it reaches
-    `MOST_LOSSES`: then the request is taken to be what breaks the connections.
+    `losses` is the number of connections in a row that broke while the same request was unanswered.
+    Operations that repeat a request (watches, caches, locks, ``make_parents``) give up when it reaches
+    `MOST_LOSSES`: by then the request itself probably breaks the connections.
     """
 
     MOST_LOSSES: ClassVar[int] = 5
 
-    losses = 1
+    losses: int = 1
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether to send the same request again would most likely break the next connection, too."""
+        """Whether `losses` has reached `MOST_LOSSES`, so that repeating the request is no use."""
         return self.losses >= self.MOST_LOSSES
 
 
@@ -311,20 +346,20 @@ class AuthFailed(SessionError):
 
 
 class ClientClosed(SessionError):
-    """The client was closed before the operation ended, or before it was called. A write that was in flight
-    may have been applied."""
+    """The client was closed before the operation ended, or before it was called. A write that was already
+    sent may have been applied."""
 
 
 class EnsembleBehind(SessionError):
     """The servers have seen fewer transactions than this client, so they refuse it. They serve other clients.
 
-    The ensemble was restored from a backup, or wiped. Open a new client, and read again whatever this one has
-    read. (An ensemble without a leader serves nobody; then requests wait instead.)
+    The ensemble was restored from a backup, or wiped. Open a new client, and read again everything that this
+    one has read. (An ensemble without a leader serves nobody; then requests wait instead.)
     """
 
 
 class ConnectTimeout(CorralError):
-    """No server granted a session within `connect_timeout`. The message has what each server said."""
+    """No server granted a session within `connect_timeout`. The message names what each server answered."""
 
 
 class LimitMismatch(CorralError):
@@ -348,7 +383,7 @@ class LimitMismatch(CorralError):
 
 
 class InternalError(CorralError):
-    """A defect of corral itself, which `__cause__` has: please report it. The client may be unusable."""
+    """A defect of corral itself; please report it, with its `__cause__`. The client may be unusable."""
 
 
 class UsageError(CorralError):
@@ -360,7 +395,8 @@ class UsageValueError(UsageError, ValueError):
 
 
 class FrameTooLarge(UsageValueError):
-    """The request is larger than the server takes (its `jute.maxbuffer`); it was not sent."""
+    """The request is larger than the server accepts (its `jute.maxbuffer`); it was not sent. `size` and
+    `limit` are in bytes."""
 
     def __init__(self, operation: str, path: str | None, size: int, limit: int) -> None:
         super().__init__(
@@ -383,18 +419,22 @@ class AlreadyHeld(UsageStateError):
     """This task has entered that lock already through this client, so waiting for it would never end."""
 
 
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
+
+
 E = TypeVar("E", bound=BaseException)
 
 
 def fresh(error: E) -> E:
-    """A copy of an error that several callers get, or one caller several times.
+    """A copy of an error, for one of several callers, or for each time that it is raised again.
 
-    Each time that one exception object is raised its traceback grows, and a note that one task adds to it
+    The traceback of an exception object grows each time that it is raised, and a note that one task adds
     shows up in another. An error that cannot be copied (not one of corral's) is returned as it is.
     """
     cls = type(error)
     if isinstance(error, CorralError):
-        twin = cls.__new__(cls, *error.args)  # past `__init__`, which takes what the message was made of
+        twin = cls.__new__(cls, *error.args)  # without `__init__`, which takes other arguments
         twin.__dict__.update(error.__dict__)
     else:
         try:
@@ -428,23 +468,19 @@ _BY_CODE: dict[int, type[ServerError]] = {
 }
 
 
-def server_error(
-    code: int, operation: str, path: str | None, *, chroot: str = "", expected: int | None = None
-) -> ServerError:
-    """Make the error for a code that a server answered with. `chroot` is the client's, `expected` the version
-    that the operation asked for."""
+def server_error(code: int, operation: str, path: str | None, *, expected: int | None = None) -> ServerError:
+    """Make the error for a code that a server answered with. `expected` is the version that the operation
+    asked for; a `path` that carries a chroot has the error name it."""
     cls = _BY_CODE.get(code)
     if cls is None:
         return OtherServerError(operation, path, code)
-    if cls is NoNode:
-        return NoNode(operation, path, chroot=chroot)
     if cls is BadVersion:
         return BadVersion(operation, path, expected=expected)
     return cls(operation, path)
 
 
 def refused_index(codes: Sequence[int]) -> int:
-    """Which operation of a refused transaction is the refused one, by the codes of all.
+    """The index of the refused operation in a refused transaction, from the codes of all its operations.
 
     The server marks the operations before it with 0 and those after it with -2.
     """

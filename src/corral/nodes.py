@@ -1,4 +1,4 @@
-"""The operations on znodes, below a chroot: what a client offers, and all that recipes need."""
+"""The operations on znodes below a chroot: the part of a client that recipes use, too."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from .wire import messages
 
 __all__ = ["Nodes"]
 
-# How many deletes one transaction of a recursive delete has: far below the frame limit with paths of a
-# thousand bytes, and short enough not to hold up the leader.
+# The most deletes in one transaction of a recursive delete: with paths of a thousand bytes far below the
+# frame limit, and short enough not to delay other clients' writes at the leader.
 DELETES_PER_TRANSACTION = 256
-# How often a recursive `delete` looks at a tree that has not become smaller since it looked last.
+# How often a recursive delete reads a tree that has not become smaller before it gives up.
 TRIES = 16
-# How long a refused operation waits for the version that the znode has, in seconds.
+# How long the error for a refused version waits for the znode's current version, in seconds.
 VERSION_PATIENCE = 1.0
 
 
 class Nodes:
-    """Operations on znodes. Each sends one request, unless it says otherwise, and waits for its answer.
+    """Operations on znodes. Each sends one request, unless its docstring says otherwise, and waits for the
+    answer.
 
-    **On cancel** the wait ends at once. A request that was not sent yet is not sent; one that was may be
+    **On cancel** the wait ends at once. A request that was not sent yet is not sent. One that was sent may be
     carried out.
 
-    **On loss** of the connection, a request that was not sent yet waits for the next connection: without a
-    bound, so use `asyncio.timeout`. A read that was sent is sent again, and raises `ConnectionLoss` when the
+    **On loss** of the connection, a request that was not sent yet waits for the next connection, without a
+    bound: use `asyncio.timeout`. A read that was sent is sent again, and raises `ConnectionLoss` when a
     second connection breaks on it. A write that was sent raises `ConnectionLoss`: it may have been applied.
 
-    Every operation can raise `ServerError` (refused; each names the subclasses to expect), `ConnectionLoss`,
+    Every operation can raise `ServerError` (the docstrings name the subclasses to expect), `ConnectionLoss`,
     `ReplyError`, `SessionError` (the client is closed, or its credentials were refused) and `UsageError`.
-    `BadVersion` has the version that the znode has, too: after the refusal it is read, for at most 1 s.
+    `BadVersion` names the expected and the current version: the current one is read after the refusal, which
+    takes at most 1 s.
 
-    A chroot is a prefix of paths. Whatever makes missing parents makes a missing chroot, too; reads find
-    nothing below it; every other operation raises `NoNode`, which names the chroot.
+    A chroot is a prefix of paths. Operations that create missing parents create a missing chroot, too. Reads
+    find nothing below a missing chroot, and every other operation raises `NoNode`, which names it.
     """
 
     def __init__(self, session: Session, chroot: str) -> None:
@@ -49,62 +51,56 @@ class Nodes:
 
     @property
     def chroot_path(self) -> str:
-        """The full path that is "/" for this client; "" if that is the server's own root."""
+        """The full path of the chroot, which this client calls "/"; "" without a chroot."""
         return self._chroot
 
     def _full(self, path: str) -> str:
         return paths.resolve(self._chroot, path)
 
-    def _no_node(self, error: errors.NoNode) -> errors.NoNode:
-        """The same error, which names the chroot."""
-        return errors.NoNode(error.operation, error.path, chroot=self._chroot)
-
     async def _bad_version(
         self, operation: str, path: str, expected: int | None, *, of_acl: bool = False
     ) -> errors.BadVersion:
-        """The error for a refused version, with the one that the znode has, if a read soon tells."""
+        """The error for a refused version, with the current one if a read within `VERSION_PATIENCE` finds
+        it."""
         found = None
         try:
             async with asyncio.timeout(VERSION_PATIENCE):
                 stat = await self.exists(path)
         except (errors.CorralError, TimeoutError):
-            stat = None  # the refusal stands, whatever became of this read
+            stat = None  # raise the refusal, not the failure of this read
         if stat is not None:
             found = stat.aversion if of_acl else stat.version
-        # It can be as expected by now, if the znode was deleted and created again.
+        # If the znode was deleted and created again, its version can be the expected one by now.
         return errors.BadVersion(
             operation, path, expected=expected, found=None if found == expected else found
         )
 
     async def get(self, path: str) -> tuple[bytes, Stat]:
-        """Read a znode's data. Raises `NoNode`.
+        """Read a znode's data and its `Stat`. Raises `NoNode`.
 
-        Null data, which some clients write, reads as ``b""``. The connected server answers, which may lag
-        behind the leader; `sync` first where that matters.
+        Null data, which some clients write, reads as ``b""``. The answer comes from the connected server,
+        which may lag behind the leader; call `sync` first where that matters.
         """
-        try:
-            result: tuple[bytes, Stat] = await self._session.request(
-                messages.GET, messages.encode_get(self._full(path), False), path
-            )
-        except errors.NoNode as error:
-            raise self._no_node(error) from None
+        full, named = paths.locate(self._chroot, path)
+        result: tuple[bytes, Stat] = await self._session.request(
+            messages.GET, messages.encode_get(full, False), named
+        )
         return result
 
     async def set(self, path: str, data: bytes, *, version: int | None = None) -> Stat:
-        """Set a znode's data; returns its new `Stat`. Raises `NoNode`, or `BadVersion` if the data version
+        """Set a znode's data and return its new `Stat`. Raises `NoNode`, and `BadVersion` if the data version
         is not `version` (None for any)."""
-        body = messages.encode_set(self._full(path), verify.data(data), verify.version(version))
+        full, named = paths.locate(self._chroot, path)
+        body = messages.encode_set(full, verify.data(data), verify.version(version))
         try:
-            result: Stat = await self._session.request(messages.SET, body, path)
-        except errors.NoNode as error:
-            raise self._no_node(error) from None
+            result: Stat = await self._session.request(messages.SET, body, named)
         except errors.BadVersion:
             raise await self._bad_version("set", path, version) from None
         await self._session.observers_settled()
         return result
 
     async def exists(self, path: str) -> Stat | None:
-        """The znode's `Stat`, or None if there is no such znode."""
+        """Return the znode's `Stat`, or None if the znode does not exist."""
         try:
             result: Stat = await self._session.request(
                 messages.EXISTS, messages.encode_exists(self._full(path), False), path
@@ -123,18 +119,17 @@ class Nodes:
     async def children(self, path: str, *, with_stat: bool) -> list[str] | tuple[list[str], Stat]: ...
 
     async def children(self, path: str, *, with_stat: bool = False) -> list[str] | tuple[list[str], Stat]:
-        """The names of a znode's children, unordered; with its own `Stat` if `with_stat`. Raises `NoNode`."""
+        """Return the names of a znode's children, in no order; `with_stat` adds the znode's own `Stat`.
+        Raises `NoNode`."""
         op, encode = (
             (messages.CHILDREN2, messages.encode_children2)
             if with_stat
             else (messages.CHILDREN, messages.encode_children)
         )
-        try:
-            result: list[str] | tuple[list[str], Stat] = await self._session.request(
-                op, encode(self._full(path), False), path
-            )
-        except errors.NoNode as error:
-            raise self._no_node(error) from None
+        full, named = paths.locate(self._chroot, path)
+        result: list[str] | tuple[list[str], Stat] = await self._session.request(
+            op, encode(full, False), named
+        )
         return result
 
     @overload
@@ -194,16 +189,17 @@ class Nodes:
         make_parents: bool = False,
         with_stat: bool = False,
     ) -> str | tuple[str, Stat]:
-        """Create a znode; returns its path, with the number added if it is `sequential`.
+        """Create a znode and return its path, with the server's number if it is `sequential`; `with_stat`
+        adds its `Stat`.
 
-        An `ephemeral` znode is deleted when the session ends. The server deletes a `container` some time
-        after its last child. It deletes a znode with a `ttl` (seconds) that has no children when it was not
-        changed for that long; servers offer that only with `extendedTypesEnabled`.
+        The server deletes an `ephemeral` znode when the session ends, and a `container` some time after its
+        last child is deleted. It deletes a znode with a `ttl` (seconds) that has no children when it was not
+        changed for that long; it offers this only with `extendedTypesEnabled`.
 
-        With `make_parents`, missing parents are made, persistent, empty and with the same `acl`; they stay if
-        the create fails. A missing chroot is made, too. If others delete the parents again, they are made up
-        to 16 times. On loss of the connection the parents are made as by `ensure_path`; the create itself is
-        not repeated.
+        `make_parents` creates missing parents, a missing chroot included: persistent, empty and with the same
+        `acl`. They stay if the create fails. If other clients delete them again, they are created up to 16
+        times. On loss of the connection the parents are created as by `ensure_path`; the create itself is not
+        repeated.
 
         Raises `NodeExists`, `NoNode` (the parent does not exist), `NoChildrenForEphemerals`, `InvalidAcl`,
         and `SessionExpired` if an ephemeral create could not be sent before its session expired.
@@ -214,23 +210,24 @@ class Nodes:
         if ttl is not None:
             op, body = messages.CREATE_TTL, messages.encode_create_ttl(full, data, entries, flags, ttl)
         else:
-            # With caches open we ask for the stat as well: they show what we have written.
+            # An open cache shows this client's writes at once, so it needs the stat.
             stat_wanted = with_stat or self._session.is_observed
             op = messages.CREATE2 if stat_wanted else messages.CREATE
             if container:
                 op = messages.CREATE_CONTAINER
             body = messages.encode_create(full, data, entries, flags)
-        for _ in range(ROUNDS if make_parents else 1):
+        named = paths.named(self._chroot, path)
+        rounds = ROUNDS if make_parents else 0
+        while True:
             try:
                 bound_to = self._session.session_id if ephemeral else 0
-                answer: Any = await self._session.request(op, body, path, bound_to=bound_to)
+                answer: Any = await self._session.request(op, body, named, bound_to=bound_to)
                 break
-            except errors.NoNode as error:
-                missing = error
-                if make_parents:
-                    await make_path(self._session, paths.parent_of(full), entries, chroot=self._chroot)
-        else:
-            raise self._no_node(missing) from None
+            except errors.NoNode:
+                if rounds == 0:
+                    raise
+            rounds -= 1
+            await make_path(self._session, paths.parent_of(full), entries, chroot=self._chroot)
         await self._session.observers_settled()
         if op is messages.CREATE:
             return paths.strip(self._chroot, answer)
@@ -239,39 +236,38 @@ class Nodes:
         return (created, stat) if with_stat else created
 
     async def ensure_path(self, path: str, *, acl: Sequence[Acl] = OPEN_ACL) -> None:
-        """Make a znode and its missing parents: persistent, empty, each with this `acl`. One that exists is
-        left as it is, and is no error. A missing chroot is made, too: ``ensure_path("/")``.
+        """Create a znode and its missing parents: persistent, empty, each with this `acl`. Znodes that exist
+        stay as they are. A missing chroot is created, too: ``ensure_path("/")``.
 
-        All requests are sent together. On cancel a part of them may be carried out. On loss of the connection
-        they are sent again, since they do no harm; `ConnectionLoss` is raised when
+        All requests are sent together. On cancel some of them may be carried out. On loss of the connection
+        they are sent again, since repeating them changes nothing; raises `ConnectionLoss` when
         `ConnectionLoss.MOST_LOSSES` connections in a row broke on one of them. Raises `NoAuth`, `InvalidAcl`,
-        `NoChildrenForEphemerals`, and `NoNode` if others deleted a parent again in each of 16 rounds.
+        `NoChildrenForEphemerals`, and `NoNode` if other clients deleted a parent again in each of 16 rounds.
         """
         await make_path(self._session, self._full(path), verify.acl(acl), chroot=self._chroot)
 
     async def delete(self, path: str, *, version: int | None = None, recursive: bool = False) -> None:
-        """Delete a znode. Raises `NoNode`, `NotEmpty`, or `BadVersion` if its data version is not `version`.
+        """Delete a znode. Raises `NoNode`, `NotEmpty`, and `BadVersion` if its data version is not `version`
+        (None for any).
 
-        With `recursive` everything below it is deleted too, leaves first, in transactions of up to 256
-        deletes. So others may see a part of it gone; and after an error, a cancel or a loss of the connection
-        a part of it is. When others create or delete znodes below it meanwhile, the tree is read again until
-        it is gone. Raises `NotEmpty` after 16 rounds in which it did not become smaller. `version` is checked
-        once, before the first delete.
+        `recursive` deletes everything below it, too, leaves first, in transactions of up to 256 deletes.
+        Other clients can see the tree partly deleted, and an error, a cancel or a loss of the connection
+        leaves it so. If other clients create or delete znodes below it meanwhile, the tree is read again
+        until it is gone. Raises `NotEmpty` after 16 rounds in which it did not become smaller. `version` is
+        checked once, before the first delete.
         """
-        full = self._full(path)
+        full, named = paths.locate(self._chroot, path)
         expected = verify.version(version)
         if not recursive:
             body = messages.encode_delete(full, expected)
             try:
-                await self._session.request(messages.DELETE, body, path)
-            except errors.NoNode as error:
-                raise self._no_node(error) from None
+                await self._session.request(messages.DELETE, body, named)
             except errors.BadVersion:
                 raise await self._bad_version("delete", path, version) from None
             return
         if full == "/" or path == "/":
             raise errors.UsageValueError(
-                "delete '/', recursive: the root cannot be deleted; name what is below it"
+                "delete '/', recursive: the root cannot be deleted; delete what is below it"
             )
         if version is not None:
             stat = await self.exists(path)
@@ -284,7 +280,7 @@ class Nodes:
             except errors.NoNode:
                 if refused:
                     return
-                raise errors.NoNode("delete", path, chroot=self._chroot) from None
+                raise errors.NoNode("delete", named) from None
             if len(found) < smallest:
                 smallest = len(found)
             else:
@@ -294,16 +290,17 @@ class Nodes:
             except errors.TransactionFailed as error:
                 if not isinstance(error.cause, errors.NoNode | errors.NotEmpty):
                     raise error.cause from error
-                refused = True  # somebody deletes or creates below it at the same time: look again
+                refused = True  # another client deletes or creates below it at the same time: read it again
                 continue
             except (errors.ConnectionLoss, errors.ReplyError) as error:
-                what = "the answer to a part of it was lost, so the outcome is unknown"
+                what = "the answer to one of its transactions was lost; read the tree to see what is left"
                 raise type(error)("delete", path, f"{what}: {error}") from error
             return
-        raise errors.NotEmpty("delete", path, "others keep creating znodes below it")
+        problem = f"other clients kept creating znodes below it for {TRIES} rounds; stop them, then delete it"
+        raise errors.NotEmpty("delete", path, problem)
 
     async def _tree(self, full: str) -> list[str]:
-        """The full paths of a znode and of all below it, each before its children."""
+        """The full paths of a znode and of everything below it, parents before children."""
         found = [full]
         level = [full]
         while level:
@@ -329,7 +326,7 @@ class Nodes:
         return found
 
     async def _delete_all(self, found: list[str]) -> None:
-        # A path is at most three bytes a character, and there are 17 bytes around it.
+        # A delete takes 17 bytes and its path, which has at most three bytes a character.
         room = self._session.max_body // 2
         while found:
             transaction, size = self.transaction(), 0
@@ -341,23 +338,20 @@ class Nodes:
             await transaction.commit()
 
     async def get_acl(self, path: str) -> tuple[list[Acl], Stat]:
-        """A znode's access control list. Raises `NoNode`."""
-        try:
-            result: tuple[list[Acl], Stat] = await self._session.request(
-                messages.GET_ACL, messages.encode_get_acl(self._full(path)), path
-            )
-        except errors.NoNode as error:
-            raise self._no_node(error) from None
+        """Read a znode's access control list and its `Stat`. Raises `NoNode`."""
+        full, named = paths.locate(self._chroot, path)
+        result: tuple[list[Acl], Stat] = await self._session.request(
+            messages.GET_ACL, messages.encode_get_acl(full), named
+        )
         return result
 
     async def set_acl(self, path: str, acl: Sequence[Acl], *, version: int | None = None) -> Stat:
-        """Set a znode's access control list. Raises `NoNode`, `InvalidAcl`, or `BadVersion` if its ACL
-        version (`Stat.aversion`) is not `version`."""
-        body = messages.encode_set_acl(self._full(path), verify.acl(acl), verify.version(version))
+        """Set a znode's access control list and return its new `Stat`. Raises `NoNode`, `InvalidAcl`, and
+        `BadVersion` if its ACL version (`Stat.aversion`) is not `version` (None for any)."""
+        full, named = paths.locate(self._chroot, path)
+        body = messages.encode_set_acl(full, verify.acl(acl), verify.version(version))
         try:
-            result: Stat = await self._session.request(messages.SET_ACL, body, path)
-        except errors.NoNode as error:
-            raise self._no_node(error) from None
+            result: Stat = await self._session.request(messages.SET_ACL, body, named)
         except errors.BadVersion:
             raise await self._bad_version("set_acl", path, version, of_acl=True) from None
         return result
@@ -365,12 +359,12 @@ class Nodes:
     async def sync(self, path: str = "/") -> None:
         """Bring the connected server up to date with the leader, for the reads that follow.
 
-        This is not a quorum read: a leader that was deposed and does not know it yet answers, too. On loss of
-        the connection it is sent again, like a read.
+        This is not a quorum read: a leader that was deposed and has not noticed yet answers, too. On loss of
+        the connection the request is sent again, like a read.
         """
         await self._session.request(messages.SYNC, messages.encode_sync(self._full(path)), path)
 
     def transaction(self) -> Transaction:
-        """Several writes that apply together or not at all: ``async with zk.transaction() as tx:``. See
+        """Several writes that are applied together or not at all: ``async with zk.transaction() as tx:``. See
         `Transaction`."""
         return Transaction(self._session, self._chroot)

@@ -1,7 +1,7 @@
-"""The rules of znode paths, and chroots. Checked here, before anything is sent.
+"""The rules of znode paths, and chroots. Checked before anything is sent.
 
-The rules are the server's own (ZooKeeper's programmer's guide, "ZooKeeper Data Model"); a path that
-passes here is refused by the server only for what it finds at it.
+The rules are the server's own (ZooKeeper's programmer's guide, "ZooKeeper Data Model"). A server does not
+refuse a path that passes them; it can only refuse an operation on the znode there.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import re
 
-from .errors import UsageTypeError, UsageValueError, shown
+from .errors import ChrootedPath, UsageTypeError, UsageValueError, shown
 
-__all__ = ["join", "parent_of", "resolve", "validate"]
+__all__ = ["join", "locate", "named", "parent_of", "resolve", "strip", "validate"]
 
 # Control characters, surrogates with the private use area behind them, and the specials block. Characters
 # beyond U+FFFF reach the server as surrogates, so it refuses them as well.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff]")
-"""What no path may hold."""
+"""Matches a character that no path may contain."""
 
 
 def validate(path: str, what: str = "path") -> None:
@@ -31,14 +31,16 @@ def validate(path: str, what: str = "path") -> None:
         raise UsageValueError(
             f"{what} {shown(path)} must not end with '/'; write {shown(path.rstrip('/') or '/')}"
         )
-    if found := FORBIDDEN.search(path):
+    if forbidden := FORBIDDEN.search(path):
         raise UsageValueError(
-            f"{what} {shown(path)} holds {found.group()!r} at index {found.start()}, which ZooKeeper forbids"
+            f"{what} {shown(path)} contains {forbidden.group()!r} at index {forbidden.start()}, "
+            "which ZooKeeper forbids; leave it out"
         )
     for name in path[1:].split("/"):
         if name in ("", ".", ".."):
+            found = f"the name {name!r}" if name else "an empty name"
             raise UsageValueError(
-                f"{what} {shown(path)} holds an empty name, '.' or '..'; ZooKeeper has no relative paths"
+                f"{what} {shown(path)} contains {found}; ZooKeeper has no relative paths, so write it in full"
             )
 
 
@@ -48,30 +50,44 @@ def join(parent: str, name: str) -> str:
 
 
 def parent_of(path: str) -> str:
-    """The path of the parent; the root is its own."""
+    """The path of the parent; the root is its own parent."""
     return path.rpartition("/")[0] or "/"
 
 
 def resolve(chroot: str, path: str) -> str:
     """The full path on the server of a valid `path` below `chroot` ("" for none)."""
+    return locate(chroot, path)[0]
+
+
+def locate(chroot: str, path: str) -> tuple[str, str]:
+    """The full path on the server of a valid `path`, and `path` as the error of a request names it."""
     try:
-        return _resolve(chroot, path)
+        return _locate(chroot, path)
     except TypeError:
-        validate(path)  # says what is wrong with what is not even hashable
+        validate(path)  # an unhashable path fails in the cache, before it is validated
         raise
 
 
 @functools.lru_cache(maxsize=8192)
-def _resolve(chroot: str, path: str) -> str:
-    # Cached: services name the same paths again and again, and this stands before every operation.
+def _locate(chroot: str, path: str) -> tuple[str, str]:
+    # Cached: services use the same paths again and again, and this runs before every operation.
     validate(path)
     if not chroot:
+        return path, path
+    return chroot if path == "/" else chroot + path, named(chroot, path)
+
+
+def named(chroot: str, path: str) -> str:
+    """`path` as errors name it: it carries the chroot, if there is one."""
+    if not chroot:
         return path
-    return chroot if path == "/" else chroot + path
+    carrier = ChrootedPath(path)
+    carrier.chroot = chroot
+    return carrier
 
 
 def strip(chroot: str, full: str) -> str:
-    """The path as the caller of a chrooted client names it; one outside the chroot stays as it is."""
+    """The path as the caller of a client with a chroot names it. One outside the chroot stays as it is."""
     if full == chroot:
         return "/"
     return full[len(chroot) :] if chroot and full.startswith(chroot + "/") else full

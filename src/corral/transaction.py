@@ -1,4 +1,4 @@
-"""Several writes that apply together or not at all."""
+"""Several writes that are applied together or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Transaction"]
 
 
 class Guard(Protocol):
-    """What a transaction depends on: a node of ours that must still be there."""
+    """A node of ours whose existence is the condition of a transaction."""
 
     @property
     def node(self) -> str: ...
@@ -25,7 +25,7 @@ class Guard(Protocol):
     def session_id(self) -> int: ...
 
     def gone(self) -> errors.SessionError:
-        """The error to raise when the server finds it gone."""
+        """The error to raise when the server does not find the node."""
 
 
 class _Op(NamedTuple):
@@ -33,18 +33,20 @@ class _Op(NamedTuple):
     body: bytes
     path: str
     version: int | None
-    """The data version that it asks for, if any."""
+    """The data version that it requires, or None for any."""
 
 
 class Transaction:
-    """Collects writes; ``async with`` commits them on a clean exit and drops them on an exception.
+    """Collects writes. ``async with`` commits them on a clean exit and drops them on an exception.
 
-    The server applies all of them, in order and at one zxid, or none. After the commit `results` has, for
-    each: the path for `create`, the `Stat` for `set`, None for `check` and `delete`.
+    The server applies all of them, in order and with one zxid, or none. After the commit, `results` has one
+    entry for each call: the path for `create`, the `Stat` for `set`, None for `check` and `delete`.
 
-    **On cancel** the wait for the commit ends at once. A commit that was not sent yet is not sent; one that
-    was may be applied. **On loss** of the connection a commit that was sent raises `ConnectionLoss`: it may
-    have been applied. One that was not sent waits for the next connection.
+    **On cancel** the wait for the commit ends at once. A commit that was not sent yet is not sent. One that
+    was sent may be applied.
+
+    **On loss** of the connection, a commit that was sent raises `ConnectionLoss`: it may have been applied.
+    One that was not sent yet waits for the next connection, without a bound: use `asyncio.timeout`.
     """
 
     def __init__(self, session: Session, chroot: str, guard: Guard | None = None) -> None:
@@ -56,19 +58,19 @@ class Transaction:
         self.results: list[str | Stat | None] = []
 
     def check(self, path: str, version: int | None = None) -> None:
-        """Apply the rest only if the znode exists, and has this data version if one is given."""
+        """Apply the transaction only if the znode exists and its data version is `version` (None for any)."""
         body = messages.encode_check(paths.resolve(self._chroot, path), verify.version(version))
         self._add(messages.CHECK, body, path, version)
 
     def set(self, path: str, data: bytes, version: int | None = None) -> None:
-        """Set the znode's data, if it has this data version, should one be given."""
+        """Set the znode's data, if its data version is `version` (None for any)."""
         body = messages.encode_set(
             paths.resolve(self._chroot, path), verify.data(data), verify.version(version)
         )
         self._add(messages.SET, body, path, version)
 
     def delete(self, path: str, version: int | None = None) -> None:
-        """Delete the znode, if it has this data version, should one be given."""
+        """Delete the znode, if its data version is `version` (None for any)."""
         body = messages.encode_delete(paths.resolve(self._chroot, path), verify.version(version))
         self._add(messages.DELETE, body, path, version)
 
@@ -81,32 +83,36 @@ class Transaction:
         sequential: bool = False,
         acl: Sequence[Acl] = OPEN_ACL,
     ) -> None:
-        """Create a znode."""
+        """Create a znode. The arguments are as for `Client.create`."""
         full = verify.new_path(self._chroot, path, sequential=sequential)
         flags = verify.create_flags(ephemeral=ephemeral, sequential=sequential)
         body = messages.encode_create(full, verify.data(data), verify.acl(acl), flags)
         self._add(messages.CREATE, body, path)
 
     def _add(self, op: Operation, body: bytes, path: str, version: int | None = None) -> None:
-        if self._committed:
-            raise errors.UsageStateError("this transaction was committed; make another with transaction()")
+        self._check_open()
         self._ops.append(_Op(op, body, path, version))
+
+    def _check_open(self) -> None:
+        if self._committed:
+            raise errors.UsageStateError(
+                "this transaction was committed already; begin another with transaction()"
+            )
 
     def __len__(self) -> int:
         return len(self._ops)
 
     async def commit(self) -> list[str | Stat | None]:
-        """Send the writes; returns `results`. What happens on cancel and on loss is in `Transaction`.
+        """Send the writes and return `results`. For cancel and loss see `Transaction`.
 
         Raises `TransactionFailed` if the server refused one of the writes, `ConnectionLoss`, `FrameTooLarge`,
         and `UsageStateError` if it was committed before. A transaction of a lock (`Held.transaction`) raises
         `LockLost` or `SessionExpired` if the lock is not held any more.
         """
-        if self._committed:
-            raise errors.UsageStateError("this transaction was committed already")
+        self._check_open()
         self._committed = True
         if not self._ops:
-            return self.results  # the server would not even check the session for an empty one
+            return self.results  # of an empty transaction the server would not even check the session
         guard = self._guard
         ops = [(op.op, op.body) for op in self._ops]
         if guard is not None:
@@ -124,9 +130,8 @@ class Transaction:
         if any(codes):
             index = errors.refused_index(codes)
             refused = self._ops[index]
-            cause = errors.server_error(
-                codes[index], refused.op.name, refused.path, chroot=self._chroot, expected=refused.version
-            )
+            path = paths.named(self._chroot, refused.path)
+            cause = errors.server_error(codes[index], refused.op.name, path, expected=refused.version)
             raise errors.TransactionFailed(index, cause)
         self.results = [self._result(answer.value) for answer in answers]
         await self._session.observers_settled()

@@ -1,7 +1,7 @@
-"""The records that users hold: frozen, typed, with the field's names.
+"""The records that users hold: frozen, typed, with ZooKeeper's names.
 
-Times are seconds (float) since the epoch as the server's clock saw them; sizes are bytes; zxids are the
-ensemble's transaction numbers, which only grow.
+Times are seconds (float) since the epoch, by the leader's clock. Sizes are in bytes. A zxid is the number of
+a transaction of the ensemble; they only grow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Stat(NamedTuple):
-    """What the server keeps about a znode beside its data."""
+    """The server's record of a znode, apart from its data."""
 
     czxid: int
     """zxid of the transaction that created this znode."""
@@ -41,13 +41,13 @@ class Stat(NamedTuple):
     mtime: float
     """When its data was last set: seconds since the epoch, by the leader's clock."""
     version: int
-    """How often its data was set; starts at 0 again when the znode is re-created."""
+    """How often its data was set; 0 again when the znode is deleted and created again."""
     cversion: int
     """How often its set of children changed."""
     aversion: int
     """How often its ACL was set."""
     ephemeral_owner: int
-    """Id of the session that owns it, if it is ephemeral; else 0."""
+    """Id of the session that owns it if it is ephemeral, else 0."""
     data_length: int
     """Length of its data in bytes."""
     num_children: int
@@ -57,14 +57,14 @@ class Stat(NamedTuple):
 
 
 class Znode(NamedTuple):
-    """A znode's data, and its `Stat`."""
+    """A znode's data and its `Stat`."""
 
     data: bytes
     stat: Stat
 
 
 class Perm(enum.IntFlag):
-    """What an ACL entry allows."""
+    """The permissions of an ACL entry."""
 
     READ = 1
     WRITE = 2
@@ -83,19 +83,19 @@ class Acl(NamedTuple):
 
     @classmethod
     def world(cls, perms: Perm = Perm.ALL) -> Acl:
-        """Everybody."""
+        """An entry for everyone."""
         return cls(perms, "world", "anyone")
 
     @classmethod
     def creator(cls, perms: Perm = Perm.ALL) -> Acl:
-        """Whoever this session is authenticated as when the znode is created."""
+        """An entry for each identity that the session is authenticated as when the znode is created."""
         return cls(perms, "auth", "")
 
     @classmethod
     def digest(cls, user: str, password: str, perms: Perm = Perm.ALL) -> Acl:
-        """A user with a password. Only a hash of the two is sent and stored.
+        """An entry for a user with a password. Only a hash of the two is sent and stored.
 
-        Raises `UsageValueError` or `UsageTypeError`; the message shows neither of the two.
+        Raises `UsageValueError` or `UsageTypeError`; the message shows neither of them.
         """
         if not isinstance(user, str) or not isinstance(password, str):
             raise UsageTypeError(
@@ -104,63 +104,65 @@ class Acl(NamedTuple):
             )
         if ":" in user:
             raise UsageValueError(
-                "the user of Acl.digest holds a ':', which separates user from password; pass the two apart; "
-                "what was given is not shown, as it may be secret"
+                "the user of Acl.digest contains a ':', the separator of user and password; pass them apart; "
+                "the value is not shown, as it may be secret"
             )
         try:
             hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
         except UnicodeEncodeError:
-            hashed = ""  # the error itself has the password in it
+            hashed = ""  # raised below, since this error contains the password
         if not hashed:
             raise UsageValueError(
-                "user and password of Acl.digest must be valid Unicode, without lone surrogates"
+                "user and password of Acl.digest must be valid Unicode, without lone surrogates; "
+                "the values are not shown, as they may be secret"
             )
         return cls(perms, "digest", f"{user}:{hashed}")
 
 
 OPEN_ACL: tuple[Acl, ...] = (Acl.world(Perm.ALL),)
-"""Everybody may do everything: ZooKeeper's own default."""
+"""Everyone may do everything: ZooKeeper's own default."""
 
 READ_ACL: tuple[Acl, ...] = (Acl.world(Perm.READ),)
-"""Everybody may read, nobody may change."""
+"""Everyone may read, no one may change."""
 
 
 class State(enum.Enum):
-    """Where the session stands; `corral.session.machine` has the table of what may follow what."""
+    """The state of the session. docs/architecture.md shows which state can follow which."""
 
     CONNECTED = "connected"
-    """A server takes our requests."""
+    """Connected to a server that accepts requests."""
     SUSPENDED = "suspended"
-    """No server at the moment: requests wait, and what is held is still ours until the lease ends."""
+    """Not connected. Requests wait; locks are still held until their lease ends."""
     LAPSED = "lapsed"
-    """Holding could no longer be proven, so all that was held is lost; the session may well be alive."""
+    """The lease ended without proof that the session is alive, so all locks are lost. The session may go
+    on."""
     EXPIRED = "expired"
-    """The session is over and its ephemerals are gone; a new session is being opened."""
+    """The session is over and its ephemerals are deleted. The client is opening a new session."""
     AUTH_FAILED = "auth_failed"
-    """A server refused our credentials; final."""
+    """A server refused the client's credentials; final."""
     CLOSED = "closed"
     """The client was closed; final."""
 
 
 class EventKind(enum.Enum):
-    """How the state that an event carries came about. Of children a change is one of the set."""
+    """How a state came about. For a `ChildrenEvent`, CHANGED is a change of the set of children."""
 
     PRESENT = "present"
     """First event: the znode exists."""
     ABSENT = "absent"
-    """First event: there is no such znode."""
+    """First event: the znode does not exist."""
     CREATED = "created"
     """The znode was created, or deleted and created again, since the last event."""
     CHANGED = "changed"
     """Its data was set since the last event, perhaps more than once."""
     DELETED = "deleted"
-    """The znode is gone."""
+    """The znode was deleted."""
     COMPLETE = "complete"
-    """No state: all that there was at first was told, what follows are changes (`watch_tree` alone)."""
+    """Not a state: the initial states are complete, and changes follow (`watch_tree` alone)."""
 
 
 class Event(NamedTuple):
-    """A state of a watched znode. `data` and `stat` are None when it does not exist."""
+    """A state of a watched znode. `data` and `stat` are None if it does not exist."""
 
     kind: EventKind
     path: str
@@ -174,16 +176,16 @@ class Event(NamedTuple):
 
 
 class ChildrenEvent(NamedTuple):
-    """Which children a watched znode has. `stat` is the znode's own, None when it does not exist."""
+    """The children of a watched znode. `stat` is the znode's own, None if it does not exist."""
 
     kind: EventKind
     path: str
     children: frozenset[str]
     """Their names now."""
     added: frozenset[str]
-    """Those that were not there at the last event."""
+    """The names that are new since the last event."""
     removed: frozenset[str]
-    """Those that were there at the last event and are not now."""
+    """The names that are gone since the last event."""
     stat: Stat | None
 
     @property
@@ -193,20 +195,20 @@ class ChildrenEvent(NamedTuple):
 
 
 class RawKind(enum.Enum):
-    """What a `RawEvent` tells."""
+    """What a `RawEvent` reports."""
 
     CREATED = "created"
     DELETED = "deleted"
     DATA_CHANGED = "data_changed"
     CHILDREN_CHANGED = "children_changed"
     MISSED = "missed"
-    """The watch was set just now, so whatever happened before may not have been told."""
+    """The watch was just set, also after a reconnect: earlier events may be missing."""
 
 
 class RawEvent(NamedTuple):
-    """An event as the server has sent it."""
+    """An event as the server sent it."""
 
     kind: RawKind
     path: str
     zxid: int | None
-    """The transaction that made it; None where the server does not tell (before 3.9) and for MISSED."""
+    """The transaction that caused it; None if the server does not send it (before 3.9), and for MISSED."""

@@ -1,4 +1,4 @@
-"""What callers pass, checked before anything is sent. Each error names the value, the rule and the remedy."""
+"""Checks of arguments, before anything is sent. Each error names the value, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F")
 
 _INT32 = 0x80000000
 
-# The server's create modes (`CreateMode`), by what is asked for.
+# The server's create modes (`CreateMode`).
 _EPHEMERAL = 1
 _SEQUENTIAL = 2
 CONTAINER = 4
@@ -25,25 +25,25 @@ SEQUENTIAL_WITH_TTL = 6
 MAX_TTL = 0xFFFFFFFFFF / 1000
 """The longest time to live, in seconds (about 35 years): the server has 40 bits for milliseconds."""
 SESSION_TIMEOUT_LIMIT = 1000
-"""Seconds. One as long is refused: servers grant at most 40 s by default, so it was meant in milliseconds."""
+"""Seconds. This and more is refused: servers grant at most 40 s by default, so milliseconds were meant."""
 CONNECT_TIMEOUT_LIMIT = 3600
-"""Seconds. One as long is refused for the same reason."""
+"""Seconds. This and more is refused for the same reason."""
 
 
 def data(value: bytes) -> bytes:
-    """Data of a znode: bytes, never None (other clients choke on null data)."""
+    """Check data of a znode: bytes, never None, since other clients fail on null data."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    given = type(value).__name__  # what is in it is not shown: data can be secret
+    given = type(value).__name__  # never the value: data can be secret
     if isinstance(value, str):
         given = f"a str of {len(value):,} characters; encode it, such as with .encode()"
     raise UsageTypeError(f"data must be bytes, not {given}")
 
 
 def version(value: int | None) -> int:
-    """A version that is expected, or None for any."""
+    """Check an expected version, or None for any."""
     if value is None:
         return -1
     if not isinstance(value, int) or isinstance(value, bool):
@@ -56,7 +56,7 @@ def version(value: int | None) -> int:
 
 
 def limit(value: int) -> int:
-    """How many may hold a semaphore at once."""
+    """Check the limit of a semaphore: how many may hold it at once."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise UsageTypeError(f"limit must be an int, not {shown(value)}")
     if not 1 <= value < _INT32:
@@ -65,7 +65,7 @@ def limit(value: int) -> int:
 
 
 def depth(value: int | None) -> int | None:
-    """How many levels of a tree, or None for all."""
+    """Check a number of levels of a tree, or None for all."""
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
@@ -76,7 +76,7 @@ def depth(value: int | None) -> int | None:
 
 
 def predicate(value: F, name: str) -> F:
-    """A function that says yes or no."""
+    """Check a function that returns yes or no."""
     if not callable(value):
         raise UsageTypeError(f"{name} must be a function, not {shown(value)}")
     if inspect.iscoroutinefunction(value):
@@ -85,7 +85,7 @@ def predicate(value: F, name: str) -> F:
 
 
 def number_or_predicate(value: int | F, name: str) -> int | F:
-    """How many at least, or a function that says yes or no."""
+    """Check a least number, or a function that returns yes or no."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise UsageValueError(f"{name} must be 0 or more, not {shown(value)}")
@@ -96,23 +96,25 @@ def number_or_predicate(value: int | F, name: str) -> int | F:
 
 
 def several(value: Sequence[str], name: str) -> Sequence[str]:
-    """Several strings, and not one string, which is a sequence too."""
+    """Check a sequence of strings that is not a string itself."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise UsageTypeError(f"{name} must be a list of strings, not {shown(value)}")
     if not value:
-        raise UsageValueError(f"{name} is empty; give at least one")
+        raise UsageValueError(f"{name} is empty; pass at least one")
     return value
 
 
 def distinct(values: Sequence[str], name: str) -> None:
-    """Each once."""
+    """Check that each value is there once."""
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
-        raise UsageValueError(f"{name} has {twice[0]!r} twice; it would wait for itself")
+        raise UsageValueError(
+            f"{name} contains {twice[0]!r} twice, which would wait for itself; name each once"
+        )
 
 
 def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
-    """An access control list: at least one entry."""
+    """Check an access control list: at least one entry."""
     if (
         isinstance(value, Acl)
         or not isinstance(value, Sequence)
@@ -120,10 +122,12 @@ def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
     ):
         raise UsageTypeError(
             f"acl must be a sequence of corral.Acl such as corral.OPEN_ACL, not {type(value).__name__}; "
-            "what was given is not shown, as it may hold a secret"
+            "the value is not shown, as it may contain a secret"
         )
     if not value:
-        raise UsageValueError("acl is empty: nobody could do anything with the znode; try corral.OPEN_ACL")
+        raise UsageValueError(
+            "acl is empty, so nobody could use the znode; pass an entry, such as corral.OPEN_ACL"
+        )
     for index, entry in enumerate(value):
         if not isinstance(entry.perms, int) or not 0 <= entry.perms <= Perm.ALL:
             raise UsageValueError(
@@ -136,32 +140,33 @@ def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
 
 
 def text(value: str, what: str) -> str:
-    """A string that can be sent. Errors do not show it, since it may be a secret."""
+    """Check a string that can be sent. Errors do not show it, since it may be a secret."""
     if not isinstance(value, str):
         raise UsageTypeError(f"{what} must be a str, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        where = error.start  # the error itself has the text in it
+        where = error.start  # raised below, since this error contains the text
     else:
         return value
-    raise UsageValueError(f"{what} is not valid Unicode: it has a lone surrogate at index {where}")
+    raise UsageValueError(f"{what} is not valid Unicode; remove the lone surrogate at index {where}")
 
 
 def credentials(value: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Pairs of a scheme and its secret; `Credentials` checks each of the two."""
+    """Check pairs of a scheme and a secret; `Credentials` checks the two."""
     if not isinstance(value, Sequence) or not all(
         isinstance(each, tuple) and len(each) == 2 for each in value
     ):
         raise UsageTypeError(
             'auth must be a list of pairs (scheme, secret) such as [("digest", b"user:password")]; '
-            "what was given is not shown, as it may be secret"
+            "the value is not shown, as it may be secret"
         )
     return list(value)
 
 
 def new_path(chroot: str, path: str, *, sequential: bool) -> str:
-    """The full path of a znode to be created; a sequential one may end with '/', as its name is a number."""
+    """The full path of a znode to create. A sequential one may end with '/', as its name can be the number
+    alone."""
     if sequential and isinstance(path, str) and path.endswith("/") and not path.endswith("//"):
         return paths.resolve(chroot, path[:-1] or "/").rstrip("/") + "/"
     return paths.resolve(chroot, path)
@@ -170,11 +175,9 @@ def new_path(chroot: str, path: str, *, sequential: bool) -> str:
 def create_flags(
     *, ephemeral: bool = False, sequential: bool = False, container: bool = False, ttl: float | None = None
 ) -> int:
-    """The server's number for a kind of znode."""
+    """The server's number for a kind of znode (`CreateMode`)."""
     if container and (ephemeral or sequential or ttl is not None):
-        raise UsageValueError(
-            "a container is neither ephemeral nor sequential and has no ttl; leave those out"
-        )
+        raise UsageValueError("a container cannot be ephemeral or sequential and has no ttl; leave those out")
     if ttl is not None and ephemeral:
         raise UsageValueError("an ephemeral znode lives as long as its session and has no ttl; leave one out")
     if container:
@@ -187,7 +190,7 @@ def create_flags(
 
 
 def seconds(value: float, what: str) -> float:
-    """A time in seconds: positive and finite."""
+    """Check a time in seconds: positive and finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageTypeError(f"{what} must be a number of seconds, not {shown(value)}")
     if not 0 < value < math.inf or value > sys.float_info.max:
@@ -196,7 +199,7 @@ def seconds(value: float, what: str) -> float:
 
 
 def session_timeout(value: float) -> float:
-    """A session timeout in seconds. The protocol has milliseconds, so 0.001 is the least."""
+    """Check a session timeout in seconds. The protocol has milliseconds, so the least is 0.001."""
     timeout = _below(value, "session_timeout", SESSION_TIMEOUT_LIMIT)
     if timeout < 0.001:
         raise UsageValueError(
@@ -206,14 +209,14 @@ def session_timeout(value: float) -> float:
 
 
 def connect_timeout(value: float | None) -> float | None:
-    """How long to wait for the first session, in seconds, or None for ever."""
+    """Check how long to wait for the first session, in seconds, or None for no limit."""
     if value is None:
         return None
-    return _below(value, "connect_timeout", CONNECT_TIMEOUT_LIMIT, "; None waits for ever")
+    return _below(value, "connect_timeout", CONNECT_TIMEOUT_LIMIT, "; None waits without a limit")
 
 
 def _below(value: float, what: str, limit: int, otherwise: str = "") -> float:
-    """A time that is more likely to be milliseconds if it is as long as `limit`, or longer."""
+    """Check a time in seconds that probably means milliseconds if it reaches `limit`."""
     timeout = seconds(value, what)
     if timeout >= limit:
         unit, name = (3600, "hours") if timeout >= 3600 else (60, "minutes")
@@ -225,7 +228,7 @@ def _below(value: float, what: str, limit: int, otherwise: str = "") -> float:
 
 
 def size(value: int, what: str) -> int:
-    """A frame limit in bytes."""
+    """Check a frame limit in bytes."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise UsageTypeError(f"{what} must be an int, a number of bytes, not {shown(value)}")
     if not 1024 <= value < _INT32:
@@ -234,11 +237,11 @@ def size(value: int, what: str) -> int:
 
 
 def tick_time(value: float, session_timeout: float) -> float:
-    """The servers' tick in seconds: no session is shorter."""
+    """Check the servers' tick in seconds: no session timeout is shorter."""
     tick = seconds(value, "tick_time")
     if tick > session_timeout:
         raise UsageValueError(
-            f"tick_time {value!r} is longer than session_timeout {session_timeout!r}: no server grants that; "
-            "it is in seconds, 2 unless configured"
+            f"tick_time {value!r} is longer than session_timeout {session_timeout!r}, and no server "
+            "grants that; pass it in seconds, 2 by default"
         )
     return tick

@@ -202,3 +202,118 @@ def caught(error: Exception) -> str:
             return str(error)
         case _:
             raise error
+
+
+def what_is_made(zk: corral.Client) -> None:
+    """The classes that the client's methods return, which users write in their own annotations."""
+    lock: corral.Lock = zk.lock("/l")
+    rw: corral.RWLock = zk.rwlock("/rw")
+    sides: tuple[corral.ReadLock, corral.WriteLock] = (rw.read(), rw.write())
+    semaphore: corral.Semaphore = zk.semaphore("/s", 5)
+    election: corral.Election = zk.election("/e")
+    several: corral.MultiLock = zk.multi_lock(["/a", "/b"])
+    leaders: corral.LeaderWatch = election.leaders()
+    node: corral.NodeWatch = zk.watch("/n")
+    children: corral.ChildrenWatch = zk.watch_children("/n")
+    tree: corral.TreeWatch = zk.watch_tree("/n")
+    raw: corral.RawWatch = zk.watch_raw("/n")
+    assert_type(zk.chroot_path, str)
+    assert_type(lock.path, str)
+    assert_type(lock.name, str)
+    assert_type(rw.path, str)
+    assert_type(semaphore.limit, int)
+    assert_type(several.paths, tuple[str, ...])
+    print(sides, leaders, node, children, tree, raw)
+
+
+async def who_is_there(zk: corral.Client, held: corral.Held) -> None:
+    assert_type(held.name, str)
+    assert_type(held.node, str)
+    assert_type(held.session_id, int)
+    assert_type(await zk.lock("/l").locked(), bool)
+    assert_type(await zk.semaphore("/s", 5).waiters(), list[corral.Contender])
+    assert_type(await zk.election("/e").candidates(), list[corral.Contender])
+    leader = await zk.election("/e").leader()
+    assert_type(leader, corral.Contender | None)
+    if leader is not None:
+        assert_type(leader.name, str)
+        assert_type(leader.sequence, int)
+        assert_type(leader.stat, corral.Stat)
+
+
+def a_cache(cache: corral.Cache) -> None:
+    assert_type(cache.is_current, bool)
+    print(list(cache), list(cache.keys()), list(cache.values()))
+    for path, node in cache.items():
+        assert_type(path, str)
+        assert_type(node.data, bytes)
+        assert_type(node.stat, corral.Stat)
+    cache.close()
+
+
+def records(stat: corral.Stat, acl: corral.Acl, family: corral.ChildrenEvent, raw: corral.RawEvent) -> None:
+    assert_type((stat.czxid, stat.mzxid, stat.pzxid), tuple[int, int, int])
+    assert_type((stat.version, stat.cversion, stat.aversion), tuple[int, int, int])
+    assert_type((stat.ephemeral_owner, stat.data_length, stat.num_children), tuple[int, int, int])
+    assert_type(stat.ctime, float)
+    assert_type((acl.perms, acl.scheme, acl.id), tuple[corral.Perm, str, str])
+    assert_type(family.removed, frozenset[str])
+    assert_type(family.exists, bool)
+    assert_type(raw.path, str)
+    assert_type(corral.OPEN_ACL, tuple[corral.Acl, ...])
+    all_of_them = (
+        corral.Perm.READ | corral.Perm.WRITE | corral.Perm.CREATE | corral.Perm.DELETE | corral.Perm.ADMIN
+    )
+    assert_type(all_of_them, corral.Perm)
+    assert_type(corral.Perm.ALL & all_of_them, corral.Perm)
+
+
+def exhausted(state: corral.State, kind: corral.EventKind, raw: corral.RawKind) -> str:
+    """mypy misses a return here when a member is added that these do not have."""
+    match state:
+        case corral.State.CONNECTED | corral.State.SUSPENDED | corral.State.LAPSED | corral.State.EXPIRED:
+            pass
+        case corral.State.AUTH_FAILED | corral.State.CLOSED:
+            return "final"
+    match raw:
+        case corral.RawKind.CREATED | corral.RawKind.DELETED | corral.RawKind.MISSED:
+            pass
+        case corral.RawKind.DATA_CHANGED | corral.RawKind.CHILDREN_CHANGED:
+            return "changed"
+    match kind:
+        case corral.EventKind.PRESENT | corral.EventKind.CREATED | corral.EventKind.CHANGED:
+            return "there"
+        case corral.EventKind.ABSENT | corral.EventKind.DELETED:
+            return "gone"
+        case corral.EventKind.COMPLETE:
+            return "complete"
+
+
+def whose_fault(error: corral.CorralError) -> str:
+    match error:
+        case corral.NoNode() | corral.NodeExists() | corral.NotEmpty() | corral.NoChildrenForEphemerals():
+            return "another client's, or the caller's"
+        case corral.NoAuth() | corral.InvalidAcl() | corral.BadArguments() | corral.Unimplemented():
+            assert_type(error.code, int)
+            return "the configuration's"
+        case corral.NoWatcher() | corral.SessionMoved() | corral.OtherServerError() | corral.ReplyError():
+            assert_type(error.operation, str)
+            return "a server's"
+        case corral.OperationError():
+            assert_type(error.path, str | None)
+            return "the network's"
+        case corral.SessionExpired() | corral.LockLost() | corral.AuthFailed() | corral.ClientClosed():
+            return "over"
+        case corral.EnsembleBehind() | corral.ConnectTimeout():
+            return "the operator's"
+        case corral.LimitMismatch():
+            assert_type(error.ours, int)
+            assert_type(error.theirs, int | None)
+            return "configured apart"
+        case corral.AlreadyHeld() | corral.UsageStateError():
+            assert_type(corral.ConnectionLoss.MOST_LOSSES, int)
+            return "called too early, or too late"
+        case corral.UsageValueError() | corral.UsageTypeError():
+            return "the caller's"
+        case _:
+            raise error
