@@ -15,8 +15,8 @@ import pytest
 from loops import LOOPBACK, Recorder, both, pair, run, settle, this, virtual
 
 from corral.errors import UsageValueError
-from corral.testing.memory_network import WINDOW
-from corral.testing.virtual import VirtualLoop
+from corral.testing.virtual.loop import VirtualLoop
+from corral.testing.virtual.memory_network import WINDOW
 
 # The network: what TCP does under asyncio is the truth
 

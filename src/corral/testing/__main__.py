@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from corral.errors import UsageError
 from corral.testing import EmbeddedServer, ServerUnavailable
-from corral.testing._server import LOOPBACK
+from corral.testing.network import LOOPBACK
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 __all__ = ["main"]

@@ -5,8 +5,8 @@
             outcome = await run.operation(zk.lock("/lock").acquire())
             ...  # whatever has become of it, check what must be true
 
-    tally = await every_cut(proxy, scenario)
-    assert not tally.broken, tally
+    report = await every_cut(proxy, scenario)
+    assert not report.broken, report
 
 A scenario checks its own invariants, best through a client that is not behind the proxy, and raises whatever
 says that one is broken. What every run is held to beside them: it ends within its bound; it leaves no task
@@ -24,9 +24,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
-from corral.testing.proxy import FaultProxy, Kind, Message, Moment, Point
+from corral.testing.network.points import Message, MessageKind, Moment, Point
+from corral.testing.network.proxy import FaultProxy
 
-__all__ = ["Broken", "Outcome", "Run", "Scenario", "Tally", "Way", "every_cancel", "every_cut"]
+__all__ = [
+    "CancelMode",
+    "InvariantViolated",
+    "Outcome",
+    "Report",
+    "Run",
+    "Scenario",
+    "every_cancel",
+    "every_cut",
+]
 
 T = TypeVar("T")
 
@@ -38,11 +48,11 @@ TURNS_AFTER_MESSAGE = 5
 """In how many turns after a message the operation is cancelled: by then all have seen what it brought."""
 
 
-class Broken(AssertionError):
+class InvariantViolated(AssertionError):
     """A run has broken what every run is held to."""
 
 
-class Way(enum.Enum):
+class CancelMode(enum.Enum):
     """What happens to the connection in the moment of a cancel."""
 
     NOTHING = "no cut"
@@ -74,7 +84,7 @@ class Run:
         self.steps = 0
         """How often the operation has waited."""
         self.messages = 0
-        """How many messages, pings aside, came to the proxy while it was under way."""
+        """How many messages, pings aside, came to the proxy while it was under mode."""
         self.reached = False
         """Whether the run has come to its point."""
         self._proxy = proxy
@@ -84,8 +94,8 @@ class Run:
     async def operation(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
         """Run the operation under test in a task of its own, and return what became of it.
 
-        Waits at most `bound` seconds (30) for it, then cancels it and raises `Broken`. Cancelled, it cancels
-        the operation and does not wait for its end.
+        Waits at most `bound` seconds (30) for it, then cancels it and raises `InvariantViolated`. Cancelled,
+        it cancels the operation and does not wait for its end.
         """
         async with self._proxy.record(self._on_message):
             self._task = asyncio.get_running_loop().create_task(self._observed(coroutine))
@@ -97,11 +107,11 @@ class Run:
             if not self._task.done():
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=self._bound)
-                raise Broken(f"the operation hangs: not done after {self._bound:g} s")
+                raise InvariantViolated(f"the operation hangs: not done after {self._bound:g} s")
         await self._ended()
         if self._task.cancelled():
             if not self.reached:
-                raise Broken("the operation ended as cancelled, and nobody had cancelled it")
+                raise InvariantViolated("the operation ended as cancelled, and nobody had cancelled it")
             return Outcome(None, None, True)
         error = self._task.exception()
         return Outcome(None if error else self._task.result(), error, False)
@@ -134,9 +144,9 @@ class Run:
 class _Cancelling(Run):
     """A run that cancels its operation, and does something to the connection in the same tick."""
 
-    def __init__(self, proxy: FaultProxy, bound: float, way: Way, at_once: bool) -> None:
+    def __init__(self, proxy: FaultProxy, bound: float, mode: CancelMode, at_once: bool) -> None:
         super().__init__(proxy, bound)
-        self._way = way
+        self._mode = mode
         self._at_once = at_once
         self._cutting: asyncio.Task[None] | None = None
         self._late = False
@@ -147,10 +157,10 @@ class _Cancelling(Run):
         loop = asyncio.get_running_loop()
         self.reached = True
         self._task.cancel()
-        if self._way is Way.BLACK_HOLE:
+        if self._mode is CancelMode.BLACK_HOLE:
             self._cutting = loop.create_task(self._black_hole(self._task))
-        elif self._way is not Way.NOTHING:
-            self._cutting = loop.create_task(self._proxy.cut(reset=self._way is Way.RST))
+        elif self._mode is not CancelMode.NOTHING:
+            self._cutting = loop.create_task(self._proxy.cut(reset=self._mode is CancelMode.RST))
         self._in_turns(AT_ONCE, self._look)
 
     def _look(self) -> None:
@@ -164,7 +174,9 @@ class _Cancelling(Run):
         if self._cutting is not None:
             await asyncio.wait([self._cutting])
         if self._late and self._at_once:
-            raise Broken(f"cancelled, the operation had not ended {AT_ONCE} turns of the event loop later")
+            raise InvariantViolated(
+                f"cancelled, the operation had not ended {AT_ONCE} turns of the event loop later"
+            )
 
     def _in_turns(self, turns: int, act: Callable[[], None]) -> None:
         if turns == 0:
@@ -177,9 +189,9 @@ class _AtStep(_Cancelling):
     """Cancels where the operation waits, or in the tick in which what it waits for is there."""
 
     def __init__(
-        self, proxy: FaultProxy, bound: float, way: Way, at_once: bool, step: int, *, as_it_ends: bool
+        self, proxy: FaultProxy, bound: float, mode: CancelMode, at_once: bool, step: int, *, as_it_ends: bool
     ) -> None:
-        super().__init__(proxy, bound, way, at_once)
+        super().__init__(proxy, bound, mode, at_once)
         self._step = step
         self._as_it_ends = as_it_ends
 
@@ -193,16 +205,16 @@ class _AtStep(_Cancelling):
 
     def __str__(self) -> str:
         when = "as it is answered" if self._as_it_ends else "while it waits"
-        return f"cancelled at wait {self._step}, {when}, {self._way.value}"
+        return f"cancelled at wait {self._step}, {when}, {self._mode.value}"
 
 
 class _AtMessage(_Cancelling):
     """Cancels some turns of the event loop after a message has come to the proxy."""
 
     def __init__(
-        self, proxy: FaultProxy, bound: float, way: Way, at_once: bool, number: int, turns: int
+        self, proxy: FaultProxy, bound: float, mode: CancelMode, at_once: bool, number: int, turns: int
     ) -> None:
-        super().__init__(proxy, bound, way, at_once)
+        super().__init__(proxy, bound, mode, at_once)
         self._number = number
         self._turns = turns
 
@@ -211,14 +223,14 @@ class _AtMessage(_Cancelling):
             self._in_turns(self._turns, self._strike)
 
     def __str__(self) -> str:
-        return f"cancelled {self._turns} turns after message {self._number}, {self._way.value}"
+        return f"cancelled {self._turns} turns after message {self._number}, {self._mode.value}"
 
 
 Scenario: TypeAlias = Callable[[Run], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Tally:
+class Report:
     """How many points were tried, how many of them were reached, and which have broken something."""
 
     what: str
@@ -233,15 +245,15 @@ class Tally:
 
 async def every_cut(
     proxy: FaultProxy, scenario: Scenario, *, what: str = "cuts", bound: float = BOUND
-) -> Tally:
+) -> Report:
     """Cut the connection at each message of a scenario: before each request reaches the server, after it was
     carried out, after its reply; instead of each event, and after it; each with FIN and with RST.
 
     A point that is not reached, since runs differ, is tried all the same, as a run without a cut. Each run
     may take three times `bound` seconds; one that takes longer counts as broken. Cancelled, it cancels the
-    run that is under way.
+    run that is under mode.
     """
-    tally = Tally(what)
+    report = Report(what)
     async with proxy.record(lambda message: message.operation != "ping") as seen:
         await _held_to(scenario, Run(proxy, bound))
     for point in _cut_points(seen):
@@ -249,8 +261,8 @@ async def every_cut(
             async with proxy.cut_at(point, reset=reset) as cut:
                 error = await _tried(scenario, Run(proxy, bound))
             at = cut.message or "not reached"
-            _count(tally, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
-    return tally
+            _count(report, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
+    return report
 
 
 async def every_cancel(
@@ -258,49 +270,49 @@ async def every_cancel(
     scenario: Scenario,
     *,
     what: str = "cancels",
-    ways: Sequence[Way] = tuple(Way),
+    modes: Sequence[CancelMode] = tuple(CancelMode),
     at_once: bool = True,
     bound: float = BOUND,
-) -> Tally:
+) -> Report:
     """Cancel a scenario's operation at each of its waits, while it waits and in the tick in which what it
-    waits for is there; and some turns of the event loop after each message. Each in each of the `ways`.
+    waits for is there; and some turns of the event loop after each message. Each in each of the `modes`.
 
     The cancelled operation must end `at_once`, within a few turns of the event loop; else within its bound.
     Each run may take three times `bound` seconds; one that takes longer counts as broken. Cancelled itself,
-    `every_cancel` cancels the run that is under way.
+    `every_cancel` cancels the run that is under mode.
     """
-    tally = Tally(what)
+    report = Report(what)
     count = Run(proxy, bound)
     await _held_to(scenario, count)
 
     def points() -> Iterator[_Cancelling]:
-        for way in ways:
+        for mode in modes:
             for step in range(count.steps):
                 for as_it_ends in (False, True):
-                    yield _AtStep(proxy, bound, way, at_once, step, as_it_ends=as_it_ends)
+                    yield _AtStep(proxy, bound, mode, at_once, step, as_it_ends=as_it_ends)
             for number in range(count.messages):
                 for turns in range(TURNS_AFTER_MESSAGE):
-                    yield _AtMessage(proxy, bound, way, at_once, number, turns)
+                    yield _AtMessage(proxy, bound, mode, at_once, number, turns)
 
     for run in points():
         error = await _tried(scenario, run)
-        _count(tally, str(run), run.reached, error)
-    return tally
+        _count(report, str(run), run.reached, error)
+    return report
 
 
 def _cut_points(seen: Sequence[Message]) -> Iterator[Point]:
-    requests = sum(message.kind is Kind.REQUEST for message in seen)
-    events = sum(message.kind is Kind.EVENT for message in seen)
+    requests = sum(message.kind is MessageKind.REQUEST for message in seen)
+    events = sum(message.kind is MessageKind.EVENT for message in seen)
     for moment in Moment:
         for nth in range(1, (events if moment.of_event else requests) + 1):
             yield Point(moment, nth=nth)
 
 
-def _count(tally: Tally, point: str, reached: bool, error: Exception | None) -> None:
-    tally.tried += 1
-    tally.reached += reached
+def _count(report: Report, point: str, reached: bool, error: Exception | None) -> None:
+    report.tried += 1
+    report.reached += reached
     if error is not None:
-        tally.broken.append(f"{point}: {type(error).__name__}: {error}")
+        report.broken.append(f"{point}: {type(error).__name__}: {error}")
 
 
 async def _tried(scenario: Scenario, run: Run) -> Exception | None:
@@ -320,7 +332,7 @@ async def _held_to(scenario: Scenario, run: Run) -> None:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise Broken(f"the scenario hangs: not done after {3 * run._bound:g} s") from error
+            raise InvariantViolated(f"the scenario hangs: not done after {3 * run._bound:g} s") from error
 
 
 @contextlib.asynccontextmanager
@@ -342,11 +354,11 @@ async def _nothing_left() -> AsyncIterator[None]:
             left = {task for task in asyncio.all_tasks() - tasks if not task.done()}
         gc.collect()  # "exception was never retrieved" is said when a future goes
         if left:
-            raise Broken(f"tasks are left behind: {left}")
+            raise InvariantViolated(f"tasks are left behind: {left}")
         if overdue := _timers(loop) - timers:
-            raise Broken(f"timers are left behind: {overdue}")
+            raise InvariantViolated(f"timers are left behind: {overdue}")
         if complaints:
-            raise Broken(f"errors that only the event loop saw: {complaints}")
+            raise InvariantViolated(f"errors that only the event loop saw: {complaints}")
     finally:
         loop.set_exception_handler(handler)
 

@@ -42,12 +42,13 @@ import pytest
 import corral
 from corral.errors import CorralError, UsageError
 from corral.session.hosts import Hosts, parse
-from corral.testing._server import Server, ServerUnavailable, running_loop
-from corral.testing.containers import ContainerServer
 from corral.testing.embedded import EmbeddedServer
-from corral.testing.local import LocalServer
-from corral.testing.proxy import FaultProxy
-from corral.testing.virtual import VirtualLoop
+from corral.testing.event_loop import running_loop
+from corral.testing.network.proxy import FaultProxy
+from corral.testing.servers.base import Server, ServerUnavailable
+from corral.testing.servers.container import ContainerServer
+from corral.testing.servers.local import LocalServer
+from corral.testing.virtual.loop import VirtualLoop
 
 __all__ = ["faults", "zk", "zookeeper", "zookeeper_hosts", "zookeeper_root"]
 

@@ -10,7 +10,7 @@ from corral.wire import messages
 from . import acls
 from .acls import AccessList
 from .codes import OK
-from .link import Link
+from .server_connection import ServerConnection
 from .tree import Node, Tree, parent_of
 from .watches import Firing, ServerWatches
 from .writes import Change, Creation, Deletion, NewAcl, NewData
@@ -29,7 +29,7 @@ class Database:
 
     def __init__(self, *, version: str, wall: Callable[[], int]) -> None:
         self.tree = Tree()
-        self.watches: ServerWatches[Link] = ServerWatches(version=version)
+        self.watches: ServerWatches[ServerConnection] = ServerWatches(version=version)
         self.zxid = 0
         """The last transaction. Whoever begins one counts it up, before it is known what comes of it."""
         self._wall = wall
@@ -65,14 +65,14 @@ class Database:
             node.aversion = change.version
         return node
 
-    def _tell(self, firing: Firing[Link], acl: AccessList) -> None:
+    def _tell(self, firing: Firing[ServerConnection], acl: AccessList) -> None:
         """Send an event to those who may read its node (CVE-2024-23944); the others' watches are used up."""
         kind, path, watchers = firing
         if watchers:
             frame = event(kind, path, self.zxid if self._events_have_zxids else NO_ZXID)
-            for link in watchers:
-                if acl.allows(acls.READ, link.identities):
-                    link.send(frame)
+            for connection in watchers:
+                if acl.allows(acls.READ, connection.identities):
+                    connection.send(frame)
 
 
 def event(kind: int, path: str, zxid: int) -> bytes:

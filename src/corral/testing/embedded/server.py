@@ -19,10 +19,12 @@ from typing import Literal, Self
 
 from corral import verify
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
-from corral.testing._server import ANSWER_TIMEOUT, LOOPBACK, Server, running_loop
+from corral.testing.event_loop import running_loop
+from corral.testing.network import LOOPBACK
+from corral.testing.servers.base import ANSWER_TIMEOUT, Server
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
-from .places import Here, OnThread, Place
+from .loop_host import CallersLoop, LoopHost, ThreadLoop
 from .process import Process
 from .zookeeper import Config, ZooKeeper
 
@@ -92,8 +94,8 @@ class EmbeddedServer(Server):
         self._host = verify.text(host, "host")
         self._wanted_port = _port(port)
         self._process: Process | None = None
-        self._thread = OnThread() if thread else None
-        self._place: Place = self._thread or Here()
+        self._thread = ThreadLoop() if thread else None
+        self._loop_host: LoopHost = self._thread or CallersLoop()
 
     def __repr__(self) -> str:
         state = "paused" if self.paused else "running" if self.running else "down"
@@ -129,7 +131,7 @@ class EmbeddedServer(Server):
         running_loop()
         self._check_down()
         try:
-            await self._place.run(self._start)
+            await self._loop_host.run(self._start)
         except BaseException:
             self._undo_start()
             raise
@@ -152,13 +154,13 @@ class EmbeddedServer(Server):
     def pause(self) -> None:
         """Freeze it: connections stay open, new ones are accepted, and nothing is answered, nor expired."""
         process = self._up()
-        self._place.call(process.pause)
+        self._loop_host.call(process.pause)
 
     def resume(self) -> None:
         """Let a paused server run on. What has expired meanwhile expires first."""
         process = self._up()
         if process.paused:
-            self._place.call(process.resume)
+            self._loop_host.call(process.resume)
 
     async def expire(self, session_id: int) -> None:
         """End a session as if its client had not been heard of for too long: its connection is closed, and
@@ -167,7 +169,7 @@ class EmbeddedServer(Server):
         process = self._up()
         if process.paused:
             raise UsageStateError(f"{self!r} cannot expire a session; resume() it first")
-        if not self._place.call(partial(process.expire, session_id)):
+        if not self._loop_host.call(partial(process.expire, session_id)):
             raise UsageValueError(f"there is no session 0x{session_id:x}; Client.session_id has a client's")
 
     async def close(self) -> None:
@@ -176,7 +178,7 @@ class EmbeddedServer(Server):
         finally:
             if not self.running:  # as it is if this was the wrong loop to call it from
                 self._process = None
-                self._place.close()
+                self._loop_host.close()
 
     async def four_letter_word(self, word: str, *, timeout: float = ANSWER_TIMEOUT) -> str:
         """Ask with a four letter word, without a connection. Raises `ConnectionRefusedError` if the server is
@@ -186,7 +188,7 @@ class EmbeddedServer(Server):
             raise ConnectionRefusedError(f"{self!r} does not run")
         if process.paused:
             raise TimeoutError(f"{self!r} does not answer")
-        return self._place.call(partial(process.answer, word))
+        return self._loop_host.call(partial(process.answer, word))
 
     def __enter__(self) -> Self:
         if self._thread is None:
@@ -222,13 +224,13 @@ class EmbeddedServer(Server):
     def _undo_start(self) -> None:
         self._be_down()
         if self._process is None:
-            self._place.close()
+            self._loop_host.close()
 
     async def _end(self, *, abort: bool) -> None:
         process = self._process
         if process is not None:
             try:
-                await self._place.run(partial(process.end, abort=abort))
+                await self._loop_host.run(partial(process.end, abort=abort))
             except asyncio.CancelledError:
                 self._be_down()
                 raise

@@ -25,7 +25,7 @@ L = TypeVar("L")
 class Session(Generic[L]):
     """One session."""
 
-    __slots__ = ("bucket", "id", "is_local", "link", "timeout")
+    __slots__ = ("bucket", "connection", "id", "is_local", "timeout")
 
     def __init__(self, session_id: int, timeout: int, *, is_local: bool) -> None:
         self.id = session_id
@@ -33,7 +33,7 @@ class Session(Generic[L]):
         """As negotiated last; a session that moves to another connection negotiates again."""
         self.is_local = is_local
         """Whether it is a read-only server's own, which no transaction made."""
-        self.link: L | None = None
+        self.connection: L | None = None
         """The connection that it is served on now, if there is one."""
         self.bucket = 0
         """When it expires, unless it is touched."""

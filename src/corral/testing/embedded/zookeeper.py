@@ -1,8 +1,8 @@
 """A standalone ZooKeeper server as pure data: frames and `now` in, frames out.
 
 It does what a real one does, in one thread and at once: where the real one has a pipeline of processors, a
-request here is over when `Link.received` returns. What can be told apart from outside is the same, and held
-to be so by tests against the real server:
+request here is over when `ServerConnection.received` returns. What can be told apart from outside is the
+same, and held to be so by tests against the real server:
 
 - The order of what is sent. A watch event that a write causes reaches the writer before the write's reply,
   and everybody else before any reply that could show the change.
@@ -39,17 +39,17 @@ from corral.wire import messages
 from corral.wire.compile import DecodeError
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
-from . import acls, words
+from . import acls
 from .codes import AUTH_FAILED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
 from .database import NO_ZXID, Database
-from .link import Buffer, Client, Link
 from .requests import BODY, REFUSED_READ_ONLY, Requests
+from .server_connection import Buffer, FrameTransport, ServerConnection
 from .sessions import PASSWORD_SIZE, Session, Sessions
 from .tree import Tree
 from .watches import ServerWatches
 from .writes import Deletion
 
-__all__ = ["Client", "Config", "Link", "ZooKeeper"]
+__all__ = ["Config", "ZooKeeper"]
 
 _HEADER = struct.Struct(">ii")
 _LEAST_CONNECT = 28  # a connect request with an empty password and without what came with 3.4
@@ -102,12 +102,12 @@ class ZooKeeper:
         self.config = config
         version = "3.8" if config.version == "3.5" else config.version
         self.database = Database(version=version, wall=self._wall_now)
-        self.links: dict[Link, None] = {}
+        self.connections: dict[ServerConnection, None] = {}
         """The connections that are open, oldest first."""
         self.read_only = config.read_only
         """May be changed: the connections stay, and what is made of their requests is another thing."""
         seed = random.getrandbits(64) if config.seed is None else config.seed & (1 << 64) - 1
-        self.sessions: Sessions[Link] = Sessions(
+        self.sessions: Sessions[ServerConnection] = Sessions(
             _milliseconds(config.tick_time),
             _milliseconds(config.least_timeout),
             _milliseconds(config.most_timeout),
@@ -137,7 +137,7 @@ class ZooKeeper:
         return self.database.tree
 
     @property
-    def watches(self) -> ServerWatches[Link]:
+    def watches(self) -> ServerWatches[ServerConnection]:
         """Who is to be told of what."""
         return self.database.watches
 
@@ -148,48 +148,50 @@ class ZooKeeper:
 
     # Connections
 
-    def accept(self, client: Client, now: float, *, host: str = "127.0.0.1", port: int = 0) -> Link:
-        """A client has connected, from this address; access control goes by it."""
+    def accept(
+        self, transport: FrameTransport, now: float, *, host: str = "127.0.0.1", port: int = 0
+    ) -> ServerConnection:
+        """Accept a client's connection. Access control by ``ip`` uses its address."""
         self.tick(now)
-        link = Link(self, client, host, port, self.wall_time(now))
-        self.links[link] = None
-        return link
+        connection = ServerConnection(self, transport, host, port, self.wall_time(now))
+        self.connections[connection] = None
+        return connection
 
-    def received(self, link: Link, now: float, frame: Buffer) -> None:
+    def received(self, connection: ServerConnection, now: float, frame: Buffer) -> None:
         """A frame has come in on an open connection."""
         if _clock(now) >= self._due:
             self.tick(now)
-            if not link.is_open:
+            if not connection.is_open:
                 return  # its session has expired
         self._now = now
         self.packets_received += 1
-        link.packets_received += 1
+        connection.packets_received += 1
         if len(frame) > self.config.jute_maxbuffer:
-            self._drop(link)
-        elif link.session is None:
-            self._connect(link, frame)
+            self._drop(connection)
+        elif connection.session is None:
+            self._connect(connection, frame)
         elif len(frame) < BODY:
-            self._drop(link)
+            self._drop(connection)
         else:
-            self._request(link, link.session, frame)
+            self._request(connection, connection.session, frame)
 
-    def lost(self, link: Link, now: float) -> None:
+    def lost(self, connection: ServerConnection, now: float) -> None:
         """A connection is gone."""
         self._now = max(self._now, now)
-        self._forget(link)
+        self._forget(connection)
 
-    def _drop(self, link: Link) -> None:
+    def _drop(self, connection: ServerConnection) -> None:
         """Close a connection from this side."""
-        self._forget(link)
-        link.close()
+        self._forget(connection)
+        connection.close()
 
-    def _forget(self, link: Link) -> None:
-        if link in self.links:
-            del self.links[link]
-            self._sent_before += link.packets_sent
-            self.watches.forget(link)
-            if link.session is not None and link.session.link is link:
-                link.session.link = None
+    def _forget(self, connection: ServerConnection) -> None:
+        if connection in self.connections:
+            del self.connections[connection]
+            self._sent_before += connection.packets_sent
+            self.watches.forget(connection)
+            if connection.session is not None and connection.session.connection is connection:
+                connection.session.connection = None
 
     # Time
 
@@ -223,8 +225,8 @@ class ZooKeeper:
         Nodes and sessions are there, and each session has all of its time again; connections, watches and
         a read-only server's own sessions are not.
         """
-        for link in list(self.links):
-            self._drop(link)
+        for connection in list(self.connections):
+            self._drop(connection)
         self._started = self._now = now
         self.packets_received = self._sent_before = 0
         self.sessions.restart(_clock(now))
@@ -237,7 +239,7 @@ class ZooKeeper:
 
     def packets_sent(self) -> int:
         """How many frames were sent since it was started."""
-        return self._sent_before + sum(link.packets_sent for link in self.links)
+        return self._sent_before + sum(connection.packets_sent for connection in self.connections)
 
     def uptime(self) -> int:
         """For how many milliseconds it has run."""
@@ -259,17 +261,17 @@ class ZooKeeper:
             self._end(session)
         return session is not None
 
-    def _end(self, session: Session[Link]) -> None:
+    def _end(self, session: Session[ServerConnection]) -> None:
         """A session is over without its client.
 
         That is cut off without a word. In a real server the events of the session's own ephemerals race with
         the closing of its connection; here they always lose.
         """
-        if session.link is not None:
-            self._drop(session.link)
+        if session.connection is not None:
+            self._drop(session.connection)
         self._close_session(session)
 
-    def _close_session(self, session: Session[Link]) -> None:
+    def _close_session(self, session: Session[ServerConnection]) -> None:
         self.sessions.remove(session)
         if session.is_local:
             return
@@ -279,17 +281,17 @@ class ZooKeeper:
         for path in paths:
             self.database.apply(Deletion(path))
 
-    def _connect(self, link: Link, frame: Buffer) -> None:
+    def _connect(self, connection: ServerConnection, frame: Buffer) -> None:
         try:
             asked = messages.decode_connect(frame, 0, len(frame))
         except DecodeError:
-            return self._drop(link)
+            return self._drop(connection)
         if (self.read_only and not asked.read_only) or asked.last_zxid > self.zxid:
-            return self._drop(link)
+            return self._drop(connection)
         is_old = len(frame) <= _LEAST_CONNECT + len(asked.password)
         milliseconds = _clock(self._now)
         timeout = self.sessions.negotiate(_milliseconds(asked.timeout))
-        session: Session[Link] | None
+        session: Session[ServerConnection] | None
         if asked.session_id == 0:
             if not self.read_only:
                 self.database.zxid += 1
@@ -298,82 +300,77 @@ class ZooKeeper:
             session = self.sessions.find(asked.session_id)
             if session is not None:
                 if self.read_only and not session.is_local:
-                    return self._drop(link)
-                if session.link is not None:
-                    self._drop(session.link)
+                    return self._drop(connection)
+                if session.connection is not None:
+                    self._drop(session.connection)
                 if asked.password != self.sessions.password(session.id):
                     session = None
         if session is None:
-            link.send(_connect_reply(0, 0, bytes(PASSWORD_SIZE), self.read_only, is_old))
-            return self._drop(link)
+            connection.send(_connect_reply(0, 0, bytes(PASSWORD_SIZE), self.read_only, is_old))
+            return self._drop(connection)
         session.timeout = timeout
-        session.link = link
-        link.session = session
+        session.connection = connection
+        connection.session = session
         self.sessions.touch(session, milliseconds)
         password = self.sessions.password(session.id)
-        link.send(_connect_reply(timeout, session.id, password, self.read_only, is_old))
+        connection.send(_connect_reply(timeout, session.id, password, self.read_only, is_old))
 
     # Requests
 
-    def _request(self, link: Link, session: Session[Link], frame: Buffer) -> None:
+    def _request(
+        self, connection: ServerConnection, session: Session[ServerConnection], frame: Buffer
+    ) -> None:
         xid, opcode = _HEADER.unpack_from(frame)
         if opcode == messages.AUTH.opcode:
-            return self._authenticate(link, xid, frame)
+            return self._authenticate(connection, xid, frame)
         if opcode == messages.SASL.opcode:
-            return self._sasl(link, xid, frame)
+            return self._sasl(connection, xid, frame)
         self.sessions.touch(session, _clock(self._now))
         if self.read_only and (opcode in REFUSED_READ_ONLY or (opcode == _CLOSE and not session.is_local)):
-            return link.reply(xid, self.zxid, NOT_READ_ONLY)
+            return connection.reply(xid, self.zxid, NOT_READ_ONLY)
         if opcode == _CLOSE:
             self._close_session(session)
-            link.reply(xid, self.zxid, OK)
-            return self._drop(link)
+            connection.reply(xid, self.zxid, OK)
+            return self._drop(connection)
         handler = self._handlers.get(opcode)
         if handler is None:
-            link.reply(xid, NO_ZXID, UNIMPLEMENTED)
-            return self._drop(link)
+            connection.reply(xid, NO_ZXID, UNIMPLEMENTED)
+            return self._drop(connection)
         try:
-            body = handler(link, frame)
+            body = handler(connection, frame)
         except Refused as refused:
-            link.reply(xid, self.zxid, refused.code, refused.body)
+            connection.reply(xid, self.zxid, refused.code, refused.body)
         except DecodeError:
-            link.reply(xid, self.zxid, MARSHALLING_ERROR)
+            connection.reply(xid, self.zxid, MARSHALLING_ERROR)
         else:
             if body is not None:
-                link.reply(messages.PING_XID if opcode == _PING else xid, self.zxid, OK, body)
-        link.last_opcode = opcode
+                connection.reply(messages.PING_XID if opcode == _PING else xid, self.zxid, OK, body)
+        connection.last_opcode = opcode
         if xid >= 0:
-            link.last_xid = xid
-        link.last_zxid = self.zxid
+            connection.last_xid = xid
+        connection.last_zxid = self.zxid
 
     # Who is asking
 
-    def _authenticate(self, link: Link, xid: int, frame: Buffer) -> None:
+    def _authenticate(self, connection: ServerConnection, xid: int, frame: Buffer) -> None:
         try:
             _, scheme, secret = messages.AUTH.request.decode(frame, BODY, len(frame))
         except DecodeError:
-            return self._drop(link)
+            return self._drop(connection)
         if scheme == "digest" and secret is not None:
-            link.add_identity(acls.digest_identity(secret))
+            connection.add_identity(acls.digest_identity(secret))
         elif scheme != "ip":  # whose identity the connection has from the start
-            link.reply(xid, 0, AUTH_FAILED)
-            return self._drop(link)
-        link.reply(xid, 0, OK)
+            connection.reply(xid, 0, AUTH_FAILED)
+            return self._drop(connection)
+        connection.reply(xid, 0, OK)
 
-    def _sasl(self, link: Link, xid: int, frame: Buffer) -> None:
+    def _sasl(self, connection: ServerConnection, xid: int, frame: Buffer) -> None:
         """A server that is not configured for SASL answers with no challenge, and goes on as before."""
         try:
             messages.SASL.request.decode(frame, BODY, len(frame))
         except DecodeError:
-            return self._drop(link)
-        link.reply(xid, 0, OK, messages.SASL.reply.encode(None))
-
-    # Four letter words
-
-    def answer(self, word: str, now: float) -> str:
-        """The answer to a four letter word; `words.known` tells which those are."""
-        self.tick(now)
-        return words.answer(self, word)
+            return self._drop(connection)
+        connection.reply(xid, 0, OK, messages.SASL.reply.encode(None))
 
 
 _SINCE_3_6 = (

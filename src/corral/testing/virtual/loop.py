@@ -36,7 +36,8 @@ from concurrent.futures import Executor
 from typing import Any, Final, NoReturn, TypeVar
 
 from corral.errors import CorralError, UsageValueError
-from corral.testing.memory_network import FIRST_DESCRIPTOR, MemoryNetwork, MemorySocket, SockAddr, sock_addr
+
+from .memory_network import FIRST_DESCRIPTOR, MemoryNetwork, MemorySocket, SockAddr, sock_addr
 
 __all__ = ["Deadlock", "VirtualLoop"]
 

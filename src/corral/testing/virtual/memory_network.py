@@ -2,7 +2,7 @@
 
 Only the kernel is imitated here, as Linux is on its loopback interface. What is above it is asyncio's own:
 its transports and servers run on these sockets, so that flow control, half-close, the order of callbacks and
-TLS are not another's idea of them. `corral.testing.virtual` puts the two together.
+TLS are not another's idea of them. `corral.testing.virtual.loop` puts the two together.
 
 - *Under way*: a piece of what was sent arrives after the network's latency, behind what was sent before it.
 - *The window*: what is under way to a socket, and what it has not read yet, are bounded; its peer is not
