@@ -62,9 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description=(
-            "Runs a standalone ZooKeeper server in memory, for clients in any language. When it serves, it "
-            "prints one line with its address; it runs until Ctrl-C or SIGTERM. Nothing is stored: all data is "
-            "lost when it ends."
+            "Runs a standalone ZooKeeper server in memory, for any client in any language. When it serves, it "
+            "prints one line with its address; it runs until Ctrl-C or SIGTERM. Nothing is stored: all data "
+            "is lost when it ends."
         ),
         epilog="All times are in seconds.",
     )
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--port",
         type=int,
         default=_PORT,
-        help="the port to listen on; 0 for a free one (default: %(default)s)",
+        help="the port; 0 for a free one (default: %(default)s)",
     )
     add(
         "--version",

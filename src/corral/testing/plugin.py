@@ -75,7 +75,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--zookeeper",
         metavar=_CHOICES,
         help="the ZooKeeper to test on: embedded in this process, in Docker, on a local JVM, the first of "
-        "docker, local and embedded that works (auto), or one that runs already, as host:port,host:port/chroot",
+        "docker, local and embedded that works (auto), or one that runs already, as "
+        "host:port,host:port/chroot",
     )
     parser.addini("zookeeper", "the default of --zookeeper", default="embedded")
 

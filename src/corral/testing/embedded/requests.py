@@ -1,7 +1,7 @@
-"""What becomes of each request: by its opcode, from the body that came to the body that answers it.
+"""The handlers of requests, by opcode: each takes a request and returns the body of its reply.
 
-Handlers are called with a connection that has a session. They raise `Refused`, or `DecodeError` for what they
-cannot read; what they change, and whom they tell of it, is done when they return.
+A handler's connection has a session. It raises `Refused`, or `DecodeError` for a request that it cannot read.
+When it returns, its changes are applied and the events that they cause are sent.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .writes import Change, Writes
 __all__ = ["BODY", "REFUSED_READ_ONLY", "Handler", "Requests"]
 
 BODY = 8
-"""Where the body of a request begins, behind xid and opcode."""
+"""The offset of a request's body, behind xid and opcode."""
 
 DELETE_CONTAINER = 20
 REFUSED_READ_ONLY = {op.opcode for op in messages.OPERATIONS.values() if op.is_write} | {
     messages.SYNC.opcode,
     DELETE_CONTAINER,
 }
-"""The opcodes that a read-only server does not serve."""
+"""The opcodes that a read-only server refuses."""
 
 Handler = Callable[[ServerConnection, Buffer], bytes | None]
-"""Takes a whole request; returns the body of the reply, or None for no reply."""
+"""Takes a whole request; returns the body of the reply, or None to send no reply."""
 
 
 class Requests:
-    """Serves requests from a database. `handlers` has them by opcode; only closing is not among them."""
+    """Serves requests from a database. `handlers` has the handlers by opcode, except that of closeSession."""
 
     def __init__(self, database: Database, *, version: str, extended_types: bool) -> None:
         self._database = database
@@ -82,8 +82,8 @@ class Requests:
 
     # Writes
 
-    def _asked(self, operation: Operation, frame: Buffer) -> Any:
-        """The fields of a write, which takes a zxid: up to 3.8 before it is known whether it decodes."""
+    def _decode_write(self, operation: Operation, frame: Buffer) -> Any:
+        """Decode a write and take a zxid for it; up to 3.8, even a write that does not decode takes one."""
         if self._follows_38:
             self._database.zxid += 1
             return operation.request.decode(frame, BODY, len(frame))
@@ -92,7 +92,7 @@ class Requests:
         return fields
 
     def _make(self, operation: Operation, connection: ServerConnection, frame: Buffer) -> tuple[str, Stat]:
-        fields = self._asked(operation, frame)
+        fields = self._decode_write(operation, frame)
         creation = self._writes.create(self._tree, connection, operation.opcode, *fields)
         return creation.path, self._database.apply(creation).stat()
 
@@ -112,23 +112,24 @@ class Requests:
         return messages.CREATE_TTL.reply.encode(*self._make(messages.CREATE_TTL, connection, frame))
 
     def _delete(self, connection: ServerConnection, frame: Buffer) -> bytes:
-        path, version = self._asked(messages.DELETE, frame)
+        path, version = self._decode_write(messages.DELETE, frame)
         self._database.apply(self._writes.delete(self._tree, connection, path, version))
         return b""
 
     def _set(self, connection: ServerConnection, frame: Buffer) -> bytes:
-        path, data, version = self._asked(messages.SET, frame)
+        path, data, version = self._decode_write(messages.SET, frame)
         node = self._database.apply(self._writes.set_data(self._tree, connection, path, data, version))
         return messages.SET.reply.encode(node.stat())
 
     def _set_acl(self, connection: ServerConnection, frame: Buffer) -> bytes:
-        path, entries, version = self._asked(messages.SET_ACL, frame)
+        path, entries, version = self._decode_write(messages.SET_ACL, frame)
         node = self._database.apply(self._writes.set_acl(self._tree, connection, path, entries, version))
         return messages.SET_ACL.reply.encode(node.stat())
 
     def _check(self, connection: ServerConnection, frame: Buffer) -> None:
-        """A check by itself. A server fails to encode its answer when it succeeds, and sends none."""
-        path, version = self._asked(messages.CHECK, frame)
+        """A check outside a transaction. If it succeeds, a real server fails to encode the reply, and sends
+        none."""
+        path, version = self._decode_write(messages.CHECK, frame)
         self._writes.check(self._tree, connection, path, version)
 
     def _multi(self, connection: ServerConnection, frame: Buffer) -> bytes:
@@ -158,7 +159,8 @@ class Requests:
         raise Refused(RECONFIG_DISABLED)
 
     def _delete_container(self, connection: ServerConnection, frame: Buffer) -> bytes:
-        """The server's own request, which a client may send: it is then read as if its header were a path."""
+        """The server's internal request. A real server accepts it from a client, but reads its header as the
+        path."""
         self._database.zxid += 1
         raise Refused(BAD_ARGUMENTS)
 
@@ -223,7 +225,7 @@ class Requests:
         operations = messages.decode_multi(frame, BODY, len(frame))
         reads = [operation in (messages.GET, messages.CHILDREN) for operation, _ in operations]
         if not all(reads):
-            # Reads and writes in one do not decode. Writes alone do, and what there is of an answer is sent.
+            # Reads mixed with writes do not decode. Writes alone do, and get an empty list of results.
             raise Refused(MARSHALLING_ERROR, b"" if any(reads) else messages.encode_multi_reply([]))
         results: list[tuple[int, int, bytes]] = []
         for operation, fields in operations:
@@ -287,7 +289,7 @@ class Requests:
         self._watches.remove(path, kind, connection)
         return b""
 
-    # The rest
+    # Others
 
     def _ping(self, connection: ServerConnection, frame: Buffer) -> bytes:
         return b""
