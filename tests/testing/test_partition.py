@@ -384,7 +384,9 @@ def test_wrong_use_is_an_error() -> None:
     one, other, third = ensemble.servers
     with pytest.raises(UsageStateError, match=r"call start\(\) first"):
         asyncio.run(_enter(ensemble, one))
-    with pytest.raises(UsageValueError, match=r"is not a server of <LocalEnsemble.*choose from its \.servers"):
+    with pytest.raises(
+        UsageValueError, match=r"is not a server of <LocalEnsemble.*choose from its \.servers"
+    ):
         asyncio.run(_enter(ensemble, one, foreign))
     for servers in ([], [one, other, third]):
         with pytest.raises(UsageValueError, match=f"at least 1 and at most 2 .* not {len(servers)}"):

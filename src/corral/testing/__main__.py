@@ -62,9 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description=(
-            "Runs a standalone ZooKeeper server in memory, for any client in any language. When it serves, it "
-            "prints one line with its address; it runs until Ctrl-C or SIGTERM. Nothing is stored: all data "
-            "is lost when it ends."
+            "Runs a standalone ZooKeeper server in memory, for any client in any language. Once it serves, "
+            "it prints one line with its address; it runs until Ctrl-C or SIGTERM. Nothing is stored: all "
+            "data is lost when it ends."
         ),
         epilog="All times are in seconds.",
     )

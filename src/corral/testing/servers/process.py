@@ -142,7 +142,7 @@ class ServerProcess:
         another."""
         process = self._process
         if process is None:
-            raise UsageStateError(f"{self!r} was stopped while it was starting")
+            raise UsageStateError(f"{self!r} was stopped while it was starting; call start() again")
         status = process.poll()
         if "java.net.BindException" in self._read_log(self._log_start):
             raise PortTaken(self.failure("found a port in use"))
