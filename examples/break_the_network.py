@@ -80,9 +80,9 @@ async def main(hosts: str, arguments: argparse.Namespace) -> bool:
                 visits, _ = await observer.get(path)
                 assert visits == b"1", f"one visit was counted as {visits.decode()}"
 
-            tally = await every_cut(proxy, scenario, what=name)
-            print(tally)
-            return len(tally.broken)
+            report = await every_cut(proxy, scenario, what=name)
+            print(report)
+            return len(report.broken)
 
         caught = await broken_by_cuts(naive, "naive")
         left = await broken_by_cuts(careful, "careful")

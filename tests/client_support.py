@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from corral.testing import FaultProxy, Kind, Message
+from corral.testing import FaultProxy, Message, MessageKind
 from corral.wire import messages
 
 
 def asks_for(*operations: messages.Operation) -> Callable[[Message], bool]:
     """Matches requests for one of some operations, told apart by their opcodes."""
     wanted = {operation.opcode for operation in operations}
-    return lambda message: message.kind is Kind.REQUEST and message.opcode in wanted
+    return lambda message: message.kind is MessageKind.REQUEST and message.opcode in wanted
 
 
 class Seen:
@@ -36,7 +36,7 @@ async def requests_seen(proxy: FaultProxy) -> AsyncIterator[Seen]:
     """Record the requests that clients of a proxy make."""
 
     def is_of_interest(message: Message) -> bool:
-        return message.kind is Kind.REQUEST and message.operation not in ("ping", "connect")
+        return message.kind is MessageKind.REQUEST and message.operation not in ("ping", "connect")
 
     async with proxy.record(is_of_interest) as requests:
         yield Seen(requests)

@@ -19,8 +19,10 @@ from client_support import asks_for, requests_seen
 from corral import State
 from corral.session.state_stream import StateStream
 from corral.testing import EmbeddedServer, FaultProxy, LocalServer, Message
-from corral.testing._server import LOOPBACK, four_letter_word, free_ports
 from corral.testing.embedded.process import Process
+from corral.testing.network import LOOPBACK
+from corral.testing.servers.base import four_letter_word
+from corral.testing.servers.ports import free_ports
 from corral.wire import messages
 from support import PATIENCE, children, turns, until
 

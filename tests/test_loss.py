@@ -12,7 +12,7 @@ import corral
 from client_support import asks_for, requests_seen
 from corral.session.requests import FIRST_FLIGHT, MAX_IN_FLIGHT
 from corral.testing import FaultProxy, before, committed
-from corral.testing._server import four_letter_word
+from corral.testing.servers.base import four_letter_word
 from corral.wire import messages
 from corral.wire.messages import Operation
 from support import PATIENCE, turns, until

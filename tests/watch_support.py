@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import corral
 from corral import ChildrenEvent, Event, EventKind
-from corral.testing._server import four_letter_word
+from corral.testing.servers.base import four_letter_word
 
 
 class NodeMirror:

@@ -101,6 +101,6 @@ async def test_the_connection_is_cut_anywhere(
         assert store.writes == [(job, "2")]
         assert await zk.children("/jobs") == []
 
-    tally = await every_cut(faults, scenario)
-    assert tally.reached > 10
-    assert not tally.broken, tally
+    report = await every_cut(faults, scenario)
+    assert report.reached > 10
+    assert not report.broken, report

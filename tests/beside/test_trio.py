@@ -9,7 +9,7 @@ import pytest
 
 import corral
 from corral.testing import ContainerServer, EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server
-from corral.testing._server import four_letter_word
+from corral.testing.servers.base import four_letter_word
 
 pytest_plugins = ["pytester"]
 pytest.importorskip("trio", reason="trio is not installed; nox -s beside installs it")

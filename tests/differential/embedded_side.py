@@ -11,7 +11,8 @@ from collections import deque
 
 from sides import Connection, Silent
 
-from corral.testing.embedded.zookeeper import Config, Link, ZooKeeper
+from corral.testing.embedded.server_connection import ServerConnection
+from corral.testing.embedded.zookeeper import Config, ZooKeeper
 
 MOMENT = 1 / 128
 """Seconds. A fraction that adds up exactly."""
@@ -82,7 +83,7 @@ class _CoreConnection:
     def __init__(self, side: EmbeddedSide) -> None:
         self._side = side
         self._client = _Client()
-        self._link: Link = side.core.accept(self._client, side.moment())
+        self._link: ServerConnection = side.core.accept(self._client, side.moment())
 
     @property
     def has_news(self) -> bool:

@@ -14,7 +14,8 @@ from fault_support import within
 import corral
 from corral import State
 from corral.testing import FaultProxy, committed
-from corral.testing._server import four_letter_word, free_ports
+from corral.testing.servers.base import four_letter_word
+from corral.testing.servers.ports import free_ports
 from support import turns, until
 
 Connect = Callable[..., corral.Client]

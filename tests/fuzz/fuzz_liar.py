@@ -182,6 +182,6 @@ class Weather:
 
 async def expire_all(proxy: LyingProxy) -> None:
     """End each session on the server that was ever given to a client of the proxy."""
-    for session_id in tuple(proxy._passwords):
+    for session_id in tuple(proxy._observers.passwords):
         with contextlib.suppress(OSError):
             await proxy.expire(session_id)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fuzz_relay import Frame, Piece, Way
 
-from corral.testing.proxy import Kind
+from corral.testing import MessageKind
 from corral.wire import messages
 
 HEADER = messages.REPLY_HEADER
@@ -48,7 +48,7 @@ class Known:
         """One more message has come."""
         if frame.path is not None and frame.path not in self.paths:
             self.paths.append(frame.path)
-        if frame.message.kind is Kind.REPLY and frame.message.operation != "connect":
+        if frame.message.kind is MessageKind.REPLY and frame.message.operation != "connect":
             self.replies.append(frame.body)
             self.zxid = max(self.zxid, HEADER.unpack_from(frame.body.ljust(HEADER.size, b"\0"))[1])
 
@@ -244,7 +244,7 @@ def an_event(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece]:
 @lie(believable=True)
 def another_event(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] | None:
     """In place of one."""
-    if frame.message.kind is not Kind.EVENT:
+    if frame.message.kind is not MessageKind.EVENT:
         return None
     return instead(event(rng.choice(KINDS), _path(rng, known)))
 

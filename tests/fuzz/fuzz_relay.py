@@ -12,8 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from corral.testing.proxy import FaultProxy, Kind, Message, _Content, _Exchange, _FramedLink
-from corral.testing.tcp import Flow, Link, Parcel
+from corral.testing import FaultProxy, Message, MessageKind
+from corral.testing.network.connection import Flow, ProxiedConnection
+from corral.testing.network.faults import Parcel
+from corral.testing.network.framed_connection import Content, FramedConnection
+from corral.testing.network.triggers import Exchange
 
 NEXT_COMES_WITHIN = 0.5
 """Seconds after which a piece that was to pass behind the next message passes without one."""
@@ -48,7 +51,7 @@ class Frame(NamedTuple):
     message: Message
     data: bytes
     """All of it, its length in front."""
-    unanswered: Collection[_Exchange] = ()
+    unanswered: Collection[Exchange] = ()
     path: str | None = None
     """The path that its request was about, where the request begins with one."""
     request: bytes = b""
@@ -61,7 +64,7 @@ class Frame(NamedTuple):
 
     @property
     def to_server(self) -> bool:
-        return self.message.kind is Kind.REQUEST
+        return self.message.kind is MessageKind.REQUEST
 
     @property
     def body(self) -> bytes:
@@ -83,7 +86,7 @@ class LyingProxy(FaultProxy):
         self.on_request: Callable[[], None] = lambda: None
         """Called for each request that comes."""
         self.timers: set[asyncio.TimerHandle] = set()
-        self._faults.append(_InTurn())
+        self._state.faults.append(_InTurn())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -92,8 +95,8 @@ class LyingProxy(FaultProxy):
         for timer in self.timers:
             timer.cancel()
 
-    def _make_link(self) -> Link:
-        return _LyingLink(self)
+    def _make_connection(self) -> ProxiedConnection:
+        return _LyingConnection(self)
 
 
 class _Due(NamedTuple):
@@ -105,42 +108,43 @@ class _Due(NamedTuple):
 class _InTurn:
     """Withholds pieces until they are due."""
 
-    def until(self, flow: Flow, parcel: Parcel) -> float:
+    def until(self, parcel: Parcel, *, to_server: bool) -> float:
         return parcel.content.at if isinstance(parcel.content, _Due) else float("-inf")
 
 
-class _LyingLink(_FramedLink):
+class _LyingConnection(FramedConnection):
     """A connection through it."""
 
-    proxy: LyingProxy
-
     def __init__(self, proxy: LyingProxy) -> None:
-        super().__init__(proxy)
+        super().__init__(proxy._state, proxy._observers)
+        self._proxy = proxy
         self._kept: dict[Flow, list[bytes]] = {self.requests: [], self.replies: []}
 
     def parcels(self, flow: Flow, data: bytes) -> Iterable[Parcel]:
         for parcel in super().parcels(flow, data):
-            if not isinstance(parcel.content, _Content):
+            if not isinstance(parcel.content, Content):
                 yield parcel
                 continue
             if flow.to_server:
-                self.proxy.on_request()
+                self._proxy.on_request()
             kept, self._kept[flow] = self._kept[flow], []
-            pieces = None if self.proxy.tell is None else self.proxy.tell(self._frame(parcel, parcel.content))
+            pieces = (
+                None if self._proxy.tell is None else self._proxy.tell(self._frame(parcel, parcel.content))
+            )
             yield from (parcel,) if pieces is None else self._pass(flow, pieces)
             for piece in kept:
                 yield self._parcel(piece)
 
-    def check_gone(self) -> None:
-        super().check_gone()
-        if self.over:  # no timer of it outlives a connection
-            self.requests.drop()
-            self.replies.drop()
+    def check_closed(self) -> None:
+        super().check_closed()
+        if self.closing:  # no timer of it outlives a connection
+            self.requests.discard()
+            self.replies.discard()
 
-    def _frame(self, parcel: Parcel, content: _Content) -> Frame:
+    def _frame(self, parcel: Parcel, content: Content) -> Frame:
         request: Any = content.exchange.request if content.exchange is not None else None
         path, body = (content.message.path, b"") if request is None else (request.path, request.body[8:])
-        return Frame(content.message, parcel.data, self._unanswered, path, body)
+        return Frame(content.message, parcel.data, self.unanswered, path, body)
 
     def _pass(self, flow: Flow, pieces: Sequence[Piece]) -> Iterator[Parcel]:
         loop = asyncio.get_running_loop()
@@ -165,14 +169,14 @@ class _LyingLink(_FramedLink):
 
     def _later(self, delay: float, flow: Flow, data: bytes | None) -> None:
         def inject() -> None:
-            self.proxy.timers.discard(timer)
+            self._proxy.timers.discard(timer)
             pieces = self._kept[flow] if data is None else [data]
             if data is None:
                 self._kept[flow] = []
-            if not self.over and flow._end is None:
+            if not self.closing and flow.end is None:
                 for piece in pieces:
-                    flow._withhold(self._parcel(piece))
-                flow.settle()
+                    flow.enqueue(self._parcel(piece))
+                flow.deliver()
 
         timer = asyncio.get_running_loop().call_later(delay, inject)
-        self.proxy.timers.add(timer)
+        self._proxy.timers.add(timer)

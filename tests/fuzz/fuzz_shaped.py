@@ -10,7 +10,7 @@ from typing import Any
 from fuzz_lies import CODES, HEADER, Known, has_header, instead, java_utf8, lie
 from fuzz_relay import Frame, Piece
 
-from corral.testing.proxy import Kind
+from corral.testing import MessageKind
 from corral.types import Stat
 from corral.wire import messages
 from corral.wire.compile import DecodeError
@@ -30,7 +30,7 @@ def _answer(frame: Frame) -> Any:
     operation = messages.OPERATIONS.get(frame.message.opcode)
     if (
         not has_header(frame)
-        or frame.message.kind is not Kind.REPLY
+        or frame.message.kind is not MessageKind.REPLY
         or frame.message.error
         or operation is None
     ):
@@ -207,7 +207,11 @@ PASSWORDS = (None, b"", b"short", b"p" * 16, b"p" * 5000)
 
 @lie(believable=True, weight=3)
 def greeting(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] | None:
-    if frame.message.kind is not Kind.REPLY or frame.message.operation != "connect" or len(frame.body) < 20:
+    if (
+        frame.message.kind is not MessageKind.REPLY
+        or frame.message.operation != "connect"
+        or len(frame.body) < 20
+    ):
         return None
     version, timeout, session = struct.unpack_from(">iiq", frame.body)
     password: bytes | None = frame.body[20:36]

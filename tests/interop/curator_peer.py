@@ -16,7 +16,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from corral.testing import LocalServer, local
+from corral.testing import LocalServer
+from corral.testing.servers.jvm import find_java
 from support import PATIENCE
 
 SOURCE = Path(__file__).with_name("CuratorPeer.java")
@@ -63,7 +64,7 @@ class Curator:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process runs
         connected = self._expect("connected")
         quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-        java = [local._find_java(None), "-XX:TieredStopAtLevel=1", quiet]
+        java = [find_java(None), "-XX:TieredStopAtLevel=1", quiet]
         self._process = subprocess.Popen(
             [*java, "-cp", classpath, "CuratorPeer", address],
             stdin=subprocess.PIPE,

@@ -6,12 +6,13 @@ import subprocess
 
 import pytest
 
-from corral.testing import LocalServer, local
+from corral.testing import LocalServer
+from corral.testing.servers.jvm import find_classpath, find_java
 
 
 def shell(server: str, *command: str) -> list[str]:
     """Run one command, as `zkCli.sh` does; the lines of its answer."""
-    java = [local._find_java(None), "-XX:TieredStopAtLevel=1", "-cp", local._find_classpath()]
+    java = [find_java(None), "-XX:TieredStopAtLevel=1", "-cp", find_classpath()]
     done = subprocess.run(
         [*java, "org.apache.zookeeper.ZooKeeperMain", "-server", server, *command],
         stdin=subprocess.DEVNULL,

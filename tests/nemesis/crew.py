@@ -22,7 +22,9 @@ from record import Record, Recorder
 
 import corral
 from corral.testing import FaultProxy, LocalServer
-from corral.testing.local import _guard  # has the kernel kill a worker, stopped or not, when the tests die
+from corral.testing.servers.jvm import (
+    kill_with_parent,  # has the kernel kill a worker, stopped or not, when the tests die
+)
 from support import PATIENCE, until
 
 _HERE = Path(__file__).parent
@@ -65,7 +67,7 @@ class Worker:
             # Popen as for servers: its end is nobody's but ours to see. Errors that only a finalizer sees are on
             # its standard error.
             self._process = subprocess.Popen(
-                [*_guard(), sys.executable, "-W", "error", str(script), orders.encode()],
+                [*kill_with_parent(), sys.executable, "-W", "error", str(script), orders.encode()],
                 stdin=subprocess.PIPE,
                 stdout=complaints,
                 stderr=complaints,

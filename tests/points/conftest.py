@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from corral.testing.enumerators import Tally
+from corral.testing.enumerators import Report
 from support import told_by_tests
 
 PROPERTY = "points tried"
-"""The property that a test's tally is."""
+"""The property that a test's report is."""
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[Tally], None]:
-    """Have a tally told in the summary; and fail if a point has broken something, or none was reached."""
+def tell(record_property: Callable[[str, object], None]) -> Callable[[Report], None]:
+    """Have a report told in the summary; and fail if a point has broken something, or none was reached."""
 
-    def told(tally: Tally) -> None:
-        record_property(PROPERTY, (str(tally), tally.tried, tally.reached, len(tally.broken)))
-        assert not tally.broken, str(tally)
-        assert tally.reached, str(tally)
+    def told(report: Report) -> None:
+        record_property(PROPERTY, (str(report), report.tried, report.reached, len(report.broken)))
+        assert not report.broken, str(report)
+        assert report.reached, str(report)
 
     return told
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import corral
 from corral.testing import FaultProxy
-from corral.testing.enumerators import Broken, Outcome, Run, Scenario
+from corral.testing.enumerators import InvariantViolated, Outcome, Run, Scenario
 from support import PATIENCE, until
 from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, watching_sessions
 
@@ -46,7 +46,7 @@ class Stage(NamedTuple):
 def require(condition: object, what: str) -> None:
     """An invariant of a scenario's own."""
     if not condition:
-        raise Broken(what)
+        raise InvariantViolated(what)
 
 
 async def settled(zk: corral.Client) -> None:
@@ -181,7 +181,7 @@ def operating(name: str) -> Callable[[Stage], Scenario]:
             elif error is None:
                 require(applied == 1, f"it has succeeded, and was applied {applied} times")
             else:
-                raise Broken(f"an error that nothing explains: {error!r}") from error
+                raise InvariantViolated(f"an error that nothing explains: {error!r}") from error
 
         return scenario
 
@@ -274,7 +274,7 @@ async def check_nothing_is_left(
     try:
         await until(nothing_of_ours, "", patience=stage.patience)
     except AssertionError:
-        raise Broken(f"left in the line: {await _ours(stage, path, recipe, session)}") from None
+        raise InvariantViolated(f"left in the line: {await _ours(stage, path, recipe, session)}") from None
     require(zk.session_id == session, "the session was lost")
     for who, next_one in (
         ("the next client", recipe.rival(stage.other, path)),
@@ -284,7 +284,7 @@ async def check_nothing_is_left(
             async with asyncio.timeout(stage.patience), next_one:
                 pass
         except TimeoutError:
-            raise Broken(f"{who} cannot get it") from None
+            raise InvariantViolated(f"{who} cannot get it") from None
 
 
 def acquiring(

@@ -14,7 +14,7 @@ from scenarios import RECIPES, Connect, Stage, acquiring
 
 import corral
 from corral.testing import FaultProxy
-from corral.testing.enumerators import Run, Way, every_cancel, every_cut
+from corral.testing.enumerators import CancelMode, Run, every_cancel, every_cut
 
 
 class Wrapped:
@@ -143,12 +143,12 @@ async def test_a_wrong_lock_is_found(stage: Stage, lock: type[Wrapped]) -> None:
     enumerate_points, reason = WRONG[lock]
     scenario = acquiring("free", recipe=RECIPES["lock"]._replace(make=lock))(stage)
     if enumerate_points is every_cancel:
-        tally = await every_cancel(stage.proxy, scenario, ways=[Way.NOTHING], bound=1.0)
+        report = await every_cancel(stage.proxy, scenario, modes=[CancelMode.NOTHING], bound=1.0)
     else:
-        tally = await every_cut(stage.proxy, scenario, bound=1.0)
-    assert any(reason in point for point in tally.broken), tally
-    assert 0 < len(tally.broken) < tally.tried, tally
-    assert str(tally).splitlines()[0].endswith(f"{tally.reached} reached, {len(tally.broken)} broken")
+        report = await every_cut(stage.proxy, scenario, bound=1.0)
+    assert any(reason in point for point in report.broken), report
+    assert 0 < len(report.broken) < report.tried, report
+    assert str(report).splitlines()[0].endswith(f"{report.reached} reached, {len(report.broken)} broken")
 
 
 @pytest.mark.parametrize("lock", WRONG_AT_ONCE, ids=lambda lock: lock.__name__)

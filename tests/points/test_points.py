@@ -26,9 +26,9 @@ from scenarios import (
 
 import corral
 from corral.testing import FaultProxy
-from corral.testing.enumerators import Scenario, Tally, Way, every_cancel, every_cut
+from corral.testing.enumerators import CancelMode, Report, Scenario, every_cancel, every_cut
 
-Tell = Callable[[Tally], None]
+Tell = Callable[[Report], None]
 Make = Callable[[Stage], Scenario]
 
 LOCKS: dict[str, Make] = {
@@ -58,12 +58,12 @@ SEVERAL: dict[str, Make] = {
 }
 VERBS: dict[str, Make] = {name: operating(name) for name in OPERATIONS}
 WATCHES: dict[str, Make] = {name: following(name) for name in FOLLOWED}
-NOT_AT_ONCE: dict[str, tuple[bool, Sequence[Way]]] = {
+NOT_AT_ONCE: dict[str, tuple[bool, Sequence[CancelMode]]] = {
     # Cancelled as its session comes, entering ends that session on the server, which is bounded.
-    "connect": (False, list(Way)),
+    "connect": (False, list(CancelMode)),
     # Leaving the block waits for the release, at most until the lease ends (L6): that is how long it takes in
     # a black hole, so those points are left to the tests of L6.
-    "lock, with a body": (False, [Way.NOTHING, Way.FIN, Way.RST]),
+    "lock, with a body": (False, [CancelMode.NOTHING, CancelMode.FIN, CancelMode.RST]),
 }
 SCENARIOS: dict[str, Make] = {
     "connect": connecting,
@@ -104,6 +104,6 @@ async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     """S8, L3: cancelled wherever it waits, in the tick in which what it waits for is there, and between; with
     the connection cut in that moment, or in a black hole, or neither: it ends at once and leaves nothing."""
     make = SCENARIOS[name]
-    at_once, ways = NOT_AT_ONCE.get(name, (True, list(Way)))
+    at_once, modes = NOT_AT_ONCE.get(name, (True, list(CancelMode)))
     what = f"{name}: cancels"
-    tell(await every_cancel(stage.proxy, make(stage), what=what, ways=ways, at_once=at_once))
+    tell(await every_cancel(stage.proxy, make(stage), what=what, modes=modes, at_once=at_once))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import corral
 from corral.session.visit import visit
-from corral.testing import FaultProxy, Kind, Message
-from corral.testing._server import four_letter_word
+from corral.testing import FaultProxy, Message, MessageKind
+from corral.testing.servers.base import four_letter_word
 from corral.wire import messages
 from corral.wire.messages import Operation
 from support import PATIENCE, children, turns, until
@@ -91,13 +91,13 @@ class Tap:
         asked = [
             messages.OPERATIONS[message.opcode]
             for message in self.messages[start:]
-            if message.kind is Kind.REQUEST and message.operation != "connect"
+            if message.kind is MessageKind.REQUEST and message.operation != "connect"
         ]
         return [each for each in asked if not ours or each not in (messages.PING, messages.MULTI)]
 
     def events(self, start: int = 0) -> list[Message]:
         """The notifications of watches since message `start`."""
-        return [message for message in self.messages[start:] if message.kind is Kind.EVENT]
+        return [message for message in self.messages[start:] if message.kind is MessageKind.EVENT]
 
     async def seen(self, condition: Callable[[], object]) -> None:
         """Wait until what was recorded fulfils a condition."""
@@ -111,7 +111,7 @@ class Tap:
         greetings = [
             messages.decode_connect_reply(message.body, 0, len(message.body))
             for message in self.messages
-            if message.kind is Kind.REPLY and message.operation == "connect"
+            if message.kind is MessageKind.REPLY and message.operation == "connect"
         ]
         [password] = {reply.password for reply in greetings if reply.session_id == session_id}
         return password

@@ -10,7 +10,7 @@ import pytest
 from lock_support import LOCK_NAME, Tap, until_line, within
 
 import corral
-from corral.testing import FaultProxy, Kind
+from corral.testing import FaultProxy, MessageKind
 from support import PATIENCE, children, turns
 
 
@@ -35,7 +35,7 @@ async def test_data_on_the_wire_is_never_null(
     creates = [
         message.body
         for message in tap.messages
-        if message.kind is Kind.REQUEST and message.operation == "create"
+        if message.kind is MessageKind.REQUEST and message.operation == "create"
     ]
     assert len(creates) >= 2
     for body in creates:

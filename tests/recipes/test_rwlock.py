@@ -12,7 +12,7 @@ import pytest
 from lock_support import WAYS_TO_LOSE, Rig, ended, until_line, within
 
 import corral
-from corral.testing import EmbeddedServer, Kind, Message, before, committed
+from corral.testing import EmbeddedServer, Message, MessageKind, before, committed
 from support import PATIENCE, block, children, turns, until
 
 Connect = Callable[..., corral.Client]
@@ -245,7 +245,11 @@ async def test_the_body_is_told_of_a_loss(rig: Rig, side: str, how: str) -> None
 
 def exchanges(message: Message) -> bool:
     """Whether this is the transaction that exchanges a writer's node for a reader's."""
-    return message.kind is Kind.REQUEST and message.operation == "transaction" and b"__READ__" in message.body
+    return (
+        message.kind is MessageKind.REQUEST
+        and message.operation == "transaction"
+        and b"__READ__" in message.body
+    )
 
 
 async def test_a_downgrade_lets_readers_in_and_no_writer(zk: corral.Client, other: corral.Client) -> None:

@@ -28,7 +28,7 @@ from lock_support import (
 
 import corral
 from client_support import asks_for
-from corral.testing import FaultProxy, Kind, Message, before, committed
+from corral.testing import FaultProxy, Message, MessageKind, before, committed
 from corral.wire.messages import (
     CHILDREN,
     CREATE2,
@@ -69,7 +69,7 @@ def asked(tap: Tap, root: str, start: int) -> Counter[tuple[str, str]]:
     return Counter(
         (message.operation, path.split("_c_")[0] + "*" * ("_c_" in path))
         for message in tap.messages[start:]
-        if message.kind is Kind.REQUEST
+        if message.kind is MessageKind.REQUEST
         and (path := (message.path or "").removeprefix(root)).startswith("/sem")
     )
 

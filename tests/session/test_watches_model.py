@@ -25,7 +25,8 @@ from corral import OPEN_ACL, errors
 from corral.session.machine import Machine, Phase
 from corral.session.requests import Request
 from corral.session.watches import Change, Kind
-from corral.testing.embedded.zookeeper import Config, Link, ZooKeeper
+from corral.testing.embedded.server_connection import ServerConnection
+from corral.testing.embedded.zookeeper import Config, ZooKeeper
 from corral.wire import messages
 
 NOW = 100.0
@@ -52,12 +53,12 @@ def frames_of(data: bytes) -> Iterator[bytes]:
 
 
 class Connection:
-    """One connection, and what is on its way on it. The server's end is a `Link`."""
+    """One connection, and what is on its way on it. The server's end is a `ServerConnection`."""
 
     def __init__(self, core: ZooKeeper) -> None:
         self.to_server: deque[bytes] = deque()
         self.to_client: deque[bytes | None] = deque()  # None where it ends
-        self.link: Link = core.accept(self, NOW)
+        self.link: ServerConnection = core.accept(self, NOW)
 
     def send(self, frame: bytes) -> None:
         self.to_client.append(frame)
@@ -362,7 +363,7 @@ class Model(RuleBasedStateMachine):
             self._hear(connection.to_client.popleft())
             heard -= 1
 
-    def _serve(self, link: Link, frame: bytes) -> None:
+    def _serve(self, link: ServerConnection, frame: bytes) -> None:
         if self.refusals and frame[4:8] == messages.ADD_WATCH.opcode.to_bytes(4):
             self.refusals -= 1
             frame = frame[:4] + UNKNOWN_OPCODE.to_bytes(4) + frame[8:]

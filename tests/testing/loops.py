@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, cast
 
 import pytest
 
-from corral.testing.virtual import VirtualLoop
+from corral.testing.virtual.loop import VirtualLoop
 
 P = ParamSpec("P")
 Factory = Callable[[], asyncio.AbstractEventLoop]

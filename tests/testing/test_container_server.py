@@ -17,7 +17,11 @@ import pytest
 from raw_session import RawSession
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing import ContainerServer, ServerUnavailable, _server, containers
+from corral.testing import ContainerServer, ServerUnavailable
+from corral.testing.network import LOOPBACK
+from corral.testing.servers import container
+from corral.testing.servers.base import Settings
+from corral.testing.servers.ports import free_ports
 
 NO_DAEMON = "unix:///nonexistent/docker.sock"
 
@@ -92,7 +96,7 @@ def docker() -> FakeDocker:
 async def server(docker: FakeDocker) -> AsyncIterator[ContainerServer]:
     """A ContainerServer whose container was made already, and is a fake."""
     server = ContainerServer(start_timeout=10)
-    adopt(server, docker, f"{_server.LOOPBACK}:{_server.free_ports(1)[0]}")
+    adopt(server, docker, f"{LOOPBACK}:{free_ports(1)[0]}")
     yield server
     await server.close()
     assert docker.calls[-1] == "remove"
@@ -105,11 +109,13 @@ def adopt(server: ContainerServer, docker: FakeDocker, address: str) -> None:
 
 def test_options_become_the_images_environment() -> None:
     """Options reach the official image's entry point by the variables that it documents."""
-    server = ContainerServer("zookeeper:3.9", tick_time=0.25, extra_config={"maxClientCnxns": "7"})
-    lines = server.environment["ZOO_CFG_EXTRA"].split()
+    environment = container.container_environment(
+        Settings(tick_time=0.25, extra_config={"maxClientCnxns": "7"})
+    )
+    lines = environment["ZOO_CFG_EXTRA"].split()
     assert {"tickTime=250", "maxClientCnxns=7", "4lw.commands.whitelist=*"} <= set(lines)
     assert len(lines) == len({line.partition("=")[0] for line in lines})
-    assert server.environment["SERVER_JVMFLAGS"] == "-Xmx256m -Dznode.container.checkIntervalMs=500"
+    assert environment["SERVER_JVMFLAGS"] == "-Xmx256m -Dznode.container.checkIntervalMs=500"
 
 
 def test_a_value_with_spaces_is_refused() -> None:
@@ -167,7 +173,7 @@ async def test_a_container_that_ends_while_starting_tells_why(
 async def test_start_is_bounded(docker: FakeDocker) -> None:
     """A server that does not serve within `start_timeout` is killed."""
     server = ContainerServer(start_timeout=0)
-    adopt(server, docker, f"{_server.LOOPBACK}:{_server.free_ports(1)[0]}")
+    adopt(server, docker, f"{LOOPBACK}:{free_ports(1)[0]}")
     with pytest.raises(ServerUnavailable, match="did not serve within 0 s"):
         await server.start()
     assert docker.calls == ["start", "kill"]
@@ -198,7 +204,7 @@ async def test_cancelling_waits_for_docker() -> None:
         made.append("container")
 
     async with asyncio.timeout(10):
-        working = asyncio.create_task(containers._in_thread(work))
+        working = asyncio.create_task(container._in_thread(work))
         await began.wait()
         for _ in range(2):
             working.cancel()

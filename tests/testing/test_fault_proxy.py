@@ -21,8 +21,8 @@ import corral
 from corral.errors import UsageValueError
 from corral.testing import (
     FaultProxy,
-    Kind,
     Message,
+    MessageKind,
     Moment,
     Point,
     after,
@@ -31,7 +31,8 @@ from corral.testing import (
     committed,
     on_event,
 )
-from corral.testing._server import LOOPBACK, four_letter_word
+from corral.testing.network import LOOPBACK
+from corral.testing.servers.base import four_letter_word
 from corral.wire import messages
 from support import PATIENCE, until
 
@@ -504,8 +505,10 @@ def test_any_frames_cut_up_anyhow(
 
             await until(gone, "the server has seen the end")
         assert arrived == [there]
-        assert [frame(message.body) for message in seen if message.kind is Kind.REQUEST] == asked
-        assert [frame(message.body) for message in seen if message.kind is not Kind.REQUEST] == answered
+        assert [frame(message.body) for message in seen if message.kind is MessageKind.REQUEST] == asked
+        assert [
+            frame(message.body) for message in seen if message.kind is not MessageKind.REQUEST
+        ] == answered
 
     asyncio.run(main())
 
@@ -533,7 +536,9 @@ async def test_a_real_server(server_address: str, root: str, reset: bool) -> Non
             assert await session.exists(f"{root}/committed") == 0
             assert await session.exists(f"{root}/after") == 0
     replied = [
-        message.path for message in seen if message.kind is Kind.REPLY and message.operation == "create"
+        message.path
+        for message in seen
+        if message.kind is MessageKind.REPLY and message.operation == "create"
     ]
     assert replied == [f"{root}/committed", f"{root}/after"]
 
@@ -553,7 +558,7 @@ async def test_what_a_message_tells(server_address: str, root: str) -> None:
         (each.connection, each.kind, each.operation, each.opcode, each.path, each.xid, each.error)
         for each in seen
     ]
-    ask, answer = Kind.REQUEST, Kind.REPLY
+    ask, answer = MessageKind.REQUEST, MessageKind.REPLY
     assert told == [
         (1, ask, "connect", 0, None, 0, 0),
         (1, answer, "connect", 0, None, 0, 0),
@@ -587,7 +592,7 @@ async def test_events_are_counted(fault: FaultProxy, echo: Echo) -> None:
             echo._writers[0].write(b"".join(events))
             assert await client.rest() == events[0] + events[1]
         assert cut.message is not None
-        assert (cut.message.kind, cut.message.path) == (Kind.EVENT, "/a")
+        assert (cut.message.kind, cut.message.path) == (MessageKind.EVENT, "/a")
     async with connection(fault) as client:
         await greet(client)
         async with fault.cut_at(after_event(nth=2)):
@@ -609,7 +614,7 @@ async def test_events(
             assert event.data == b"1"
             assert cut.fired.is_set()
             assert cut.message is not None
-            assert cut.message.kind is Kind.EVENT
+            assert cut.message.kind is MessageKind.EVENT
 
         async def again() -> bool:
             return proxy.accepted == 2
@@ -713,7 +718,7 @@ async def test_a_session_that_its_client_takes_back_is_expired(server_address: s
     and so are the others."""
 
     def is_connected(message: Message) -> bool:
-        return message.kind is Kind.REPLY and message.operation == "connect"
+        return message.kind is MessageKind.REPLY and message.operation == "connect"
 
     async with contextlib.AsyncExitStack() as stack:
         between = await stack.enter_async_context(FaultProxy(server_address))

@@ -12,7 +12,9 @@ import pytest
 from raw_session import RawSession
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing import LocalEnsemble, ServerUnavailable, _server, local
+from corral.testing import LocalEnsemble, ServerUnavailable
+from corral.testing.servers import ensemble as ensemble_module
+from corral.testing.servers.ports import free_ports
 
 pytestmark = pytest.mark.usefixtures("real_servers")
 
@@ -143,9 +145,9 @@ async def test_a_port_that_was_taken_meanwhile(which: list[int], monkeypatch: py
 
     The quorum port is bound by the leader alone, so there it is taken from each that might lead.
     """
-    unlucky = _server.free_ports(9)
-    choices = itertools.chain([unlucky], map(_server.free_ports, itertools.repeat(9)))
-    monkeypatch.setattr(local, "free_ports", lambda count: next(choices))
+    unlucky = free_ports(9)
+    choices = itertools.chain([unlucky], map(free_ports, itertools.repeat(9)))
+    monkeypatch.setattr(ensemble_module, "free_ports", lambda count: next(choices))
     async with contextlib.AsyncExitStack() as stack:
         for index in which:
             somebody = await asyncio.start_server(

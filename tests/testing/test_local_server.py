@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from raw_session import NO_NODE, RawSession
 
+import corral
 from corral.errors import UsageStateError
-from corral.testing import LocalServer, ServerUnavailable, _server, local
+from corral.testing import LocalServer, ServerUnavailable
+from corral.testing.servers import jvm, local, process
+from corral.testing.servers.ports import free_ports
 
 pytestmark = pytest.mark.usefixtures("real_servers")
 
-SRC = Path(local.__file__).parents[2]
+SRC = Path(corral.__file__).parents[1]
 
 
 def is_there(pid: int) -> bool:
@@ -173,7 +176,7 @@ async def test_a_cancelled_enter_leaves_no_process_and_no_files() -> None:
             raise AssertionError("it cannot have come up so soon")
 
     using = await run_until_launched(use(), server)
-    pid, directory = server.pid, server._directory
+    pid, directory = server.pid, server._process.directory
     assert pid is not None
     assert directory is not None
     using.cancel()
@@ -189,7 +192,7 @@ async def test_a_cancelled_stop_kills() -> None:
         pid = server.pid
         assert pid is not None
         server.pause()
-        server._paused = False  # so that stop waits for a process that does not act on SIGTERM
+        server._process.paused = False  # so that stop waits for a process that does not act on SIGTERM
         stopping = asyncio.create_task(server.stop())
         await asyncio.sleep(0)
         assert server.running
@@ -201,10 +204,10 @@ async def test_a_cancelled_stop_kills() -> None:
 
 async def test_stop_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not act on SIGTERM is killed."""
-    monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.0)
+    monkeypatch.setattr(process, "_STOP_TIMEOUT", 0.0)
     async with LocalServer() as server:
         server.pause()
-        server._paused = False
+        server._process.paused = False
         await server.stop()
         assert not server.running
 
@@ -245,7 +248,7 @@ async def test_no_jars_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     """Without ZooKeeper's jars, one line says where they were looked for and what to install."""
     monkeypatch.delenv("CORRAL_ZOOKEEPER_CLASSPATH", raising=False)
     monkeypatch.delenv("ZOOKEEPER_HOME", raising=False)
-    monkeypatch.setattr(local, "_DEBIAN_JARS", tmp_path)
+    monkeypatch.setattr(jvm, "_DEBIAN_JARS", tmp_path)
     server = LocalServer()
     with pytest.raises(ServerUnavailable) as caught:
         await server.start()
@@ -261,14 +264,14 @@ def test_the_class_path_is_found_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     for jar in (home / "lib/zookeeper-3.9.3.jar", debian / "zookeeper.jar", debian / "slf4j-simple.jar"):
         jar.parent.mkdir(parents=True, exist_ok=True)
         jar.touch()
-    monkeypatch.setattr(local, "_DEBIAN_JARS", debian)
+    monkeypatch.setattr(jvm, "_DEBIAN_JARS", debian)
     monkeypatch.setenv("ZOOKEEPER_HOME", str(home))
     monkeypatch.setenv("CORRAL_ZOOKEEPER_CLASSPATH", "/mine/*")
-    assert local._find_classpath() == "/mine/*"
+    assert jvm.find_classpath() == "/mine/*"
     monkeypatch.delenv("CORRAL_ZOOKEEPER_CLASSPATH")
-    assert local._find_classpath() == f"{debian}/zookeeper.jar:{debian}/slf4j-simple.jar"
+    assert jvm.find_classpath() == f"{debian}/zookeeper.jar:{debian}/slf4j-simple.jar"
     (debian / "zookeeper.jar").unlink()
-    assert local._find_classpath() == f"{home}/conf:{home}/lib/*"
+    assert jvm.find_classpath() == f"{home}/conf:{home}/lib/*"
 
 
 async def test_options_reach_the_server() -> None:
@@ -326,7 +329,7 @@ async def test_a_port_that_was_taken_meanwhile(taken_by: str, monkeypatch: pytes
             listener = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
             await stack.enter_async_context(listener)
             taken = listener.sockets[0].getsockname()[1]
-        choices = iter([[taken], _server.free_ports(1)])
+        choices = iter([[taken], free_ports(1)])
         monkeypatch.setattr(local, "free_ports", lambda count: next(choices))
         server = await stack.enter_async_context(LocalServer())
         assert not server.address.endswith(f":{taken}")
@@ -364,7 +367,7 @@ async def test_close_removes_everything_and_may_be_repeated() -> None:
     server = LocalServer()
     await server.close()
     await server.start()
-    directory = server._directory
+    directory = server._process.directory
     assert directory is not None
     assert directory.exists()
     await server.close()
@@ -380,7 +383,7 @@ async def test_a_forgotten_server_dies_with_its_process(ending: str, tmp_path: P
 
     On exit its data is removed, too; a process that was killed cannot see to that.
     """
-    if ending == "killed" and not local._setpriv():
+    if ending == "killed" and not jvm.setpriv():
         pytest.skip("only util-linux's setpriv has the kernel kill a server whose parent was killed")
     script = (
         "import asyncio, sys; from corral.testing import LocalServer\n"
@@ -415,7 +418,7 @@ async def test_a_forgotten_server_dies_with_its_process(ending: str, tmp_path: P
 
 def test_free_ports_lie_outside_the_ephemeral_range() -> None:
     """Ports are distinct, and none that the kernel gives to outgoing connections."""
-    ports = _server.free_ports(9)
+    ports = free_ports(9)
     assert len(set(ports)) == 9
     ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
     if ephemeral.exists():

@@ -15,8 +15,8 @@ import pytest
 from loops import LOOPBACK, Recorder, both, pair, run, settle, this, virtual
 
 from corral.errors import UsageValueError
-from corral.testing.memory_network import WINDOW
-from corral.testing.virtual import VirtualLoop
+from corral.testing.virtual.loop import VirtualLoop
+from corral.testing.virtual.memory_network import WINDOW
 
 # The network: what TCP does under asyncio is the truth
 
@@ -522,7 +522,7 @@ def test_a_fragmented_stream_is_cut_anywhere() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"latency": -1.0}, "latency=-1.0: it is seconds, 0 or more"),
+        ({"latency": -1.0}, "latency=-1.0: give seconds, 0 or more"),
         ({"latency": (2.0, 1.0)}, r"latency=\(2.0, 1.0\)"),
         ({"latency": float("nan")}, "latency=nan"),
         ({"fragment": 0}, "fragment=0: a read gets at least 1 byte"),

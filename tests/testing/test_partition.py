@@ -13,9 +13,11 @@ import pytest
 from raw_session import NO_NODE, RawSession
 
 from corral.errors import UsageStateError, UsageValueError
-from corral.testing import LocalEnsemble, LocalServer, _server, local
-from corral.testing._server import LOOPBACK
-from corral.testing.peers import PeerNetwork, rewrite_election_address
+from corral.testing import LocalEnsemble, LocalServer
+from corral.testing.network import LOOPBACK
+from corral.testing.network.peers import PeerNetwork, rewrite_election_address
+from corral.testing.servers import ensemble as ensemble_module
+from corral.testing.servers.ports import free_ports
 from support import until
 
 pytestmark = pytest.mark.usefixtures("real_servers")
@@ -144,9 +146,8 @@ async def test_a_death_across_the_cut_is_not_noticed(patient: LocalEnsemble) -> 
     partition is over."""
     leader = await patient.leader()
     cut_off, other = await patient.followers()
-    [to_leader] = [
-        proxy for pair, proxy in network(patient)._quorum.items() if pair == (cut_off._id, leader._id)
-    ]
+    pair = patient.servers.index(cut_off) + 1, patient.servers.index(leader) + 1
+    to_leader = network(patient)._quorum[pair]
     logged = len(leader.log)
     async with patient.partition(cut_off):
         await cut_off.kill()
@@ -188,7 +189,9 @@ async def test_a_server_that_is_started_in_a_partition_does_not_get_through(
         said = cut_off.log[logged:]
         assert "n.sid:" in said  # its own voice is all that it hears
         assert not [
-            server for server in patient.servers if server is not cut_off and f"n.sid:{server._id}" in said
+            server
+            for number, server in enumerate(patient.servers, start=1)
+            if server is not cut_off and f"n.sid:{number}" in said
         ]
         await write(other, "/meanwhile")
     await until_roles({cut_off: "follower"})
@@ -295,9 +298,9 @@ def test_what_is_no_greeting_stays_as_it_is(opening: bytes) -> None:
 @pytest.mark.parametrize("which", [[3, 4, 5], [6]], ids=["quorum", "election"])
 async def test_a_port_that_was_taken_meanwhile(which: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """If somebody takes a port before its server binds it, all start again with others, and other proxies."""
-    unlucky = _server.free_ports(9)
-    choices = iter([unlucky, _server.free_ports(9)])
-    monkeypatch.setattr(local, "free_ports", lambda count: next(choices))
+    unlucky = free_ports(9)
+    choices = iter([unlucky, free_ports(9)])
+    monkeypatch.setattr(ensemble_module, "free_ports", lambda count: next(choices))
     async with contextlib.AsyncExitStack() as stack:
         for index in which:
             somebody = await asyncio.start_server(lambda _, writer: writer.close(), LOOPBACK, unlucky[index])
@@ -381,7 +384,9 @@ def test_wrong_use_is_an_error() -> None:
     one, other, third = ensemble.servers
     with pytest.raises(UsageStateError, match=r"call start\(\) first"):
         asyncio.run(_enter(ensemble, one))
-    with pytest.raises(UsageValueError, match=r"is none of <LocalEnsemble.*choose among its \.servers"):
+    with pytest.raises(
+        UsageValueError, match=r"is not a server of <LocalEnsemble.*choose from its \.servers"
+    ):
         asyncio.run(_enter(ensemble, one, foreign))
     for servers in ([], [one, other, third]):
         with pytest.raises(UsageValueError, match=f"at least 1 and at most 2 .* not {len(servers)}"):

@@ -335,7 +335,7 @@ def test_a_server_that_runs_already(pytester: pytest.Pytester, given: EmbeddedSe
     hosts = f"{given.address},{given.address.replace('127.0.0.1', 'localhost')}/ci"
     result = run(pytester, f"--zookeeper={hosts}", *WARNINGS_FAIL)
     result.assert_outcomes(passed=5)
-    assert summary(result) == [f"{hosts}, as asked for"]
+    assert summary(result) == [f"{hosts}, as given"]
 
 
 @pytest.mark.parametrize("missing", ["server", "chroot"])

@@ -15,7 +15,8 @@ import pytest
 
 from corral.errors import UsageStateError, UsageValueError
 from corral.testing import TcpProxy
-from corral.testing._server import LOOPBACK, free_ports
+from corral.testing.network import LOOPBACK
+from corral.testing.servers.ports import free_ports
 
 T = TypeVar("T")
 
@@ -444,7 +445,7 @@ async def test_leaving_just_after_a_connection_was_accepted(echo: Echo) -> None:
 
 async def test_an_address_needs_an_open_proxy() -> None:
     """A proxy that is not entered has no address, and says so."""
-    with pytest.raises(UsageStateError, match="inside its async with"):
+    with pytest.raises(UsageStateError, match="no address outside its block"):
         _ = TcpProxy("127.0.0.1:2181").address
 
 
@@ -605,7 +606,7 @@ async def test_an_opening_that_stays_too_short(echo: Echo) -> None:
 @pytest.mark.parametrize("target", ["", "localhost", "localhost:", "localhost:http", ":x"])
 def test_a_target_that_is_none(target: str) -> None:
     """A target that is not host:port is refused by name."""
-    with pytest.raises(UsageValueError, match=r"host:port, not"):
+    with pytest.raises(UsageValueError, match=r"host:port, as in \S+, not"):
         TcpProxy(target)
 
 

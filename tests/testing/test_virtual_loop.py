@@ -20,8 +20,8 @@ from loops import LOOPBACK, PATIENCE, Recorder, pair, run, settle, this, virtual
 
 from corral.errors import UsageValueError
 from corral.testing import FaultProxy, TcpProxy
-from corral.testing.proxy import before, committed
-from corral.testing.virtual import Deadlock, VirtualLoop
+from corral.testing.network.points import before, committed
+from corral.testing.virtual.loop import Deadlock, VirtualLoop
 
 # Time
 

@@ -14,7 +14,7 @@ from watching import first_of, grow, next_of, registered
 
 import corral
 from corral import Acl, errors
-from corral.testing import FaultProxy, Kind, Message
+from corral.testing import FaultProxy, Message, MessageKind
 from corral.wire import messages
 from support import PATIENCE, turns, until
 
@@ -244,7 +244,7 @@ async def test_closed_while_a_transaction_waits_for_it(
     await proxied.create("/tree")
 
     def shows(message: Message) -> bool:
-        return message.kind is Kind.REPLY and message.opcode == messages.MULTI_READ.opcode
+        return message.kind is MessageKind.REPLY and message.opcode == messages.MULTI_READ.opcode
 
     async def write() -> None:
         async with proxied.transaction() as tx:

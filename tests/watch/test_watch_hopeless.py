@@ -11,7 +11,7 @@ from watching import KINDS, begin, first_of, grow, next_of, registered
 
 import corral
 from client_support import asks_for
-from corral.testing import FaultProxy, Kind, Message, before
+from corral.testing import FaultProxy, Message, MessageKind, before
 from corral.wire import messages
 from support import PATIENCE, until
 
@@ -36,7 +36,7 @@ def reads_bad(message: Message) -> bool:
 
 def is_connect(message: Message) -> bool:
     """A connect request."""
-    return message.kind is Kind.REQUEST and message.operation == "connect"
+    return message.kind is MessageKind.REQUEST and message.operation == "connect"
 
 
 async def fails_hopelessly(reading: Any) -> None:

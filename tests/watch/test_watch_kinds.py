@@ -15,7 +15,7 @@ import pytest
 import corral
 from corral import RawKind
 from corral.testing import EmbeddedServer
-from corral.testing._server import four_letter_word
+from corral.testing.servers.base import four_letter_word
 from support import PATIENCE, turns, until
 
 

@@ -22,14 +22,13 @@ from watching import (
 import corral
 from client_support import asks_for, requests_seen
 from corral import State
-from corral.testing import FaultProxy, Point, Server, after, before, committed, on_event
-from corral.testing.proxy import Reached
+from corral.testing import FaultHit, FaultProxy, Point, Server, after, before, committed, on_event
 from corral.wire import messages
 from support import PATIENCE, until
 
 Watchers = Callable[[str], Awaitable[int]]
 Count = Callable[[], Awaitable[int]]
-Fault = Callable[[FaultProxy, int, int], contextlib.AbstractAsyncContextManager[Reached]]
+Fault = Callable[[FaultProxy, int, int], contextlib.AbstractAsyncContextManager[FaultHit]]
 
 ALL = slice(None)
 EACH_STEP = [
@@ -48,7 +47,7 @@ def history(request: pytest.FixtureRequest) -> History:
 def at(make_point: Callable[..., Point], *, reset: bool) -> Fault:
     """The connection ends there with the n-th request after the connect, and with the `times` - 1 after it."""
 
-    def fault(proxy: FaultProxy, n: int, times: int) -> contextlib.AbstractAsyncContextManager[Reached]:
+    def fault(proxy: FaultProxy, n: int, times: int) -> contextlib.AbstractAsyncContextManager[FaultHit]:
         point = make_point(match=lambda message: message.operation != "connect", nth=n)
         return proxy.cut_at(point, reset=reset, times=times)
 

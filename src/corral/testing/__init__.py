@@ -1,35 +1,44 @@
-"""What the tests of a service on ZooKeeper need: real servers to run against, and faults to run into."""
+"""Tools for testing services on ZooKeeper: servers, faults, virtual time.
 
-from corral.testing._server import Server as Server
-from corral.testing._server import ServerOptions as ServerOptions
-from corral.testing._server import ServerUnavailable as ServerUnavailable
-from corral.testing.containers import ContainerServer as ContainerServer
+`corral.testing.plugin` has fixtures for pytest, and `corral.testing.enumerators` breaks a scenario at each
+point where it can break.
+"""
+
 from corral.testing.embedded import EmbeddedServer as EmbeddedServer
-from corral.testing.local import LocalEnsemble as LocalEnsemble
-from corral.testing.local import LocalServer as LocalServer
-from corral.testing.proxy import FaultProxy as FaultProxy
-from corral.testing.proxy import Kind as Kind
-from corral.testing.proxy import Message as Message
-from corral.testing.proxy import Moment as Moment
-from corral.testing.proxy import Point as Point
-from corral.testing.proxy import after as after
-from corral.testing.proxy import after_event as after_event
-from corral.testing.proxy import before as before
-from corral.testing.proxy import committed as committed
-from corral.testing.proxy import on_event as on_event
-from corral.testing.tcp import TcpProxy as TcpProxy
-from corral.testing.virtual import Deadlock as Deadlock
-from corral.testing.virtual import VirtualLoop as VirtualLoop
+from corral.testing.network.faults import Withheld as Withheld
+from corral.testing.network.points import Message as Message
+from corral.testing.network.points import MessageKind as MessageKind
+from corral.testing.network.points import Moment as Moment
+from corral.testing.network.points import Point as Point
+from corral.testing.network.points import after as after
+from corral.testing.network.points import after_event as after_event
+from corral.testing.network.points import before as before
+from corral.testing.network.points import committed as committed
+from corral.testing.network.points import on_event as on_event
+from corral.testing.network.proxy import FaultProxy as FaultProxy
+from corral.testing.network.tcp import TcpProxy as TcpProxy
+from corral.testing.network.triggers import BlackHole as BlackHole
+from corral.testing.network.triggers import FaultHit as FaultHit
+from corral.testing.servers.base import Server as Server
+from corral.testing.servers.base import ServerOptions as ServerOptions
+from corral.testing.servers.base import ServerUnavailable as ServerUnavailable
+from corral.testing.servers.container import ContainerServer as ContainerServer
+from corral.testing.servers.ensemble import LocalEnsemble as LocalEnsemble
+from corral.testing.servers.local import LocalServer as LocalServer
+from corral.testing.virtual.loop import Deadlock as Deadlock
+from corral.testing.virtual.loop import VirtualLoop as VirtualLoop
 
 __all__ = [
+    "BlackHole",
     "ContainerServer",
     "Deadlock",
     "EmbeddedServer",
+    "FaultHit",
     "FaultProxy",
-    "Kind",
     "LocalEnsemble",
     "LocalServer",
     "Message",
+    "MessageKind",
     "Moment",
     "Point",
     "Server",
@@ -37,6 +46,7 @@ __all__ = [
     "ServerUnavailable",
     "TcpProxy",
     "VirtualLoop",
+    "Withheld",
     "after",
     "after_event",
     "before",

@@ -1,4 +1,4 @@
-"""``python -m corral.testing``: a ZooKeeper server without a JVM, on a port, for clients in any language."""
+"""``python -m corral.testing``: run a ZooKeeper server without a JVM, for clients in any language."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from corral.errors import UsageError
 from corral.testing import EmbeddedServer, ServerUnavailable
-from corral.testing._server import LOOPBACK
+from corral.testing.network import LOOPBACK
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 __all__ = ["main"]
@@ -20,7 +20,8 @@ _PROGRAM = "python -m corral.testing"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the exit status. Arguments are the command line's if not given."""
+    """Serve until SIGINT or SIGTERM, and return the exit status. `arguments` default to the command
+    line's."""
     parser = _parser()
     options = parser.parse_args(arguments)
     least, most = options.session_timeout or (None, None)
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(server: EmbeddedServer) -> None:
-    """Until a signal comes."""
+    """Serve until a signal arrives."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
@@ -61,50 +62,55 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description=(
-            "Runs a ZooKeeper server in memory: one server, standalone, that any client in any language can "
-            "connect to. It prints one line with its address once it serves, and runs until Ctrl-C or "
-            "SIGTERM. Nothing is stored: what it knows is gone when it ends."
+            "Runs a standalone ZooKeeper server in memory, for any client in any language. Once it serves, "
+            "it prints one line with its address; it runs until Ctrl-C or SIGTERM. Nothing is stored: all "
+            "data is lost when it ends."
         ),
         epilog="All times are in seconds.",
     )
     add = parser.add_argument
-    add("--host", default=LOOPBACK, help="where to listen; 0.0.0.0 for everybody (default: %(default)s)")
-    add("--port", type=int, default=_PORT, help="0 for a free one (default: %(default)s)")
+    add("--host", default=LOOPBACK, help="the address to listen on; 0.0.0.0 for all (default: %(default)s)")
+    add(
+        "--port",
+        type=int,
+        default=_PORT,
+        help="the port; 0 for a free one (default: %(default)s)",
+    )
     add(
         "--version",
         choices=["3.5", "3.8", "3.9"],
         default="3.8",
-        help="the release of ZooKeeper to behave as, where they differ (default: %(default)s)",
+        help="the ZooKeeper release to behave like, where releases differ (default: %(default)s)",
     )
     add(
         "--tick-time",
         type=float,
         default=0.5,
         metavar="SECONDS",
-        help="sessions are expired in steps of it (default: %(default)s)",
+        help="ZooKeeper's clock: sessions expire in steps of it (default: %(default)s)",
     )
     add(
         "--session-timeout",
         type=float,
         nargs=2,
         metavar=("LEAST", "MOST"),
-        help="what clients may ask for (default: 2 and 20 ticks)",
+        help="the bounds of session timeouts (default: 2 and 20 ticks)",
     )
     add(
         "--container-check-interval",
         type=float,
         default=0.5,
         metavar="SECONDS",
-        help="how often empty containers and outlived TTL nodes are removed (default: %(default)s)",
+        help="how often empty containers and expired TTL nodes are removed (default: %(default)s)",
     )
     add(
         "--jute-maxbuffer",
         type=int,
         default=DEFAULT_MAX_REQUEST,
         metavar="BYTES",
-        help="the largest request (default: %(default)s)",
+        help="the size of the largest request (default: %(default)s)",
     )
-    add("--read-only", action="store_true", help="serve reads alone, as a server that has lost its quorum")
+    add("--read-only", action="store_true", help="serve only reads, like a server that has lost its quorum")
     return parser
 
 

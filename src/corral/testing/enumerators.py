@@ -1,16 +1,17 @@
-"""Every cut and every cancel: a scenario is run once to count, then once for each point where it can break.
+"""Every cut and every cancel: run a scenario once to count its points, then once for each point.
 
     async def scenario(run: Run) -> None:  # fresh each time; its client is behind `proxy`
         async with corral.connect(proxy.address) as zk:
             outcome = await run.operation(zk.lock("/lock").acquire())
-            ...  # whatever has become of it, check what must be true
+            ...  # whatever the outcome is, check what must be true
 
-    tally = await every_cut(proxy, scenario)
-    assert not tally.broken, tally
+    report = await every_cut(proxy, scenario)
+    assert not report.broken, report
 
-A scenario checks its own invariants, best through a client that is not behind the proxy, and raises whatever
-says that one is broken. What every run is held to beside them: it ends within its bound; it leaves no task
-and no timer; no error is seen by the event loop alone. Nothing here knows corral: any client may be used.
+A scenario checks its own invariants, best through a client that is not behind the proxy, and raises an
+exception if one is violated. Each run is also checked for invariants of its own: it ends within its bound,
+leaves no task and no timer behind, and reports no error only to the event loop. This module does not depend
+on corral's client: any client may be used.
 """
 
 from __future__ import annotations
@@ -24,26 +25,40 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
-from corral.testing.proxy import FaultProxy, Kind, Message, Moment, Point
+from corral.testing.network.points import Message, MessageKind, Moment, Point
+from corral.testing.network.proxy import FaultProxy
 
-__all__ = ["Broken", "Outcome", "Run", "Scenario", "Tally", "Way", "every_cancel", "every_cut"]
+__all__ = [
+    "CancelMode",
+    "InvariantViolated",
+    "Outcome",
+    "Report",
+    "Run",
+    "Scenario",
+    "every_cancel",
+    "every_cut",
+]
 
 T = TypeVar("T")
 
 BOUND = 30.0
-"""Seconds after which a run counts as one that hangs."""
+"""Seconds after which an operation counts as hanging."""
+
 AT_ONCE = 10
-"""Turns of the event loop within which a cancelled operation has ended: it waits for nothing any more."""
+"""Turns of the event loop within which a cancelled operation must end: it may not wait for anything any
+more."""
+
 TURNS_AFTER_MESSAGE = 5
-"""In how many turns after a message the operation is cancelled: by then all have seen what it brought."""
+"""The operation is cancelled in each of that many turns after a message. By then all effects of the message
+have spread."""
 
 
-class Broken(AssertionError):
-    """A run has broken what every run is held to."""
+class InvariantViolated(AssertionError):
+    """A run has violated an invariant."""
 
 
-class Way(enum.Enum):
-    """What happens to the connection in the moment of a cancel."""
+class CancelMode(enum.Enum):
+    """What happens to the connection at the moment of a cancel."""
 
     NOTHING = "no cut"
     FIN = "FIN"
@@ -54,38 +69,38 @@ class Way(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of an operation: a value, or an error, or it was cancelled by its run."""
+    """The outcome of an operation: a value, an error, or that its run cancelled it."""
 
     value: T | None
     error: BaseException | None
     cancelled: bool
 
     def result(self) -> T:
-        """The value; raises the error."""
+        """Return the value, or raise the error; None if it was cancelled."""
         if self.error is not None:
             raise self.error
         return cast(T, self.value)
 
 
 class Run:
-    """One run of a scenario. This one cancels nothing; it counts where others may."""
+    """One run of a scenario. This one cancels nothing: it counts the points."""
 
     def __init__(self, proxy: FaultProxy, bound: float = BOUND) -> None:
         self.steps = 0
         """How often the operation has waited."""
         self.messages = 0
-        """How many messages, pings aside, came to the proxy while it was under way."""
+        """How many messages, without pings, arrived at the proxy while it ran."""
         self.reached = False
-        """Whether the run has come to its point."""
+        """Whether the run has reached its point."""
         self._proxy = proxy
         self._bound = bound
         self._task: asyncio.Task[Any] | None = None
 
     async def operation(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
-        """Run the operation under test in a task of its own, and return what became of it.
+        """Run the operation under test in a task of its own, and return its outcome.
 
-        Waits at most `bound` seconds (30) for it, then cancels it and raises `Broken`. Cancelled, it cancels
-        the operation and does not wait for its end.
+        It may take at most `bound` seconds (30); then it is cancelled, and `InvariantViolated` is raised. If
+        this is cancelled, it cancels the operation and does not wait for its end.
         """
         async with self._proxy.record(self._on_message):
             self._task = asyncio.get_running_loop().create_task(self._observed(coroutine))
@@ -97,11 +112,11 @@ class Run:
             if not self._task.done():
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=self._bound)
-                raise Broken(f"the operation hangs: not done after {self._bound:g} s")
+                raise InvariantViolated(f"the operation hangs: not done after {self._bound:g} s")
         await self._ended()
         if self._task.cancelled():
             if not self.reached:
-                raise Broken("the operation ended as cancelled, and nobody had cancelled it")
+                raise InvariantViolated("the operation ended as cancelled, but the run had not cancelled it")
             return Outcome(None, None, True)
         error = self._task.exception()
         return Outcome(None if error else self._task.result(), error, False)
@@ -119,24 +134,24 @@ class Run:
             self.messages += 1
         return False
 
-    # What runs that cancel do otherwise
+    # Hooks for runs that cancel
 
     def _on_wait(self, step: int, awaited: asyncio.Future[Any] | None) -> None:
-        """The operation is about to wait, for the `step`-th time (from 0)."""
+        """Called when the operation is about to wait for the `step`-th time (from 0)."""
 
     def _on_traffic(self, number: int) -> None:
-        """The `number`-th message (from 0) has come to the proxy."""
+        """Called when the `number`-th message (from 0) has arrived at the proxy."""
 
     async def _ended(self) -> None:
-        """The operation has ended."""
+        """Called when the operation has ended."""
 
 
 class _Cancelling(Run):
-    """A run that cancels its operation, and does something to the connection in the same tick."""
+    """A run that cancels its operation, and cuts the connection in the same turn of the event loop."""
 
-    def __init__(self, proxy: FaultProxy, bound: float, way: Way, at_once: bool) -> None:
+    def __init__(self, proxy: FaultProxy, bound: float, mode: CancelMode, at_once: bool) -> None:
         super().__init__(proxy, bound)
-        self._way = way
+        self._mode = mode
         self._at_once = at_once
         self._cutting: asyncio.Task[None] | None = None
         self._late = False
@@ -147,10 +162,10 @@ class _Cancelling(Run):
         loop = asyncio.get_running_loop()
         self.reached = True
         self._task.cancel()
-        if self._way is Way.BLACK_HOLE:
+        if self._mode is CancelMode.BLACK_HOLE:
             self._cutting = loop.create_task(self._black_hole(self._task))
-        elif self._way is not Way.NOTHING:
-            self._cutting = loop.create_task(self._proxy.cut(reset=self._way is Way.RST))
+        elif self._mode is not CancelMode.NOTHING:
+            self._cutting = loop.create_task(self._proxy.cut(reset=self._mode is CancelMode.RST))
         self._in_turns(AT_ONCE, self._look)
 
     def _look(self) -> None:
@@ -164,7 +179,9 @@ class _Cancelling(Run):
         if self._cutting is not None:
             await asyncio.wait([self._cutting])
         if self._late and self._at_once:
-            raise Broken(f"cancelled, the operation had not ended {AT_ONCE} turns of the event loop later")
+            raise InvariantViolated(
+                f"cancelled, the operation had not ended {AT_ONCE} turns of the event loop later"
+            )
 
     def _in_turns(self, turns: int, act: Callable[[], None]) -> None:
         if turns == 0:
@@ -174,12 +191,12 @@ class _Cancelling(Run):
 
 
 class _AtStep(_Cancelling):
-    """Cancels where the operation waits, or in the tick in which what it waits for is there."""
+    """Cancels while the operation waits, or in the turn in which its wait ends."""
 
     def __init__(
-        self, proxy: FaultProxy, bound: float, way: Way, at_once: bool, step: int, *, as_it_ends: bool
+        self, proxy: FaultProxy, bound: float, mode: CancelMode, at_once: bool, step: int, *, as_it_ends: bool
     ) -> None:
-        super().__init__(proxy, bound, way, at_once)
+        super().__init__(proxy, bound, mode, at_once)
         self._step = step
         self._as_it_ends = as_it_ends
 
@@ -187,22 +204,22 @@ class _AtStep(_Cancelling):
         if step != self._step:
             return
         if self._as_it_ends and awaited is not None:
-            awaited.add_done_callback(self._strike)  # before the task's own, which comes after this returns
+            awaited.add_done_callback(self._strike)  # before the task adds its own callback
         else:
             asyncio.get_running_loop().call_soon(self._strike)
 
     def __str__(self) -> str:
         when = "as it is answered" if self._as_it_ends else "while it waits"
-        return f"cancelled at wait {self._step}, {when}, {self._way.value}"
+        return f"cancelled at wait {self._step}, {when}, {self._mode.value}"
 
 
 class _AtMessage(_Cancelling):
-    """Cancels some turns of the event loop after a message has come to the proxy."""
+    """Cancels some turns of the event loop after a message has arrived at the proxy."""
 
     def __init__(
-        self, proxy: FaultProxy, bound: float, way: Way, at_once: bool, number: int, turns: int
+        self, proxy: FaultProxy, bound: float, mode: CancelMode, at_once: bool, number: int, turns: int
     ) -> None:
-        super().__init__(proxy, bound, way, at_once)
+        super().__init__(proxy, bound, mode, at_once)
         self._number = number
         self._turns = turns
 
@@ -211,15 +228,15 @@ class _AtMessage(_Cancelling):
             self._in_turns(self._turns, self._strike)
 
     def __str__(self) -> str:
-        return f"cancelled {self._turns} turns after message {self._number}, {self._way.value}"
+        return f"cancelled {self._turns} turns after message {self._number}, {self._mode.value}"
 
 
 Scenario: TypeAlias = Callable[[Run], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Tally:
-    """How many points were tried, how many of them were reached, and which have broken something."""
+class Report:
+    """How many points were tried, how many were reached, and at which of them an invariant was violated."""
 
     what: str
     tried: int = 0
@@ -227,30 +244,31 @@ class Tally:
     broken: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        said = f"{self.what}: {self.tried} points tried, {self.reached} reached, {len(self.broken)} broken"
-        return "\n  ".join([said, *self.broken])
+        summary = f"{self.what}: {self.tried} points tried, {self.reached} reached, {len(self.broken)} broken"
+        return "\n  ".join([summary, *self.broken])
 
 
 async def every_cut(
     proxy: FaultProxy, scenario: Scenario, *, what: str = "cuts", bound: float = BOUND
-) -> Tally:
-    """Cut the connection at each message of a scenario: before each request reaches the server, after it was
-    carried out, after its reply; instead of each event, and after it; each with FIN and with RST.
+) -> Report:
+    """Cut the connection at each message of a scenario: before each request reaches the server, after the
+    server has carried it out, and after its reply; before each event passes, and after it. Each cut is made
+    with FIN and with RST.
 
-    A point that is not reached, since runs differ, is tried all the same, as a run without a cut. Each run
-    may take three times `bound` seconds; one that takes longer counts as broken. Cancelled, it cancels the
-    run that is under way.
+    Runs differ, so a point may not be reached; its run then has no cut, but is checked all the same. Each run
+    may take three times `bound` seconds; one that takes longer is reported as broken. If this is cancelled,
+    it cancels the current run.
     """
-    tally = Tally(what)
+    report = Report(what)
     async with proxy.record(lambda message: message.operation != "ping") as seen:
-        await _held_to(scenario, Run(proxy, bound))
+        await _checked(scenario, Run(proxy, bound))
     for point in _cut_points(seen):
         for reset in (False, True):
             async with proxy.cut_at(point, reset=reset) as cut:
-                error = await _tried(scenario, Run(proxy, bound))
+                error = await _error_of(scenario, Run(proxy, bound))
             at = cut.message or "not reached"
-            _count(tally, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
-    return tally
+            _count(report, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
+    return report
 
 
 async def every_cancel(
@@ -258,61 +276,62 @@ async def every_cancel(
     scenario: Scenario,
     *,
     what: str = "cancels",
-    ways: Sequence[Way] = tuple(Way),
+    modes: Sequence[CancelMode] = tuple(CancelMode),
     at_once: bool = True,
     bound: float = BOUND,
-) -> Tally:
-    """Cancel a scenario's operation at each of its waits, while it waits and in the tick in which what it
-    waits for is there; and some turns of the event loop after each message. Each in each of the `ways`.
+) -> Report:
+    """Cancel a scenario's operation at each of its waits: while it waits, and in the turn of the event loop
+    in which the wait ends. Cancel it also in each of the first turns after each message. All of this is done
+    in each of the `modes`.
 
-    The cancelled operation must end `at_once`, within a few turns of the event loop; else within its bound.
-    Each run may take three times `bound` seconds; one that takes longer counts as broken. Cancelled itself,
-    `every_cancel` cancels the run that is under way.
+    With `at_once`, the cancelled operation must end within a few turns of the event loop, else within its
+    bound. Each run may take three times `bound` seconds; one that takes longer is reported as broken. If
+    `every_cancel` itself is cancelled, it cancels the current run.
     """
-    tally = Tally(what)
+    report = Report(what)
     count = Run(proxy, bound)
-    await _held_to(scenario, count)
+    await _checked(scenario, count)
 
     def points() -> Iterator[_Cancelling]:
-        for way in ways:
+        for mode in modes:
             for step in range(count.steps):
                 for as_it_ends in (False, True):
-                    yield _AtStep(proxy, bound, way, at_once, step, as_it_ends=as_it_ends)
+                    yield _AtStep(proxy, bound, mode, at_once, step, as_it_ends=as_it_ends)
             for number in range(count.messages):
                 for turns in range(TURNS_AFTER_MESSAGE):
-                    yield _AtMessage(proxy, bound, way, at_once, number, turns)
+                    yield _AtMessage(proxy, bound, mode, at_once, number, turns)
 
     for run in points():
-        error = await _tried(scenario, run)
-        _count(tally, str(run), run.reached, error)
-    return tally
+        error = await _error_of(scenario, run)
+        _count(report, str(run), run.reached, error)
+    return report
 
 
 def _cut_points(seen: Sequence[Message]) -> Iterator[Point]:
-    requests = sum(message.kind is Kind.REQUEST for message in seen)
-    events = sum(message.kind is Kind.EVENT for message in seen)
+    requests = sum(message.kind is MessageKind.REQUEST for message in seen)
+    events = sum(message.kind is MessageKind.EVENT for message in seen)
     for moment in Moment:
         for nth in range(1, (events if moment.of_event else requests) + 1):
             yield Point(moment, nth=nth)
 
 
-def _count(tally: Tally, point: str, reached: bool, error: Exception | None) -> None:
-    tally.tried += 1
-    tally.reached += reached
+def _count(report: Report, point: str, reached: bool, error: Exception | None) -> None:
+    report.tried += 1
+    report.reached += reached
     if error is not None:
-        tally.broken.append(f"{point}: {type(error).__name__}: {error}")
+        report.broken.append(f"{point}: {type(error).__name__}: {error}")
 
 
-async def _tried(scenario: Scenario, run: Run) -> Exception | None:
+async def _error_of(scenario: Scenario, run: Run) -> Exception | None:
     try:
-        await _held_to(scenario, run)
+        await _checked(scenario, run)
     except Exception as error:
         return error
     return None
 
 
-async def _held_to(scenario: Scenario, run: Run) -> None:
-    """Run a scenario, and hold it to what every run is held to."""
+async def _checked(scenario: Scenario, run: Run) -> None:
+    """Run a scenario, and check the invariants of every run."""
     async with _nothing_left():
         try:
             async with asyncio.timeout(3 * run._bound) as scope:
@@ -320,41 +339,41 @@ async def _held_to(scenario: Scenario, run: Run) -> None:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise Broken(f"the scenario hangs: not done after {3 * run._bound:g} s") from error
+            raise InvariantViolated(f"the scenario hangs: not done after {3 * run._bound:g} s") from error
 
 
 @contextlib.asynccontextmanager
 async def _nothing_left() -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    complaints: list[str] = []
+    unheard: list[str] = []
     handler = loop.get_exception_handler()
     loop.set_exception_handler(
-        lambda _, context: complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+        lambda _, context: unheard.append(f"{context.get('message')}: {context.get('exception')!r}")
     )
     timers = _timers(loop)
-    await asyncio.sleep(0)  # one that is due in this very turn is not listed; whose it is sets it again
+    await asyncio.sleep(0)  # a timer that is due in this turn is not listed; its owner sets it again
     tasks, timers = asyncio.all_tasks(), timers | _timers(loop)
     try:
         yield
         left = set[asyncio.Task[Any]]()
-        for _ in range(AT_ONCE):  # what has been closed may need some turns to be gone
+        for _ in range(AT_ONCE):  # what was closed may need some turns to end
             await asyncio.sleep(0)
             left = {task for task in asyncio.all_tasks() - tasks if not task.done()}
-        gc.collect()  # "exception was never retrieved" is said when a future goes
+        gc.collect()  # a future reports "exception was never retrieved" when it is collected
         if left:
-            raise Broken(f"tasks are left behind: {left}")
+            raise InvariantViolated(f"tasks are left behind: {left}")
         if overdue := _timers(loop) - timers:
-            raise Broken(f"timers are left behind: {overdue}")
-        if complaints:
-            raise Broken(f"errors that only the event loop saw: {complaints}")
+            raise InvariantViolated(f"timers are left behind: {overdue}")
+        if unheard:
+            raise InvariantViolated(f"errors that only the event loop saw: {unheard}")
     finally:
         loop.set_exception_handler(handler)
 
 
 def _timers(loop: asyncio.AbstractEventLoop) -> set[str]:
-    """What is due to be called later; nothing of a loop that keeps it elsewhere, such as uvloop's.
+    """The callbacks of the loop's timers; none for a loop that keeps them elsewhere, such as uvloop's.
 
-    Not the timers themselves: who was there before may have set a new one for the same.
+    Callbacks are compared, not timers, since an earlier task may have set a new timer for the same callback.
     """
     return {repr(timer._callback) for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()}
 
@@ -363,7 +382,8 @@ def _timers(loop: asyncio.AbstractEventLoop) -> set[str]:
 def _observe(
     coroutine: Coroutine[Any, Any, T], on_wait: Callable[[asyncio.Future[Any] | None], None]
 ) -> Generator[Any, Any, T]:
-    """Run a coroutine, and call `on_wait` whenever it is about to wait, with what for (None for one turn)."""
+    """Run a coroutine. Before each wait, call `on_wait` with the future it waits for (None for
+    `sleep(0)`)."""
     error: BaseException | None = None
     while True:
         try:

@@ -6,7 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from corral.testing.embedded.zookeeper import Config, Link, ZooKeeper
+from corral.testing.embedded.server_connection import ServerConnection
+from corral.testing.embedded.zookeeper import Config, ZooKeeper
 from corral.types import OPEN_ACL, Acl, Stat
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiResult, Operation
@@ -47,7 +48,7 @@ class Wire:
         self._asked: dict[int, Operation] = {}
         self.xid = 0
         self.connected: ConnectReply | None = None
-        self.link: Link = core.zk.accept(self, core.now, host=host, port=4321)
+        self.link: ServerConnection = core.zk.accept(self, core.now, host=host, port=4321)
 
     # What the core calls
 

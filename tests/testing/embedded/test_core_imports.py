@@ -13,7 +13,7 @@ ALLOWED = {
     "random", "re", "struct", "time", "typing", "corral", "corral.types", "corral.wire",
 }  # fmt: skip
 PURE = [
-    "acls", "codes", "database", "hashing", "link", "requests", "sessions", "tree", "watches", "words", "writes", "zookeeper",
+    "acls", "codes", "database", "four_letter_words", "hashing", "requests", "server_connection", "sessions", "tree", "watches", "writes", "zookeeper",
 ]  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_nonsense_for_a_connect_request(core: Core, frame: bytes) -> None:
     wire = core.wire()
     wire.feed(frame)
     assert wire.got() == [CLOSED]
-    assert core.zk.links == {}
+    assert core.zk.connections == {}
 
 
 @pytest.mark.parametrize("frame", [b"", bytes(7)])
@@ -435,7 +435,7 @@ def test_a_session_of_the_ensemble(lonely: Core) -> None:
     (session_id,) = lonely.zk.sessions.ids()
     password = lonely.zk.sessions.password(session_id)
     assert lonely.wire().connect(session_id=session_id, password=password, read_only=True) is None
-    link = next(iter(lonely.zk.links))
+    link = next(iter(lonely.zk.connections))
     link.received(lonely.now, (1).to_bytes(4) + m.CLOSE.opcode.to_bytes(4, signed=True))
     assert lonely.zk.sessions.ids() == [session_id]
 

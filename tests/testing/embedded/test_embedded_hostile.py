@@ -121,7 +121,7 @@ def test_nobody_else_notices(streams: list[bytes], fragment: int | None, leaves:
                     assert await bystander.exists("/bystander")
                 await asyncio.sleep(2)
                 assert server.running
-                assert len(server.zookeeper.links) == 1
+                assert len(server.zookeeper.connections) == 1
                 process = server._process
                 assert process is not None
                 assert len(process._connections) == 1

@@ -50,7 +50,7 @@ class State:
         core, process = server.zookeeper, server._process
         assert process is not None
         loop = asyncio.get_running_loop()
-        self.links = len(core.links)
+        self.links = len(core.connections)
         self.sessions = len(core.sessions)
         self.watches = core.watches.count(), len(core.watches.data_watchers())
         self.ephemerals = len(core.tree.ephemerals)

@@ -72,7 +72,7 @@ async def test_a_restart_keeps_nodes_sessions_and_the_port(end: End) -> None:
             await end(server)
             await server.start()
             assert server.address == address
-            assert not server.zookeeper.links
+            assert not server.zookeeper.connections
         async with FrameClient(address) as client:
             resumed = await client.begin(timeout=0.5, session=session)
             assert resumed == session
@@ -398,7 +398,7 @@ async def test_a_paused_server_answers_nobody() -> None:
                 late.send(m.encode_connect(0, 4.0, 0, bytes(16), False))
                 asking.writer.write(b"ruok")
                 assert not any([await ended(each) for each in (client, late, asking)])
-                assert len(server.zookeeper.links) == 1
+                assert len(server.zookeeper.connections) == 1
                 assert await server.role(timeout=0.1) is None
                 with pytest.raises(TimeoutError):
                     await server.four_letter_word("ruok", timeout=0.1)
@@ -408,7 +408,7 @@ async def test_a_paused_server_answers_nobody() -> None:
                 assert await client.reply() is not None
                 assert await late.frame() is not None
                 assert await asking.rest() == b"imok"
-            while len(server.zookeeper.links) > 1:
+            while len(server.zookeeper.connections) > 1:
                 await asyncio.sleep(0.001)
 
 
@@ -420,7 +420,7 @@ async def test_what_was_sent_before_the_pause_arrives() -> None:
             await writing.begin()
             assert not await watching.ask(m.EXISTS, "/", True)
             assert await watching.ask(m.EXISTS, "/new", True) == -101
-            link = next(iter(server.zookeeper.links))
+            link = next(iter(server.zookeeper.connections))
             link.send(b"\0\0\0\1!")
             server.pause()
             assert await watching.frame() == b"!"
@@ -486,7 +486,7 @@ async def test_clients_that_leave_a_paused_server() -> None:
         async with FrameClient(server.address) as other:
             await other.begin()
             assert await other.exists("/said")
-            while len(server.zookeeper.links) > 1:
+            while len(server.zookeeper.connections) > 1:
                 await asyncio.sleep(0.001)
 
 

@@ -164,7 +164,7 @@ async def test_a_client_that_does_not_read(server: EmbeddedServer, bystander: Fr
         await client.begin()
         await client.create("/large", bytes(4000))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        link = list(server.zookeeper.links)[-1]
+        link = list(server.zookeeper.connections)[-1]
         client.send(*(client.request(m.GET, "/large", False) for _ in range(20_000)))
         received = 0
         while received <= 2 or link.packets_received != received:  # two are from before

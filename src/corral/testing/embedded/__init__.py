@@ -1,4 +1,5 @@
-"""An embedded ZooKeeper server: its core, without I/O (`zookeeper`), and the server around it (`server`)."""
+"""An embedded ZooKeeper server: its core, without I/O (`zookeeper`), and the server around the core
+(`server`)."""
 
 from .server import EmbeddedServer as EmbeddedServer
 

@@ -1,16 +1,16 @@
-"""Access control: what a list allows to whom, and what lists a client may set.
+"""Access control: whom an ACL permits what, and which ACLs a client may set.
 
-A connection has *identities*, pairs of a scheme and an id: ``ip`` from the start, ``digest`` for each
-credential that it has shown. An entry of a list matches an identity of its own scheme; ``world:anyone``
-matches everybody. Several rules are less obvious:
+A connection has *identities*, pairs of a scheme and an id: ``ip`` from the start, and a ``digest`` for each
+credential that it has presented. An entry of an ACL matches identities of its own scheme; ``world:anyone``
+matches everyone. Less obvious rules:
 
-- What is asked for may be several permissions at once, and one of them is enough.
-- ``auth`` stands for all identities of the connection that proves something, so not for ``ip``. It is
-  replaced when the list is set, and never stored.
+- A request may need one of several permissions; any of them is enough.
+- ``auth`` stands for all identities that the connection has proven, so not for ``ip``. It is replaced by them
+  when the ACL is set, and never stored.
 - An entry that occurs twice is stored once.
-- Of a digest, only the shape is checked: two parts around a colon.
+- Of a digest, only the format is checked: two parts around a colon.
 
-There is no superuser and no scheme beyond these: a server has them only if it is configured so.
+There is no superuser and no other scheme: a real server has them only if it is configured so.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ READ, WRITE, CREATE, DELETE, ADMIN = (
 
 
 class AccessList:
-    """The access control list of a node, prepared for being asked often."""
+    """The ACL of a node, prepared for fast checks."""
 
     __slots__ = ("_others", "anyone", "entries")
 
     def __init__(self, entries: tuple[Acl, ...]) -> None:
         self.entries = entries
         self.anyone = 0
-        """What everybody may do: looked at first, since it nearly always answers."""
+        """The permissions of everyone. They are checked first, since they nearly always suffice."""
         others = []
         for perms, scheme, name in entries:
             if (scheme, name) == ("world", "anyone"):
@@ -54,7 +54,7 @@ class AccessList:
         self._others = tuple(others)
 
     def allows(self, perms: int, identities: Iterable[Identity]) -> bool:
-        """Whether somebody with these identities has one of these permissions."""
+        """Whether any of the identities has any of the permissions."""
         if self.anyone & perms:
             return True
         return any(
@@ -64,12 +64,12 @@ class AccessList:
         )
 
     def demand(self, perms: int, identities: Iterable[Identity]) -> None:
-        """Refuse whoever has none of these permissions."""
+        """Raise `Refused` if none of the identities has any of the permissions."""
         if not self.anyone & perms and not self.allows(perms, identities):
             raise Refused(NO_AUTH)
 
     def masked(self) -> list[Acl]:
-        """The list as those see it who may not change it: without the hashes of passwords."""
+        """The entries without password hashes, for clients that may not change the ACL."""
         return [
             Acl(perms, scheme, re.sub(":.*", ":x", name) if scheme == "digest" else name)
             for perms, scheme, name in self.entries
@@ -86,14 +86,14 @@ READABLE = _access_list(READ_ACL)
 
 
 def digest_identity(credential: bytes) -> Identity:
-    """The identity of whoever shows ``user:password``."""
+    """The identity that the credential ``user:password`` proves."""
     text = credential.decode("utf-8", "replace")
     hashed = b64encode(hashlib.sha1(text.encode()).digest()).decode()
     return "digest", f"{text.partition(':')[0]}:{hashed}"
 
 
 def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool) -> AccessList:
-    """The list to store where a client sets this one. Refuses one that is empty or has what is not valid."""
+    """The ACL to store when a client sets these entries; `Refused` if it is empty or has an invalid entry."""
     fixed: list[Acl] = []
     for entry in dict.fromkeys(entries):
         perms, scheme, name = entry
@@ -114,7 +114,7 @@ def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool) -
 
 
 def _is_digest(name: str) -> bool:
-    # As Java splits: what is empty at the end does not count.
+    # Java's split drops empty parts at the end.
     return name.rstrip(":").count(":") == 1
 
 
@@ -129,9 +129,9 @@ def _matches(scheme: str, expression: str, given: str) -> bool:
 
 
 def _network(name: str, *, ipv6: bool) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The addresses that an id of the scheme ``ip`` stands for: one, or a prefix and its length in bits."""
+    """The addresses that an id of the scheme ``ip`` matches; None if it is invalid."""
     address, slash, bits = name.partition("/")
-    # Java reads 01 as 1, where Python refuses to guess whether it is octal.
+    # Java reads 01 as 1; Python refuses it as possibly octal.
     address = re.sub(r"\b0+(?=\d+(\.|$))", "", address)
     try:
         parsed = ipaddress.ip_address(address)

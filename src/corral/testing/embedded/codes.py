@@ -1,6 +1,6 @@
-"""The error codes that a server answers with, and the exception that carries one to where it is answered.
+"""The error codes of replies, and the exception by which a handler refuses a request.
 
-Those that corral's users meet as errors of their own come from `corral.errors`; here are the rest.
+Codes that corral's client has an exception for come from `corral.errors`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RECONFIG_DISABLED: Final = -123
 
 
 class Refused(Exception):
-    """The request is answered with an error, and nearly always with nothing else."""
+    """Refuses a request: the reply has this error code, and nearly always no body."""
 
     def __init__(self, code: int, body: bytes = b"") -> None:
         super().__init__(code)

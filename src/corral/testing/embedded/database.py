@@ -1,4 +1,4 @@
-"""What a server keeps: the tree, who watches it, and the last transaction. Every change is made here."""
+"""The server's state: the tree, its watches, and the last zxid. Every change is applied here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from corral.wire import messages
 from . import acls
 from .acls import AccessList
 from .codes import OK
-from .link import Link
+from .server_connection import ServerConnection
 from .tree import Node, Tree, parent_of
 from .watches import Firing, ServerWatches
 from .writes import Change, Creation, Deletion, NewAcl, NewData
@@ -18,25 +18,25 @@ from .writes import Change, Creation, Deletion, NewAcl, NewData
 __all__ = ["NO_ZXID", "Database", "event"]
 
 NO_ZXID = -1
-"""Where a header has room for a zxid, and there is none to tell."""
+"""In a header: no zxid."""
 
 _NOTIFICATION = struct.Struct(">iiqi")
 _CONNECTED = 3
 
 
 class Database:
-    """The tree with its watches; `wall` gives milliseconds since the epoch."""
+    """The tree with its watches; `wall` returns milliseconds since the epoch."""
 
     def __init__(self, *, version: str, wall: Callable[[], int]) -> None:
         self.tree = Tree()
-        self.watches: ServerWatches[Link] = ServerWatches(version=version)
+        self.watches: ServerWatches[ServerConnection] = ServerWatches(version=version)
         self.zxid = 0
-        """The last transaction. Whoever begins one counts it up, before it is known what comes of it."""
+        """The last zxid. A handler increments it for each write, before the write is checked."""
         self._wall = wall
         self._events_have_zxids = version != "3.8"
 
     def apply(self, change: Change) -> Node:
-        """Make a change, with the last zxid, and tell those who watch. Returns the node it was made to."""
+        """Apply a change with the last zxid, and send its events. Returns the changed node."""
         tree, watches, path = self.tree, self.watches, change.path
         if isinstance(change, NewData):
             node = tree.nodes[path]
@@ -44,20 +44,20 @@ class Database:
             node.version = change.version
             node.mzxid = self.zxid
             node.mtime = self._wall()
-            self._tell(watches.data_changed(path), node.acl)
+            self._notify(watches.data_changed(path), node.acl)
             return node
         if isinstance(change, Creation):
             node = change.node(self.zxid, self._wall())
             parent = tree.create(path, node, change.creations)
             own, of_parent = watches.created(path, parent_of(path) or "/")
-            self._tell(own, node.acl)
-            self._tell(of_parent, parent.acl)
+            self._notify(own, node.acl)
+            self._notify(of_parent, parent.acl)
             return node
         if isinstance(change, Deletion):
             node, parent = tree.delete(path, self.zxid)
             own, of_parent = watches.deleted(path, parent_of(path) or "/")
-            self._tell(own, node.acl)
-            self._tell(of_parent, parent.acl)
+            self._notify(own, node.acl)
+            self._notify(of_parent, parent.acl)
             return node
         node = tree.nodes[path]
         if isinstance(change, NewAcl):
@@ -65,17 +65,18 @@ class Database:
             node.aversion = change.version
         return node
 
-    def _tell(self, firing: Firing[Link], acl: AccessList) -> None:
-        """Send an event to those who may read its node (CVE-2024-23944); the others' watches are used up."""
+    def _notify(self, firing: Firing[ServerConnection], acl: AccessList) -> None:
+        """Send an event to the watchers that may read its node (CVE-2024-23944). All their watches have
+        fired."""
         kind, path, watchers = firing
         if watchers:
             frame = event(kind, path, self.zxid if self._events_have_zxids else NO_ZXID)
-            for link in watchers:
-                if acl.allows(acls.READ, link.identities):
-                    link.send(frame)
+            for connection in watchers:
+                if acl.allows(acls.READ, connection.identities):
+                    connection.send(frame)
 
 
 def event(kind: int, path: str, zxid: int) -> bytes:
-    """The frame that tells of an event."""
+    """The frame of an event."""
     body = messages.WATCH_EVENT.encode(kind, _CONNECTED, path)
     return _NOTIFICATION.pack(16 + len(body), messages.NOTIFICATION_XID, zxid, OK) + body

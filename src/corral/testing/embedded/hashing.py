@@ -1,12 +1,13 @@
-"""Sets that are listed in the order in which a Java `HashSet` of strings is.
+"""Sets that iterate in the order of a Java `HashSet` of strings.
 
 A server lists children, and deletes the ephemerals of a session, in the order of such sets. It is neither
-sorted nor that of creation, so a client that relies on either is wrong; this one shows it, with the very
-order of a real server. That order is: by the lower bits of the hash, as many as the table has; among equals,
-the older first. A table doubles when it is more than three quarters full and never shrinks.
+sorted nor the order of creation, and a client must not rely on either. With the same order as a real server,
+this server exposes a client that does. The order is by the lower bits of the hash, as many as the table's
+size has; among equals, the older string is first. A table doubles when it is more than three quarters full,
+and never shrinks.
 
-Left out: a table of 64 or more turns a slot with over eight strings into a tree. Names that are not made to
-collide do not come to that.
+Not implemented: in a table of 64 or more, Java turns a slot with more than eight strings into a tree. That
+takes names that are chosen to collide.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def hash_of(text: str) -> int:
 
 
 class HashSet:
-    """A set of strings in Java's order; `capacity` is the size of its table, a power of two."""
+    """A set of strings in Java's order; `capacity` is the initial size of its table, a power of two."""
 
     __slots__ = ("_capacity", "_hashes", "_listed")
 
@@ -47,7 +48,7 @@ class HashSet:
         return iter(self.listed())
 
     def add(self, name: str) -> None:
-        """Put a string in; if it is there already, nothing changes."""
+        """Add a string, if it is not in the set already."""
         hashes = self._hashes
         if name not in hashes:
             hashes[name] = hash_of(name)
@@ -56,18 +57,18 @@ class HashSet:
                 self._capacity *= 2
 
     def discard(self, name: str) -> None:
-        """Take a string out, if it is there."""
+        """Remove a string, if it is in the set."""
         if self._hashes.pop(name, None) is not None:
             self._listed = None
 
     def listed(self) -> list[str]:
-        """The strings in order. Not to be changed: it is kept until the set changes."""
+        """The strings in order. The list is cached, so do not modify it."""
         if self._listed is None:
             self._listed = self._in_slots(self._hashes, self._capacity)
         return self._listed
 
     def copied(self) -> list[str]:
-        """The strings in the order that a clone of the set has: its table is as small as they allow."""
+        """The strings in the order of a clone of the set, whose table is as small as possible."""
         capacity = 1
         while capacity < int(len(self) / 0.75 + 1):
             capacity *= 2

@@ -1,5 +1,5 @@
-"""What of an embedded server belongs to an event loop: the port, the connections, the timer. The core, with
-nodes and sessions, outlives it."""
+"""The part of an embedded server that belongs to an event loop: the port, the connections, the timer. The
+core, with nodes and sessions, outlives it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import time
 from collections.abc import Callable
 
 from corral.errors import UsageStateError
-from corral.testing._server import ServerUnavailable, free_ports, until_accepted
+from corral.testing.event_loop import wait_until_accepted
+from corral.testing.servers.base import ServerUnavailable
+from corral.testing.servers.ports import PORT_ATTEMPTS, free_ports
 
-from . import words
-from .connection import Connection
+from . import four_letter_words
+from .protocol import ServerProtocol
 from .zookeeper import Config, ZooKeeper
 
 __all__ = ["Process"]
 
 _EPOCH = 1_600_000_000.0
-"""What a clock on the wall shows at virtual second 0: the same in each run."""
+"""The wall-clock time at virtual second 0: the same in each run."""
 
 _BACKLOG = 1000
-"""Clients that may connect at once, before any was accepted."""
-
-_PORT_ATTEMPTS = 5
-"""Somebody may take a free port between our choosing it and binding it."""
+"""Clients that may connect before the first of them is accepted."""
 
 _LAST_TURNS = 3
-"""Turns of the loop in which whoever was just accepted is turned away."""
+"""Turns of the loop in which connections that were just accepted are refused."""
 
 
 class Process:
-    """A server that was started: `connection.Host`. It may be down; then it can be started again."""
+    """A server that was started: the `ProtocolOwner` of its connections. It may be down, and started
+    again."""
 
     core: ZooKeeper
     loop: asyncio.AbstractEventLoop
@@ -40,22 +40,22 @@ class Process:
     def __init__(self, config: Config, port: int) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self.port = port
-        """Where it listens; 0 until a free one was found."""
+        """The port that it listens on; 0 until it has found a free one."""
         self.paused = False
         self._config = config
         self._is_new = True
         self._listener: asyncio.Server | None = None
-        self._connections: dict[Connection, None] = {}  # in order, so that two runs are the same
+        self._connections: dict[ServerProtocol, None] = {}  # ordered, so that two runs are the same
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
 
     @property
     def running(self) -> bool:
-        """Whether it is up, paused or not. Once its event loop is closed it is not."""
+        """Whether it is up, paused or not. It is down when its event loop is closed."""
         return self._listener is not None and not self.loop.is_closed()
 
     async def start(self, host: str) -> None:
-        """Listen. If this fails or is cancelled, nothing is left of it."""
+        """Listen. If this fails or is cancelled, nothing listens."""
         self._abandon()
         loop = asyncio.get_running_loop()
         is_virtual = getattr(loop, "virtual", False)
@@ -79,14 +79,14 @@ class Process:
         self.plan()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, host: str, is_virtual: bool) -> asyncio.Server:
-        """Bind the port, and serve nobody yet: only so can it be cancelled without a listener being left."""
-        attempts = 1 if self.port or is_virtual else _PORT_ATTEMPTS
+        """Bind the port without accepting yet, so that a cancelled start leaves no listener."""
+        attempts = 1 if self.port or is_virtual else PORT_ATTEMPTS
         while True:
-            # Not any free port: see `free_ports` for what becomes of clients that find nobody there.
+            # `free_ports` says why this is not just any free port.
             port = self.port or (0 if is_virtual else free_ports(1)[0])
             try:
                 return await loop.create_server(
-                    lambda: Connection(self), host, port, backlog=_BACKLOG, start_serving=False
+                    lambda: ServerProtocol(self), host, port, backlog=_BACKLOG, start_serving=False
                 )
             except OSError as error:
                 attempts -= 1
@@ -94,32 +94,32 @@ class Process:
                     raise _unavailable(host, port, error) from error
 
     async def end(self, *, abort: bool) -> None:
-        """Close every connection, what it was sent first, unless `abort`; and stop listening. Cancelled, it
-        is over at once."""
+        """Stop listening and close every connection, after sending what is buffered unless `abort`. If
+        cancelled, everything is closed at once."""
         listener = self._listener
         if listener is None or self.loop.is_closed():
             self._abandon()
             return
         self._check_loop()
-        self._listener = None  # from here on nobody is welcome
+        self._listener = None  # from here on connections are refused
         self._stop_timer()
         for connection in list(self._connections):
             connection.abort() if abort or self.paused else connection.close()
         try:
-            await until_accepted(self.loop)
+            await wait_until_accepted(self.loop)
         finally:
             listener.close()
-            for connection in list(self._connections):  # whose client does not read
+            for connection in list(self._connections):  # those whose client does not read
                 connection.abort()
         for _ in range(_LAST_TURNS):
             await asyncio.sleep(0)
-        while self._connections:  # noqa: ASYNC110 - each leaves in one of the next turns of the loop
+        while self._connections:  # noqa: ASYNC110 - each is removed in one of the next turns of the loop
             await asyncio.sleep(0)
         await listener.wait_closed()
 
     def _abandon(self) -> None:
-        """Give up what is left of an event loop that was closed while the server ran: it cannot be closed in
-        order any more, and of that Python warns."""
+        """Release what is left of an event loop that was closed while the server ran: Python warns of a
+        transport that is not closed, and it cannot be closed in order any more."""
         listener, self._listener = self._listener, None
         self._timer = None
         if listener is not None:
@@ -129,7 +129,7 @@ class Process:
         self._connections.clear()
 
     def pause(self) -> None:
-        """Neither read, nor let time pass."""
+        """Stop reading, and stop the clock."""
         self._check_loop()
         self.paused = True
         self._stop_timer()
@@ -137,7 +137,7 @@ class Process:
             connection.look()
 
     def resume(self) -> None:
-        """Go on. Time has passed; what that brings comes before what clients have said meanwhile."""
+        """Continue. What has expired meanwhile expires before the clients' requests are handled."""
         self._check_loop()
         self.paused = False
         self.core.tick(self.clock())
@@ -146,25 +146,28 @@ class Process:
         self.plan()
 
     def expire(self, session_id: int) -> bool:
-        """End a session; whether there was one."""
+        """End a session; False if there is no such session."""
         self._check_loop()
         return self.core.expire(session_id, self.clock())
 
     def answer(self, word: str) -> str:
-        """What it says to a four letter word; nothing to what is none, as the port is then closed."""
+        """The answer to a four letter word; empty if it is none, since a server then closes the
+        connection."""
         self._check_loop()
-        return self.core.answer(word, self.clock()) if words.known(word.encode()) == word else ""
+        if four_letter_words.known(word.encode()) != word:
+            return ""
+        return four_letter_words.answer(self.core, word, self.clock())
 
-    # For the connections
+    # ProtocolOwner
 
-    def welcomes(self, connection: Connection) -> bool:
+    def add(self, protocol: ServerProtocol) -> bool:
         if self._listener is None:
             return False  # it was accepted just before the end
-        self._connections[connection] = None
+        self._connections[protocol] = None
         return True
 
-    def leaves(self, connection: Connection) -> None:
-        self._connections.pop(connection, None)
+    def remove(self, protocol: ServerProtocol) -> None:
+        self._connections.pop(protocol, None)
 
     def plan(self) -> None:
         if self.paused or self._listener is None:
@@ -172,7 +175,7 @@ class Process:
         due = self.core.deadline()
         if self._timer is not None:
             if self._due <= due:
-                return  # it will find that there is nothing to do yet, and plan anew
+                return  # the timer will find nothing to do, and schedule the next one
             self._timer.cancel()
             self._timer = None
         if due < float("inf"):
@@ -185,7 +188,7 @@ class Process:
         self.plan()
 
     def _check_loop(self) -> None:
-        """Refuse a call from anywhere but the event loop that it runs in, unless that is idle."""
+        """Raise outside the event loop that the server runs in, unless that loop is idle."""
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
@@ -203,7 +206,7 @@ class Process:
 
 
 def _unavailable(host: str, port: int, error: OSError) -> ServerUnavailable:
-    # asyncio puts the address into the text of the error once more, or leaves the text out.
+    # asyncio repeats the address in the text of the error, or leaves the text out.
     named = not isinstance(error, socket.gaierror) and error.errno is not None
     why = os.strerror(error.errno).lower() if named and error.errno is not None else str(error)
     return ServerUnavailable(f"cannot listen on {host}:{port}: {why}")

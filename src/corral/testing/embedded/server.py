@@ -6,8 +6,8 @@
     with EmbeddedServer(thread=True) as server:  # for clients that block, and for several event loops
         KazooClient(server.address).start()
 
-It speaks the real protocol, so any client in any language may connect. It is one server, in memory: what a
-restarted one still has (nodes and sessions) is gone once it is closed.
+It speaks the real protocol, so clients in any language can connect. It is a single server, in memory: nodes
+and sessions survive a restart, but not `EmbeddedServer.close`.
 """
 
 from __future__ import annotations
@@ -19,39 +19,44 @@ from typing import Literal, Self
 
 from corral import verify
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
-from corral.testing._server import ANSWER_TIMEOUT, LOOPBACK, Server, running_loop
+from corral.testing.event_loop import running_loop
+from corral.testing.network import LOOPBACK
+from corral.testing.servers.base import ANSWER_TIMEOUT, Server
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
-from .places import Here, OnThread, Place
+from .loop_host import CallersLoop, LoopHost, ThreadLoop
 from .process import Process
 from .zookeeper import Config, ZooKeeper
 
 __all__ = ["EmbeddedServer"]
 
 _SHORTEST = 0.001
-"""The server counts in milliseconds."""
+"""The server measures time in milliseconds."""
 
 
 class EmbeddedServer(Server):
     """A ZooKeeper server without a JVM, a process or a disk: standalone, in memory, on a loopback port.
 
-    - `tick_time` (0.5 s): sessions are expired in steps of it, and live from 2 to 20 ticks unless
-      `min_session_timeout` and `max_session_timeout` say otherwise.
-    - `container_check_interval` (0.5 s): how often empty containers and outlived TTL nodes are removed.
-    - `extended_types` (True): whether TTL nodes can be made.
+    All times are in seconds.
+
+    - `tick_time` (0.5): ZooKeeper's clock. Sessions expire in steps of it.
+    - `min_session_timeout`, `max_session_timeout` (2 and 20 ticks): the bounds of session timeouts.
+    - `container_check_interval` (0.5): how often empty containers and expired TTL nodes are removed.
+    - `extended_types` (True): whether TTL nodes can be created.
     - `jute_maxbuffer` (ZooKeeper's, 1 MiB): the largest frame, in bytes.
-    - `version` ("3.8"): the release of ZooKeeper that it behaves as where they differ, or "3.9".
-      Or "3.5": that is 3.8 without the requests that came after 3.5, those for persistent watches among them.
-    - `read_only` (False): whether it behaves as a server that has lost its quorum, and serves reads alone.
-    - `seed`: the same session ids and passwords each time.
-    - `host`, `port` (a free port): where it listens.
-    - `thread` (False): whether it runs on a thread of its own. Then its methods may be called from any event
-      loop, and ``with`` works as ``async with`` does; else it belongs to the loop that started it.
+    - `version` ("3.8"): the ZooKeeper release to behave like, where releases differ: "3.8", "3.9", or "3.5",
+      which is 3.8 without the requests that later releases added, such as those for persistent watches.
+    - `read_only` (False): whether it serves only reads, like a server that has lost its quorum.
+    - `seed`: makes session ids and passwords the same in each run.
+    - `host`, `port` (a free port): the address that it listens on.
+    - `thread` (False): whether it runs on a thread of its own. Its methods may then be called from any event
+      loop, and ``with`` works like ``async with``. Otherwise it belongs to the loop that started it.
 
-    ``async with`` starts it, and on leaving kills it. There are no faults in here: a `FaultProxy` in front
-    breaks connections exactly as it does for a real server. What is here is what happens to a process.
+    ``async with`` starts it; on leaving, it is killed. It injects no faults itself: use a `FaultProxy` in
+    front of it, as for a real server. `stop`, `kill`, `pause` and `expire` are what can happen to the
+    server's process.
 
-    It works in a `VirtualLoop`, without any socket. Where the event loop is closed under it, it is down.
+    It works in a `VirtualLoop`, without real sockets. If its event loop is closed while it runs, it is down.
     """
 
     def __init__(
@@ -92,8 +97,8 @@ class EmbeddedServer(Server):
         self._host = verify.text(host, "host")
         self._wanted_port = _port(port)
         self._process: Process | None = None
-        self._thread = OnThread() if thread else None
-        self._place: Place = self._thread or Here()
+        self._thread = ThreadLoop() if thread else None
+        self._loop_host: LoopHost = self._thread or CallersLoop()
 
     def __repr__(self) -> str:
         state = "paused" if self.paused else "running" if self.running else "down"
@@ -102,91 +107,100 @@ class EmbeddedServer(Server):
 
     @property
     def address(self) -> str:
+        """Where clients connect, as ``host:port``. It never changes. `UsageStateError` before the first
+        `start`."""
         port = self._started().port
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
     @property
     def running(self) -> bool:
+        """Whether the server is up; a paused one counts."""
         return self._process is not None and self._process.running
 
     @property
     def paused(self) -> bool:
-        """Whether `pause` was called, and neither `resume` nor an end came since."""
+        """Whether the server is paused."""
         return self._process is not None and self._process.running and self._process.paused
 
     @property
     def zookeeper(self) -> ZooKeeper:
-        """The server's insides, as pure data: its tree, its sessions, its watches. To be looked at, and with
-        ``thread=True`` only while no client does anything."""
+        """The server's core: its tree, sessions and watches, for a test to inspect. It is internal, and may
+        change in any release. With ``thread=True``, read it only while no client is active."""
         return self._started().core
 
     async def start(self) -> None:
-        """Listen, the first time or again with the data and the port that there were.
+        """Start to listen, for the first time or again with its data and its port.
 
-        `ServerUnavailable` if the port is taken, `UsageStateError` if it runs. If this fails or is cancelled,
-        the server is down.
+        `ServerUnavailable` if the port is taken, `UsageStateError` if it runs already. If this fails or is
+        cancelled, the server is down.
         """
         running_loop()
         self._check_down()
         try:
-            await self._place.run(self._start)
+            await self._loop_host.run(self._start)
         except BaseException:
             self._undo_start()
             raise
 
     async def stop(self) -> None:
-        """Close all connections and the port. Data and port stay.
+        """Close all connections and the port. It keeps its data and its port.
 
-        What clients were sent goes out as far as they take it at once; no more is done for who does not read,
-        or by a server that is paused. Cancelled, it is killed instead. Nothing happens if it is down.
+        Buffered answers are sent as far as clients read them at once; a paused server sends nothing. If
+        cancelled, it is killed instead. Nothing happens if it is down.
         """
         await self._end(abort=False)
 
     async def kill(self) -> None:
-        """Close all connections and the port at once. Data and port stay.
+        """Close all connections and the port at once. It keeps its data and its port.
 
-        Cancelled, it is killed all the same. Nothing happens if it is down.
+        If cancelled, it is killed all the same. Nothing happens if it is down.
         """
         await self._end(abort=True)
 
     def pause(self) -> None:
-        """Freeze it: connections stay open, new ones are accepted, and nothing is answered, nor expired."""
+        """Freeze the server: connections stay open, new ones are accepted, nothing is answered and nothing
+        expires."""
         process = self._up()
-        self._place.call(process.pause)
+        self._loop_host.call(process.pause)
 
     def resume(self) -> None:
-        """Let a paused server run on. What has expired meanwhile expires first."""
+        """Let a paused server continue. What has expired meanwhile expires first."""
         process = self._up()
         if process.paused:
-            self._place.call(process.resume)
+            self._loop_host.call(process.resume)
 
     async def expire(self, session_id: int) -> None:
-        """End a session as if its client had not been heard of for too long: its connection is closed, and
-        its ephemerals go. `UsageValueError` if there is no such session, `UsageStateError` if the server is
-        paused or down. There is nothing to cancel."""
+        """End a session as if it had expired: its connection is closed, and its ephemerals are deleted.
+
+        `UsageValueError` if there is no such session, `UsageStateError` if the server is paused or down. It
+        does not wait, so it cannot be cancelled.
+        """
         process = self._up()
         if process.paused:
             raise UsageStateError(f"{self!r} cannot expire a session; resume() it first")
-        if not self._place.call(partial(process.expire, session_id)):
+        if not self._loop_host.call(partial(process.expire, session_id)):
             raise UsageValueError(f"there is no session 0x{session_id:x}; Client.session_id has a client's")
 
     async def close(self) -> None:
+        """Kill the server, if it runs, and remove its data. May be called repeatedly and in any state. If
+        cancelled, the server is killed all the same; call it again to remove its data."""
         try:
             await self.kill()
         finally:
-            if not self.running:  # as it is if this was the wrong loop to call it from
+            if not self.running:  # it still runs if this was called in the wrong loop
                 self._process = None
-                self._place.close()
+                self._loop_host.close()
 
     async def four_letter_word(self, word: str, *, timeout: float = ANSWER_TIMEOUT) -> str:
-        """Ask with a four letter word, without a connection. Raises `ConnectionRefusedError` if the server is
-        down and `TimeoutError` if it is paused, both at once. There is nothing to cancel."""
+        """Return the answer to a four letter word, without a connection. Raises `ConnectionRefusedError` if
+        the server is down, and `TimeoutError`, at once, if it is paused. It does not wait, so it cannot be
+        cancelled."""
         process = self._started()
         if not process.running:
-            raise ConnectionRefusedError(f"{self!r} does not run")
+            raise ConnectionRefusedError(f"{self!r} does not run; start() it first")
         if process.paused:
-            raise TimeoutError(f"{self!r} does not answer")
-        return self._place.call(partial(process.answer, word))
+            raise TimeoutError(f"{self!r} does not answer; resume() it first")
+        return self._loop_host.call(partial(process.answer, word))
 
     def __enter__(self) -> Self:
         if self._thread is None:
@@ -212,7 +226,7 @@ class EmbeddedServer(Server):
             finally:
                 self._thread.close()
 
-    # Inside
+    # Internals
 
     async def _start(self) -> None:
         process = self._process or Process(self._config, self._wanted_port)
@@ -222,19 +236,19 @@ class EmbeddedServer(Server):
     def _undo_start(self) -> None:
         self._be_down()
         if self._process is None:
-            self._place.close()
+            self._loop_host.close()
 
     async def _end(self, *, abort: bool) -> None:
         process = self._process
         if process is not None:
             try:
-                await self._place.run(partial(process.end, abort=abort))
+                await self._loop_host.run(partial(process.end, abort=abort))
             except asyncio.CancelledError:
                 self._be_down()
                 raise
 
     def _be_down(self) -> None:
-        """On a thread, what was cancelled here may not have begun there, or may be over."""
+        """End the process. On a thread, a job that was cancelled here may not have begun, or may be done."""
         process = self._process
         if self._thread is not None and process is not None and process.running:
             self._thread.wait(partial(process.end, abort=True))
@@ -265,7 +279,9 @@ def _in_a_loop() -> bool:
 
 def _seconds(value: float, what: str) -> float:
     if verify.seconds(value, what) < _SHORTEST:
-        raise UsageValueError(f"{what} {value!r} s is too short: the server counts in milliseconds")
+        raise UsageValueError(
+            f"{what} {value!r} s is too short: the server counts in milliseconds; give 0.001 or more"
+        )
     return float(value)
 
 

@@ -1,12 +1,12 @@
-"""Sessions: their ids, passwords and time-outs, and when they expire. Times here are whole milliseconds.
+"""Sessions: their ids, passwords and timeouts, and when they expire. Times here are whole milliseconds.
 
-A server does not expire a session when its time-out has passed, but at the end of the tick in which it has:
-sessions are kept in buckets by the tick, and looked at once a tick. So a session lives for its time-out and
-up to one tick more. Each request puts it into a later bucket.
+A server does not expire a session when its timeout has passed, but at the end of that tick: sessions are kept
+in buckets, one for each tick, and the server expires one bucket at a time. A session thus lives for its
+timeout and up to one tick more. Each request moves it to a later bucket.
 
 Ids look like those of server number 1: a 1 in the highest byte, a start that differs from server to server,
-and a count in the lowest two bytes. The password is a function of the id and the server's key, as a real
-server's is, so nothing need be stored to check it.
+and a count in the lowest two bytes. As in a real server, the password is computed from the id and the
+server's key, so it is not stored.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ __all__ = ["PASSWORD_SIZE", "Session", "Sessions"]
 PASSWORD_SIZE = 16
 
 L = TypeVar("L")
-"""The connection that a session is served on."""
+"""The connection of a session."""
 
 
 class Session(Generic[L]):
     """One session."""
 
-    __slots__ = ("bucket", "id", "is_local", "link", "timeout")
+    __slots__ = ("bucket", "connection", "id", "is_local", "timeout")
 
     def __init__(self, session_id: int, timeout: int, *, is_local: bool) -> None:
         self.id = session_id
         self.timeout = timeout
-        """As negotiated last; a session that moves to another connection negotiates again."""
+        """The timeout that was negotiated last; a session that moves to another connection negotiates
+        again."""
         self.is_local = is_local
-        """Whether it is a read-only server's own, which no transaction made."""
-        self.link: L | None = None
-        """The connection that it is served on now, if there is one."""
+        """Whether it exists only on this read-only server, without a transaction."""
+        self.connection: L | None = None
+        """Its connection now; None while it has none."""
         self.bucket = 0
-        """When it expires, unless it is touched."""
+        """When it expires, unless its client is heard from."""
 
 
 class Sessions(Generic[L]):
-    """The sessions that there are, and which expires when."""
+    """The sessions that are alive, and when each expires."""
 
     def __init__(self, tick: int, least: int, most: int, key: bytes, now: int) -> None:
         self._tick = tick
@@ -52,7 +53,7 @@ class Sessions(Generic[L]):
         self._by_id: dict[int, Session[L]] = {}
         self._buckets: dict[int, dict[Session[L], None]] = {}
         self.next_look = self._end_of_tick(now)
-        """When sessions are looked at next."""
+        """When sessions are checked for expiry next."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -61,7 +62,7 @@ class Sessions(Generic[L]):
         return session_id in self._by_id
 
     def find(self, session_id: int) -> Session[L] | None:
-        """The session of this id, if it is alive."""
+        """The session with this id; None if it is not alive."""
         return self._by_id.get(session_id)
 
     def ids(self) -> list[int]:
@@ -69,17 +70,17 @@ class Sessions(Generic[L]):
         return list(self._by_id)
 
     def negotiate(self, timeout: int) -> int:
-        """The time-out that a client gets for the one that it asks for."""
+        """The timeout that a client gets when it requests this one."""
         return max(self._least, min(timeout, self._most))
 
     def password(self, session_id: int) -> bytes:
-        """What a client has to know to have a session of this id on another connection."""
+        """The password that a client needs to move the session to another connection."""
         return hashlib.blake2b(
             session_id.to_bytes(8, signed=True), key=self._key, digest_size=PASSWORD_SIZE
         ).digest()
 
     def open(self, timeout: int, now: int, *, is_local: bool) -> Session[L]:
-        """A new session, with a time-out that was negotiated."""
+        """Open a session with a negotiated timeout."""
         session: Session[L] = Session(self._next_id, timeout, is_local=is_local)
         self._next_id += 1
         self._by_id[session.id] = session
@@ -87,7 +88,7 @@ class Sessions(Generic[L]):
         return session
 
     def touch(self, session: Session[L], now: int) -> None:
-        """The client was heard."""
+        """The client was heard from: move the session to a later bucket."""
         bucket = self._end_of_tick(now + session.timeout)
         if bucket != session.bucket:
             self._take_out(session)
@@ -95,12 +96,12 @@ class Sessions(Generic[L]):
             self._buckets.setdefault(bucket, {})[session] = None
 
     def remove(self, session: Session[L]) -> None:
-        """The session is over."""
+        """Remove a session that has ended."""
         del self._by_id[session.id]
         self._take_out(session)
 
     def expired(self, now: int) -> list[Session[L]]:
-        """The sessions whose time is up, earliest first; they are to be removed."""
+        """The sessions that have expired, earliest first; the caller removes them."""
         if now < self.next_look:
             return []
         self.next_look = self._end_of_tick(now)
@@ -108,7 +109,7 @@ class Sessions(Generic[L]):
         return [session for bucket in due for session in self._buckets[bucket]]
 
     def restart(self, now: int) -> None:
-        """Begin to count anew, with the sessions that transactions have made."""
+        """Start the timeout of each session anew; drop a read-only server's own sessions."""
         for session in list(self._by_id.values()):
             if session.is_local:
                 self.remove(session)
@@ -117,11 +118,11 @@ class Sessions(Generic[L]):
         self.next_look = self._end_of_tick(now)
 
     def deadline(self) -> int | None:
-        """When the next session expires, if no client is heard until then."""
+        """When the next session expires, if no client is heard from; None without sessions."""
         return min(self._buckets, default=None)
 
     def buckets(self) -> dict[int, list[int]]:
-        """The ids of the sessions by when they expire."""
+        """The ids of the sessions, by expiry."""
         return {bucket: [session.id for session in self._buckets[bucket]] for bucket in sorted(self._buckets)}
 
     def _end_of_tick(self, time: int) -> int:

@@ -1,21 +1,22 @@
-"""The data tree: nodes, and what each change makes of them. Nothing here refuses: `writes` has done that.
+"""The data tree: nodes, and the effect of each change on them. Nothing here is refused: `writes` has checked
+it.
 
-How the numbers of a node move:
+The counters of a node:
 
-- ``version`` and ``aversion`` count the settings of data and of the ACL, and wrap as 32-bit integers do.
-- A node counts the children that were ever *created* below it; that is the number which the next sequential
-  child gets. What clients see as ``cversion`` counts deletions too: it is twice the one less the children
-  that there are now.
-- At 2^31 - 1 the count of creations stops: neither it nor ``pzxid`` moves any more when a child is created,
-  and every sequential child is given that one number. A deletion still moves ``pzxid``.
-- ``pzxid`` is the transaction that last created or deleted a child; of a node without any, its own.
+- ``version`` and ``aversion`` count the changes of data and of the ACL. They wrap like signed 32-bit
+  integers.
+- ``creations`` counts the children that were ever created; it is the number of the next sequential child. The
+  ``cversion`` that clients see counts deletions, too: it is twice ``creations`` minus the number of children.
+- At 2^31 - 1 ``creations`` stops: when a child is created, neither it nor ``pzxid`` changes any more, and all
+  sequential children get that same number. A deletion still changes ``pzxid``.
+- ``pzxid`` is the transaction that last created or deleted a child; without one, that which created the node.
 
-`Node.ephemeral_owner` is what clients see: the session, or 0 for containers and nodes with a time to live,
-which a real server marks in the same field.
+`Node.ephemeral_owner` is what clients see: the session, or 0 for containers and TTL nodes, which a real
+server marks in the same field.
 
-A fresh tree is that of a standalone server: ``/zookeeper`` with ``quota`` and ``config``, which no
-transaction made, so that all their numbers are 0. Quotas may be set there, but are neither counted nor
-enforced (a real server does not enforce them either, unless it is told to, but it does count).
+A new tree is that of a standalone server: ``/zookeeper`` with ``quota`` and ``config``, which no transaction
+has created, so that all their counters are 0. Quotas can be set there, but are neither counted nor enforced.
+(A real server counts them, and enforces them only if it is configured to.)
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from .hashing import HashSet
 __all__ = ["SPECIAL", "Node", "Tree", "int32", "parent_of"]
 
 SPECIAL = frozenset({"/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"})
-"""What cannot be deleted."""
+"""Nodes that cannot be deleted."""
 
 _CHILDREN_TABLE = 8
 
 
 def int32(number: int) -> int:
-    """The number as it is after overflow of a signed 32-bit integer."""
+    """The number, wrapped like a signed 32-bit integer."""
     return (number + 0x8000_0000 & 0xFFFF_FFFF) - 0x8000_0000
 
 
 def parent_of(path: str) -> str:
-    """The path of the parent; the root's is empty here, as in the server's own map of nodes."""
+    """The path of the parent; that of the root is empty, as in a real server's map of nodes."""
     return path[: path.rindex("/")]
 
 
@@ -90,7 +91,7 @@ class Node:
         return len(self.children)
 
     def stat(self) -> Stat:
-        """What clients are told of the node beside its data."""
+        """The stat that clients get of the node."""
         children = len(self.children)
         return Stat(
             self.czxid,
@@ -108,13 +109,13 @@ class Node:
 
 
 class Tree:
-    """All nodes, and the indexes of those that do not stay: ephemerals, containers, those with a TTL."""
+    """All nodes, and indexes of ephemerals, containers and TTL nodes."""
 
     def __init__(self) -> None:
         root = Node(b"", OPEN)
         zookeeper = Node(b"", OPEN)
         self.nodes: dict[str, Node] = {
-            "": root,  # the parent of what is at the top
+            "": root,  # the parent of top-level nodes
             "/": root,
             "/zookeeper": zookeeper,
             "/zookeeper/quota": Node(b"", OPEN),
@@ -125,16 +126,18 @@ class Tree:
         zookeeper.children.add("config")
         self.nodes["/zookeeper/config"].aversion = -1
         self.ephemerals: dict[int, HashSet] = {}
-        """By session. A session that had some and has none any more is still there."""
+        """The paths of ephemerals, by session. A session whose ephemerals were all deleted is still
+        listed."""
         self.containers: dict[str, None] = {}
         self.ttls: dict[str, None] = {}
 
     def find(self, path: str) -> Node | None:
-        """The node at a path, if there is one."""
+        """The node at a path; None if there is none."""
         return self.nodes.get(path)
 
     def create(self, path: str, node: Node, creations: int) -> Node:
-        """Put a node in; returns its parent, whose count of creations becomes this, unless it overflowed."""
+        """Add a node; returns its parent, whose ``creations`` becomes this, unless the number has
+        overflowed."""
         parent_path, _, name = path.rpartition("/")
         parent = self.nodes[parent_path]
         if creations > parent.creations:
@@ -154,7 +157,7 @@ class Tree:
         return parent
 
     def delete(self, path: str, zxid: int) -> tuple[Node, Node]:
-        """Take a node out; returns it and its parent."""
+        """Remove a node; returns it and its parent."""
         parent_path, _, name = path.rpartition("/")
         parent = self.nodes[parent_path]
         node = self.nodes.pop(path)
@@ -175,8 +178,9 @@ class Tree:
         owned = self.ephemerals.get(session_id)
         return [] if owned is None else owned.copied()
 
-    def outlived(self, time: int) -> list[str]:
-        """Containers that had children and have none, and leaves that outlived their time, in order."""
+    def expired(self, time: int) -> list[str]:
+        """Containers whose children were all deleted, and TTL nodes that have expired, in the server's
+        order."""
         found = HashSet()
         for path in self.containers:
             node = self.nodes[path]
@@ -189,7 +193,7 @@ class Tree:
         return found.listed()
 
     def count_below(self, path: str) -> int:
-        """How many nodes there are below a node, at any depth."""
+        """How many descendants a node has."""
         if path == "/":
             return len(self.nodes) - 2
         prefix = path + "/"
@@ -200,5 +204,5 @@ class Tree:
         return sum(map(len, self.ephemerals.values()))
 
     def data_size(self) -> int:
-        """Roughly how much is stored, in bytes: paths and data."""
+        """The approximate size of all paths and data, in bytes."""
         return sum(len(path) + len(node.data or b"") for path, node in self.nodes.items())

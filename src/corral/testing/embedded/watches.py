@@ -1,20 +1,20 @@
-"""The server's table of watches: which connection is to be told of what.
+"""The server's watches: which connection gets which events.
 
-There are two tables, as data watches (set by get and exists) and child watches are two things that one
-path may have at once. What fires where:
+There are two tables, since a path may have data watches (set by get and exists) and child watches at the same
+time. Changes fire them as follows:
 
-- a node is created: data watches of its path, then child watches of the parent;
+- a node is created: data watches of its path, then child watches of its parent;
 - its data is set: data watches of its path;
-- it is deleted: data watches of its path, child watches of its path, child watches of the parent.
+- it is deleted: data watches of its path, child watches of its path, child watches of its parent.
 
-A watch has a mode: one-shot (used up when it fires), persistent, or persistent and recursive (fires for
-everything below, but never for a change of children). One firing tells a connection once, whatever modes it
-has; and of a deletion a connection is told once although both tables have it.
+A watch has a mode: one-shot (removed when it fires), persistent, or persistent and recursive (fires for all
+descendants, but never for a change of children). A firing sends a connection one event, even if it watches in
+several modes; a deletion sends it one event, even if it is in both tables.
 
-Versions differ. Up to 3.8 a connection has one mode a path and table, and the last one set wins
+Releases differ. Up to 3.8, a connection has one mode for each path and table, and the last one set wins
 (ZOOKEEPER-4466: a one-shot watch silently ends the recursive one); a recursive watch is in both tables; and
-checking for a watch finds anybody's. In 3.9 modes live side by side, can be removed apart, and are the
-connection's own.
+checkWatches finds the watches of other connections. In 3.9, modes exist side by side and are removed
+separately, and checkWatches finds only the connection's own watches.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ CREATED: Final = 1
 DELETED: Final = 2
 DATA_CHANGED: Final = 3
 CHILDREN_CHANGED: Final = 4
-"""What an event tells; the numbers are the protocol's."""
+"""The types of events; the numbers are the protocol's."""
 
 W = TypeVar("W")
-"""Whoever watches: a connection."""
+"""The watcher: a connection."""
 
 Firing = tuple[int, str, Iterable[W]]
-"""An event, its path, and who is to be told of it."""
+"""The type of an event, its path, and the watchers that get it."""
 
 
 class Mode(enum.IntFlag):
-    """How a watch fires."""
+    """How often, and for which paths, a watch fires."""
 
     ONE_SHOT = 1
     PERSISTENT = 2
@@ -60,7 +60,7 @@ class _Table(Generic[W]):
         self._side_by_side = side_by_side
         self.by_path: dict[str, dict[W, int]] = {}
         self.by_watcher: dict[W, dict[str, None]] = {}
-        self._recursive = 0  # while there is none, nothing above a path needs to be looked at
+        self._recursive = 0  # how many; while there are none, ancestors need no lookup
 
     def add(self, path: str, watcher: W, mode: int) -> None:
         watchers = self.by_path.setdefault(path, {})
@@ -71,7 +71,7 @@ class _Table(Generic[W]):
         self._count(before, after)
 
     def fire(self, path: str, kind: int) -> dict[W, None]:
-        """Use up the watches that an event fires; returns whose they are."""
+        """Fire the watches of an event: remove the one-shot ones, and return the watchers."""
         found: dict[W, None] = {}
         watchers = self.by_path.get(path)
         if watchers is not None:
@@ -90,7 +90,7 @@ class _Table(Generic[W]):
         return found
 
     def remove(self, path: str, watcher: W, modes: int) -> bool:
-        """End a connection's watches of these modes; whether it had any."""
+        """Remove a connection's watches of these modes; returns whether it had any."""
         watchers = self.by_path.get(path)
         if watchers is None or not watchers.get(watcher, 0) & modes:
             return False
@@ -104,11 +104,11 @@ class _Table(Generic[W]):
         return 0 if watchers is None else watchers.get(watcher, 0)
 
     def knows(self, path: str) -> bool:
-        """Whether anybody watches.
+        """Whether a path has any watcher.
 
-        A server fails to look for what is above a path that does not begin at the root: at once if it has no
-        slash, and else where it looks, which is while there is a recursive watch. For the empty path it does
-        not look at all.
+        A real server fails to look up the ancestors of a path that does not begin with a slash: at once if
+        the path has no slash at all, otherwise only when it looks, which is while there is a recursive watch.
+        For the empty path it does not look.
         """
         known = path in self.by_path
         if path and not path.startswith("/") and ("/" not in path or (self._recursive and not known)):
@@ -140,7 +140,7 @@ class _Table(Generic[W]):
 
 
 class ServerWatches(Generic[W]):
-    """All watches that a server has."""
+    """All watches of a server."""
 
     def __init__(self, *, version: str) -> None:
         self._side_by_side = version != "3.8"
@@ -150,15 +150,15 @@ class ServerWatches(Generic[W]):
     # Setting
 
     def watch_data(self, path: str, watcher: W) -> None:
-        """Tell of the next change of the node, or of its creation."""
+        """Set a one-shot data watch: it fires when the node is created, changed or deleted."""
         self._data.add(path, watcher, _ONE_SHOT)
 
     def watch_children(self, path: str, watcher: W) -> None:
-        """Tell of the next change of the node's children, or of its deletion."""
+        """Set a one-shot child watch: it fires when the node's children change, or it is deleted."""
         self._children.add(path, watcher, _ONE_SHOT)
 
     def watch_persistently(self, path: str, watcher: W, mode: Mode) -> None:
-        """Tell of every change from now on."""
+        """Set a persistent or recursive watch."""
         self._data.add(path, watcher, int(mode))
         if mode is Mode.PERSISTENT or not self._side_by_side:
             self._children.add(path, watcher, int(mode))
@@ -174,10 +174,10 @@ class ServerWatches(Generic[W]):
         recursive: Sequence[str],
         find: Callable[[str], Node | None],
     ) -> list[tuple[int, str]]:
-        """Set again what a client had when it had seen `zxid`.
+        """Set the watches again that a client had when its last zxid was `zxid`.
 
-        Where something happened since, the watch is not set, and the event is returned instead. Persistent
-        watches are always set, and what they missed is lost (ZOOKEEPER-4698).
+        If a one-shot watch would have fired since, it is not set, and its event is returned instead.
+        Persistent watches are always set, and the events that they missed are lost (ZOOKEEPER-4698).
         """
         missed: list[tuple[int, str]] = []
         for path in data:
@@ -210,45 +210,49 @@ class ServerWatches(Generic[W]):
     # Firing
 
     def created(self, path: str, parent: str) -> tuple[Firing[W], Firing[W]]:
-        """What the creation of a node fires: for its own ACL, and for its parent's."""
+        """Fire the watches of a node's creation. The first firing is subject to its ACL, the second to its
+        parent's."""
         return (
             (CREATED, path, self._data.fire(path, CREATED)),
             (CHILDREN_CHANGED, parent, self._children.fire(parent, CHILDREN_CHANGED)),
         )
 
     def data_changed(self, path: str) -> Firing[W]:
-        """What setting a node's data fires."""
+        """Fire the watches of a node's new data."""
         return DATA_CHANGED, path, self._data.fire(path, DATA_CHANGED)
 
     def deleted(self, path: str, parent: str) -> tuple[Firing[W], Firing[W]]:
-        """What the deletion of a node fires: for its own ACL, and for its parent's."""
-        told = self._data.fire(path, DELETED)
-        told.update(self._children.fire(path, DELETED))
+        """Fire the watches of a node's deletion. The first firing is subject to its ACL, the second to its
+        parent's."""
+        watchers = self._data.fire(path, DELETED)
+        watchers.update(self._children.fire(path, DELETED))
         return (
-            (DELETED, path, told),
+            (DELETED, path, watchers),
             (CHILDREN_CHANGED, parent, self._children.fire(parent, CHILDREN_CHANGED)),
         )
 
-    # Asking and removing
+    # Checking and removing
 
     def check(self, path: str, kind: int, watcher: W) -> None:
-        """Refuse if there is no such watch; `kind` is the protocol's type of watchers."""
+        """Refuse if there is no such watch; `kind` is the protocol's watcher type."""
         tables, modes = self._of_kind(kind)
         if self._side_by_side:
             known = any(table.modes(path, watcher) & modes for table in tables)
         else:
-            known = any([table.knows(path) for table in tables])  # all, not until the first
+            known = any([table.knows(path) for table in tables])  # a list: each table may refuse
         if not known:
             raise Refused(NO_WATCHER)
 
     def remove(self, path: str, kind: int, watcher: W) -> None:
-        """End the connection's watches of a type; refuse if there is none. Nobody is told."""
+        """Remove the connection's watches of a type, without an event; refuse if there is none."""
         tables, modes = self._of_kind(kind)
-        if not any([table.remove(path, watcher, modes) for table in tables]):  # all, not until the first
+        if not any(
+            [table.remove(path, watcher, modes) for table in tables]
+        ):  # a list: remove from each table
             raise Refused(NO_WATCHER)
 
     def _of_kind(self, kind: int) -> tuple[tuple[_Table[W], ...], int]:
-        """Where the watches of a type are, and the modes it means."""
+        """The tables that have the watches of a type, and its modes."""
         both = (self._data, self._children)
         if kind == 3:
             return both, _EVERY
@@ -259,24 +263,25 @@ class ServerWatches(Generic[W]):
         raise Refused(MARSHALLING_ERROR)
 
     def forget(self, watcher: W) -> None:
-        """The connection is gone, and its watches with it."""
+        """Remove all watches of a connection."""
         self._data.forget(watcher)
         self._children.forget(watcher)
 
-    # Looking at them
+    # Inspection
 
     def count(self) -> int:
         """How many watches there are in both tables."""
         return self._data.count() + self._children.count()
 
     def data_paths(self) -> dict[str, list[W]]:
-        """By path, who watches data. A server's reports are about this table alone."""
+        """The data watchers of each path. A server's reports have only this table."""
         return {path: list(watchers) for path, watchers in self._data.by_path.items()}
 
     def child_paths(self) -> dict[str, list[W]]:
-        """By path, who watches children."""
+        """The child watchers of each path."""
         return {path: list(watchers) for path, watchers in self._children.by_path.items()}
 
     def data_watchers(self) -> dict[W, list[str]]:
-        """By connection, which data it watches; one that had watches and has none any more is there too."""
+        """The paths whose data each connection watches; it includes connections whose watches have all
+        fired."""
         return {watcher: list(paths) for watcher, paths in self._data.by_watcher.items()}

@@ -1,11 +1,11 @@
-"""What a write asks for, what it is refused for, and what it comes to.
+"""The checks of a write, and the change that it makes.
 
-A server handles a write in two steps. *Preparing* looks at the tree, checks in a fixed order that decides
-which of several errors is answered, and gives a change. *Applying* cannot fail. `Writes` prepares; the
-change knows how to apply itself.
+A server handles a write in two steps. *Preparing* reads the tree, makes its checks in a fixed order, which
+decides which of several errors is the answer, and returns a change. *Applying* the change cannot fail.
+`Writes` prepares; `Database.apply` applies.
 
 A transaction prepares all its operations before it applies any, each against a `Draft`: the tree as the
-changes before it would leave it. So all or nothing needs no undoing.
+changes before it would leave it. Nothing has to be undone if an operation is refused.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _MOST_TTL = (1 << 40) - 1
 
 
 class Author(Protocol):
-    """Whoever writes."""
+    """The connection that writes."""
 
     @property
     def session_id(self) -> int:
-        """The session, which owns the ephemerals."""
+        """The session that owns the ephemerals it creates."""
 
     @property
     def identities(self) -> Sequence[Identity]:
-        """Who that is, to access control."""
+        """Its identities for access control."""
 
 
 class Seen(Protocol):
-    """What preparing looks at in a node."""
+    """The properties of a node that preparing reads."""
 
     @property
     def version(self) -> int: ...
@@ -87,7 +87,7 @@ class View(Protocol):
 
 
 class Creation(NamedTuple):
-    """A node is created; `creations` is the parent's count from then on."""
+    """A node is created; `creations` is its parent's new count."""
 
     path: str
     data: bytes | None
@@ -98,7 +98,7 @@ class Creation(NamedTuple):
     creations: int
 
     def node(self, zxid: int, time: int) -> Node:
-        """The node, as a transaction makes it."""
+        """The node, as a transaction creates it."""
         return Node(
             self.data,
             self.acl,
@@ -133,7 +133,7 @@ class NewAcl(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """Nothing changes: a node's version is as it was said to be."""
+    """Nothing changes: a node has the expected version."""
 
     path: str
 
@@ -189,7 +189,7 @@ _MODES = (
     _Mode(has_ttl=True),
     _Mode(has_ttl=True, is_sequential=True),
 )
-"""By the flags of a create."""
+"""The modes by the flags of a create."""
 
 
 def _mode(flags: int) -> _Mode:
@@ -203,7 +203,7 @@ _CREATE2 = messages.CREATE2.opcode
 _CREATE_CONTAINER = messages.CREATE_CONTAINER.opcode
 _CREATE_TTL = messages.CREATE_TTL.opcode
 _FAILS = -1
-"""Stands for the opcode of an operation that a server fails at when it comes to it."""
+"""In place of an opcode: a server fails when it reaches this operation."""
 
 
 class Writes:
@@ -225,8 +225,8 @@ class Writes:
         flags: int,
         ttl: int = -1,
     ) -> Creation:
-        """Any of the creates. It is the opcode that makes a container or gives a time to live; the flags say
-        the rest, and have to agree about the time to live only."""
+        """Prepare any of the creates. The opcode decides about containers and TTLs, the flags about the rest;
+        only about a TTL must they agree."""
         mode = _mode(flags)
         if mode.has_ttl:
             if not self._extended_types:
@@ -234,7 +234,7 @@ class Writes:
             if not 0 < ttl <= _MOST_TTL:
                 raise Refused(BAD_ARGUMENTS)
         elif opcode == _CREATE_TTL:
-            # With a time below zero a real 3.8 accepts this, and its pipeline dies of it.
+            # With a negative TTL, a real 3.8 accepts this, and its request pipeline dies of it.
             raise Refused(BAD_ARGUMENTS)
         parent_path = _parent_for_change(path)
         acl = acls.fix(entries, author.identities, ipv6=self._version != "3.8")
@@ -261,7 +261,7 @@ class Writes:
         )
 
     def delete(self, view: View, author: Author, path: str, version: int) -> Deletion:
-        """A delete. The permission is the parent's to give."""
+        """Prepare a delete. The parent's ACL decides."""
         parent_path = _parent_for_change(path)
         if path in SPECIAL:
             raise Refused(BAD_ARGUMENTS)
@@ -278,7 +278,7 @@ class Writes:
         return Deletion(path)
 
     def set_data(self, view: View, author: Author, path: str, data: bytes | None, version: int) -> NewData:
-        """A set."""
+        """Prepare a setData."""
         check_path(path)
         node = view.find(path)
         if node is None:
@@ -287,7 +287,7 @@ class Writes:
         return NewData(path, data, _next_version(node.version, version))
 
     def set_acl(self, view: View, author: Author, path: str, entries: Sequence[Acl], version: int) -> NewAcl:
-        """A setACL. The version is that of the ACL."""
+        """Prepare a setACL. The version is that of the ACL."""
         check_path(path)
         acl = acls.fix(entries, author.identities, ipv6=self._version != "3.8")
         node = view.find(path)
@@ -297,7 +297,7 @@ class Writes:
         return NewAcl(path, acl, _next_version(node.aversion, version))
 
     def check(self, view: View, author: Author, path: str, version: int) -> Verified:
-        """A check of a version."""
+        """Prepare a check of a version."""
         check_path(path)
         node = view.find(path)
         if node is None:
@@ -309,9 +309,9 @@ class Writes:
     def transaction(
         self, author: Author, operations: Iterable[tuple[messages.Operation, Any]]
     ) -> list[tuple[int, int, Change | None]]:
-        """For each operation of a transaction the opcode that its result has, an error code, its change.
+        """Prepare a transaction: for each operation the opcode of its result, an error code, and its change.
 
-        If one is refused, none has a change: those before it have no error, those after it
+        If one is refused, none has a change. Those before it have error code 0, those after it
         `RUNTIME_INCONSISTENCY`.
         """
         understood = [self._as_understood(operation, fields) for operation, fields in operations]
@@ -334,12 +334,12 @@ class Writes:
         return prepared
 
     def _as_understood(self, operation: messages.Operation, fields: Any) -> tuple[int, Any]:
-        """What an operation in a transaction is, and its fields.
+        """The opcode that a server gives an operation in a transaction, and its fields.
 
-        Of a create, the flags decide whether it makes a container or gives a time to live; up to 3.8 the
-        opcode does not matter beside them, so that a create2 is answered as a create (ZOOKEEPER-4026). What
-        a version does not expect in the flags of an opcode makes the transaction fail as a whole; up to 3.8
-        only if nothing before it was refused, which is `_FAILS`.
+        In a transaction, the flags of a create decide about containers and TTLs. Up to 3.8 the opcode has no
+        effect, and a create2 is answered like a create (ZOOKEEPER-4026). Flags that a release does not expect
+        with an opcode make the whole transaction fail; up to 3.8 only if no operation before it was refused,
+        hence `_FAILS`.
         """
         opcode = operation.opcode
         if operation in (messages.GET, messages.CHILDREN):
@@ -395,20 +395,20 @@ class _Sketch:
 
 
 class Draft:
-    """The tree as it would be after changes that are not made yet."""
+    """The tree as it would be after changes that are not applied yet."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._changed: dict[str, _Sketch | None] = {}
 
     def find(self, path: str) -> Seen | None:
-        """The node at a path, as it would be."""
+        """The node at a path; None if there would be none."""
         if path in self._changed:
             return self._changed[path]
         return self._tree.find(path)
 
     def note(self, change: Change) -> None:
-        """A change would be made."""
+        """Add a change to the draft."""
         if isinstance(change, Creation):
             parent = self._sketch(parent_of(change.path))
             parent.creations = change.creations

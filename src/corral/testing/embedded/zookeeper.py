@@ -1,30 +1,32 @@
-"""A standalone ZooKeeper server as pure data: frames and `now` in, frames out.
+"""A standalone ZooKeeper server without I/O: frames and the time go in, frames come out.
 
-It does what a real one does, in one thread and at once: where the real one has a pipeline of processors, a
-request here is over when `Link.received` returns. What can be told apart from outside is the same, and held
-to be so by tests against the real server:
+It does what a real server does, in one thread and synchronously. A real server passes a request through a
+pipeline of processors; here a request is done when `ServerConnection.received` returns. What clients can
+observe is the same, and tests compare it with a real server:
 
-- The order of what is sent. A watch event that a write causes reaches the writer before the write's reply,
-  and everybody else before any reply that could show the change.
-- zxids. Every write takes one, also a refused one, and so does making and closing a session. A reply has that
-  of the last write which was processed.
-- Which of several errors is answered (`writes`).
-- A request that does not decode is answered `MARSHALLING_ERROR`, one with an unknown opcode `UNIMPLEMENTED`,
-  and then the connection is closed. A connect request that cannot be served is answered by closing.
-- A connection serves one session; a session is served by the last connection that asked for it, and the one
-  before is closed, even if the password that is then looked at turns out to be wrong.
+- The order of frames. A watch event that a write causes reaches the writer before the write's reply, and
+  every other client before any reply that could show the change.
+- zxids. Every write takes one, even if it is refused, and so does opening and closing a session. A reply has
+  the zxid of the last write that was processed.
+- Which of several errors is the answer (see `writes`).
+- A request that does not decode is answered with `MARSHALLING_ERROR`. One with an unknown opcode is answered
+  with `UNIMPLEMENTED`, and its connection is closed. For a connect request that cannot be served, the
+  connection is closed without an answer.
+- A connection has one session. A session belongs to the last connection that asked for it; the one before is
+  closed, even if the new one's password turns out to be wrong.
 
-Every entry is given `now`, and what is due by then happens first: sessions expire, containers go. So the
-outcome depends on when things came in, not on when `tick` was called.
+Every method that takes `now` first handles what is due by then: sessions expire, containers are removed. The
+outcome therefore depends on when frames arrive, not on when `tick` is called.
 
-What it is not: there is no quorum, no disk, no SASL, no TLS; quotas are neither counted nor enforced. What
-else differs, none of which a well-behaved client meets:
+There is no quorum, no disk, no SASL and no TLS; quotas are neither counted nor enforced. Other differences,
+which a well-behaved client does not notice:
 
-- A connection that never makes a session is not closed for it, and requests are never throttled.
-- Whether an expired client is still told of its own ephemerals is a race in a real server; here it is not.
-- Null paths and lists are taken for empty ones, strings that are not UTF-8 do not decode, an ACL has only the
-  permissions that exist, and what is beyond U+FFFF is written as UTF-8: the wire layer is the client's.
-- The server's own requests are not a client's to make: createSession is unknown, and deleteContainer is
+- A connection that never opens a session stays open, and requests are never throttled.
+- In a real server, it is a race whether an expired client gets the events of its own ephemerals; here it
+  never does.
+- The wire layer is the client's: null paths and lists are read as empty ones, strings that are not UTF-8 do
+  not decode, an ACL has only the permissions that exist, and characters beyond U+FFFF are written as UTF-8.
+- Clients cannot make the server's internal requests: createSession is unknown, and deleteContainer is
   answered as by a 3.8, which misreads it.
 """
 
@@ -39,35 +41,35 @@ from corral.wire import messages
 from corral.wire.compile import DecodeError
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
-from . import acls, words
+from . import acls
 from .codes import AUTH_FAILED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
 from .database import NO_ZXID, Database
-from .link import Buffer, Client, Link
 from .requests import BODY, REFUSED_READ_ONLY, Requests
+from .server_connection import Buffer, FrameTransport, ServerConnection
 from .sessions import PASSWORD_SIZE, Session, Sessions
 from .tree import Tree
 from .watches import ServerWatches
 from .writes import Deletion
 
-__all__ = ["Client", "Config", "Link", "ZooKeeper"]
+__all__ = ["Config", "ZooKeeper"]
 
 _HEADER = struct.Struct(">ii")
-_LEAST_CONNECT = 28  # a connect request with an empty password and without what came with 3.4
+_LEAST_CONNECT = 28  # a connect request with an empty password, without the field that 3.4 added
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """How a server is configured. Times are in seconds.
 
-    - ``tick_time``: sessions are expired in steps of it.
-    - ``min_session_timeout``, ``max_session_timeout``: what clients may ask for; 2 and 20 ticks if None.
-    - ``container_check_interval``: how often empty containers and outlived nodes are removed.
-    - ``extended_types``: whether nodes with a time to live can be made.
+    - ``tick_time``: sessions expire in steps of it.
+    - ``min_session_timeout``, ``max_session_timeout``: the bounds of session timeouts; None for 2 and 20
+      ticks.
+    - ``container_check_interval``: how often empty containers and expired TTL nodes are removed.
+    - ``extended_types``: whether TTL nodes can be created.
     - ``jute_maxbuffer``: the largest frame, in bytes.
-    - ``version``: the release that is followed where they differ; of 3.5 only which requests it
-      does not know, else that is as 3.8.
-    - ``read_only``: whether it begins as a server that has lost its quorum.
-    - ``seed``: makes ids and passwords of sessions the same each time.
+    - ``version``: the release to behave like, where releases differ; 3.5 is 3.8 without later requests.
+    - ``read_only``: whether it starts like a server that has lost its quorum.
+    - ``seed``: makes session ids and passwords the same in each run.
     """
 
     tick_time: float = 0.5
@@ -82,32 +84,32 @@ class Config:
 
     @property
     def least_timeout(self) -> float:
-        """The shortest session time-out."""
+        """The shortest session timeout, in seconds."""
         return 2 * self.tick_time if self.min_session_timeout is None else self.min_session_timeout
 
     @property
     def most_timeout(self) -> float:
-        """The longest session time-out."""
+        """The longest session timeout, in seconds."""
         return 20 * self.tick_time if self.max_session_timeout is None else self.max_session_timeout
 
 
 class ZooKeeper:
     """The server.
 
-    `now` is monotonic seconds everywhere, and never goes back; `wall` is seconds since the epoch at the first
-    `now`. Nodes get their times from the two.
+    `now` is monotonic seconds in every method, and never decreases. `wall` is seconds since the epoch at the
+    first `now`. The times of nodes are computed from the two.
     """
 
     def __init__(self, config: Config, *, now: float, wall: float) -> None:
         self.config = config
         version = "3.8" if config.version == "3.5" else config.version
         self.database = Database(version=version, wall=self._wall_now)
-        self.links: dict[Link, None] = {}
+        self.connections: dict[ServerConnection, None] = {}
         """The connections that are open, oldest first."""
         self.read_only = config.read_only
-        """May be changed: the connections stay, and what is made of their requests is another thing."""
+        """May be changed while connections are open; it affects their next requests."""
         seed = random.getrandbits(64) if config.seed is None else config.seed & (1 << 64) - 1
-        self.sessions: Sessions[Link] = Sessions(
+        self.sessions: Sessions[ServerConnection] = Sessions(
             _milliseconds(config.tick_time),
             _milliseconds(config.least_timeout),
             _milliseconds(config.most_timeout),
@@ -115,7 +117,7 @@ class ZooKeeper:
             _clock(now),
         )
         self.port = 0
-        """Where it listens, if it does: its answer to ``conf`` says so."""
+        """The port that it listens on, for its answer to ``conf``; 0 if none."""
         self.packets_received = 0
         self._sent_before = 0  # on connections that are closed
         self._wall = wall - now
@@ -137,64 +139,66 @@ class ZooKeeper:
         return self.database.tree
 
     @property
-    def watches(self) -> ServerWatches[Link]:
-        """Who is to be told of what."""
+    def watches(self) -> ServerWatches[ServerConnection]:
+        """The watches of all connections."""
         return self.database.watches
 
     @property
     def zxid(self) -> int:
-        """The last transaction."""
+        """The zxid of the last transaction."""
         return self.database.zxid
 
     # Connections
 
-    def accept(self, client: Client, now: float, *, host: str = "127.0.0.1", port: int = 0) -> Link:
-        """A client has connected, from this address; access control goes by it."""
+    def accept(
+        self, transport: FrameTransport, now: float, *, host: str = "127.0.0.1", port: int = 0
+    ) -> ServerConnection:
+        """Accept a client's connection. Access control by ``ip`` uses its address."""
         self.tick(now)
-        link = Link(self, client, host, port, self.wall_time(now))
-        self.links[link] = None
-        return link
+        connection = ServerConnection(self, transport, host, port, self.wall_time(now))
+        self.connections[connection] = None
+        return connection
 
-    def received(self, link: Link, now: float, frame: Buffer) -> None:
-        """A frame has come in on an open connection."""
+    def received(self, connection: ServerConnection, now: float, frame: Buffer) -> None:
+        """Handle a frame of an open connection."""
         if _clock(now) >= self._due:
             self.tick(now)
-            if not link.is_open:
+            if not connection.is_open:
                 return  # its session has expired
         self._now = now
         self.packets_received += 1
-        link.packets_received += 1
+        connection.packets_received += 1
         if len(frame) > self.config.jute_maxbuffer:
-            self._drop(link)
-        elif link.session is None:
-            self._connect(link, frame)
+            self._drop(connection)
+        elif connection.session is None:
+            self._connect(connection, frame)
         elif len(frame) < BODY:
-            self._drop(link)
+            self._drop(connection)
         else:
-            self._request(link, link.session, frame)
+            self._request(connection, connection.session, frame)
 
-    def lost(self, link: Link, now: float) -> None:
-        """A connection is gone."""
+    def lost(self, connection: ServerConnection, now: float) -> None:
+        """Forget a connection that its client has closed."""
         self._now = max(self._now, now)
-        self._forget(link)
+        self._forget(connection)
 
-    def _drop(self, link: Link) -> None:
-        """Close a connection from this side."""
-        self._forget(link)
-        link.close()
+    def _drop(self, connection: ServerConnection) -> None:
+        """Close a connection."""
+        self._forget(connection)
+        connection.close()
 
-    def _forget(self, link: Link) -> None:
-        if link in self.links:
-            del self.links[link]
-            self._sent_before += link.packets_sent
-            self.watches.forget(link)
-            if link.session is not None and link.session.link is link:
-                link.session.link = None
+    def _forget(self, connection: ServerConnection) -> None:
+        if connection in self.connections:
+            del self.connections[connection]
+            self._sent_before += connection.packets_sent
+            self.watches.forget(connection)
+            if connection.session is not None and connection.session.connection is connection:
+                connection.session.connection = None
 
     # Time
 
     def tick(self, now: float) -> None:
-        """Expire sessions, and remove containers and nodes that have outlived their time."""
+        """Expire sessions, and remove empty containers and expired TTL nodes."""
         self._now = now
         milliseconds = _clock(now)
         if milliseconds < self._due:
@@ -205,26 +209,26 @@ class ZooKeeper:
             behind = (milliseconds - self._next_check) // self._interval
             self._next_check += (behind + 1) * self._interval
             if not self.read_only:
-                for path in self.tree.outlived(self._wall_now()):
+                for path in self.tree.expired(self._wall_now()):
                     self.database.zxid += 1
                     self.database.apply(Deletion(path))
         self._plan()
 
     def deadline(self) -> float:
-        """When `tick` has something to do next; infinity if nothing is in sight."""
+        """When `tick` next has something to do; infinity if nothing is scheduled."""
         due = self.sessions.deadline()
         if self.tree.containers or self.tree.ttls:
             due = self._next_check if due is None else min(due, self._next_check)
         return float("inf") if due is None else due / 1000
 
     def restart(self, now: float) -> None:
-        """What a new process makes of the data of one that is gone, however long that was.
+        """Start again, as a new process does with the data of one that has ended.
 
-        Nodes and sessions are there, and each session has all of its time again; connections, watches and
-        a read-only server's own sessions are not.
+        Nodes and sessions are kept, and the timeout of each session begins anew. Connections, watches and a
+        read-only server's own sessions are lost.
         """
-        for link in list(self.links):
-            self._drop(link)
+        for connection in list(self.connections):
+            self._drop(connection)
         self._started = self._now = now
         self.packets_received = self._sent_before = 0
         self.sessions.restart(_clock(now))
@@ -232,15 +236,15 @@ class ZooKeeper:
         self._plan()
 
     def wall_time(self, now: float) -> int:
-        """Milliseconds since the epoch."""
+        """The wall-clock time at `now`, in milliseconds since the epoch."""
         return _clock(self._wall + now)
 
     def packets_sent(self) -> int:
-        """How many frames were sent since it was started."""
-        return self._sent_before + sum(link.packets_sent for link in self.links)
+        """How many frames were sent since the start."""
+        return self._sent_before + sum(connection.packets_sent for connection in self.connections)
 
     def uptime(self) -> int:
-        """For how many milliseconds it has run."""
+        """Milliseconds since the start."""
         return _clock(self._now - self._started)
 
     def _wall_now(self) -> int:
@@ -252,24 +256,24 @@ class ZooKeeper:
     # Sessions
 
     def expire(self, session_id: int, now: float) -> bool:
-        """End a session as if its time were up; whether there was one."""
+        """End a session as if it had expired; returns False if there is none."""
         self.tick(now)
         session = self.sessions.find(session_id)
         if session is not None:
             self._end(session)
         return session is not None
 
-    def _end(self, session: Session[Link]) -> None:
-        """A session is over without its client.
+    def _end(self, session: Session[ServerConnection]) -> None:
+        """End a session, and close its connection without an answer.
 
-        That is cut off without a word. In a real server the events of the session's own ephemerals race with
-        the closing of its connection; here they always lose.
+        In a real server, the events of the session's own ephemerals race with the closing of its connection;
+        here the connection is closed first.
         """
-        if session.link is not None:
-            self._drop(session.link)
+        if session.connection is not None:
+            self._drop(session.connection)
         self._close_session(session)
 
-    def _close_session(self, session: Session[Link]) -> None:
+    def _close_session(self, session: Session[ServerConnection]) -> None:
         self.sessions.remove(session)
         if session.is_local:
             return
@@ -279,17 +283,17 @@ class ZooKeeper:
         for path in paths:
             self.database.apply(Deletion(path))
 
-    def _connect(self, link: Link, frame: Buffer) -> None:
+    def _connect(self, connection: ServerConnection, frame: Buffer) -> None:
         try:
             asked = messages.decode_connect(frame, 0, len(frame))
         except DecodeError:
-            return self._drop(link)
+            return self._drop(connection)
         if (self.read_only and not asked.read_only) or asked.last_zxid > self.zxid:
-            return self._drop(link)
+            return self._drop(connection)
         is_old = len(frame) <= _LEAST_CONNECT + len(asked.password)
         milliseconds = _clock(self._now)
         timeout = self.sessions.negotiate(_milliseconds(asked.timeout))
-        session: Session[Link] | None
+        session: Session[ServerConnection] | None
         if asked.session_id == 0:
             if not self.read_only:
                 self.database.zxid += 1
@@ -298,82 +302,77 @@ class ZooKeeper:
             session = self.sessions.find(asked.session_id)
             if session is not None:
                 if self.read_only and not session.is_local:
-                    return self._drop(link)
-                if session.link is not None:
-                    self._drop(session.link)
+                    return self._drop(connection)
+                if session.connection is not None:
+                    self._drop(session.connection)
                 if asked.password != self.sessions.password(session.id):
                     session = None
         if session is None:
-            link.send(_connect_reply(0, 0, bytes(PASSWORD_SIZE), self.read_only, is_old))
-            return self._drop(link)
+            connection.send(_connect_reply(0, 0, bytes(PASSWORD_SIZE), self.read_only, is_old))
+            return self._drop(connection)
         session.timeout = timeout
-        session.link = link
-        link.session = session
+        session.connection = connection
+        connection.session = session
         self.sessions.touch(session, milliseconds)
         password = self.sessions.password(session.id)
-        link.send(_connect_reply(timeout, session.id, password, self.read_only, is_old))
+        connection.send(_connect_reply(timeout, session.id, password, self.read_only, is_old))
 
     # Requests
 
-    def _request(self, link: Link, session: Session[Link], frame: Buffer) -> None:
+    def _request(
+        self, connection: ServerConnection, session: Session[ServerConnection], frame: Buffer
+    ) -> None:
         xid, opcode = _HEADER.unpack_from(frame)
         if opcode == messages.AUTH.opcode:
-            return self._authenticate(link, xid, frame)
+            return self._authenticate(connection, xid, frame)
         if opcode == messages.SASL.opcode:
-            return self._sasl(link, xid, frame)
+            return self._sasl(connection, xid, frame)
         self.sessions.touch(session, _clock(self._now))
         if self.read_only and (opcode in REFUSED_READ_ONLY or (opcode == _CLOSE and not session.is_local)):
-            return link.reply(xid, self.zxid, NOT_READ_ONLY)
+            return connection.reply(xid, self.zxid, NOT_READ_ONLY)
         if opcode == _CLOSE:
             self._close_session(session)
-            link.reply(xid, self.zxid, OK)
-            return self._drop(link)
+            connection.reply(xid, self.zxid, OK)
+            return self._drop(connection)
         handler = self._handlers.get(opcode)
         if handler is None:
-            link.reply(xid, NO_ZXID, UNIMPLEMENTED)
-            return self._drop(link)
+            connection.reply(xid, NO_ZXID, UNIMPLEMENTED)
+            return self._drop(connection)
         try:
-            body = handler(link, frame)
+            body = handler(connection, frame)
         except Refused as refused:
-            link.reply(xid, self.zxid, refused.code, refused.body)
+            connection.reply(xid, self.zxid, refused.code, refused.body)
         except DecodeError:
-            link.reply(xid, self.zxid, MARSHALLING_ERROR)
+            connection.reply(xid, self.zxid, MARSHALLING_ERROR)
         else:
             if body is not None:
-                link.reply(messages.PING_XID if opcode == _PING else xid, self.zxid, OK, body)
-        link.last_opcode = opcode
+                connection.reply(messages.PING_XID if opcode == _PING else xid, self.zxid, OK, body)
+        connection.last_opcode = opcode
         if xid >= 0:
-            link.last_xid = xid
-        link.last_zxid = self.zxid
+            connection.last_xid = xid
+        connection.last_zxid = self.zxid
 
-    # Who is asking
+    # Authentication
 
-    def _authenticate(self, link: Link, xid: int, frame: Buffer) -> None:
+    def _authenticate(self, connection: ServerConnection, xid: int, frame: Buffer) -> None:
         try:
             _, scheme, secret = messages.AUTH.request.decode(frame, BODY, len(frame))
         except DecodeError:
-            return self._drop(link)
+            return self._drop(connection)
         if scheme == "digest" and secret is not None:
-            link.add_identity(acls.digest_identity(secret))
-        elif scheme != "ip":  # whose identity the connection has from the start
-            link.reply(xid, 0, AUTH_FAILED)
-            return self._drop(link)
-        link.reply(xid, 0, OK)
+            connection.add_identity(acls.digest_identity(secret))
+        elif scheme != "ip":  # a connection has that identity from the start
+            connection.reply(xid, 0, AUTH_FAILED)
+            return self._drop(connection)
+        connection.reply(xid, 0, OK)
 
-    def _sasl(self, link: Link, xid: int, frame: Buffer) -> None:
-        """A server that is not configured for SASL answers with no challenge, and goes on as before."""
+    def _sasl(self, connection: ServerConnection, xid: int, frame: Buffer) -> None:
+        """Answer without a challenge, as a server that is not configured for SASL does."""
         try:
             messages.SASL.request.decode(frame, BODY, len(frame))
         except DecodeError:
-            return self._drop(link)
-        link.reply(xid, 0, OK, messages.SASL.reply.encode(None))
-
-    # Four letter words
-
-    def answer(self, word: str, now: float) -> str:
-        """The answer to a four letter word; `words.known` tells which those are."""
-        self.tick(now)
-        return words.answer(self, word)
+            return self._drop(connection)
+        connection.reply(xid, 0, OK, messages.SASL.reply.encode(None))
 
 
 _SINCE_3_6 = (
@@ -384,15 +383,15 @@ _SINCE_3_6 = (
     messages.ADD_WATCH,
     messages.WHO_AM_I,
 )
-"""What a 3.5 does not know: whoAmI came with 3.7, the others with 3.6."""
+"""Requests that 3.5 does not know: whoAmI was added in 3.7, the others in 3.6."""
 
 _PING = messages.PING.opcode
 _CLOSE = messages.CLOSE.opcode
 
 
 def _clock(now: float) -> int:
-    # Whole milliseconds that have passed; the rest makes up for what floats lose, or a deadline that was
-    # handed out would not have come yet when it is handed back.
+    # Whole milliseconds. The small addition makes up for rounding: a deadline that `deadline` returned must
+    # count as reached when it is passed back as `now`.
     return int(now * 1000 + 0.001)
 
 

@@ -1,4 +1,4 @@
-"""Where an embedded server runs: in the event loop of its user, or in one of its own on a thread."""
+"""Which event loop an embedded server runs in: the caller's, or one of its own on a thread."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Here", "OnThread", "Place"]
+__all__ = ["CallersLoop", "LoopHost", "ThreadLoop"]
 
 T = TypeVar("T")
 Job = Callable[[], Coroutine[Any, Any, T]]
 
 
-class Place(Protocol):
-    """Runs coroutines and functions where the server is."""
+class LoopHost(Protocol):
+    """Runs coroutines and functions in the server's event loop."""
 
     async def run(self, job: Job[T]) -> T:
-        """Run a coroutine there. Cancelled, the coroutine is cancelled, too."""
+        """Run a coroutine in the loop. If this is cancelled, the coroutine is cancelled, too."""
 
     def call(self, job: Callable[[], T]) -> T:
-        """Call a function there; when this returns it has run."""
+        """Call a function in the loop, and return its result."""
 
     def close(self) -> None:
-        """Nothing runs there any more."""
+        """End the loop, if it is the server's own."""
 
 
-class Here:
-    """In the event loop of whoever calls."""
+class CallersLoop:
+    """The event loop of the caller."""
 
     async def run(self, job: Job[T]) -> T:
         return await job()
@@ -40,8 +40,8 @@ class Here:
         pass
 
 
-class OnThread:
-    """In an event loop on a thread of its own, from the first job until `close`, when jobs are cancelled."""
+class ThreadLoop:
+    """An event loop on a thread of its own. It runs from the first job until `close`, which cancels jobs."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -57,12 +57,12 @@ class OnThread:
         return self.wait(call)
 
     def wait(self, job: Job[T]) -> T:
-        """Run a coroutine there, and block until it is over."""
+        """Run a coroutine in the loop, and block until it is done."""
         future = self._submit(job)
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # if it was this thread that was interrupted
+            future.cancel()  # for a KeyboardInterrupt in this thread
             raise
 
     def close(self) -> None:
@@ -84,5 +84,5 @@ class OnThread:
 
 
 def _run(runner: asyncio.Runner) -> None:
-    with runner:  # which cancels what still runs, and closes the loop
+    with runner:  # on leaving, it cancels what still runs and closes the loop
         runner.get_loop().run_forever()

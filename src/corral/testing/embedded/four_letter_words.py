@@ -1,21 +1,19 @@
-"""Four letter words: what a server answers to those who ask by hand.
+"""Four letter words: the commands by which people and monitoring tools ask a server about itself.
 
-They come as the first four bytes of a connection, where a frame would have its length; the answer is text,
-and then the connection is closed. The shapes are a real server's; figures about time spent are 0, as nothing
-here takes any.
+A word is the first four bytes of a connection, where a frame would have its length. The answer is text; then
+the connection is closed. The format is a real server's. Latencies are 0, since no request takes any time
+here.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from corral.wire import messages
 
-if TYPE_CHECKING:
-    from .link import Link
-    from .zookeeper import ZooKeeper
+from .server_connection import ServerConnection
+from .zookeeper import ZooKeeper
 
 __all__ = ["answer", "known"]
 
@@ -35,14 +33,15 @@ _SHORT = {operation.opcode: short for operation, short in _OPERATIONS.items()}
 
 
 def known(first: bytes | bytearray) -> str | None:
-    """The word that a connection begins with, from its first four bytes; None if it is a frame's length."""
+    """The word that a connection begins with; None if its first four bytes are a frame's length."""
     word = bytes(first[:4]).decode("latin-1")
-    return word if word in _ANSWERS or word in _NOT_HERE else None
+    return word if word in _ANSWERS or word in _NOT_WHITELISTED else None
 
 
-def answer(server: ZooKeeper, word: str) -> str:
-    """What the server says to a word. `KeyError` for what is none."""
-    if word in _NOT_HERE:
+def answer(server: ZooKeeper, word: str, now: float) -> str:
+    """The server's answer to a word. `KeyError` if it is none; `known` checks that."""
+    server.tick(now)
+    if word in _NOT_WHITELISTED:
         return f"{word} is not executed because it is not in the whitelist.\n"
     return _ANSWERS[word](server)
 
@@ -68,7 +67,9 @@ def _srvr(server: ZooKeeper) -> str:
 
 
 def _stat(server: ZooKeeper) -> str:
-    clients = "".join(f" {_address(link)}[1]({_traffic(link)})\n" for link in server.links)
+    clients = "".join(
+        f" {_address(connection)}[1]({_traffic(connection)})\n" for connection in server.connections
+    )
     return _about(server, f"Clients:\n{clients}\n")
 
 
@@ -78,7 +79,8 @@ def _about(server: ZooKeeper, clients: str) -> str:
         f"Zookeeper version: {_version(server)}\n{read_only}{clients}"
         "Latency min/avg/max: 0/0.0/0\n"
         f"Received: {server.packets_received}\nSent: {server.packets_sent()}\n"
-        f"Connections: {len(server.links)}\nOutstanding: 0\nZxid: 0x{server.zxid:x}\nMode: {_role(server)}\n"
+        f"Connections: {len(server.connections)}\nOutstanding: 0\n"
+        f"Zxid: 0x{server.zxid:x}\nMode: {_role(server)}\n"
         f"Node count: {len(server.tree.nodes)}\n"
     )
 
@@ -88,7 +90,7 @@ def _mntr(server: ZooKeeper) -> str:
         "version": _version(server),
         "server_state": _role(server),
         "ephemerals_count": server.tree.ephemeral_count(),
-        "num_alive_connections": len(server.links),
+        "num_alive_connections": len(server.connections),
         "avg_latency": 0.0,
         "outstanding_requests": 0,
         "znode_count": len(server.tree.nodes),
@@ -106,26 +108,30 @@ def _mntr(server: ZooKeeper) -> str:
 
 def _cons(server: ZooKeeper) -> str:
     return (
-        "".join(f" {_address(link)}[1]({_traffic(link)}{_session(link)})\n" for link in server.links) + "\n"
+        "".join(
+            f" {_address(connection)}[1]({_traffic(connection)}{_session(connection)})\n"
+            for connection in server.connections
+        )
+        + "\n"
     )
 
 
-def _address(link: Link) -> str:
-    return f"/{link.host}:{link.port}"
+def _address(connection: ServerConnection) -> str:
+    return f"/{connection.host}:{connection.port}"
 
 
-def _traffic(link: Link) -> str:
-    return f"queued=0,recved={link.packets_received},sent={link.packets_sent}"
+def _traffic(connection: ServerConnection) -> str:
+    return f"queued=0,recved={connection.packets_received},sent={connection.packets_sent}"
 
 
-def _session(link: Link) -> str:
-    session = link.session
+def _session(connection: ServerConnection) -> str:
+    session = connection.session
     if session is None:
         return ""
-    xid = f",lcxid=0x{link.last_xid:x}" if link.last_xid >= 0 else ""
+    xid = f",lcxid=0x{connection.last_xid:x}" if connection.last_xid >= 0 else ""
     return (
-        f",sid=0x{session.id:x},lop={_SHORT.get(link.last_opcode, 'SESS')},est={link.established}"
-        f",to={session.timeout}{xid},lzxid=0x{link.last_zxid:x},lresp=0,llat=0,minlat=0,avglat=0,maxlat=0"
+        f",sid=0x{session.id:x},lop={_SHORT.get(connection.last_opcode, 'SESS')},est={connection.established}"
+        f",to={session.timeout}{xid},lzxid=0x{connection.last_zxid:x},lresp=0,llat=0,minlat=0,avglat=0,maxlat=0"
     )
 
 
@@ -146,8 +152,11 @@ def _dump_lines(server: ZooKeeper) -> Iterator[str]:
         yield f"0x{owner:x}:"
         yield from (f"\t{path}" for path in paths)
     yield "Connections dump:"
-    yield f"Connections Sets (1)/({len(server.links)}):"
-    yield from (f"\tip: {_address(link)} sessionId: 0x{link.session_id:x}" for link in server.links)
+    yield f"Connections Sets (1)/({len(server.connections)}):"
+    yield from (
+        f"\tip: {_address(connection)} sessionId: 0x{connection.session_id:x}"
+        for connection in server.connections
+    )
 
 
 def _date(milliseconds: int) -> str:
@@ -162,15 +171,15 @@ def _wchs(server: ZooKeeper) -> str:
 
 def _wchc(server: ZooKeeper) -> str:
     lines = []
-    for link, paths in server.watches.data_watchers().items():
-        lines += [f"0x{link.session_id:x}\n", *(f"\t{path}\n" for path in paths)]
+    for connection, paths in server.watches.data_watchers().items():
+        lines += [f"0x{connection.session_id:x}\n", *(f"\t{path}\n" for path in paths)]
     return "".join(lines) + "\n"
 
 
 def _wchp(server: ZooKeeper) -> str:
     lines = []
-    for path, links in server.watches.data_paths().items():
-        lines += [f"{path}\n", *(f"\t0x{link.session_id:x}\n" for link in links)]
+    for path, connections in server.watches.data_paths().items():
+        lines += [f"{path}\n", *(f"\t0x{connection.session_id:x}\n" for connection in connections)]
     return "".join(lines) + "\n"
 
 
@@ -211,5 +220,5 @@ _ANSWERS: dict[str, Callable[[ZooKeeper], str]] = {
     "conf": _conf,
     "envi": _envi,
 }
-_NOT_HERE = frozenset({"crst", "dirs", "gtmk", "hash", "srst", "stmk"})
-"""Words that a server knows, and that this one has switched off."""
+_NOT_WHITELISTED = frozenset({"crst", "dirs", "gtmk", "hash", "srst", "stmk"})
+"""Words that a real server knows, and that this one does not implement."""

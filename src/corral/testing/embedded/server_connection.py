@@ -1,7 +1,8 @@
-"""A connection, as the server's core sees it: who is at the other end, and which session it serves.
+"""A client's connection, as the server's core sees it: the peer's address and identities, and its session.
 
-The core knows no sockets. Whoever has one is a `Client`: it hands frames in, and is called back for frames
-out, synchronously, while `Link.received` runs or while something else makes an event.
+The core knows no sockets. A `FrameTransport` has one: it calls `ServerConnection.received` for each frame
+that arrives. The core calls it back with frames to send, synchronously, during that call or when an event
+occurs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .acls import Identity
 from .hashing import hash_of
 from .sessions import Session
 
-__all__ = ["Buffer", "Client", "Core", "Link"]
+__all__ = ["Buffer", "Core", "FrameTransport", "ServerConnection"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -22,32 +23,32 @@ _REPLY = struct.Struct(">iiqi")
 _REPLY_SIZE = 16
 
 
-class Client(Protocol):
-    """What the core needs of a connection. Neither method may raise, or call back into the core."""
+class FrameTransport(Protocol):
+    """Sends frames to a client. Neither method may raise, or call back into the core."""
 
     def send(self, frame: bytes) -> None:
-        """Send a whole frame, its length included."""
+        """Send a whole frame, with its length in front."""
 
     def close(self) -> None:
-        """Close the connection once all that was sent is out. Called once at most, and not after `lost`."""
+        """Close the connection after sending what is buffered. Called at most once, and not after `lost`."""
 
 
 class Core(Protocol):
     """The server behind a connection."""
 
-    def received(self, link: Link, now: float, frame: Buffer) -> None:
-        """A frame has come in."""
+    def received(self, connection: ServerConnection, now: float, frame: Buffer) -> None:
+        """Handle a frame."""
 
-    def lost(self, link: Link, now: float) -> None:
-        """The connection is gone."""
+    def lost(self, connection: ServerConnection, now: float) -> None:
+        """Forget a connection that is closed."""
 
 
-class Link:
+class ServerConnection:
     """One connection to the server."""
 
     __slots__ = (
-        "_client",
         "_core",
+        "_transport",
         "established",
         "host",
         "identities",
@@ -61,16 +62,16 @@ class Link:
         "session",
     )
 
-    def __init__(self, core: Core, client: Client, host: str, port: int, established: int) -> None:
+    def __init__(self, core: Core, transport: FrameTransport, host: str, port: int, established: int) -> None:
         self._core = core
-        self._client = client
+        self._transport = transport
         self.host = host
         self.port = port
         self.established = established
         """Milliseconds since the epoch."""
         self.identities: Sequence[Identity] = (("ip", host),)
-        self.session: Session[Link] | None = None
-        """The session that it serves, from its connect request on."""
+        self.session: Session[ServerConnection] | None = None
+        """Its session, from the connect request on."""
         self.is_open = True
         self.packets_received = 0
         self.packets_sent = 0
@@ -84,12 +85,12 @@ class Link:
         return 0 if self.session is None else self.session.id
 
     def received(self, now: float, frame: Buffer) -> None:
-        """A frame has come in; without its length. After a close it is ignored."""
+        """Handle a frame, without its length. After a close it is ignored."""
         if self.is_open:
             self._core.received(self, now, frame)
 
     def lost(self, now: float) -> None:
-        """The connection is gone. Its session lives on until it expires."""
+        """The peer has closed the connection. Its session lives on until it expires."""
         if self.is_open:
             self.is_open = False
             self._core.lost(self, now)
@@ -97,30 +98,30 @@ class Link:
     def send(self, frame: bytes) -> None:
         """Send a whole frame."""
         self.packets_sent += 1
-        self._client.send(frame)
+        self._transport.send(frame)
 
     def reply(self, xid: int, zxid: int, error: int, body: bytes = b"") -> None:
         """Send the answer to a request."""
         self.packets_sent += 1
-        self._client.send(_REPLY.pack(_REPLY_SIZE + len(body), xid, zxid, error) + body)
+        self._transport.send(_REPLY.pack(_REPLY_SIZE + len(body), xid, zxid, error) + body)
 
     def close(self) -> None:
         """Close the connection from the server's side."""
         if self.is_open:
             self.is_open = False
-            self._client.close()
+            self._transport.close()
 
     def add_identity(self, identity: Identity) -> None:
-        """The client has shown who it is. The order is that of the server's own set of identities."""
+        """Add an identity that the client has proven. They are ordered as in a real server's hash set."""
         if identity not in self.identities:
             known = (*self.identities, identity)
-            # The table is doubled when it becomes three quarters full.
+            # The table is doubled when it is three quarters full.
             slots = max(16, 1 << (len(known) * 4 // 3).bit_length())
             self.identities = sorted(known, key=lambda identity: _hash(identity) & slots - 1)
 
 
 def _hash(identity: Identity) -> int:
-    # Of a record of two strings, as a hash table uses it.
+    # Of a record of two strings, as a Java hash table uses it.
     scheme, name = map(_plain_hash, identity)
     value = ((17 * 37 + scheme) * 37 + name) & 0xFFFFFFFF
     return value ^ value >> 16

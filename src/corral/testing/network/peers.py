@@ -1,15 +1,17 @@
-"""The network between the servers of an ensemble, made so that it can be partitioned.
+"""The network between the servers of an ensemble, with proxies that can partition it.
 
-For each server and each other one a proxy stands before the other's quorum port, and one before its election
-port: a server's configuration calls its peers by those, and itself by its own ports. So each link between two
-servers, whichever of them has opened it, goes through proxies of that pair alone.
+For each ordered pair of servers, one proxy stands before the second server's quorum port, and one before its
+election port. Each server's configuration lists its peers at those proxies, and itself at its own ports.
+Every connection between two servers, whichever of them opens it, thus passes through proxies of that pair
+only.
 
-Servers keep to such configurations, which differ, as long as they are static ones (``reconfigEnabled``, off
-by default): `QuorumPeer` takes over its leader's only with dynamic reconfiguration. One thing tells addresses
-all the same. Of two servers the one of the larger id opens the connection on the election port; the smaller
-one, if it was first, says who it is and under which address it listens (`QuorumCnxManager.InitialMessage`),
-is hung up on, and is called back at that address. It would be its own, past the proxies, so the proxy puts
-in its place that of the one that leads back.
+Servers keep these differing configurations as long as they are static (``reconfigEnabled`` is off by
+default): only with dynamic reconfiguration does `QuorumPeer` adopt its leader's configuration.
+
+There is one message that carries an address. Of two servers, the one with the larger id opens the connection
+to the election port. If the one with the smaller id is first, it sends its id and the address it listens on
+(`QuorumCnxManager.InitialMessage`); the other closes the connection, and connects to that address. It would
+be the server's own, past the proxies, so the proxy replaces it by the address of the proxy that leads back.
 """
 
 from __future__ import annotations
@@ -21,22 +23,29 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from typing import NamedTuple
 
 from corral.errors import UsageStateError
-from corral.testing._server import LOOPBACK, POLL
-from corral.testing.tcp import Link, TcpProxy
+
+from . import LOOPBACK
+from .connection import ProxiedConnection
+from .tcp import TcpProxy
 
 __all__ = ["Peer", "PeerNetwork", "rewrite_election_address"]
 
 _INITIAL_MESSAGE = struct.Struct(">qqi")
-"""Its version, the sender's id and the length of the address; then the address, as ``host:port``."""
+"""The message's version, the sender's id and the length of the address; then the address, as
+``host:port``."""
 
 _VERSIONS = (-0x10000, -0xFFFF)
-"""Of the initial message: with one address, and with several, parted by ``|``."""
+"""Versions of the initial message: with one address, and with several that ``|`` separates."""
 
-_QUORUM_PATIENCE = 5.0
-"""Seconds for which a learner is kept waiting for a leader that does not listen yet; see `_PatientLink`."""
+_CONNECT_PATIENCE = 5.0
+"""Seconds that a learner's connection waits for a leader that does not listen yet; see
+`_PatientConnection`."""
+
+_CONNECT_POLL = 0.02
+"""Seconds between two attempts to connect to a server that does not listen yet."""
 
 _LONGEST_ADDRESS = 2048
-"""As long as a server takes (`QuorumCnxManager.maxBuffer`)."""
+"""The most that a server accepts (`QuorumCnxManager.maxBuffer`)."""
 
 
 class Peer(NamedTuple):
@@ -46,12 +55,13 @@ class Peer(NamedTuple):
     election_port: int
 
     def __str__(self) -> str:
-        """As ``zoo.cfg`` has it."""
+        """The value of ``server.N`` in ``zoo.cfg``."""
         return f"{LOOPBACK}:{self.quorum_port}:{self.election_port}"
 
 
 class PeerNetwork:
-    """The proxies between servers. Opened, used and closed in one event loop, which carries all they say."""
+    """The proxies between servers. It is opened, used and closed in one event loop, which carries their
+    traffic."""
 
     def __init__(self, peers: Mapping[int, Peer]) -> None:
         """`peers` has the servers by their ids. They need not run."""
@@ -70,12 +80,12 @@ class PeerNetwork:
             self._open = opening.pop_all()
 
     async def close(self) -> None:
-        """Close the proxies, and with them every link. May be called again."""
+        """Close the proxies, and with them every connection. May be called repeatedly."""
         self.check_loop()
         await self._open.aclose()
 
     def check_loop(self) -> None:
-        """Raise if the event loop that runs is not the one that carries what the servers say."""
+        """Raise `UsageStateError` in any event loop but the one that carries the servers' traffic."""
         if self._loop is not None and asyncio.get_running_loop() is not self._loop:
             raise UsageStateError(
                 "the network of a partitionable ensemble lives in the event loop that started it, "
@@ -83,7 +93,7 @@ class PeerNetwork:
             )
 
     def as_seen_by(self, observer: int) -> dict[int, Peer]:
-        """Where a server has to look for each: for itself at its own ports, for the others at proxies."""
+        """The addresses for a server's configuration: its own ports for itself, proxies for the others."""
 
         def port(proxy: TcpProxy) -> int:
             return int(proxy.address.rpartition(":")[2])
@@ -99,7 +109,7 @@ class PeerNetwork:
     async def partition(self, servers: Collection[int]) -> AsyncIterator[None]:
         """Nothing passes between these servers and the others, and nothing is closed.
 
-        All links stop within one turn of the event loop, and go on within one.
+        All connections stop within one turn of the event loop, and go on within one.
         """
         async with contextlib.AsyncExitStack() as holes:
             for one, other in self._pairs():
@@ -122,10 +132,10 @@ class PeerNetwork:
 
 
 def rewrite_election_address(opening: bytes, address: str) -> tuple[bytes, int] | None:
-    """Put an address into a server's first words on the election port.
+    """Replace the address in the first message that a server sends to an election port.
 
-    Returns what stands for how many of the bytes, or None if it takes more of them to know. What is no such
-    message stays as it is: no server listens to it anyway.
+    Returns the replacement and how many bytes it replaces, or None to wait for more bytes. Bytes that are no
+    such message are left as they are: a server closes the connection for them.
     """
     if len(opening) < _INITIAL_MESSAGE.size:
         return None
@@ -140,31 +150,32 @@ def rewrite_election_address(opening: bytes, address: str) -> tuple[bytes, int] 
 
 
 class _PatientProxy(TcpProxy):
-    """A proxy whose server may be a little late."""
+    """A proxy that waits a little for its server to listen."""
 
-    def _make_link(self) -> Link:
-        return _PatientLink(self)
+    def _make_connection(self) -> ProxiedConnection:
+        return _PatientConnection(self._state)
 
 
-class _PatientLink(Link):
+class _PatientConnection(ProxiedConnection):
     """A connection that is not reset when the server refuses it at first.
 
-    A learner may look for the leader before that has opened its port. Refused, it tries again, five times in
-    as many seconds; but reset after it was connected, which is all that a proxy can do, it votes again, alone
-    in its round, and the leader waits for it for ``init_limit`` ticks. (Seen: 7 of 24 elections.)
+    A learner may connect before the leader has opened its port. If it is refused, it tries again, five times
+    in as many seconds. But a proxy can only reset a connection that it has accepted. A learner whose
+    connection is reset votes again, alone in its round, and the leader waits for it for ``init_limit`` ticks.
+    (Seen in 7 of 24 elections.)
     """
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _QUORUM_PATIENCE
+        deadline = loop.time() + _CONNECT_PATIENCE
         while True:
-            await self.proxy._connectable.wait()
+            await self.state.connectable.wait()
             try:
-                await loop.create_connection(lambda: self.server, *self.proxy._target)
+                await loop.create_connection(lambda: self.server, *self.state.target)
             except OSError:
                 if loop.time() > deadline:
                     self.cut(reset=True)
                     return
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(_CONNECT_POLL)
             else:
                 return

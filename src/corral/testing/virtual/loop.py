@@ -1,23 +1,23 @@
-"""An event loop whose time is the test's, with a network in memory: an hour passes at once, and exactly.
+"""An event loop with virtual time and an in-memory network: an hour passes at once.
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(main())  # in which asyncio.sleep(3600) takes 3600 s by loop.time(), and no time at all
+        runner.run(main())  # in it, asyncio.sleep(3600) takes 3600 s by loop.time(), and no real time
 
-Any asyncio code runs on it unchanged: a client, a server and a proxy between them talk by asyncio's own
-transports over sockets that are none of the operating system's. Two runs with the same seed are the same run.
+Any asyncio code runs on it unchanged: a client, a server and a proxy between them use asyncio's own
+transports, on sockets in memory instead of the operating system's. Two runs with the same seed are identical.
 
-The law of its time:
+The rules of its time:
 
-1. Time does not pass while something runs or is ready to run; only `VirtualLoop.block` makes it. So whoever
-   polls with ``asyncio.sleep(0)`` for what takes time polls for ever.
-2. When nothing is ready, time jumps to what is next: a timer, or the arrival of what is under way.
-3. Unless something real is awaited, which the loop cannot foresee: a job in an executor (`run_in_executor`,
-   `asyncio.to_thread`); a real file descriptor (a pipe of a subprocess, `add_reader`); or, inside
-   `VirtualLoop.awaiting_threads`, a call from any thread. Then time stands still, and the loop waits as any
-   loop does. So a job takes no time, however long it takes; and one that itself waits for this loop's time
-   to pass waits for ever.
-4. When nothing is ready, nothing is next and nothing real is awaited, nothing can ever happen again: the loop
-   raises `Deadlock`.
+1. Time does not pass while something runs or is ready to run; only `VirtualLoop.block` advances it. A task
+that
+   polls with ``asyncio.sleep(0)`` for something that takes time therefore polls for ever.
+2. When nothing is ready, time jumps to the next timer, or to the next arrival on the network.
+3. Time stands still while something real is pending, which the loop cannot foresee: a job in an executor
+   (`run_in_executor`, `asyncio.to_thread`); a real file descriptor (a pipe of a subprocess, `add_reader`);
+   or, inside `VirtualLoop.awaiting_threads`, a call from any thread. The loop then waits like any other
+   loop. A job thus takes no virtual time. A job that waits for virtual time to pass waits for ever.
+4. When nothing is ready, no timer is set, nothing is in transit and nothing real is pending, nothing can ever
+   happen again: the loop raises `Deadlock`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from concurrent.futures import Executor
 from typing import Any, Final, NoReturn, TypeVar
 
 from corral.errors import CorralError, UsageValueError
-from corral.testing.memory_network import FIRST_DESCRIPTOR, MemoryNetwork, MemorySocket, SockAddr, sock_addr
+
+from .memory_network import FIRST_DESCRIPTOR, MemoryNetwork, MemorySocket, SockAddr, sock_addr
 
 __all__ = ["Deadlock", "VirtualLoop"]
 
@@ -45,10 +46,10 @@ logger = logging.getLogger("corral.testing")
 T = TypeVar("T")
 
 _START = 1000.0
-"""Not 0, which would hide that something takes 0 for "never" or for "long ago"."""
+"""The default start. It is not 0, to expose code that takes 0 for "never" or "long ago"."""
 
 _REMINDER = 10.0
-"""Real seconds after which it is logged that the loop still waits for something real."""
+"""Real seconds after which the loop logs that it still waits for something real."""
 
 _NO_REAL_NETWORK = (
     "VirtualLoop has no real network: connect and listen by host and port, with create_connection, "
@@ -59,10 +60,10 @@ _LOCALHOST = ("127.0.0.1", "::1")
 
 
 class Deadlock(CorralError):
-    """Nothing can ever happen again in a `VirtualLoop`: every task waits for another, or for nobody.
+    """Nothing can ever happen again in a `VirtualLoop`: every task waits for something that cannot occur.
 
-    The message names the tasks. A real loop would hang here. The loop goes on working: `asyncio.Runner`
-    cancels the tasks and closes it as ever.
+    The message names the tasks. A real loop would hang here. The loop still works: `asyncio.Runner` cancels
+    the tasks and closes it as usual.
     """
 
 
@@ -70,9 +71,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop with virtual time and a network in memory. See the module's documentation."""
 
     virtual: Final = True
-    """What tells this loop from others: whoever needs a clock takes `time`."""
+    """Marks the loop for code that has to take its clock from `time`."""
 
-    _closed = True  # until there is a loop to close: what is refused by `__init__` is not left open
+    _closed = True  # until `super().__init__`, so that a refused argument leaves no loop open
     _scheduled: list[asyncio.TimerHandle]
     _clock_resolution: float
     _selector: _Selector
@@ -85,23 +86,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         latency: float | tuple[float, float] = 0.0,
         fragment: int | None = None,
     ) -> None:
-        """`start` is the first `time`, in seconds. All that is random is drawn by `seed`.
+        """`start` is the first `time`, in seconds. `seed` determines everything random.
 
-        `latency` is how many seconds each piece of a stream is under way; of a pair (least, most), a random
-        number between them. With `fragment`, each read gets a random number of bytes from 1 to that many,
-        instead of all that is there: TCP may cut a stream anywhere.
+        `latency` is how many seconds each segment is in transit; with a pair (least, most), a random number
+        between them. With `fragment`, each read gets a random number of bytes from 1 to that many, instead of
+        everything that has arrived: TCP may split a stream anywhere.
         """
         least, most = latency if isinstance(latency, tuple) else (latency, latency)
         if not 0 <= least <= most < math.inf:
-            raise UsageValueError(f"latency={latency!r}: it is seconds, 0 or more, or a pair (least, most)")
+            raise UsageValueError(f"latency={latency!r}: give seconds, 0 or more, or a pair (least, most)")
         if fragment is not None and fragment < 1:
             raise UsageValueError(
-                f"fragment={fragment!r}: a read gets at least 1 byte; None for all there is"
+                f"fragment={fragment!r}: a read gets at least 1 byte; use None for no limit"
             )
         self.rng = random.Random(seed)
-        """Draws what is random; whatever else in a test is random can share it."""
+        """The source of everything random; a test may use it for its own random choices."""
         self.hosts: dict[str, str | Sequence[str]] = {"localhost": _LOCALHOST}
-        """The address of each name, or several in order. Any other host has to be an address."""
+        """The address of each host name, or several in order. Any other host must be an IP address."""
         self._network = MemoryNetwork(
             self.time,
             lambda: self.rng.uniform(least, most) if least < most else least,
@@ -120,20 +121,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def block(self, seconds: float) -> None:
-        """Let time pass while nothing else runs, as code that blocks the loop does, or a machine that sleeps.
+        """Let time pass while nothing else runs, as when code blocks the loop, or the machine is suspended.
 
-        Afterwards the loop finds out at once all that has come meanwhile: first what it was sent, then which
-        timers are due, since that is asyncio's order.
+        Afterwards the loop handles everything that has happened meanwhile, in asyncio's order: first what has
+        arrived on the network, then the timers that are due.
         """
         if not 0 <= seconds < math.inf:
             raise UsageValueError(f"block({seconds!r}): time only goes forward; give seconds, 0 or more")
         self._move_to(self._now + seconds)
 
     async def wait_all_tasks_blocked(self) -> None:
-        """Let all happen that can happen without time passing: wait until no task could run any more.
+        """Wait until no task can run any more unless time passes.
 
-        What is under way with a latency arrives later; jobs in executors are waited for. Cancelling it is
-        safe.
+        It waits for jobs in executors, but not for segments in transit with a latency. Cancelling it is safe.
         """
         waiter = self.create_future()
         self._until_blocked.append(waiter)
@@ -141,10 +141,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     @contextlib.contextmanager
     def awaiting_threads(self) -> Iterator[None]:
-        """Inside, time stands still when nothing is ready: a thread will call, of which the loop cannot know.
+        """In the block, time stands still when nothing is ready, because a thread is going to call the loop.
 
         For threads of your own (and of anyio) that use `call_soon_threadsafe` or
-        `asyncio.run_coroutine_threadsafe`. It may be entered in another thread than the loop's.
+        `asyncio.run_coroutine_threadsafe`. The block may be entered in any thread.
         """
         self._threads_awaited += 1
         try:
@@ -154,13 +154,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _move_to(self, now: float) -> None:
         self._now = now
-        # asyncio runs what is due within its clock's resolution. Nothing may run before its time here, not
-        # by a nanosecond: it would set its timer again, and time stands still meanwhile. Nor may a resolution
-        # be lost in rounding when time is large, since then what is due would not run at all.
+        # asyncio runs timers that are due within its clock's resolution. Here no timer may run early, not
+        # even by a nanosecond: its callback would set it again, while time stands still. And the resolution
+        # must not vanish in rounding when the time is large, since then a due timer would never run.
         self._clock_resolution = math.ulp(now)
 
     def _idle(self) -> None:
-        """Nothing is ready: make something ready."""
+        """Called when nothing is ready: wait for something real, or advance time."""
         if self._real_jobs or self._threads_awaited or self._selector.watches_real:
             if not self._selector.wait_really(_REMINDER):
                 logger.warning(
@@ -184,25 +184,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _describe_deadlock(self) -> str:
         waiting = sorted(map(repr, asyncio.all_tasks(self)))
         return (
-            f"nothing can ever happen again in this loop, at {self._now} s: nothing is ready, no timer set, "
-            f"nothing is under way. These tasks wait: {', '.join(waiting) or 'none'}. If a thread of "
+            f"nothing can ever happen again in this loop, at {self._now} s: nothing is ready, no timer is "
+            f"set, nothing is in transit. These tasks wait: {', '.join(waiting) or 'none'}. If a thread of "
             "yours was to wake one, wait for it inside loop.awaiting_threads()"
         )
 
     # Threads
 
-    def run_in_executor(  # type: ignore[override]  # typeshed has it with an older way to write it
+    def run_in_executor(  # type: ignore[override]  # typeshed spells the generics differently
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """As ever; time stands still until the job is done, or is not awaited any more."""
+        """As in asyncio. Time stands still until the job is done, or nothing awaits it any more."""
         job = super().run_in_executor(executor, func, *args)
         self._real_jobs.add(job)
         job.add_done_callback(self._real_jobs.discard)
         return job
 
     async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
-        """As ever; its time limit is of no avail, since time stands still."""
-        with self.awaiting_threads():  # it waits for a thread of asyncio's own
+        """As in asyncio. Its timeout has no effect, since time stands still."""
+        with self.awaiting_threads():  # asyncio waits for a thread of its own here
             await super().shutdown_default_executor(*args, **kwargs)
 
     # The network
@@ -210,7 +210,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     async def getaddrinfo(  # type: ignore[override]
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> list[tuple[socket.AddressFamily, socket.SocketKind, int, str, SockAddr]]:
-        """Look a name up in `hosts`, or say what an address means, or None. It is done at once."""
+        """Look a host name up in `hosts`, or parse an address. It does not wait."""
         if host is None:
             names: str | Sequence[str] = ("0.0.0.0", "::") if flags & socket.AI_PASSIVE else _LOCALHOST
         else:
@@ -232,7 +232,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return found
 
     async def create_connection(self, *args: Any, sock: None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As ever, in memory; to any address where somebody listens in this loop. Cancelling it is safe."""
+        """As in asyncio, in memory, to any address where this loop has a server. Cancelling it is safe."""
         if sock is not None:
             raise NotImplementedError(_NO_REAL_NETWORK)
         return await super().create_connection(*args, **kwargs)
@@ -240,8 +240,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     async def _connect_sock(
         self, exceptions: list[list[OSError]], addr_info: Any, local_addr_infos: Any = None
     ) -> MemorySocket:
-        # Of `create_connection`, what makes one attempt. (Should asyncio rename it, `sock_connect` would be
-        # called, and raise.) The handshake is a round trip, after which both ends know of the connection.
+        # `create_connection` calls this for each attempt. (If asyncio renamed it, `sock_connect` would be
+        # called, and raise.) The handshake takes a round trip; then both ends know of the connection.
         family, _, _, _, address = addr_info
         sources = (info[4] for info in local_addr_infos or () if info[0] == family)
         await asyncio.sleep(self._network.latency() + self._network.latency())
@@ -251,8 +251,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             exceptions.append([error])
             raise
         try:
-            # So many turns asyncio needs to find a real socket connected. A client that went on before the
-            # server has accepted could close the server first, which is a race that asyncio loses.
+            # asyncio needs that many turns to notice that a real socket is connected. If the client continued
+            # before the server has accepted, it could close the server first, a race that asyncio gets wrong.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         except BaseException:
@@ -271,9 +271,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         sock: None = None,
         **kwargs: Any,
     ) -> asyncio.Server:
-        """As ever, in memory, at any address. Cancelling it is safe.
+        """As in asyncio, in memory, at any address. Cancelling it is safe.
 
-        A server with several addresses has one socket for them all, and one port. The backlog has no bound.
+        A server with several addresses has one socket and one port for all of them. The backlog is unbounded.
         """
         if sock is not None:
             raise NotImplementedError(_NO_REAL_NETWORK)
@@ -298,14 +298,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     create_unix_connection = create_unix_server = _refuse
 
     def close(self) -> None:
-        """Close the loop. What was connected in it is forgotten."""
+        """Close the loop, and forget its connections."""
         super().close()
         self._network.close()
 
 
 class _Selector(selectors.BaseSelector):
-    """What asyncio asks who is ready: of descriptors in memory, and of real ones, such as the pipe by which
-    threads wake the loop."""
+    """A selector of descriptors in memory, and of real ones, such as the pipe by which threads wake the
+    loop."""
 
     def __init__(self, network: MemoryNetwork, idle: Callable[[], None]) -> None:
         self._network = network
@@ -315,16 +315,16 @@ class _Selector(selectors.BaseSelector):
 
     @property
     def watches_real(self) -> bool:
-        """Whether a real descriptor is watched beside the loop's own pipe."""
+        """Whether a real descriptor other than the loop's own pipe is registered."""
         return len(self._real.get_map()) > 1
 
     def wait_really(self, seconds: float) -> bool:
-        """Wait until a real descriptor is ready, which then stays so until asked for; at most so long."""
+        """Wait at most `seconds` until a real descriptor is ready. `select` returns it afterwards."""
         return bool(self._real.select(seconds))
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = self._poll()
-        if not events and timeout != 0:  # 0 is what asyncio asks with if something is ready or due
+        if not events and timeout != 0:  # asyncio passes 0 if something is ready or due
             self._idle()
             events = self._poll()
         return events
@@ -336,7 +336,7 @@ class _Selector(selectors.BaseSelector):
         if not _is_in_memory(fileobj):
             return self._real.register(fileobj, events, data)
         key = self._in_memory[fileobj] = selectors.SelectorKey(fileobj, fileobj, events, data)
-        self._network.stir_descriptor(fileobj)
+        self._network.mark_descriptor(fileobj)
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:

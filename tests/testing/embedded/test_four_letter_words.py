@@ -7,7 +7,7 @@ import re
 import pytest
 from core_support import EPHEMERAL, Core, Wire
 
-from corral.testing.embedded import words
+from corral.testing.embedded import four_letter_words
 from corral.wire import messages as m
 
 
@@ -29,16 +29,16 @@ def wire(core: Core) -> Wire:
 
 def ask(core: Core, word: str) -> str:
     """The answer."""
-    return core.zk.answer(word, core.now)
+    return four_letter_words.answer(core.zk, word, core.now)
 
 
 def test_which_are_known() -> None:
     """By the first bytes of a connection, which nearly always are the length of a frame."""
-    assert words.known(b"ruok") == "ruok"
-    assert words.known(b"srvr\r\n") == "srvr"
-    assert words.known(b"crst") == "crst"
+    assert four_letter_words.known(b"ruok") == "ruok"
+    assert four_letter_words.known(b"srvr\r\n") == "srvr"
+    assert four_letter_words.known(b"crst") == "crst"
     for first in (b"", b"ru", b"quit", (44).to_bytes(4), b"\xff\xff\xff\xff"):
-        assert words.known(first) is None
+        assert four_letter_words.known(first) is None
 
 
 def test_ruok(core: Core) -> None:
