@@ -238,7 +238,7 @@ async def test_memory_does_not_grow_with_what_has_passed(zk: corral.Client, othe
         for number in range(20):
             assert (await told_of(other.create(f"/tree/{number}"), quick)).kind is EventKind.CREATED
             assert (await told_of(other.delete(f"/tree/{number}"), quick)).kind is EventKind.DELETED
-        assert not slow._place.news  # no public attribute tells what a reader has still to be told
+        assert not slow._cursor.news  # no public attribute tells what a reader has still to be told
         await tells_nothing(zk, slow)
 
 

@@ -147,7 +147,7 @@ async def test_node_that_is_there_and_is_not(
     for wait in (lied_to.wait_until("/node", lambda _: True), lied_to.wait_present("/node")):
         liar.asked = 0
         async with asyncio.timeout(PATIENCE):
-            with pytest.raises(corral.ReplyError, match=r"'/node'.*by turns"):
+            with pytest.raises(corral.ReplyError, match=r"'/node'.*alternates"):
                 await wait
         assert liar.asked < MANY
 
@@ -225,7 +225,7 @@ async def test_events_that_never_were(
         feed = cache._feed
         assert feed is not None
         assert not feed.reads
-        assert not feed.reads.reborn
+        assert not feed.reads.recreated
         await other.set("/tree/a", b"2")
         assert (await next_of(node)).data == b"2"
 
