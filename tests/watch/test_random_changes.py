@@ -90,6 +90,7 @@ async def test_the_tree_is_what_was_told(
     monkeypatch.setattr(reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
     monkeypatch.setattr(reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
     monkeypatch.setattr(reads, "AT_ONCE", dice.choice([1, 1, 4]))
+    late = dice.randrange(STEPS)
     families = {name: ChildrenMirror() for name in ("/tree", "/tree/a", "/tree/a/a")}
     if dice.random() < 0.5:
         await other.create("/tree", b"first")
@@ -106,7 +107,7 @@ async def test_the_tree_is_what_was_told(
         for name, family in families.items():
             following.append(tasks.create_task(follow_children(family, zk.watch_children(name), dice)))
         for step in range(STEPS):
-            if step == STEPS // 2:
+            if step == late:
                 following.append(tasks.create_task(follow_tree(trees[2], zk.watch_tree("/tree"), dice)))
             if breaking and dice.random() < 0.15:
                 if dice.random() < 0.2 and zk.session_id:

@@ -158,7 +158,7 @@ class TreeFeed(Feed):
         before = self._state
         after = TRANSITIONS[before].get(transition)
         if after is None:
-            raise errors.InternalError(f"{transition} is no transition of a tree in {before}")
+            raise errors.InternalError(f"a tree that is {before.name} cannot {transition.name}")
         self._state = after
         if before is TreeState.RETRYING and self._retry is not None:
             self._retry.cancel()
