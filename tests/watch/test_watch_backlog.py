@@ -38,8 +38,9 @@ async def test_reader_of_a_tree_that_is_slow(
             most = max(most, feed.reads.waiting, len(feed.reads.recreated))
         assert most <= 21
         await other.set("/tree/a", b"2")
-        event = await next_of(events)
-        assert (event.kind, event.path, event.data) == (EventKind.CHANGED, "/tree/a", b"2")
+        while (event := await next_of(events)).path != "/tree/a":
+            pass  # the tree may have been read while one of the others existed
+        assert (event.kind, event.data) == (EventKind.CHANGED, b"2")
 
 
 async def test_deletions_are_not_remembered_for_ever(
