@@ -19,11 +19,11 @@ from .session.state_stream import StateStream as StateStream
 from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
 from .types import __all__ as _types
-from .watch.cache import Cache as Cache
 from .watch.children import ChildrenWatch as ChildrenWatch
 from .watch.node import NodeWatch as NodeWatch
 from .watch.raw import RawWatch as RawWatch
-from .watch.tree import TreeWatch as TreeWatch
+from .watch.tree.cache import Cache as Cache
+from .watch.tree.watch import TreeWatch as TreeWatch
 
 __all__ = [
     "Cache",

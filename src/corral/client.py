@@ -24,14 +24,14 @@ from .session.state_stream import StateStream
 from .session.supervisor import Options, Session
 from .session.watches import Kind
 from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
-from .watch.cache import Cache
 from .watch.children import ChildrenWatch
 from .watch.existence import ExistenceWatch
-from .watch.feed import Feeds
 from .watch.node import NodeWatch
 from .watch.raw import RawWatch
-from .watch.tree import TreeWatch
-from .watch.wanted import Wanted
+from .watch.shared import Feeds
+from .watch.tree.cache import Cache
+from .watch.tree.filter import TreeFilter
+from .watch.tree.watch import TreeWatch
 from .wire import framing
 
 __all__ = ["Client", "connect"]
@@ -270,7 +270,7 @@ class Client(Nodes):
         out with everything below. The znode at `path` is always included. Pass the same function again to
         share one copy.
         """
-        return TreeWatch(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
+        return TreeWatch(self._feeds, self._full(path), path, self._chroot, self._filter(path, depth, only))
 
     def watch_raw(self, path: str, *, recursive: bool = False) -> RawWatch:
         """A znode's events as the server sends them; see `RawWatch`."""
@@ -282,13 +282,13 @@ class Client(Nodes):
     ) -> Cache:
         """A live local copy of a subtree: ``async with zk.cache(path) as cache:``; see `Cache`. `depth` and
         `only` are as for `watch_tree`."""
-        return Cache(self._feeds, self._full(path), path, self._chroot, self._wanted(path, depth, only))
+        return Cache(self._feeds, self._full(path), path, self._chroot, self._filter(path, depth, only))
 
-    def _wanted(self, path: str, depth: int | None, only: Callable[[str], bool] | None) -> Wanted:
+    def _filter(self, path: str, depth: int | None, only: Callable[[str], bool] | None) -> TreeFilter:
         chroot = self._chroot if only is not None else ""  # only `only` takes paths below the chroot
         if only is not None:
             verify.predicate(only, "only")
-        return Wanted(self._full(path), verify.depth(depth), only, chroot)
+        return TreeFilter(self._full(path), verify.depth(depth), only, chroot)
 
     async def wait_until(self, path: str, condition: Callable[[Event], object]) -> Event:
         """Wait until the state of a znode satisfies `condition`, and return it; at once if it does now.

@@ -10,12 +10,11 @@ from watching import next_of, tells_nothing, told_of
 
 import corral
 from client_support import requests_seen
-from corral import Acl, ChildrenEvent, EventKind
+from corral import ChildrenEvent, EventKind
 from corral.testing import FaultProxy
 from corral.wire import messages
-from support import PATIENCE, turns, until
+from support import turns
 
-Count = Callable[[], Awaitable[int]]
 Change = Callable[[corral.Client], Awaitable[object]]
 
 
@@ -88,31 +87,6 @@ async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> N
         (EventKind.DELETED, "", "", "b"),
         (EventKind.CREATED, "", "", ""),
     ]
-
-
-@pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
-async def test_node_that_is_created_again(zk: corral.Client, other: corral.Client, waits: bool) -> None:
-    """W1: a node that was deleted and created again is told as created, though its children have the same names."""
-
-    async def recreate() -> None:
-        async with other.transaction() as tx:
-            tx.delete("/node/a")
-            tx.delete("/node")
-            tx.create("/node")
-            tx.create("/node/a")
-
-    await other.create("/node/a", make_parents=True)
-    async with zk.watch_children("/node") as events:
-        first = await next_of(events)
-        if waits:
-            second = await told_of(recreate(), events)
-        else:
-            await recreate()
-            second = await next_of(events)
-    assert (second.kind, second.children) == (EventKind.CREATED, {"a"})
-    assert first.stat is not None
-    assert second.stat is not None
-    assert second.stat.czxid > first.stat.czxid
 
 
 async def test_what_is_no_change_of_the_set(zk: corral.Client, other: corral.Client) -> None:
@@ -190,130 +164,3 @@ async def test_created_while_it_is_being_read(
         while event.kind is not EventKind.DELETED:
             event = await next_of(events)
         assert event.children == frozenset()
-
-
-async def test_reader_that_stays_away_gets_the_newest(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
-) -> None:
-    """W2: a thousand changes while nobody asks are not read; the next `anext` reads once, and that is one event."""
-    await other.create("/node")
-    await other.create("/node/first")
-    async with requests_seen(proxy) as requests, proxied.watch_children("/node") as events:
-        await next_of(events)
-        await asyncio.gather(*(other.create(f"/node/{number}") for number in range(500)))
-        await asyncio.gather(*(other.delete(f"/node/{number}") for number in range(499)))
-        await other.delete("/node/first")
-        assert requests.count(messages.CHILDREN2) == 1
-        event = await next_of(events)
-        assert event[2:5] == ({"499"}, {"499"}, {"first"})
-        assert requests.count(messages.CHILDREN2) == 2
-        await tells_nothing(proxied, events)
-
-
-async def test_path_is_the_one_that_was_asked_for(zk: corral.Client, other: corral.Client) -> None:
-    """W1: events name the path as their reader did, also below a chroot that others read through."""
-    await other.create("/team/node/a", make_parents=True)
-    below = zk.chroot("/team")
-    async with zk.watch_children("/team/node") as whole, below.watch_children("/node") as part:
-        for number in range(2):
-            events = [await next_of(whole), await next_of(part)]
-            assert [event.path for event in events] == ["/team/node", "/node"]
-            assert [event.added for event in events] == [frozenset("ab"[number])] * 2
-            if not number:
-                await other.create("/team/node/b")
-    async with below.watch_children("/") as root:
-        assert await next_of(root) == (await next_of(zk.watch_children("/team")))._replace(path="/")
-
-
-async def test_late_reader_begins_with_the_set_now(zk: corral.Client, other: corral.Client) -> None:
-    """W1: who joins others on a path begins with the set now, not with the last one they were told."""
-    await other.create("/node/a", make_parents=True)
-    async with zk.watch_children("/node") as early, zk.watch_children("/node") as late:
-        await next_of(early)
-        await other.create("/node/b")
-        await zk.sync()
-        event = await next_of(late)
-        assert (event.kind, event.children, event.added) == (EventKind.PRESENT, {"a", "b"}, {"a", "b"})
-        event = await next_of(early)
-        assert (event.kind, event.children, event.added) == (EventKind.CHANGED, {"a", "b"}, {"b"})
-
-
-async def test_refused_read_is_raised_and_asked_again(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a server's refusal is raised to all who wait; the next `anext` asks again, and goes on from there."""
-    await other.create("/node/a", make_parents=True)
-    other.add_auth("digest", b"user:secret")
-    only_user = [Acl.digest("user", "secret")]
-    async with zk.watch_children("/node") as events, zk.watch_children("/node") as more:
-        for kind, children in ((EventKind.PRESENT, {"a"}), (EventKind.CHANGED, {"a", "b"})):
-            if kind is EventKind.CHANGED:
-                await other.create("/node/b")
-                await zk.sync()
-            await other.set_acl("/node", only_user)
-            answers = await asyncio.gather(next_of(events), next_of(more), return_exceptions=True)
-            assert [type(answer) for answer in answers] == [corral.NoAuth] * 2
-            with pytest.raises(corral.NoAuth, match="'/node'"):
-                await next_of(events)
-            await other.set_acl("/node", corral.OPEN_ACL)
-            for each in (events, more):
-                event = await next_of(each)
-                assert (event.kind, event.children) == (kind, children)
-        assert (await told_of(other.create("/node/c"), events)).added == {"c"}
-
-
-async def test_two_tasks_on_one_watch(zk: corral.Client, other: corral.Client) -> None:
-    """W1: one watch has one reader: the second task is told so, and the first is not disturbed."""
-    async with zk.watch_children("/node") as events:
-        await next_of(events)
-        first = asyncio.create_task(next_of(events))
-        await turns()
-        with pytest.raises(corral.UsageStateError, match=r"'/node'.*zk\.watch_children\(\) in each"):
-            await anext(events)
-        await other.create("/node")
-        assert (await first).kind is EventKind.CREATED
-
-
-async def test_closed_watch_has_ended(zk: corral.Client) -> None:
-    """W5: a watch that was left ends for whoever iterates it, now and later."""
-    async with zk.watch_children("/node") as events:
-        await next_of(events)
-        waiting = asyncio.create_task(anext(events, None))
-        await turns()
-    async with asyncio.timeout(PATIENCE):
-        assert await waiting is None
-        assert await anext(events, None) is None
-
-
-async def test_a_thousand_readers_cost_the_server_one(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count
-) -> None:
-    """W4: a thousand tasks on one path are one watch on the server, one read a change, and one good-bye."""
-    await other.create("/node")
-    changes = 5
-    last_seen = [-1] * 1000
-
-    async def follow(number: int) -> None:
-        async for event in proxied.watch_children("/node"):
-            last_seen[number] = len(event.children)
-            if len(event.children) == changes:
-                return
-
-    async def all_have_seen(count: int) -> bool:
-        return last_seen == [count] * 1000
-
-    async with requests_seen(proxy) as requests:
-        async with asyncio.TaskGroup() as group:
-            for number in range(1000):
-                group.create_task(follow(number))
-            await until(lambda: all_have_seen(0), "all have begun")
-            assert await watch_count() == 1
-            for number in range(changes):
-                await other.create(f"/node/{number}")
-                await until(lambda count=number + 1: all_have_seen(count), "all have seen the change")
-        await until(lambda: nobody(watch_count), "the watch is gone")
-        await proxied.sync()
-    assert requests.count(messages.CHILDREN2) == 1 + changes
-    assert requests.count(messages.REMOVE_WATCHES) == 1
-
-
-async def nobody(watch_count: Count) -> bool:
-    return await watch_count() == 0

@@ -15,7 +15,7 @@ from watching import next_of
 import corral
 from corral import EventKind, Stat
 from corral.testing import FaultProxy, before
-from corral.watch import tree_reads
+from corral.watch.tree import reads
 from support import PATIENCE, turns, until
 from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, shown
 
@@ -87,9 +87,10 @@ async def test_the_tree_is_what_was_told(
     dice = random.Random(seed)
     names = dice.choice([NAMES, FEW_NAMES])
     # The fewer nodes a read asks for, the more can come between those of one tree.
-    monkeypatch.setattr(tree_reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
-    monkeypatch.setattr(tree_reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
-    monkeypatch.setattr(tree_reads, "AT_ONCE", dice.choice([1, 1, 4]))
+    monkeypatch.setattr(reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
+    monkeypatch.setattr(reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
+    monkeypatch.setattr(reads, "AT_ONCE", dice.choice([1, 1, 4]))
+    late = dice.randrange(STEPS)
     families = {name: ChildrenMirror() for name in ("/tree", "/tree/a", "/tree/a/a")}
     if dice.random() < 0.5:
         await other.create("/tree", b"first")
@@ -106,7 +107,7 @@ async def test_the_tree_is_what_was_told(
         for name, family in families.items():
             following.append(tasks.create_task(follow_children(family, zk.watch_children(name), dice)))
         for step in range(STEPS):
-            if step == STEPS // 2:
+            if step == late:
                 following.append(tasks.create_task(follow_tree(trees[2], zk.watch_tree("/tree"), dice)))
             if breaking and dice.random() < 0.15:
                 if dice.random() < 0.2 and zk.session_id:
@@ -153,7 +154,7 @@ async def until_known(events: corral.TreeWatch, tree: TreeMirror, other: corral.
 def read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on trees are read node by node, each when the one before it was answered."""
     for name in ("FIRST_BATCH", "LARGEST_BATCH", "AT_ONCE"):
-        monkeypatch.setattr(tree_reads, name, 1)
+        monkeypatch.setattr(reads, name, 1)
 
 
 async def recreate_one_by_one(zk: corral.Client, *paths: str) -> None:

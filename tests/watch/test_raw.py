@@ -13,7 +13,7 @@ from client_support import requests_seen
 from corral import RawEvent, RawKind
 from corral.testing import FaultProxy
 from corral.wire import messages
-from support import PATIENCE, turns
+from support import turns
 
 Watchers = Callable[[str], Awaitable[int]]
 
@@ -201,30 +201,3 @@ async def test_a_backlog_is_bounded(zk: corral.Client, other: corral.Client) -> 
         assert 0 < left < BACKLOG
         await other.delete("/node")
         assert (await waiting).kind is RawKind.DELETED
-
-
-async def test_two_tasks_on_one_watch(zk: corral.Client, other: corral.Client) -> None:
-    """One watch has one reader: the second task is told so, and the first is not disturbed."""
-    async with zk.watch_raw("/node") as events:
-        await next_of(events)
-        first = asyncio.create_task(next_of(events))
-        await turns()
-        with pytest.raises(corral.UsageStateError, match=r"'/node'.*zk\.watch_raw\(\) in each"):
-            await anext(events)
-        await other.create("/node")
-        assert (await first).kind is RawKind.CREATED
-
-
-async def test_closed_watch_has_ended(zk: corral.Client, other: corral.Client) -> None:
-    """W5: a watch that was left ends for whoever iterates it, with what was not taken yet."""
-    async with zk.watch_raw("/node") as events:
-        await next_of(events)
-        waiting = asyncio.create_task(anext(events, None))
-        await turns()
-    async with asyncio.timeout(PATIENCE):
-        assert await waiting is None
-    async with zk.watch_raw("/node") as events:
-        await next_of(events)
-        await other.create("/node")
-        await zk.exists("/node")
-    assert await anext(events, None) is None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import random
 import tracemalloc
 from collections.abc import Awaitable, Callable
 
@@ -16,11 +15,8 @@ from watching import (
     first_of,
     grow,
     next_of,
-    random_changes,
-    recreate,
     tells_nothing,
     told_of,
-    until_unregistered,
 )
 
 import corral
@@ -28,7 +24,6 @@ from client_support import requests_seen
 from corral import Acl, Event, EventKind
 from corral.testing import FaultProxy
 from corral.wire import messages
-from support import PATIENCE, turns, until
 from watch_support import TreeMirror, contents
 
 Watchers = Callable[[str], Awaitable[int]]
@@ -108,24 +103,6 @@ async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> N
                 assert event[2:] == await zk.get(path)
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
-async def test_node_that_is_created_again(zk: corral.Client, other: corral.Client, waits: bool) -> None:
-    """W1: states are told apart by transactions: the same data and the same version can be another node."""
-    await grow(other, "/tree", "/tree/a")
-    async with zk.watch_tree("/tree") as events:
-        [_, first] = await first_of(events)
-        if waits:
-            second = await told_of(recreate(other, "/tree/a"), events)
-        else:
-            await recreate(other, "/tree/a")
-            second = await next_of(events)
-        assert second[:3] == (EventKind.CREATED, *first[1:3])
-        assert first.stat is not None
-        assert second.stat is not None
-        assert second.stat.czxid > first.stat.czxid
-        await tells_nothing(zk, events)
-
-
 async def test_what_comes_and_goes_unseen(zk: corral.Client, other: corral.Client) -> None:
     """W1, W2: a node that was created and deleted between two reads gives nothing, nor does its parent's stat."""
     await grow(other, "/tree")
@@ -140,23 +117,6 @@ async def test_what_comes_and_goes_unseen(zk: corral.Client, other: corral.Clien
         assert (await told_of(other.create("/tree/passing"), events)).kind is EventKind.CREATED
         assert (await told_of(other.delete("/tree/passing"), events)).kind is EventKind.DELETED
         await tells_nothing(zk, slow)
-
-
-async def test_reader_that_stays_away_gets_the_newest(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
-) -> None:
-    """W2: a thousand writes while nobody asks are not read; the next `anext` reads once, and that is one event."""
-    await grow(other, "/tree", "/tree/a")
-    async with requests_seen(proxy) as requests, proxied.watch_tree("/tree") as events:
-        await first_of(events)
-        before = requests.count(messages.MULTI_READ)
-        for number in range(WRITES):
-            await other.set("/tree/a", b"%d" % number)
-        await proxied.exists("/")  # behind the last event
-        assert requests.count(messages.MULTI_READ) == before
-        assert (await next_of(events)).data == b"%d" % (WRITES - 1)
-        assert requests.count(messages.MULTI_READ) == before + 1
-        await tells_nothing(proxied, events)
 
 
 async def test_slow_reader_beside_a_quick_one(zk: corral.Client, other: corral.Client) -> None:
@@ -238,7 +198,7 @@ async def test_memory_does_not_grow_with_what_has_passed(zk: corral.Client, othe
         for number in range(20):
             assert (await told_of(other.create(f"/tree/{number}"), quick)).kind is EventKind.CREATED
             assert (await told_of(other.delete(f"/tree/{number}"), quick)).kind is EventKind.DELETED
-        assert not slow._place.news  # no public attribute tells what a reader has still to be told
+        assert not slow._cursor.news  # no public attribute tells what a reader has still to be told
         await tells_nothing(zk, slow)
 
 
@@ -439,42 +399,6 @@ async def test_a_node_that_is_too_large(connect: Callable[..., corral.Client], o
         assert sorted(await paths_of(events)) == ["/tree", "/tree/a", "/tree/large"]
 
 
-async def test_many_readers_cost_the_server_one(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
-) -> None:
-    """W4: a hundred tasks on one tree are one watch on the server, one read a change, and one good-bye."""
-    await grow(other, "/tree", "/tree/a")
-    changes = 5
-    last_seen = [b""] * 100
-
-    async def follow(number: int) -> None:
-        async for event in proxied.watch_tree("/tree"):
-            if event.kind is not EventKind.COMPLETE:
-                last_seen[number] = event.data or b""
-            if event.data == b"%d" % (changes - 1):
-                return
-
-    async def all_have_seen(data: bytes) -> bool:
-        return set(last_seen) == {data}
-
-    async with requests_seen(proxy) as requests:
-        async with asyncio.TaskGroup() as group:
-            for number in range(len(last_seen)):
-                group.create_task(follow(number))
-            await until(lambda: all_have_seen(b"/tree/a"), "all have begun")
-            assert await watchers("/tree") == 1
-            loading = requests.count(messages.MULTI_READ)
-            assert loading <= 2
-            for number in range(changes):
-                await other.set("/tree/a", b"%d" % number)
-                await until(lambda data=b"%d" % number: all_have_seen(data), "all have seen the change")
-        await until_unregistered(proxied)
-        await proxied.sync()
-        assert await watchers("/tree") == 0
-    assert requests.count(messages.MULTI_READ) == loading + changes
-    assert (requests.count(messages.ADD_WATCH), requests.count(messages.REMOVE_WATCHES)) == (1, 1)
-
-
 async def test_late_reader_begins_with_the_tree_now(zk: corral.Client, other: corral.Client) -> None:
     """W1: who joins others begins with all that there is now, also with what the others have not read yet."""
     await grow(other, "/tree", "/tree/a", "/tree/b")
@@ -497,29 +421,6 @@ async def test_late_reader_begins_with_the_tree_now(zk: corral.Client, other: co
         }
         for each in (early, late):
             await tells_nothing(zk, each)
-
-
-async def test_two_tasks_on_one_watch(zk: corral.Client, other: corral.Client) -> None:
-    """W1: one watch has one reader: the second task is told so, and the first is not disturbed."""
-    async with zk.watch_tree("/tree") as events:
-        await first_of(events)
-        first = asyncio.create_task(next_of(events))
-        await turns()
-        with pytest.raises(corral.UsageStateError, match=r"'/tree'.*zk\.watch_tree\(\) in each"):
-            await anext(events)
-        await other.create("/tree")
-        assert (await first).kind is EventKind.CREATED
-
-
-async def test_closed_watch_has_ended(zk: corral.Client) -> None:
-    """W5: a watch that was left ends for whoever iterates it, now and later."""
-    async with zk.watch_tree("/tree") as events:
-        await first_of(events)
-        waiting = asyncio.create_task(anext(events, None))
-        await turns()
-    async with asyncio.timeout(PATIENCE):
-        assert await waiting is None
-        assert await anext(events, None) is None
 
 
 async def test_many_nodes(zk: corral.Client, other: corral.Client) -> None:
@@ -563,45 +464,3 @@ async def test_what_cannot_be_right(zk: corral.Client, verb: str) -> None:
     for path in ("tree", "/tree/", "/a//b", "/a/../b", ""):
         with pytest.raises(corral.UsageError):
             make(path)
-
-
-# Whatever happens to a tree
-
-
-@pytest.mark.parametrize("seed", range(10))
-async def test_whatever_happens(zk: corral.Client, other: corral.Client, seed: int) -> None:
-    """W1, W2, W3: readers of any pace, that come at any time, each end up with the tree as it is; and what each is told
-    of a node only goes forward, parents first where something comes, children first where something goes."""
-    dice = random.Random(seed)
-    changes = random_changes(dice)
-    for _ in range(dice.randrange(30)):
-        await next(changes)(other)
-    mirrors = [TreeMirror("/tree") for _ in range(3)]
-
-    async def follow(mirror: TreeMirror, pace: int) -> None:
-        await turns(dice.randrange(100))
-        async for event in zk.watch_tree("/tree"):
-            mirror.take(event)
-            for _ in range(dice.randrange(pace + 1)):
-                await zk.exists("/")
-
-    paces = (0, 2, 20) if seed % 2 else (20, 40, 80)  # what a quick one has read the others need not read
-    following = [
-        asyncio.create_task(follow(mirror, pace)) for mirror, pace in zip(mirrors, paces, strict=True)
-    ]
-    for _ in range(150):
-        await next(changes)(other)
-        if dice.random() < 0.2:
-            await zk.exists("/")
-    end = await contents(other, "/tree")
-
-    async def all_know() -> bool:
-        for task in following:
-            if task.done():
-                await task
-        return all(mirror.complete and mirror.now == end for mirror in mirrors)
-
-    await until(all_know, "all know the tree as it is")
-    for task in following:
-        task.cancel()
-    await asyncio.wait(following)

@@ -39,12 +39,13 @@ def is_connect(message: Message) -> bool:
     return message.kind is MessageKind.REQUEST and message.operation == "connect"
 
 
-async def fails_hopelessly(reading: Any) -> None:
+async def fails_hopelessly(reading: Any) -> corral.ConnectionLoss:
     """It raises that connection after connection broke."""
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(corral.ConnectionLoss) as raised:
             await reading
     assert raised.value.is_hopeless
+    return raised.value
 
 
 @by_request
@@ -57,7 +58,9 @@ async def test_watch_whose_request_breaks_each_connection(
     async with kind.make(proxied) as events:
         async with proxy.record(is_connect) as connects:
             async with proxy.cut_at(before(match=asks_for(op)), times=FOR_EVER):
-                await fails_hopelessly(anext(events))
+                error = await fails_hopelessly(anext(events))
+        assert error.path == "/node"
+        assert op is not messages.ADD_WATCH or error.operation == kind.verb
         assert len(connects) <= corral.ConnectionLoss.MOST_LOSSES
         await begin(events)
         await kind.change(other, 1)

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import pytest
+from watching import next_of
 
 import corral
 from client_support import requests_seen
@@ -20,11 +21,6 @@ Watchers = Callable[[str], Awaitable[int]]
 WRITES = 1000
 
 
-async def next_event(events: corral.NodeWatch) -> corral.Event:
-    async with asyncio.timeout(PATIENCE):
-        return await anext(events)
-
-
 async def write_many(zk: corral.Client, path: str, size: int) -> bytes:
     """A thousand writes of `size` bytes; returns what was written last."""
     last = b""
@@ -32,27 +28,6 @@ async def write_many(zk: corral.Client, path: str, size: int) -> bytes:
         last = b"%0*d" % (size, number)
         await zk.set(path, last)
     return last
-
-
-async def test_reader_that_stays_away_gets_the_newest(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client
-) -> None:
-    """W2: a thousand writes while nobody asks are not read; the next `anext` reads once, the newest."""
-    await other.create("/node", b"first")
-    async with requests_seen(proxy) as requests:
-        async with proxied.watch("/node") as events:
-            await next_event(events)
-            last = await write_many(other, "/node", size=10)
-            assert requests.count(messages.GET) == 1
-            event = await next_event(events)
-            assert (event.kind, event.data) == (EventKind.CHANGED, last)
-            assert requests.count(messages.GET) == 2
-            waiting = asyncio.create_task(next_event(events))
-            await proxied.exists("/node")
-            await turns()
-            assert not waiting.done()  # one event for them all
-            await other.delete("/node")
-            assert (await waiting).kind is EventKind.DELETED
 
 
 async def test_reader_that_lags_behind_skips(
@@ -84,7 +59,7 @@ async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: co
     size = 10_000
     await other.create("/node", bytes(size))
     async with zk.watch("/node") as events:
-        await next_event(events)
+        await next_of(events)
         await other.set("/node", bytes(size))
         tracemalloc.start()
         try:
@@ -95,42 +70,7 @@ async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: co
         finally:
             tracemalloc.stop()
         assert kept < 10 * size
-        assert (await next_event(events)).data == last
-
-
-async def test_a_thousand_readers_cost_the_server_one(
-    proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
-) -> None:
-    """W4: a thousand tasks on one path are one watch on the server, one read a change, and one good-bye."""
-    await other.create("/node", b"0")
-    changes = 5
-    last_seen = [-1] * 1000
-
-    async def follow(number: int) -> None:
-        async for event in proxied.watch("/node"):
-            assert event.data is not None
-            assert int(event.data) == last_seen[number] + 1
-            last_seen[number] = int(event.data)
-
-    async def everybody_has_seen(value: int) -> None:
-        async def seen() -> bool:
-            return set(last_seen) == {value}
-
-        await until(seen, f"a thousand readers have seen {value}")
-
-    async with requests_seen(proxy) as requests:
-        readers = [asyncio.create_task(follow(number)) for number in range(len(last_seen))]
-        await everybody_has_seen(0)
-        for value in range(1, changes + 1):
-            await other.set("/node", b"%d" % value)
-            await everybody_has_seen(value)
-        assert requests.count(messages.GET) == 1 + changes
-        assert await watchers("/node") == 1
-        for reader in readers:
-            reader.cancel()
-        await asyncio.wait(readers)
-        await until(lambda: nobody_watches(watchers, "/node"), "the server's watch is gone")
-    assert requests.count(messages.REMOVE_WATCHES) == 1
+        assert (await next_of(events)).data == last
 
 
 async def test_readers_of_a_chroot_share_too(
@@ -140,8 +80,8 @@ async def test_readers_of_a_chroot_share_too(
     await other.create("/team/node", b"x", make_parents=True)
     async with requests_seen(proxy) as requests:
         async with proxied.watch("/team/node") as above, proxied.chroot("/team").watch("/node") as below:
-            await asyncio.gather(next_event(above), next_event(below))
-            waiting = [asyncio.create_task(next_event(events)) for events in (above, below)]
+            await asyncio.gather(next_of(above), next_of(below))
+            waiting = [asyncio.create_task(next_of(events)) for events in (above, below)]
             await turns()
             await other.set("/team/node", b"y")
             assert [event.data for event in await asyncio.gather(*waiting)] == [b"y", b"y"]
@@ -154,8 +94,8 @@ async def test_reconnect_sets_one_watch_for_all(
     """W4: after a reconnect the shared watch is set once, and nothing is read that did not change."""
     await other.create("/node", b"x")
     watches = [proxied.watch("/node") for _ in range(10)]
-    await asyncio.gather(*map(next_event, watches))
-    waiting = [asyncio.create_task(next_event(events)) for events in watches]
+    await asyncio.gather(*map(next_of, watches))
+    waiting = [asyncio.create_task(next_of(events)) for events in watches]
     async with requests_seen(proxy) as requests:
         await proxy.cut()
         await proxied.exists("/node")
@@ -174,8 +114,8 @@ async def test_one_reader_leaves_another_stays(
     await other.create("/node", b"x")
     watches = [zk.watch("/node"), zk.watch("/node")]
     for events in watches:
-        await next_event(events)
-    waiting = asyncio.create_task(next_event(watches[stays]))
+        await next_of(events)
+    waiting = asyncio.create_task(next_of(watches[stays]))
     await turns()
     watches[1 - stays].close()
     await zk.sync()
@@ -192,11 +132,11 @@ async def test_watch_and_lock_waiter_on_one_node(
     held = await other.lock("/lock").acquire()
     node = held.node.removeprefix(zk.chroot_path)
     async with zk.watch(node) as events:
-        await next_event(events)
+        await next_of(events)
         acquiring = asyncio.create_task(zk.lock("/lock").acquire())
         await until(lambda: in_line(other, 2), "it stands in the line")
         await zk.exists(node)  # behind the read by which the waiter watches, so that this has been answered
-        following = asyncio.create_task(next_event(events))
+        following = asyncio.create_task(next_of(events))
         await turns()
         leaving, staying = (following, acquiring) if leaves == "watch" else (acquiring, following)
         leaving.cancel()

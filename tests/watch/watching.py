@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import corral
 from corral import EventKind, RawKind
+from corral.wire import messages
+from corral.wire.messages import Operation
 from support import PATIENCE, turns, until
 from watch_support import (
     ChildrenMirror,
@@ -78,13 +80,23 @@ Reader: TypeAlias = (
 
 
 class WatchKind(NamedTuple):
-    """One kind of watch of /node, and a change that it tells of, the n-th of its kind, in one event."""
+    """One kind of watch, and a change of /node, the n-th of its kind, that it reports in one event."""
 
-    make: Callable[[corral.Client], Reader]
+    verb: str
+    read: Operation | None
+    """What reads a state."""
     change: Callable[[corral.Client, int], Awaitable[object]]
     shows: Callable[[Any, int], bool]
-    states: bool = True
-    """Whether its events are states, of which none is lost."""
+
+    @property
+    def states(self) -> bool:
+        """Whether its events are states, of which none is lost."""
+        return self.read is not None
+
+    def make(self, zk: corral.Client, path: str = "/node") -> Reader:
+        """A watch of this kind."""
+        watch: Reader = getattr(zk, self.verb)(path)
+        return watch
 
 
 async def begin(events: Reader) -> None:
@@ -97,25 +109,28 @@ async def begin(events: Reader) -> None:
 
 KINDS = {
     "node": WatchKind(
-        lambda zk: zk.watch("/node"),
+        "watch",
+        messages.GET,
         lambda zk, n: zk.set("/node", b"%d" % n),
         lambda event, n: event.data == b"%d" % n,
     ),
     "children": WatchKind(
-        lambda zk: zk.watch_children("/node"),
+        "watch_children",
+        messages.CHILDREN2,
         lambda zk, n: zk.create(f"/node/{n}"),
         lambda event, n: str(n) in event.added,
     ),
     "tree": WatchKind(
-        lambda zk: zk.watch_tree("/node"),
+        "watch_tree",
+        messages.MULTI_READ,
         lambda zk, n: zk.set("/node", b"%d" % n),
         lambda event, n: event.data == b"%d" % n,
     ),
     "raw": WatchKind(
-        lambda zk: zk.watch_raw("/node"),
+        "watch_raw",
+        None,
         lambda zk, n: zk.set("/node", b"%d" % n),
         lambda event, n: event.kind is RawKind.DATA_CHANGED,
-        states=False,
     ),
 }
 STATES = [name for name, kind in KINDS.items() if kind.states]

@@ -1,5 +1,6 @@
-"""Iterators over the state of what is watched, and caches. The server's watches: `corral.session.watches`.
+"""Async iterators over the state of znodes, and caches. `corral.session.watches` owns the server's watches.
 
-`feed.py` and `reader.py` are the two halves of every watch: what all readers of a path in one client share,
-and one reader's place in it. A module for each kind adds what is particular about it.
-"""
+A watch has two halves. A *feed* (`shared.py`) is what all readers of one path in a client share: the
+server's watch and the newest state. A *reader* (`reader.py`) is the iterator that one user holds. `read.py`
+has the feed of a single read, which `node.py`, `children.py` and `existence.py` specialize; `raw.py` passes
+the server's events through; `tree/` follows subtrees."""

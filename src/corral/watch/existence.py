@@ -1,4 +1,4 @@
-"""Whether a node exists, as `wait_present` and `wait_absent` ask: without the permission to read it."""
+"""Whether a node exists, without the permission to read it: for `wait_present` and `wait_absent`."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-from .feed import Feeds, ReadFeed
-from .node import ABSENT, NodeWatch, Snapshot
+from .node import NO_NODE, NodeState, NodeWatch
+from .read import FLICKERS, ReadFeed
+from .shared import Feeds
 
 __all__ = ["ExistenceWatch"]
 
+# The first interval of polling, in seconds.
+FIRST_POLL = 0.1
 
-# In seconds, when it looks again for the first time.
-FIRST_LOOK = 0.1
 
+class ExistenceFeed(ReadFeed[NodeState]):
+    """Whether a node exists; also its data, if `reads_data` is set and its ACL lets us read it.
 
-class ExistenceFeed(ReadFeed[Snapshot]):
-    """Whether a node exists; with its data, if that is asked for and we may read it.
-
-    ``exists`` needs no permission. But servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) do not tell of
-    what happens to a node that we may not read. So as long as somebody waits it looks again: soon at first,
-    then at intervals that double up to the session timeout.
+    ``exists`` needs no permission. But servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) send no events
+    of a node that we may not read. Therefore the feed also polls while a reader waits, at intervals that
+    double from `FIRST_POLL` to the session timeout.
     """
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, *, reads_data: bool) -> None:
-        super().__init__(feeds, key, full, path, messages.EXISTS, Kind.NODE, ABSENT)
+        super().__init__(feeds, key, full, path, messages.EXISTS, Kind.NODE, NO_NODE)
         self._reads_data = reads_data
-        self._stat: Stat | None = None  # while the data of the node that has it is read
+        self._stat: Stat | None = None  # of the node whose data is being read
         self._timer: asyncio.TimerHandle | None = None
-        self._interval = FIRST_LOOK
+        self._interval = FIRST_POLL
 
     def demand(self) -> None:
         super().demand()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._interval, self._look_again)
+            self._timer = self._loop.call_later(self._interval, self._poll)
 
-    def _look_again(self) -> None:
+    def _poll(self) -> None:
         self._timer = None
         self._interval = min(2 * self._interval, self.session.timeout)
-        if self.is_awaited:
+        if self.has_waiters:
             self.stale = True
             self.demand()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        super().end()
+        super().stop()
 
-    def state_of(self, answer: Any) -> Snapshot:
+    def state_of(self, answer: Any) -> NodeState:
         return None, answer
 
     def set_result(self, result: Any, /) -> None:
         if self._reading is messages.GET:
             self._reading = None
-            self._offer(result)
+            self._accept(result)
         elif self._reads_data:
             self._reading, self._stat = None, result
             self._read(messages.GET)
@@ -70,28 +70,28 @@ class ExistenceFeed(ReadFeed[Snapshot]):
     def set_exception(self, error: BaseException, /) -> None:
         if self._reading is messages.GET and isinstance(error, errors.NoNode):
             self._reading = None
-            self._misread("it is there and is not there, by turns")  # or it was deleted since: look
+            self._misread(FLICKERS)  # or it was deleted between the two reads
         elif self._reading is messages.GET and isinstance(error, errors.NoAuth):
             self._reading = None
-            self._offer((None, self._stat))
+            self._accept((None, self._stat))
         else:
             super().set_exception(error)
 
-    def _question(self, op: Operation) -> tuple[bytes, tuple[str, Kind] | None]:
+    def _request(self, op: Operation) -> tuple[bytes, tuple[str, Kind] | None]:
         if op is messages.GET:
-            return messages.encode_get(self.full, False), None  # the watch is set already
-        return super()._question(op)
+            return messages.encode_get(self.full, False), None  # `exists` has set the watch
+        return super()._request(op)
 
 
 class ExistenceWatch(NodeWatch):
-    """As `NodeWatch`, of a node that we may not be allowed to read: the events' data is None then, and always
-    unless `reads_data`."""
+    """A `NodeWatch` that needs no permission to read. The events' data is None if we may not read it, and
+    always unless `reads_data` is set."""
 
     def __init__(self, feeds: Feeds, full: str, path: str, *, reads_data: bool) -> None:
         super().__init__(feeds, full, path)
         self._reads_data = reads_data
 
-    def _find(self) -> ReadFeed[Snapshot]:
+    def _find_feed(self) -> ReadFeed[NodeState]:
         key = (ExistenceFeed, self._full, self._reads_data)
         return self._feeds.get(
             key, lambda: ExistenceFeed(self._feeds, key, self._full, self._path, reads_data=self._reads_data)

@@ -9,60 +9,62 @@ from corral.session.watches import Kind
 from corral.types import Event, EventKind, Stat
 from corral.wire import messages
 
-from .feed import Feeds, Place, ReadFeed
+from .read import ReadFeed
 from .reader import Reader
+from .shared import Cursor, Feeds
 
-__all__ = ["ABSENT", "NodeWatch", "Snapshot"]
+__all__ = ["NO_NODE", "NodeState", "NodeWatch"]
 
-Snapshot: TypeAlias = "tuple[bytes | None, Stat | None]"
-"""A state of a node: its data (None if it was not read) and its `Stat`; both None if it does not exist."""
+NodeState: TypeAlias = "tuple[bytes | None, Stat | None]"
+"""A node's data (None if it was not read) and its `Stat`; both None if it does not exist."""
 
-ABSENT: Snapshot = (None, None)
+NO_NODE: NodeState = (None, None)
 
 
-class NodeFeed(ReadFeed[Snapshot]):
+class NodeFeed(ReadFeed[NodeState]):
     """The newest known state of one node."""
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str) -> None:
-        super().__init__(feeds, key, full, path, messages.GET, Kind.NODE, ABSENT)
+        super().__init__(feeds, key, full, path, messages.GET, Kind.NODE, NO_NODE)
 
-    def state_of(self, answer: Any) -> Snapshot:
-        snapshot: Snapshot = answer
-        return snapshot
+    def state_of(self, answer: Any) -> NodeState:
+        state: NodeState = answer
+        return state
 
 
-class NodeWatch(Reader[ReadFeed[Snapshot], Place, Event]):
-    """The states of one node, as events: the state now, then each change.
+class NodeWatch(Reader[ReadFeed[NodeState], Cursor, Event]):
+    """The states of one znode as events: the state now, then each change.
 
     Use it as ``async for event in zk.watch(path)``, or as ``async with zk.watch(path) as events`` for a
-    definite end. Leaving the loop, an exception, or dropping the object ends the watch; the server's watch
-    goes with the last reader of the path in this client.
+    definite end. Leaving the loop, an exception, or dropping the object ends the watch. The server's watch is
+    removed when the last reader of the path in this client has left.
 
-    **Promised**: the first event is the state now, present or absent; what follows is never older, and never
-    the same state twice; the last state is always delivered, over reconnects, other servers and new
-    sessions. A reader that is slow gets the newest state. **Not promised**: every state in between.
+    **Promised**: The first event is the current state, present or absent. Later events are never older, and
+    never repeat a state. The last state is always delivered, across reconnects, other servers and new
+    sessions. A slow reader gets the newest state. **Not promised**: every state in between.
 
-    **On cancel** of ``anext`` nothing is lost: the next one gives what this one would have given. **On loss**
-    of the connection it waits, for as long as that lasts. Raises, each time a copy for each reader, and the
-    next ``anext`` tries again: `ServerError`, such as `NoAuth`; `ConnectionLoss` if
-    `ConnectionLoss.MOST_LOSSES` connections in a row broke on the read; `ReplyError` if the answer is over
-    `max_reply`, or if the server answers with an older state than before, 11 times in a row. Raises
-    `SessionError` when the client is closed, or has no session any more.
+    **On cancel** of ``anext`` no event is lost: the next ``anext`` returns it. **On loss** of the
+    connection ``anext`` waits until there is one again, without a limit. It raises `ServerError`, such as
+    `NoAuth`, if the server refuses the read; `ConnectionLoss` if `ConnectionLoss.MOST_LOSSES` connections
+    in a row broke on the read; `ReplyError` if the answer is over `max_reply`, or if the server answers
+    with an older state than before 11 times in a row. After these the next ``anext`` tries again. It raises
+    `SessionError` when the client is closed or cannot have a session any more. Each reader gets its own
+    copy of an error.
 
-    Changes made while the ACL does not let us read the node are not told, and a server with the fix for
-    CVE-2024-23944 uses up the watch on them: then later ones are not either, until the next reconnect.
+    Changes made while the ACL denies us reading are not reported. On a server with the fix for CVE-2024-23944
+    such a change also uses up the watch, and later changes are not reported until the next reconnect.
     """
 
-    _seen: Snapshot | None = None
+    _seen: NodeState | None = None
 
     def __init__(self, feeds: Feeds, full: str, path: str) -> None:
-        super().__init__(feeds, full, path, Place())
+        super().__init__(feeds, full, path, Cursor())
 
-    def _find(self) -> ReadFeed[Snapshot]:
+    def _find_feed(self) -> ReadFeed[NodeState]:
         key = (NodeFeed, self._full)
         return self._feeds.get(key, lambda: NodeFeed(self._feeds, key, self._full, self._path))
 
-    def _take(self, feed: ReadFeed[Snapshot], place: Place) -> Event | None:
+    def _next_event(self, feed: ReadFeed[NodeState], cursor: Cursor) -> Event | None:
         state = feed.state
         if state is None:
             return None
@@ -75,7 +77,7 @@ class NodeWatch(Reader[ReadFeed[Snapshot], Place, Event]):
                 if seen is None:
                     return None
                 kind = EventKind.DELETED
-            # Not the version, which starts again when a node is re-created.
+            # Compare czxids, not versions: the version starts at 0 again when a node is created again.
             elif seen is None or seen.czxid != stat.czxid:
                 kind = EventKind.CREATED
             elif seen.mzxid == stat.mzxid:

@@ -1,7 +1,8 @@
-"""The states that a client's own writes leave: known when they are answered, before any read could tell.
+"""The states that this client's own writes leave, taken from the answers to the writes.
 
-So a copy that follows them never shows its own client something older than what it has written. Answers come
-in the order in which the server has done the work, so a write's state may be taken as a read's may.
+A cache that takes them never shows its own client an older state than the client has written. A session is
+answered in the order in which the server has executed its requests, which makes the state in the answer to a
+write as good as one that was read.
 """
 
 from __future__ import annotations
@@ -14,57 +15,57 @@ from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-__all__ = ["Follower", "OwnWrites"]
+__all__ = ["OwnWrites", "WriteListener"]
 
 _CREATES = (messages.CREATE, messages.CREATE2, messages.CREATE_CONTAINER, messages.CREATE_TTL)
 
 
-class Follower(Protocol):
-    """Whoever wants to know what this client writes."""
+class WriteListener(Protocol):
+    """A copy of nodes that takes in what this client writes."""
 
     def written(self, path: str, data: bytes | None, stat: Stat | None, /) -> None:
-        """The node at the full path is so now; both None if it is gone, and only `stat` where the answer did
-        not have it. Must not raise."""
+        """This client has written the node at the full path. Data and `stat` are None if it was deleted;
+        `stat` alone is None if the answer had none. Must not raise."""
 
-    async def settled(self) -> None:
-        """Wait until what was written is known; at once if that is not to be. Raises nothing."""
+    async def wait_current(self) -> None:
+        """Wait until the copy has all that was written; return at once if it never will. Raises nothing."""
 
 
 class OwnWrites:
-    """Shows its followers the writes of one session."""
+    """Passes the writes of one session to its listeners. A `WriteObserver` of the session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._followers: dict[Follower, None] = {}
+        self._listeners: dict[WriteListener, None] = {}
 
-    def follow(self, follower: Follower) -> None:
-        """Tell `follower` from now on."""
-        self._followers[follower] = None
+    def add(self, listener: WriteListener) -> None:
+        """Call `listener` from now on."""
+        self._listeners[listener] = None
         self._session.observe(self)
 
-    def unfollow(self, follower: Follower) -> None:
-        """Tell it no more."""
-        self._followers.pop(follower, None)
-        if not self._followers:
+    def remove(self, listener: WriteListener) -> None:
+        """Do not call `listener` any more."""
+        self._listeners.pop(listener, None)
+        if not self._listeners:
             self._session.unobserve(self)
 
+    # For the session
+
     async def settled(self) -> None:
-        """The session's side."""
-        for follower in tuple(self._followers):
-            await follower.settled()
+        """Wait until all listeners are current."""
+        for listener in tuple(self._listeners):
+            await listener.wait_current()
 
     def wrote(self, op: Operation, body: bytes, result: Any, /) -> None:
-        """The session's side: a write was answered."""
-        for path, data, stat in states_left(op, body, result):
-            for follower in tuple(self._followers):
-                follower.written(path, data, stat)
+        """The server has answered a write."""
+        for path, data, stat in _states_left(op, body, result):
+            for listener in tuple(self._listeners):
+                listener.written(path, data, stat)
 
 
-def states_left(op: Operation, body: bytes, result: Any) -> Iterator[tuple[str, bytes | None, Stat | None]]:
-    """Full path, data and `Stat` of each node that a write has left; both None where it is gone.
-
-    `Stat` alone is None where a create was answered without it, as in a transaction (ZOOKEEPER-4026).
-    """
+def _states_left(op: Operation, body: bytes, result: Any) -> Iterator[tuple[str, bytes | None, Stat | None]]:
+    """Full path, data and `Stat` of each node that a write has changed; data and `Stat` are None if it was
+    deleted. `Stat` alone is None for a create in a transaction, whose answer has none (ZOOKEEPER-4026)."""
     if op is messages.MULTI:
         results: list[messages.MultiResult] = result
         if not any(each.error for each in results):

@@ -1,4 +1,4 @@
-"""Events as the server sends them, by a persistent watch."""
+"""A node's events as the server sends them, from a persistent watch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from corral import paths
 from corral.session.watches import Change, Kind
 from corral.types import RawEvent, RawKind
 
-from .feed import Feed, Feeds, Place
 from .reader import Reader
+from .shared import Cursor, Feed, Feeds
 
 __all__ = ["RawWatch"]
 
-# How many events wait for a reader, at most, and how many characters their paths have together. More are
-# dropped, and that is told.
+# At most how many events wait for one reader, and how many characters their paths have together. Beyond that
+# they are dropped, and the reader gets `RawKind.MISSED`.
 BACKLOG = 10_000
 BACKLOG_SIZE = 10_000_000
 
@@ -28,17 +28,17 @@ _KINDS = {
 }
 
 
-class RawPlace(Place):
+class RawCursor(Cursor):
     """The events that a reader has not taken yet."""
 
     __slots__ = ("_events", "_size")
 
     def __init__(self) -> None:
         self._events: deque[tuple[RawKind, str, int]] = deque()
-        self._size = 0  # of their paths
+        self._size = 0  # of their paths, in characters
 
     def add(self, kind: RawKind, path: str, zxid: int, root: str) -> None:
-        """One more; if that is too many, they are exchanged for the word that some were missed."""
+        """Append an event. If there are too many, `RawKind.MISSED` replaces all before it."""
         if kind is RawKind.MISSED or len(self._events) >= BACKLOG or self._size > BACKLOG_SIZE:
             self.clear()
             self._events.append((RawKind.MISSED, root, -1))
@@ -47,7 +47,7 @@ class RawPlace(Place):
             self._size += len(path)
 
     def take(self) -> tuple[RawKind, str, int] | None:
-        """The next one."""
+        """Remove and return the next event."""
         if not self._events:
             return None
         event = self._events.popleft()
@@ -56,92 +56,89 @@ class RawPlace(Place):
         return event
 
     def clear(self) -> None:
-        """Forget them."""
+        """Drop all events."""
         self._events.clear()
         self._size = 0
 
 
 class RawFeed(Feed):
-    """The persistent watch of a path, and who wants its events."""
+    """The persistent watch of a path, and the readers of its events."""
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, kind: Kind) -> None:
         super().__init__(feeds, key, full, path)
         self._kind = kind
-        self._followed = False
+        self._watching = False
         self._armed = False
 
     @property
     def is_fresh(self) -> bool:
         return True
 
-    def join(self, place: Place) -> None:
-        super().join(place)
+    def join(self, cursor: Cursor) -> None:
+        super().join(cursor)
         if self._armed:
-            assert isinstance(place, RawPlace)
-            place.add(RawKind.MISSED, self.full, -1, self.full)
+            assert isinstance(cursor, RawCursor)
+            cursor.add(RawKind.MISSED, self.full, -1, self.full)
 
     def demand(self) -> None:
-        if not self._followed:
-            self._followed = True
+        if not self._watching:
+            self._watching = True
             self.session.watch(self.full, self, self._kind)
 
-    def end(self) -> None:
-        self._unfollow()
-
-    def _unfollow(self) -> None:
-        self._followed = self._armed = False
+    def stop(self) -> None:
+        self._watching = self._armed = False
         self.session.unwatch(self.full, self, self._kind)
 
     def fire(self, change: Change, path: str, zxid: int, /) -> None:
         if change is Change.UNKNOWN:
-            return  # what that may have been is told when the watch is there again
+            return  # the watch was lost: ARMED follows when it is set again, and becomes MISSED
         if change is Change.ARMED:
             self._armed = True
         elif not self._armed:
-            return  # another watch has told of it; the first event is that ours is set
-        for place in self.places:
-            assert isinstance(place, RawPlace)
-            place.add(_KINDS[change], path, zxid, self.full)
+            return  # another watch reported it; our first event is that our watch is set
+        for cursor in self.cursors:
+            assert isinstance(cursor, RawCursor)
+            cursor.add(_KINDS[change], path, zxid, self.full)
         self.wake(None)
 
     def refused(self, error: BaseException, /) -> None:
-        self._unfollow()
-        self.wake(self.why_refused(error, "watch_raw"))
+        self.stop()
+        self.wake(self.refusal(error, "watch_raw"))
 
 
-class RawWatch(Reader[RawFeed, RawPlace, RawEvent]):
-    """A znode's events as the server sends them, each of them.
+class RawWatch(Reader[RawFeed, RawCursor, RawEvent]):
+    """A znode's events as the server sends them, every one.
 
-    Use it as ``async for event in zk.watch_raw(path)``, or as ``async with zk.watch_raw(path) as events`` for
-    a definite end. The first event is `RawKind.MISSED`: the watch is set, what was before is not known. It
-    comes again after each reconnect, since servers lose what happened meanwhile (ZOOKEEPER-4698), and where
-    more than 10,000 events, or 10 MB of paths, wait for a reader; they are dropped then. Read what you need
-    whenever it comes.
+    Use it as ``async for event in zk.watch_raw(path)``, or as ``async with zk.watch_raw(path) as events``
+    for a definite end. The first event is `RawKind.MISSED`: the watch is set, and what happened before is
+    unknown. `MISSED` comes again after each reconnect, because servers lose the events of an outage
+    (ZOOKEEPER-4698), and when more than 10,000 events, or 10 million characters of their paths, wait for a
+    reader: those are dropped. Read whatever you depend on again after each `MISSED`.
 
-    Of one znode: its creation, deletion, new data, and that its set of children has changed. If `recursive`,
-    creation, deletion and new data of it and of all below it. Events carry no states: `watch`,
-    `watch_children` and `watch_tree` do, and need no such care.
+    Without `recursive`, events report the znode's creation, deletion, new data, and changes of its set of
+    children. With `recursive`, they report creation, deletion and new data of the znode and of all its
+    descendants. Events carry no state: `watch`, `watch_children` and `watch_tree` do, and need no such care.
 
-    **On cancel** of ``anext`` nothing is lost. **On loss** of the connection it waits. Raises `Unimplemented`
-    if the server has no persistent watches (ZooKeeper before 3.6), `ConnectionLoss` if
-    `ConnectionLoss.MOST_LOSSES` connections in a row broke on the request that sets the watch (the next
-    ``anext`` tries again), `SessionError` when the client is closed.
+    **On cancel** of ``anext`` no event is lost. **On loss** of the connection ``anext`` waits, without a
+    limit. It raises `Unimplemented` if the server has no persistent watches (ZooKeeper before 3.6);
+    `ConnectionLoss` if `ConnectionLoss.MOST_LOSSES` connections in a row broke on the request that sets the
+    watch, after which the next ``anext`` tries again; `SessionError` when the client is closed.
     """
 
     _verb = "watch_raw"
 
     def __init__(self, feeds: Feeds, full: str, path: str, chroot: str, kind: Kind) -> None:
-        super().__init__(feeds, full, path, RawPlace())
+        super().__init__(feeds, full, path, RawCursor())
         self._chroot = chroot
         self._kind = kind
 
-    def _find(self) -> RawFeed:
+    def _find_feed(self) -> RawFeed:
         key = (RawFeed, self._full, self._kind)
-        self._place.clear()  # what is left from before it left
+        self._cursor.clear()  # of events from before the reader left
         return self._feeds.get(key, lambda: RawFeed(self._feeds, key, self._full, self._path, self._kind))
 
-    def _take(self, feed: RawFeed, place: RawPlace) -> RawEvent | None:
-        event = place.take()
+    def _next_event(self, feed: RawFeed, cursor: RawCursor) -> RawEvent | None:
+        event = cursor.take()
         if event is None:
             return None
         kind, full, zxid = event

@@ -10,41 +10,41 @@ from typing import Any, Generic, Self, TypeVar
 
 from corral import errors
 
-from .feed import Feed, Feeds, Place
+from .shared import Cursor, Feed, Feeds
 
 __all__ = ["Reader"]
 
 F = TypeVar("F", bound=Feed)
-P = TypeVar("P", bound=Place)
+C = TypeVar("C", bound=Cursor)
 E = TypeVar("E")
 
 
-class Reader(ABC, Generic[F, P, E]):
-    """Iterates over what a feed has to tell. It joins the feed when it is first asked, and again if it has
-    left because the task that iterated is over."""
+class Reader(ABC, Generic[F, C, E]):
+    """Iterates over the events of a feed. It joins the feed on the first `anext`, and joins it again if it
+    left because the task that iterated has ended."""
 
     _verb = "watch"
 
-    def __init__(self, feeds: Feeds, full: str, path: str, place: P) -> None:
+    def __init__(self, feeds: Feeds, full: str, path: str, cursor: C) -> None:
         self._feeds = feeds
         self._full = full
         self._path = path
-        self._place = place
+        self._cursor = cursor
         self._feed: F | None = None
-        self._end: weakref.finalize[[Place], Reader[F, P, E]] | None = None
+        self._finalizer: weakref.finalize[[Cursor], Reader[F, C, E]] | None = None
         self._closed = False
-        self._waiting: asyncio.Future[None] | None = None
-        self._follower: _Follower | None = None  # of the task that has begun, or was told last
+        self._waiter: asyncio.Future[None] | None = None
+        self._task_end: _TaskEnd | None = None  # of the task that joined, or that received the last event
 
     # For the subclass
 
     @abstractmethod
-    def _find(self) -> F:
-        """The feed."""
+    def _find_feed(self) -> F:
+        """The feed to join."""
 
     @abstractmethod
-    def _take(self, feed: F, place: P) -> E | None:
-        """The next event, if there is news."""
+    def _next_event(self, feed: F, cursor: C) -> E | None:
+        """The next event, or None if there is no news."""
 
     def __aiter__(self) -> Self:
         return self
@@ -53,62 +53,63 @@ class Reader(ABC, Generic[F, P, E]):
         if self._closed:
             raise StopAsyncIteration
         loop = self._feeds.session.check_place()
-        if self._waiting is not None:
+        if self._waiter is not None:
             raise errors.UsageStateError(
                 f"two tasks read one watch of {self._path!r}; call zk.{self._verb}() in each, they share it"
             )
-        feed, place = self._feed or self._join(), self._place
+        feed, cursor = self._feed or self._join(), self._cursor
         try:
-            # Once we have waited, whatever has been published is delivered, even if it is stale again: else
-            # what is written faster than we read would never be seen.
+            # After a wait, deliver whatever was published even if it is stale again: otherwise a reader of a
+            # node that is written faster than it is read would never get an event.
             acceptable = feed.is_fresh
             while True:
-                if acceptable and (event := self._take(feed, place)) is not None:
-                    self._follow_task()
+                if acceptable and (event := self._next_event(feed, cursor)) is not None:
+                    self._observe_task()
                     return event
-                self._waiting = future = loop.create_future()
+                self._waiter = future = loop.create_future()
                 try:
-                    feed.wait(future)
+                    feed.add_waiter(future)
                     await future
                 except BaseException:
-                    feed.forget(future)
+                    feed.remove_waiter(future)
                     raise
                 finally:
-                    self._waiting = None
+                    self._waiter = None
                 if self._closed:
                     raise StopAsyncIteration
                 acceptable = True
         finally:
-            # Whoever keeps a cancelled task keeps its traceback; it must not keep the watch alive (W5).
+            # A cancelled task that somebody keeps has a traceback with this frame. Without a reference to
+            # the reader it does not keep the watch alive (W5).
             self = None  # type: ignore[assignment]
 
     def _join(self) -> F:
-        self._feed = feed = self._find()
-        feed.join(self._place)
-        self._end = weakref.finalize(self, feed.leave_soon, self._place)
-        self._end.atexit = False
-        self._follow_task()
+        self._feed = feed = self._find_feed()
+        feed.join(self._cursor)
+        self._finalizer = weakref.finalize(self, feed.leave_soon, self._cursor)
+        self._finalizer.atexit = False
+        self._observe_task()
         return feed
 
-    def _follow_task(self) -> None:
-        """Leave the feed when the task that has begun, or was told last, fails or is cancelled: whoever keeps
-        its exception keeps what its frames had, this iterator perhaps, and will hardly iterate again (W5). If
-        they do, it joins again. One that ends well, or was told nothing, may have been for one `anext`."""
+    def _observe_task(self) -> None:
+        """Leave the feed when the current task fails or is cancelled (W5): its exception keeps its frames and
+        with them, perhaps, this iterator, which nobody is likely to use again. If somebody does, it joins
+        again. A task that succeeds, or that got no event, may have been made for a single `anext`."""
         task = asyncio.current_task()
         if task is None:
             return
-        before = self._follower
+        before = self._task_end
         if before is not None and before.task() is task:
             return
         if getattr(task.get_coro(), "cr_code", None) is _ANEXT:
-            return  # it is for one `anext`, so there are no frames of its own
-        follower = _FOLLOWERS.get(task)
-        if follower is None:
-            follower = _FOLLOWERS[task] = _Follower(task)
+            return  # a task of this one `anext` has no frames of its own
+        task_end = _TASK_ENDS.get(task)
+        if task_end is None:
+            task_end = _TASK_ENDS[task] = _TaskEnd(task)
         if before is not None:
             before.readers.discard(self)
-        follower.readers.add(self)
-        self._follower = follower
+        task_end.readers.add(self)
+        self._task_end = task_end
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,22 +120,24 @@ class Reader(ABC, Generic[F, P, E]):
         self.close()
 
     def close(self) -> None:
-        """End the watch; iterating it ends. Nothing is sent if nothing was read yet."""
+        """End the watch and its iteration. Sends nothing if nothing was read yet."""
         self._closed = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         self._leave()
 
     def _leave(self) -> None:
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.readers.discard(self)
+        task_end, self._task_end = self._task_end, None
+        if task_end is not None:
+            task_end.readers.discard(self)
         feed, self._feed = self._feed, None
-        if feed is not None and self._end is not None and self._end.detach():
-            feed.leave(self._place)
+        if feed is not None and self._finalizer is not None and self._finalizer.detach():
+            feed.leave(self._cursor)
 
-    def _task_done(self, *, failed: bool) -> None:
-        self._follower = None
+    def _task_ended(self, *, failed: bool) -> None:
+        if self._waiter is not None:
+            return  # another task reads it by now
+        self._task_end = None
         if failed:
             self._leave()
 
@@ -146,10 +149,9 @@ class Reader(ABC, Generic[F, P, E]):
 _ANEXT: CodeType = Reader.__anext__.__code__
 
 
-class _Follower:
-    """Tells the readers that one task has read last how it ended. A task has at most one of these, however
-    many watches it has used: a service that waits for states again and again does that all its life in one
-    task."""
+class _TaskEnd:
+    """Notifies readers when the task that used them last has ended. There is one for each task, however many
+    watches it uses: a service may wait for one state after another, all its life, in one task."""
 
     def __init__(self, task: asyncio.Task[object]) -> None:
         self.task = weakref.ref(task)
@@ -157,12 +159,11 @@ class _Follower:
         task.add_done_callback(self)
 
     def __call__(self, task: asyncio.Task[object]) -> None:
-        # A task that failed has the frames of its exception. Its `exception()` would tell as well, but
-        # whoever asks for that has taken note of it, and the loop does not report it any more.
+        # A failed task has the frames of its exception. `task.exception()` would answer as well, but it also
+        # marks the exception as retrieved, and the loop would not report it any more.
         failed = task.cancelled() or bool(task.get_stack(limit=1))
         for reader in tuple(self.readers):
-            if reader._waiting is None:
-                reader._task_done(failed=failed)
+            reader._task_ended(failed=failed)
 
 
-_FOLLOWERS: weakref.WeakKeyDictionary[asyncio.Task[object], _Follower] = weakref.WeakKeyDictionary()
+_TASK_ENDS: weakref.WeakKeyDictionary[asyncio.Task[object], _TaskEnd] = weakref.WeakKeyDictionary()

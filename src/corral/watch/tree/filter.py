@@ -1,4 +1,4 @@
-"""Which nodes of a subtree are followed."""
+"""Which nodes of a subtree belong to a tree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from corral import paths
 
-__all__ = ["CannotFollow", "Wanted"]
+__all__ = ["TreeFilter", "TreeFilterError"]
 
 
-class CannotFollow(Exception):
-    """A tree cannot be followed, for this reason: its readers are told, since the session cannot be."""
+class TreeFilterError(Exception):
+    """The user's `only` has raised `reason`. The feed raises `reason` in the readers of the tree: raised in
+    the session, which calls the feed, it would be taken for a defect."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__(reason)
@@ -19,11 +20,11 @@ class CannotFollow(Exception):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Those up to so many levels below the root that `only` says yes to.
+class TreeFilter:
+    """Accepts nodes at most `depth` levels below `root` for which `only` returns true.
 
-    What is below a node that is not wanted is not wanted either: nobody asks for it. `only` is given paths as
-    they are below `chroot`, each by itself; if it raises, that is the reason of a `CannotFollow`.
+    A node whose parent is not accepted is not accepted either: nobody calls the filter with it. `only` is
+    called with one path at a time, as seen below `chroot`.
     """
 
     root: str
@@ -31,8 +32,8 @@ class Wanted:
     only: Callable[[str], bool] | None = None
     chroot: str = ""
 
-    def __call__(self, path: str) -> bool:
-        """Whether a node is wanted, of which it is known that it is below the root and that its parent is."""
+    def accepts(self, path: str) -> bool:
+        """Whether the tree has the node, given that it is below the root and that the tree has its parent."""
         if path == self.root:
             return True
         if self.depth is not None and self.level(path) > self.depth:
@@ -42,23 +43,23 @@ class Wanted:
         try:
             return bool(self.only(paths.strip(self.chroot, path)))
         except (StopIteration, StopAsyncIteration) as error:
-            # No future takes the one, and the other would end its reader's loop in silence.
+            # A future cannot carry the first, and the second would end the reader's loop without an error.
             reason = RuntimeError(f"only({path!r}) raised {type(error).__name__}")
             reason.__cause__ = error
-            raise CannotFollow(reason) from error
+            raise TreeFilterError(reason) from error
         except Exception as error:
-            raise CannotFollow(error) from error
+            raise TreeFilterError(error) from error
 
-    def lists(self, path: str) -> bool:
-        """Whether the children of a node that is wanted may be."""
+    def accepts_children(self, path: str) -> bool:
+        """Whether children of a node of the tree can belong to the tree."""
         return self.depth is None or self.level(path) < self.depth
 
     def level(self, path: str) -> int:
-        """How far below the root."""
+        """How many levels a path is below the root."""
         return _slashes(path) - _slashes(self.root)
 
-    def holds(self, path: str) -> bool:
-        """Whether a path is in the subtree."""
+    def contains(self, path: str) -> bool:
+        """Whether a path is in the subtree of `root`."""
         return path == self.root or path.startswith(self.root if self.root == "/" else self.root + "/")
 
 
