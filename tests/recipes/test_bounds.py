@@ -13,7 +13,7 @@ from lock_support import Rig, ended, settle, until_line, within
 import corral
 from client_support import asks_for
 from corral.recipes.line import MOST_ROUNDS
-from corral.testing import EmbeddedServer, before, committed
+from corral.testing import EmbeddedServer, FaultProxy, before, committed
 from corral.testing.embedded.codes import NO_NODE, Refused
 from corral.wire.messages import CHILDREN, CREATE2, DELETE, EXISTS, GET, MULTI, Operation
 from support import children
@@ -224,3 +224,23 @@ async def test_rounds_that_have_waited_do_not_count(rig: Rig) -> None:
     assert not waiter.done()
     await held.release()
     await (await within(waiter)).release()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_next_session_is_granted_less(kind: str) -> None:
+    """L3: the part of the lease that a holder needs goes by the session that it holds in, not by the one in which it
+    began to acquire: that may have been granted ten times as much."""
+    async with EmbeddedServer(max_session_timeout=40) as generous:
+        port = int(generous.address.rpartition(":")[2])
+        async with (
+            FaultProxy(generous.address) as proxy,
+            corral.connect(proxy.address, session_timeout=40) as zk,
+        ):
+            async with proxy.cut_at(before(match=asks_for(CREATE2))) as cut:
+                task = asyncio.create_task(KINDS[kind](zk).acquire())
+                await within(cut.fired.wait())
+                await generous.stop()
+            async with EmbeddedServer(port=port, max_session_timeout=4):
+                held = await within(task)
+                assert held.is_valid
+                assert zk.session_timeout == 4

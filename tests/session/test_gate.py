@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
-from driven import SESSION, Driven, got
+from driven import SESSION, Driven, fields, got
 from hypothesis import given
+from registry import Watcher
 from scripted import Answer, Feed, T, stat_of, whole
 
 from corral import errors
@@ -17,7 +18,7 @@ from corral.session import gate
 from corral.session.gate import Misfit, Stranger
 from corral.session.machine import Phase
 from corral.session.requests import Request
-from corral.session.watches import Change, Kind
+from corral.session.watches import Armed, Change, Kind
 from corral.types import OPEN_ACL, Stat, State
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
@@ -585,6 +586,27 @@ def test_a_zxid_that_falls_ends_its_connection(driven: Driven) -> None:
     driven.lose()
     driven.connect()
     assert driven.connects[-1].last_zxid == 60
+
+
+@pytest.mark.parametrize("confirming", [50, 51, 60])
+def test_watches_are_set_again_from_a_confirmed_zxid(driven: Driven, confirming: int) -> None:
+    """W3: a server tells of the changes after the zxid with which watches are set again. One that is too great would
+    hide a change for ever, so it is the newest that another answer has confirmed, by being the same or greater."""
+    driven.machine.watches.add("/w", Watcher())
+    driven.machine.watches.armed("/w", Armed.DATA)
+    read_at(driven, 50)
+    read_at(driven, confirming)
+    if confirming > 50:
+        read_at(driven, confirming)
+    read_at(driven, 70_000)
+    for _ in range(2):
+        driven.lose()
+        driven.connect()
+        [watches] = driven.heard()
+        assert watches.opcode == messages.SET_WATCHES.opcode
+        assert fields(watches)[0] == confirming
+        assert driven.connects[-1].last_zxid == 70_000
+        read_at(driven, 0)  # which says nothing
 
 
 def test_pings_tell_how_far_the_server_is(driven: Driven) -> None:

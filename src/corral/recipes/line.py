@@ -49,6 +49,8 @@ from .watched import Watched
 
 logger = logging.getLogger("corral.recipes")
 
+# A holder starts with at least this part of T on its lease: enough for the first heartbeat and its answer.
+LEAST_LEASE = 1 / 4
 # How often in a row something is begun anew that has waited for nothing in between.
 MOST_ROUNDS = 16
 _EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
@@ -224,23 +226,21 @@ class Line:
         except (errors.NoNode, errors.SessionExpired):
             raise PlaceLost from None
 
-    def is_proven(self, place: Place, least: float) -> bool:
-        """Whether our session is what it was, and the lease has at least `least` seconds left."""
+    def is_proven(self, place: Place) -> bool:
+        """Whether our session is what it was, and the lease has enough left for a holder to start with."""
         session = self._session
-        return place.session_id == session.session_id and session.lease_left >= least
+        return place.session_id == session.session_id and session.lease_left >= session.timeout * LEAST_LEASE
 
-    async def confirm(self, place: Place, least: float) -> None:
+    async def confirm(self, place: Place) -> None:
         """See to it that `is_proven`, by a quorum write if need be.
 
         Raises `PlaceLost` if our node or our session is gone.
         """
         session = self._session
         check = messages.encode_multi([(messages.CHECK, messages.encode_check(place.path, -1))])
-        while True:
+        while not self.is_proven(place):
             if place.session_id != session.session_id:
                 raise PlaceLost
-            if session.lease_left >= least:
-                return
             sent = session.clock()
             try:
                 [result] = await session.ask(messages.MULTI, check, self.path, bound_to=place.session_id)
@@ -248,7 +248,7 @@ class Line:
                 raise PlaceLost from None
             if result.error == errors.NoNode.code:
                 raise PlaceLost
-            if session.lease_left < least:
+            if not self.is_proven(place):
                 # Proven, but by touches too old: the ones after this connection's start need time to count.
                 await asyncio.sleep(max(0.0, sent + session.timeout / 16 - session.clock()))
 

@@ -11,7 +11,7 @@ from corral.wire import messages
 from .held import Held
 from .layouts import Layout, numbers
 from .line import Contender, Line, Place, Rounds
-from .queued import LEAST_LEASE, H, Queued
+from .queued import H, Queued
 from .site import Site
 
 __all__ = ["InLine", "Lock"]
@@ -27,7 +27,7 @@ class InLine(Queued[H]):
         self._line = Line(site, site.full, layout)
 
     async def _stand(self, rounds: Rounds, *, wait: bool) -> Place | None:
-        site, line, least_lease = self._site, self._line, self._session.timeout * LEAST_LEASE
+        site, line = self._site, self._line
         place, ahead = await line.join(site.data, site.acl, rounds)
         is_seen = True
         try:
@@ -36,8 +36,8 @@ class InLine(Queued[H]):
                     line.leave(place)
                     return None
                 is_seen = await line.wait_turn(place, ahead, rounds)
-            if not line.is_proven(place, least_lease):
-                await line.confirm(place, least_lease)
+            if not line.is_proven(place):
+                await line.confirm(place)
             elif not is_seen:
                 await line.check(place)
         except BaseException:

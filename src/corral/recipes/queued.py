@@ -17,9 +17,6 @@ from .site import Site
 
 __all__ = ["Queued"]
 
-# A holder starts with at least this part of T on its lease: enough for the first heartbeat and its answer.
-LEAST_LEASE = 1 / 4
-
 H = TypeVar("H", bound=Held)
 
 

@@ -10,7 +10,7 @@ from corral.wire import messages
 from .held import Held
 from .layouts import SEMAPHORE_LEASE, SEMAPHORE_LOCK
 from .line import Contender, Line, Place, PlaceLost, Rounds
-from .queued import LEAST_LEASE, Queued
+from .queued import Queued
 from .site import Site
 from .watched import Watched
 
@@ -66,7 +66,7 @@ class Semaphore(Queued[Held]):
 
     async def _lease(self, turn: Place, rounds: Rounds, *, wait: bool) -> Place | None:
         """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
-        leases, least = self._line, self._session.timeout * LEAST_LEASE
+        leases = self._line
         place, ahead = await leases.join(self._site.data, self._site.acl, rounds)
         try:
             if place.session_id != turn.session_id:  # the lock went with the session that it was of
@@ -77,8 +77,8 @@ class Semaphore(Queued[Held]):
                     leases.leave(place)
                     return None
                 await self._wait_for_room(place, rounds)
-            if not leases.is_proven(place, least):
-                await leases.confirm(place, least)
+            if not leases.is_proven(place):
+                await leases.confirm(place)
         except BaseException:
             leases.leave(place)
             raise

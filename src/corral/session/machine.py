@@ -243,7 +243,8 @@ class Machine:
             return
         self.restless = True
         if self.phase is _UP:
-            self._zxid_when_lost = self.last_zxid
+            # What has changed since is told again. An unconfirmed one might be too great, and hide a change.
+            self._zxid_when_lost = self._confirmed_zxid
         elif self.condemned is None:
             try:
                 gate.check_greeting(self._frames.received_first(), is_all=True)
@@ -527,9 +528,9 @@ class Machine:
 
     def _note_zxid(self, zxid: int) -> None:
         """An answer tells how far the server is. Those that are none of the ensemble's (0, -1) say
-        nothing, nor does one that tells the same as the answer before it."""
+        nothing."""
         before, last = self._connection_zxid, self.last_zxid
-        if zxid <= 0 or zxid == before:
+        if zxid <= 0:
             return
         gate.check_zxid(zxid, last)
         if zxid < before:
@@ -555,6 +556,8 @@ class Machine:
         self._in_hand = request  # in flight no more: until it is settled, `received` sees to it that it ends
         if zxid != self._connection_zxid:
             self._note_zxid(zxid)
+        elif zxid > self._confirmed_zxid:
+            self._confirmed_zxid = zxid
         self._answered_at = now
         if code:
             self._refused(request, code)
