@@ -246,12 +246,6 @@ ROOT = Path(__file__).parent.parent
 TESTED_TYPES = (ROOT / "tests" / "typing" / "api.py").read_text()
 # Members that completion shows and that are not meant for users. Each is to become private; none may be added.
 INTERNAL: dict[str, str] = {
-    "Held": "acquirer begin checked enter gone is_leaving let_go lost owner via",
-    "Lock": "acquired kept kind over",
-    "ReadLock": "acquired kept kind over",
-    "WriteLock": "acquired kept kind over",
-    "Semaphore": "acquired kept kind over",
-    "Election": "acquired kept kind over",
     "StateStream": "LIMIT tell",
 }
 

@@ -1,17 +1,14 @@
-"""What corral keeps, and does, when there is much of one thing: memory and cost where peers have nothing to
-compare.
+"""Memory and cost of many holds, waiters, timed-out writes and waits, for which the peers have no counterpart.
 
-- *holds*: 3,000 locks held by one client for two session timeouts. CPU time of a second of holding, and
-  transactions
-  (by the server's count) and requests of a second.
-- *waiters*: 10,000 tasks of one client that wait for one lock: bytes each when all of them wait, and whether
-  the holder
-  has kept the lock.
-- *outage*: 1,000 writes of 1 MB that time out while no server is there: bytes that are kept for each.
-- *waits*: one task that waits for a znode 100,000 times: bytes that are kept for each.
+- *holds*: one client holds 3,000 locks for two session timeouts. CPU time, transactions (as the server counts
+  them) and requests for each second of holding.
+- *waiters*: 10,000 tasks of one client wait for one lock. Bytes for each waiter, and whether the holder keeps
+  the lock.
+- *outage*: 1,000 writes of 1 MB time out while there is no server. Bytes that stay allocated for each.
+- *waits*: one task waits for a znode 100,000 times. Bytes that stay allocated for each wait.
 
-Each turn is taken in a process of its own (`alone.py`). Only corral is measured, and there are no budgets but
-the goals: 10,000 bytes a waiter, and nothing kept of what is over.
+Each turn runs in a process of its own (`alone.py`). Only corral is measured. There are no budgets but the
+goals: at most 10,000 bytes for a waiter, and nothing kept of what is over.
 """
 
 from __future__ import annotations
@@ -101,8 +98,8 @@ async def outage(address: str, meter: Meter) -> None:
         back.transport.abort()
 
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with corral.connect(f"127.0.0.1:{port}", session_timeout=SESSION_TIMEOUT) as zk:
+    relayed = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with corral.connect(relayed, session_timeout=SESSION_TIMEOUT) as zk:
         server.close()
         gate.set()
         async for state in zk.states():

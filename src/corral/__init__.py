@@ -5,11 +5,11 @@ from .client import connect as connect
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 from .recipes.election import Election as Election
-from .recipes.election import LeaderWatch as LeaderWatch
-from .recipes.held import Held as Held
-from .recipes.line import Contender as Contender
+from .recipes.kit.held import Held as Held
+from .recipes.kit.line import Contender as Contender
+from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
-from .recipes.multi import MultiLock as MultiLock
+from .recipes.multi_lock import MultiLock as MultiLock
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
 from .recipes.rwlock import RWLock as RWLock

@@ -10,14 +10,14 @@ from typing import Literal
 
 from . import errors, verify
 from .nodes import Nodes
+from .paths import locate
 from .recipes.election import Election
-from .recipes.holders import Holders
-from .recipes.layouts import ELECTION, MUTEX, READ_WRITE, LayoutName, choose
+from .recipes.kit.context import RecipeContext, SharedByRecipes
+from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.lock import Lock
-from .recipes.multi import MultiLock
+from .recipes.multi_lock import MultiLock
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
-from .recipes.site import Site
 from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.state_stream import StateStream
@@ -119,12 +119,12 @@ class Client(Nodes):
         hosts: str,
         *,
         feeds: Feeds | None = None,
-        holders: Holders | None = None,
+        shared: SharedByRecipes | None = None,
     ) -> None:
         super().__init__(session, chroot)
         self._hosts = hosts
         self._feeds = Feeds(session) if feeds is None else feeds
-        self._holders = Holders() if holders is None else holders
+        self._shared = SharedByRecipes(self._feeds) if shared is None else shared
 
     async def __aenter__(self) -> Client:
         await self._session.open()
@@ -156,7 +156,7 @@ class Client(Nodes):
             self._full(path).rstrip("/"),
             self._hosts,
             feeds=self._feeds,
-            holders=self._holders,
+            shared=self._shared,
         )
 
     # The session
@@ -203,7 +203,7 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> Lock:
         """An exclusive lock; see `Lock`."""
-        return Lock(self._site(path, data, acl), choose(MUTEX, layout))
+        return Lock(self._recipe(path, data, acl), layout_named(MUTEX, layout))
 
     def rwlock(
         self,
@@ -214,13 +214,13 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> RWLock:
         """A read/write lock: ``.read()`` and ``.write()``; see `RWLock`."""
-        return RWLock(self._site(path, data, acl), choose(READ_WRITE, layout))
+        return RWLock(self._recipe(path, data, acl), layout_named(READ_WRITE, layout))
 
     def semaphore(
         self, path: str, limit: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
     ) -> Semaphore:
         """A semaphore with this many leases; see `Semaphore`."""
-        return Semaphore(self._site(path, data, acl), verify.limit(limit))
+        return Semaphore(self._recipe(path, data, acl), verify.limit(limit))
 
     def election(
         self,
@@ -231,7 +231,7 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> Election:
         """A leader election; see `Election`."""
-        return Election(self._site(path, data, acl), choose(ELECTION, layout))
+        return Election(self._recipe(path, data, acl), layout_named(ELECTION, layout))
 
     def multi_lock(
         self,
@@ -242,13 +242,17 @@ class Client(Nodes):
         layout: LayoutName = "curator",
     ) -> MultiLock:
         """Exclusive locks on several paths, acquired all or none; see `MultiLock`."""
-        sites = [self._site(path, data, acl) for path in verify.several(paths, "paths")]
-        verify.distinct([site.full for site in sites], "paths")
-        return MultiLock([(site.full, Lock(site, choose(MUTEX, layout))) for site in sites])
+        contexts = [self._recipe(path, data, acl) for path in verify.several(paths, "paths")]
+        verify.distinct([context.full for context in contexts], "paths")
+        names = layout_named(MUTEX, layout)
+        return MultiLock([(context.full, Lock(context, names)) for context in contexts])
 
-    def _site(self, path: str, data: bytes, acl: Sequence[Acl]) -> Site:
+    def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
+        full, named = locate(self._chroot, path)
         entries = OPEN_ACL if acl is OPEN_ACL else verify.acl(acl)
-        return Site(self, self._session, self._full(path), path, self._holders, verify.data(data), entries)
+        return RecipeContext(
+            self._session, self._chroot, full, named, self._shared, verify.data(data), entries
+        )
 
     # Watches and caches
 

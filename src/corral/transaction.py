@@ -24,7 +24,7 @@ class Guard(Protocol):
     @property
     def session_id(self) -> int: ...
 
-    def gone(self) -> errors.SessionError:
+    def guard_error(self) -> errors.SessionError:
         """The error to raise when the server does not find the node."""
 
 
@@ -124,7 +124,7 @@ class Transaction:
         if guard is not None:
             if codes[0]:
                 if codes[0] == errors.NoNode.code:
-                    raise guard.gone()
+                    raise guard.guard_error()
                 raise errors.server_error(codes[0], "check", paths.strip(self._chroot, guard.node))
             codes, answers = codes[1:], answers[1:]
         if any(codes):

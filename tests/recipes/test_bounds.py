@@ -12,7 +12,7 @@ from lock_support import Rig, ended, settle, until_line, within
 
 import corral
 from client_support import asks_for
-from corral.recipes.line import MOST_ROUNDS
+from corral.recipes.kit.rounds import MOST_ROUNDS
 from corral.testing import EmbeddedServer, FaultProxy, before, committed
 from corral.testing.embedded.codes import NO_NODE, Refused
 from corral.wire.messages import CHILDREN, CREATE2, DELETE, EXISTS, GET, MULTI, Operation
@@ -92,7 +92,7 @@ async def test_a_release_that_breaks_each_connection(
     held = await rig.zk.lock("/lock").acquire()
     at = before if lost == "request" else committed
     async with rig.proxy.cut_at(at(match=asks_for(DELETE)), reset=True, times=1000):
-        with pytest.raises(corral.ConnectionLoss, match=r"release '/lock': its node .* may stay") as failure:
+        with pytest.raises(corral.ConnectionLoss, match=r"release '/lock': its znode .* may stay") as failure:
             await within(held.release())
     assert failure.value.is_hopeless
     assert not held.is_valid
@@ -177,7 +177,7 @@ async def test_a_node_that_is_never_in_the_line(kind: str, way: str) -> None:
     joining as fast as the server answers; each of its nodes is removed."""
     nobody = CHILDREN.reply.encode([])
     async with liar(CHILDREN, lambda _: nobody) as (zk, asked):
-        with pytest.raises(corral.NoNode, match="/lock': its node was removed 16 times in a row"):
+        with pytest.raises(corral.NoNode, match="/lock': its znode was deleted 16 times in a row"):
             await within(getattr(KINDS[kind](zk), way)())
         await settle(zk)
         assert asked.count(CREATE2.opcode) == asked.count(DELETE.opcode) == MOST_ROUNDS

@@ -123,7 +123,7 @@ async def test_the_server_itself_refuses(zk: corral.Client, other: corral.Client
     late = held.transaction()
     late.set("/value", b"late")
     assert held.is_valid
-    with pytest.raises(corral.LockLost, match="its node is gone, so nothing was applied"):
+    with pytest.raises(corral.LockLost, match="its znode is gone; nothing was applied"):
         await late.commit()
     assert (await other.get("/value"))[0] == b""
     await held.release()

@@ -252,7 +252,7 @@ async def test_the_session_expires_on_those_who_share(rig: Rig, busy: asyncio.Ev
 
 async def test_a_list_is_put_off_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """L3: who joins first does not wait for its list for ever while others come to share it."""
-    monkeypatch.setattr("corral.recipes.listing.MOST_SHARERS", 10)
+    monkeypatch.setattr("corral.recipes.kit.listing.MOST_SHARERS", 10)
     tap = Tap()
     async with (
         EmbeddedServer() as server,

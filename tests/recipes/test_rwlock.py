@@ -29,7 +29,11 @@ def sides(line: list[str]) -> str:
 async def start(side: corral.ReadLock | corral.WriteLock, length: int) -> asyncio.Task[corral.Held]:
     """Begin to acquire; returns when the line has this length."""
     task: asyncio.Task[corral.Held] = asyncio.create_task(side.acquire())
-    await until_line(side._site.nodes, side.path, length)  # type: ignore[arg-type]
+
+    async def is_so_long() -> bool:
+        return len(await side.contenders()) == length
+
+    await until(is_so_long, f"the line has {length} contenders")
     return task
 
 

@@ -7,20 +7,21 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from corral import errors
-from corral.session.supervisor import Session
 
-from .held import Held
-from .line import MOST_ROUNDS, Contender, Line, Rounds
-from .lock import InLine
+from .kit.held import Held
+from .kit.holding import Holding
+from .kit.line import Contender
+from .kit.queue_lock import QueueLock
+from .leader_watch import LeaderWatch
 
-__all__ = ["Election", "LeaderWatch"]
+__all__ = ["Election"]
 
 logger = logging.getLogger("corral.recipes")
 
 T = TypeVar("T")
 
 
-class Election(InLine[Held]):
+class Election(QueueLock[Held]):
     """An election on a path. Made by ``zk.election(path, data=b"host-7")``.
 
     ``async with election as leadership:`` stands as a candidate, waits to lead and runs the body, which is
@@ -31,7 +32,7 @@ class Election(InLine[Held]):
     ``LeaderLatch``, which stands in the same line. ``layout="kazoo"`` is for kazoo's ``Election``.
     """
 
-    kind = "leadership of"
+    _kind = "leadership of"
     _held_type = Held
 
     async def run(self, lead: Callable[[Held], Awaitable[T]]) -> T:
@@ -68,50 +69,7 @@ class Election(InLine[Held]):
 
     def leaders(self) -> LeaderWatch:
         """Who leads now, then each new leader; None while there is none: ``async for leader in ...``."""
-        return LeaderWatch(self._session, self._line)
+        return LeaderWatch(self._context.shared.feeds, self._line)
 
-    def _remedy(self, held: Held) -> str:
+    def _remedy(self, holding: Holding) -> str:
         return "resign first, or pass the Held on"
-
-
-class LeaderWatch:
-    """Who leads: the leader now, then each one that follows, None where nobody does. For one reader.
-
-    A slow reader misses those in between and gets the newest. Nothing is registered while it is not waited
-    on, so it may be left in any way. It goes on over lost connections and expired sessions, and gives up as
-    `Election.leader` does; when the client is closed it ends, and for what no session can mend it raises the
-    `SessionError`. The end of a leader whose node we may not read is noticed within a third of the session
-    timeout.
-    """
-
-    def __init__(self, session: Session, line: Line) -> None:
-        self._session = session
-        self._line = line
-        self._told: str | None = ""
-        self._is_read = False
-
-    def __aiter__(self) -> LeaderWatch:
-        return self
-
-    async def __anext__(self) -> Contender | None:
-        self._session.check_place()
-        if self._is_read:
-            raise errors.UsageStateError(
-                "another task reads these leaders; call leaders() once for each reader"
-            )
-        self._is_read = True
-        try:
-            rounds = Rounds()
-            while True:
-                first = await self._line.first()
-                name = None if first is None else first.name
-                if name != self._told:
-                    self._told = name
-                    return first
-                await self._line.wait_for_change(name, rounds)
-                problem = f"{name} was listed and not there {MOST_ROUNDS} times in a row"
-                rounds.again(errors.NoNode("leaders", self._line.path, problem))
-        except errors.ClientClosed:
-            raise StopAsyncIteration from None
-        finally:
-            self._is_read = False

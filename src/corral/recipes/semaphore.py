@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from corral import errors, paths
-from corral.wire import messages
 
-from .held import Held
-from .layouts import SEMAPHORE_LEASE, SEMAPHORE_LOCK
-from .line import Contender, Line, Place, PlaceLost, Rounds
-from .queued import Queued
-from .site import Site
-from .watched import Watched
+from .kit import ops
+from .kit.context import RecipeContext
+from .kit.held import Held
+from .kit.holding import Holding
+from .kit.line import Contender, Line, PlaceLost
+from .kit.lockable import Lockable
+from .kit.node_names import SEMAPHORE_LEASE, SEMAPHORE_LOCK
+from .kit.protected import QueueNode
+from .kit.rounds import Rounds
 
 __all__ = ["Semaphore"]
 
 
-class Semaphore(Queued[Held]):
+class Semaphore(Lockable[Held]):
     """A semaphore of `limit` leases on a path, fair. Made by ``zk.semaphore(path, limit)``.
 
     ``async with semaphore as lease:`` waits for a lease, in the order of coming; what the body is told on a
@@ -34,28 +36,28 @@ class Semaphore(Queued[Held]):
     line the others stand. kazoo's ``Semaphore`` must not be used on the same path: it would starve.
     """
 
-    kind = "semaphore"
+    _kind = "semaphore"
     _held_type = Held
 
-    def __init__(self, site: Site, limit: int) -> None:
-        super().__init__(site)
+    def __init__(self, context: RecipeContext, limit: int) -> None:
+        super().__init__(context)
         self.limit = limit
-        self._locks = Line(site, paths.join(site.full, "locks"), SEMAPHORE_LOCK)
-        self._line = Line(site, paths.join(site.full, "leases"), SEMAPHORE_LEASE)
+        self._locks = Line(context, paths.join(context.full, "locks"), SEMAPHORE_LOCK)
+        self._line = Line(context, paths.join(context.full, "leases"), SEMAPHORE_LEASE)
 
-    def _check(self, mine: Sequence[Held], *, wait: bool) -> None:
-        if wait and sum(isinstance(held.via, Semaphore) for held in mine) >= self.limit:
+    def _refuse_reentry(self, mine: Sequence[Holding], *, wait: bool) -> None:
+        if wait and sum(isinstance(holding.recipe, Semaphore) for holding in mine) >= self.limit:
             raise errors.AlreadyHeld(
                 f"all {self.limit} leases of {self.name} are held by this task already, so it would wait for "
                 "itself; release one first, or pass the Held on"
             )
 
-    async def _stand(self, rounds: Rounds, *, wait: bool) -> Place | None:
+    async def _stand(self, rounds: Rounds, *, wait: bool) -> QueueNode | None:
         """Wait for the lock, and with it for a lease."""
         locks = self._locks
-        turn, ahead = await locks.join(self._site.data, self._site.acl, rounds)
+        turn, ahead = await locks.join(self._context.data, self._context.acl, rounds)
         try:
-            if ahead.number:
+            if ahead.total:
                 if not wait:
                     return None
                 if not await locks.wait_turn(turn, ahead, rounds):
@@ -64,19 +66,19 @@ class Semaphore(Queued[Held]):
         finally:
             locks.leave(turn)
 
-    async def _lease(self, turn: Place, rounds: Rounds, *, wait: bool) -> Place | None:
+    async def _lease(self, turn: QueueNode, rounds: Rounds, *, wait: bool) -> QueueNode | None:
         """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
         leases = self._line
-        place, ahead = await leases.join(self._site.data, self._site.acl, rounds)
+        place, ahead = await leases.join(self._context.data, self._context.acl, rounds)
         try:
             if place.session_id != turn.session_id:  # the lock went with the session that it was of
                 raise PlaceLost
-            await self._agree(turn, is_used=ahead.number > 0)
-            if ahead.number >= self.limit:
+            await self._agree(turn, is_used=ahead.total > 0)
+            if ahead.total >= self.limit:
                 if not wait:
                     leases.leave(place)
                     return None
-                await self._wait_for_room(place, rounds)
+                await leases.wait_fewer_ahead(place, self.limit, rounds)
             if not leases.is_proven(place):
                 await leases.confirm(place)
         except BaseException:
@@ -84,43 +86,29 @@ class Semaphore(Queued[Held]):
             raise
         return place
 
-    async def _wait_for_room(self, place: Place, rounds: Rounds) -> None:
-        leases = self._line
-        with Watched(self._session, leases.full, messages.CHILDREN, leases.path) as line:
-            while await leases.count_ahead(place, await line.read() or ()) >= self.limit:
-                await line.changed()
-                rounds.waited()
-
-    async def _agree(self, turn: Place, *, is_used: bool) -> None:
+    async def _agree(self, turn: QueueNode, *, is_used: bool) -> None:
         """See to it that the limit on the server is ours. While we have the lock nobody else looks at it; so
         it is set only by who has it, or it could be changed under those who came after a session of ours."""
         full, path, session = self._line.full, self._line.path, self._session
         tries = Rounds()
         while True:
             try:
-                data, stat = await session.ask(
-                    messages.GET, messages.encode_get(full, False), path, bound_to=turn.session_id
-                )
+                data, stat = await ops.get(session, full, path, bound_to=turn.session_id)
                 theirs = _limit_in(data)
                 if theirs == self.limit:
                     return
                 if is_used and data:  # nothing is there while only Curator has used it
                     raise errors.LimitMismatch(self.path, self.limit, theirs, data)
-                ops = [
-                    (messages.CHECK, messages.encode_check(turn.path, -1)),
-                    (messages.SET, messages.encode_set(full, b"%d" % self.limit, stat.version)),
-                ]
+                writes = [ops.check(turn.path), ops.set_data(full, b"%d" % self.limit, stat.version)]
                 # Sent again after a lost connection: if it was applied before, this says BadVersion.
-                has_lock, is_set = await session.ask(
-                    messages.MULTI, messages.encode_multi(ops), path, bound_to=turn.session_id
-                )
+                outcome = await ops.multi(session, writes, path, bound_to=turn.session_id)
             except (errors.NoNode, errors.SessionExpired):
                 raise PlaceLost from None
-            if has_lock.error == errors.NoNode.code:
-                raise PlaceLost
-            if is_set.error == 0:
+            if outcome.refused is None:
                 return
-            refusal = errors.server_error(is_set.error, "set", path)
+            if outcome.is_refused(0, errors.NoNode):
+                raise PlaceLost
+            refusal = outcome.error("set", path)
             if not isinstance(refusal, errors.BadVersion | errors.NoNode):
                 raise refusal
             tries.again(refusal)
@@ -140,7 +128,7 @@ class Semaphore(Queued[Held]):
         return await self._locks.contenders()
 
     def __repr__(self) -> str:
-        return f"<Semaphore {self.path!r} of {self.limit}, {len(self.acquired())} acquired>"
+        return f"<Semaphore {self.path!r} of {self.limit}, {len(self._acquired())} acquired>"
 
 
 def _limit_in(data: bytes) -> int | None:

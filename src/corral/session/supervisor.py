@@ -342,10 +342,12 @@ class Session:
         if self._connection is not None:
             self._connection.flush_soon()
 
-    def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        """Run a job of the session's own beside it; it ends with the session at the latest."""
-        if self._loop is not None and not self._machine.closing:
-            self._run_beside(self._loop, job(), name)
+    def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None] | None:
+        """Run a job of the session's own beside it; it ends with the session at the latest. None if the
+        session is over."""
+        if self._loop is None or self._machine.closing:
+            return None
+        return self._run_beside(self._loop, job(), name)
 
     def _run_beside(
         self, loop: asyncio.AbstractEventLoop, job: Coroutine[Any, Any, None], name: str

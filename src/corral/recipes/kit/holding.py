@@ -1,4 +1,7 @@
-"""Something held: what the body of ``async with`` is told on a loss, and how it is given up (L4 to L6)."""
+"""What is held by a znode of ours: how its body learns of a loss, and how it is released (L4 to L6).
+
+`Holding` is the inner side of `corral.Held`, which users see.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,25 @@ import enum
 import functools
 import logging
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from corral import errors
 from corral.transaction import Transaction
 
-from .line import Line, Place
-from .site import Site
+from .context import RecipeContext
+from .line import Line
+from .protected import QueueNode
 
-__all__ = ["Held"]
+__all__ = ["HoldPhase", "Holding", "Recipe"]
 
 logger = logging.getLogger("corral.recipes")
 
-# A body that is still running this part of T after its lease ended is logged while it runs.
 OUTLIVED_AFTER = 1 / 10
+"""A body that still runs this part of T after its lease ended is logged while it runs."""
 
 
-class Phase(enum.Enum):
-    """Where a `Held` stands."""
+class HoldPhase(enum.Enum):
+    """The state of a `Holding`."""
 
     HELD = "held"
     RELEASING = "releasing"
@@ -33,47 +36,19 @@ class Phase(enum.Enum):
     LOST = "lost"
 
 
-_HELD, _RELEASING, _RELEASED, _LOST = Phase  # see `machine` for why
+_HELD, _RELEASING, _RELEASED, _LOST = HoldPhase  # see `machine` for why
 
 
 class Recipe(Protocol):
-    """Whoever makes a `Held`."""
+    """The recipe that acquires a `Holding`."""
 
     @property
     def name(self) -> str:
-        """What it is, as its owner calls it."""
-
-    def over(self, held: Held) -> None:
-        """Its owner is done with it."""
-
-    def kept(self, held: Held) -> None:
-        """Its owner was done with it, but the server refused to remove it."""
+        """What messages call it."""
 
 
-class Held:
-    """A lock that is held. Made by ``acquire()``; as an async context manager it is released on exit.
-
-    The task that enters it owns it, whichever task has acquired it: a dispatcher may acquire, hand it to a
-    worker that enters it, and wait for the next. While nobody has entered it nobody is refused for it.
-
-    **When it is lost** (the lease lapses, the session expires, its node is deleted, the client is closed) the
-    task that entered ``async with`` is cancelled once, before anybody else can hold it. One case is an
-    exception: if somebody deletes its node, as `evict` does, the next in line holds at once. The task is
-    cancelled when the server tells of that, at the latest by the next heartbeat: within a sixth of the
-    session timeout.
-
-    On exit a cancellation of our making, a normal return, or a `SessionError` or `ConnectionLoss` of the
-    body becomes `LockLost`; the caller's own cancellation stays a `CancelledError`; any other exception
-    stays, with a note. Where there is no such task (held by ``acquire()`` alone, or entered in a task that
-    has ended) nobody is cancelled: ask `is_valid`, or `wait_lost()`.
-
-    **When the body is cancelled** leaving does not wait for the server: the release is under way, in the
-    background if the connection is down, so a program that is told to stop is not held up by a dead network.
-    Otherwise leaving waits as `release` does.
-
-    **When its release fails** (see `release`), leaving ``async with`` raises what `release` does if the body
-    ended normally; the body's own exception stays, with a note.
-    """
+class Holding:
+    """A znode of ours that holds something, and the task that owns it. For the session it is a hold."""
 
     owner: asyncio.Task[object] | None = None
     """The task that entered it."""
@@ -82,18 +57,18 @@ class Held:
 
     def __init__(
         self,
-        site: Site,
+        context: RecipeContext,
         line: Line,
-        place: Place,
+        place: QueueNode,
         acquirer: asyncio.Task[object] | None,
-        via: Recipe,
+        recipe: Recipe,
     ) -> None:
         self.acquirer = acquirer
         """The task that acquired it."""
-        self.via = via
+        self.recipe = recipe
         """The object through which it was acquired."""
-        self._site = site
-        self._session = site.session
+        self._context = context
+        self._session = context.session
         self._line = line
         self._place = place
         self._phase = _HELD
@@ -106,34 +81,37 @@ class Held:
         self._alarm: asyncio.TimerHandle | None = None
 
     def begin(self) -> bool:
-        """Have the session keep it, and tell of its loss. False if that has come already."""
+        """Register it, and have the session keep it. False if it was lost in the same turn."""
+        self._context.shared.held.add(self._context.full, self)
         self._session.hold(self)
-        return self._phase is _HELD
+        if self._phase is _HELD:
+            return True
+        self._unregister()
+        return False
 
     @property
     def name(self) -> str:
         """What is held, as its owner calls it."""
-        return self.via.name
+        return self.recipe.name
 
     @property
     def fencing_token(self) -> int:
-        """A number that grows with each acquisition of this path, over all clients: the zxid of the node's
-        creation. Pass it with each write to what the lock protects, and let that refuse an older one."""
+        """The zxid of the znode's creation."""
         return self._place.czxid
 
     @property
     def node(self) -> str:
-        """The full path of the node that stands for it on the server."""
+        """The znode's full path."""
         return self._place.path
 
     @property
     def checked(self) -> str:
-        """The node whose being there a heartbeat checks."""
+        """The full path of the znode that a heartbeat checks."""
         return self._place.path
 
     @property
     def is_leaving(self) -> bool:
-        """Whether its node is being deleted by its holder."""
+        """Whether the znode is being deleted by its holder."""
         return self._phase is _RELEASING
 
     @property
@@ -143,59 +121,43 @@ class Held:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is held now: computed from the clock, so right even when nothing was noticed yet."""
+        """Whether it is held now, by the clock."""
         return self._phase is _HELD and self._session.is_held(self)
 
     def transaction(self) -> Transaction:
-        """A transaction that applies only if this is still held: checked by the server, atomically.
+        """A transaction that the server applies only if the znode exists."""
+        return Transaction(self._session, self._context.chroot, self)
 
-        Raises `LockLost` on commit if it is not; if its session expired, `SessionExpired`.
-        """
-        return Transaction(self._session, self._site.nodes.chroot_path, self)
-
-    def gone(self) -> errors.SessionError:
-        """The error for a guarded transaction that found the node gone."""
-        return errors.LockLost(f"{self.name}: its node is gone, so nothing was applied")
+    def guard_error(self) -> errors.SessionError:
+        """The error of a guarded transaction that the server refused because the znode is gone."""
+        return errors.LockLost(f"{self.name}: its znode is gone; nothing was applied")
 
     async def wait_lost(self) -> errors.LockLost | None:
-        """Wait until it is lost, and return the error; None once it is released.
-
-        On cancel nothing changes. On loss of the connection it waits on, for as long as it is held.
-        """
+        """Wait until it is lost, and return the error; None once it is released."""
         self._session.check_place()
         while self._phase in (_HELD, _RELEASING):
             await self._next_phase()
         return self._lost_error() if self._phase is _LOST else None
 
     async def release(self) -> None:
-        """Give it up: the next in line may hold it. Never raises for being late, nor for being twice.
+        """Delete the znode and wait until that is certain, or until the lease has ended."""
+        self.release_nowait()
+        await self.wait_released()
 
-        Returns when the server has confirmed, or when the lease has ended: with the connection down it is
-        done as soon as there is one again. Cancelling the wait does not stop it.
-
-        Raises `ServerError` if the server refuses it, most often `NoAuth`: deleting its node takes the DELETE
-        permission on its parent. Then it is held as before, and may be released again.
-
-        Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on this request,
-        and `ReplyError` when no answer can be used: then it does not count as held any more, but its node may
-        stay until it is released again or its session ends.
-        """
+    def release_nowait(self) -> None:
+        """Start the release from any task, and return at once. A failure is logged."""
         self._session.check_place()
-        self._give_up()
-        await self._given_up()
+        self.start_release()
 
-    def let_go(self) -> None:
-        """Give it up without waiting until the server has confirmed; a failure is logged."""
-        self._session.check_place()
-        self._give_up()
-
-    def _give_up(self) -> None:
-        self._over()
+    def start_release(self) -> None:
+        """Start the release. Does nothing if it is under way, was done, or is not needed any more."""
+        self._unregister()
         if self._phase is _HELD or self._failure is not None:
             self._phase = _RELEASING
             self._remove()
 
-    async def _given_up(self) -> None:
+    async def wait_released(self) -> None:
+        """Wait for the end of the release. Raises the reason if it failed."""
         while self._phase is _RELEASING and self._failure is None:
             await self._next_phase()
         if self._failure is not None:
@@ -206,11 +168,11 @@ class Held:
         self._leave(functools.partial(self._left, self._place))
 
     def _leave(self, on_done: Callable[[BaseException | None], None] | None = None) -> None:
-        """Remove its node."""
+        """Start to delete the znode."""
         self._line.leave(self._place, on_done)
 
-    def _left(self, place: Place, failure: BaseException | None) -> None:
-        """The removal of the node at `place` has ended."""
+    def _left(self, place: QueueNode, failure: BaseException | None) -> None:
+        """The deletion of the znode at `place` has ended."""
         if self._phase is not _RELEASING or place is not self._place:
             return
         if failure is None:
@@ -218,22 +180,22 @@ class Held:
             self._enter(_RELEASED)
             return
         self._failure = failure
-        self.via.kept(self)
+        self._context.shared.held.add(self._context.full, self)  # it can be released again
         if isinstance(failure, errors.ServerError):  # so nothing was applied
             self._phase = _HELD
         self._wake()
 
     def _release_error(self, failure: BaseException) -> BaseException:
-        """An error for each who waits."""
-        path = self._site.path
+        """An exception object of its own for each task that waits."""
+        path = self._context.path
         if isinstance(failure, errors.NoAuth):
             remedy = f"grant DELETE on {self._line.path!r} and release it again; until then it is held"
-            return errors.NoAuth("release", path, f"the ACL does not allow to delete its node; {remedy}")
+            return errors.NoAuth("release", path, f"the ACL does not allow to delete its znode; {remedy}")
         if isinstance(failure, errors.OtherServerError):
             return errors.OtherServerError("release", path, failure.code)
         if not isinstance(failure, errors.OperationError):
             return failure
-        error = type(failure)("release", path, f"its node {self.node!r} may stay: {failure}")
+        error = type(failure)("release", path, f"its znode {self.node!r} may stay: {failure}")
         if isinstance(failure, errors.ConnectionLoss) and isinstance(error, errors.ConnectionLoss):
             error.losses = failure.losses
         return error
@@ -246,7 +208,7 @@ class Held:
         return future
 
     def lost(self, error: errors.SessionError, ended: float) -> None:
-        """The session's word that it is held no longer."""
+        """For the session: it is not held any more."""
         self._failure = None
         if self._phase is _RELEASING:
             self._enter(_RELEASED)  # the deletion goes on, but nobody has to wait for it any more
@@ -263,7 +225,7 @@ class Held:
                 self._session.timeout * OUTLIVED_AFTER, self._log_outlived
             )
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: HoldPhase) -> None:
         self._phase = phase
         self._wake()
 
@@ -273,12 +235,11 @@ class Held:
                 future.set_result(None)
         self._waiting.clear()
 
-    def _over(self) -> None:
-        """Its owner is done with it."""
+    def _unregister(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self.via.over(self)
+        self._context.shared.held.discard(self._context.full, self)
 
     def _log_outlived(self) -> None:
         late = self._session.clock() - self._ended
@@ -287,14 +248,14 @@ class Held:
     def _lost_error(self) -> errors.LockLost:
         return errors.LockLost(f"{self.name} was lost: {self._error}")
 
-    async def __aenter__(self) -> Self:
+    def enter_now(self) -> None:
+        """The current task enters it."""
         task = asyncio.current_task(self._session.check_place())
         self._session.check_lease()  # the loop may have been blocked since it was acquired
         self.enter(task)
-        return self
 
     def enter(self, task: asyncio.Task[object] | None) -> None:
-        """From now on it is this task's, which is cancelled should it be lost."""
+        """This task owns it from now on, and is cancelled if it is lost."""
         if self._phase is not _HELD:
             raise (
                 self._lost_error()
@@ -308,27 +269,26 @@ class Held:
         self._task = self.owner = task
         self._cancelling = task.cancelling() if task is not None else 0
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def leave(self, exc: BaseException | None) -> None:
+        """The body has ended, with this exception: release it, or raise `LockLost`. See `corral.Held`."""
         self._session.check_place()
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not _LOST:
-            self._give_up()
+            self.start_release()
             if isinstance(exc, asyncio.CancelledError):
                 # Whoever cancels a body wants it to end. On a dead network the answer would come at the
                 # lease's end only, and a program that is told to stop would hang for that long, for each lock
                 # that it holds.
                 return
             try:
-                await self._given_up()
+                await self.wait_released()
             except errors.CorralError as failure:
                 if exc is None:
                     raise
                 exc.add_note(f"corral: meanwhile {failure}")  # which is logged as well
             return
-        self._over()
+        self._unregister()
         late = self._session.clock() - self._ended
         logger.info("the body of %s ended %.3f s after it was lost", self.name, late)
         cancelled_by_us = False
@@ -345,8 +305,10 @@ class Held:
         if isinstance(exc, Exception):
             exc.add_note(f"corral: meanwhile {self._lost_error()}")
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}, {self._phase.value}, fencing_token={self.fencing_token}>"
+    @property
+    def phase(self) -> HoldPhase:
+        """The state that it is in."""
+        return self._phase
 
 
 async def _absorb_pending_cancel(*, keep: bool) -> None:

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from corral.session.requests import Nobody, Request
 from corral.session.supervisor import Session
 from corral.wire import messages
 
-from .layouts import is_trusted, numbers
+from .order import InOrder, in_order
 
-__all__ = ["InOrder", "Listing", "Lists"]
+__all__ = ["Listing", "Lists"]
 
 # One list is put off for the creates of at most so many who join: as many as a connection has in flight.
 MOST_SHARERS = 1000
-
-
-class InOrder(NamedTuple):
-    """Those of the names that have one of some labels."""
-
-    numbers: list[int]
-    """The numbers that can be trusted, in order."""
-    names: list[str]
-    """The names that they belong to."""
-    late: list[str]
-    """The names behind all of these: given when the numbers had run out, so their order is not known here."""
 
 
 class Listing:
@@ -50,13 +38,7 @@ class Listing:
             self._in_order = {}
         found = self._in_order.get(labels)
         if found is None:
-            order = numbers(self.names, labels)
-            trusted = [name for name, number in order.items() if is_trusted(number)]
-            trusted.sort(key=order.__getitem__)
-            late = (
-                [name for name in order if not is_trusted(order[name])] if len(trusted) < len(order) else []
-            )
-            found = self._in_order[labels] = InOrder([order[name] for name in trusted], trusted, late)
+            found = self._in_order[labels] = in_order(self.names, labels)
         return found
 
 

@@ -12,18 +12,18 @@ from corral.session.watches import Change, Kind
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-__all__ = ["Watched"]
+__all__ = ["WatchedRead"]
 
 _ENCODE = {
     messages.GET: messages.encode_get,
     messages.EXISTS: messages.encode_exists,
     messages.CHILDREN: messages.encode_children,
 }
-# How often a node that we may not read is looked at again, as a part of T: see `Watched`.
+# How often a node that we may not read is looked at again, as a part of T: see `WatchedRead`.
 LOOK_AGAIN_EVERY = 1 / 3
 
 
-class Watched:
+class WatchedRead:
     """Reads with a watch, while ``with`` lasts: `read`, then `changed` until it is worth reading again.
 
     A node that we may not read (`NoAuth`) is asked for its existence instead. From 3.9 on that is refused as
@@ -42,7 +42,7 @@ class Watched:
         self._is_unreadable = False
         self._fired: asyncio.Future[Change] = session.loop.create_future()
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> WatchedRead:
         self._session.watch(self._full, self, self._kind)
         return self
 

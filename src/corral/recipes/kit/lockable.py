@@ -1,4 +1,4 @@
-"""What everything has in common that is taken in turn: acquired, entered, released, and shared by tasks."""
+"""What everything has in common that is acquired in turn, entered, released, and shared by tasks."""
 
 from __future__ import annotations
 
@@ -10,57 +10,62 @@ from typing import ClassVar, Generic, TypeVar
 
 from corral import errors
 
+from .context import RecipeContext
 from .held import Held
-from .holders import to_release
-from .line import MOST_ROUNDS, Line, Place, PlaceLost, Rounds
-from .site import Site
+from .holding import Holding
+from .line import Line, PlaceLost
+from .protected import QueueNode
+from .registry import to_release
+from .rounds import MOST_ROUNDS, Rounds
 
-__all__ = ["Queued"]
+__all__ = ["Lockable"]
 
 H = TypeVar("H", bound=Held)
 
 
-class Queued(ABC, Generic[H]):
-    """Something that tasks, processes and machines take in turn."""
+class Lockable(ABC, Generic[H]):
+    """Something that tasks, processes and machines acquire in turn."""
 
-    kind: ClassVar[str]
+    _kind: ClassVar[str]
     """What messages call it."""
     _held_type: type[H]
+    _holding_type: type[Holding] = Holding
     _line: Line
-    """Where a node of ours means that it is held."""
+    """Where a znode of ours means that it is held."""
 
-    def __init__(self, site: Site) -> None:
-        self.path = site.path
-        self._site = site
-        self._session = site.session
-        self._entered: list[H] = []
+    def __init__(self, context: RecipeContext) -> None:
+        self.path = context.path
+        self._context = context
+        self._session = context.session
+        self._entered: list[Holding] = []
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        return f"{self.kind} {self.path!r}"
+        return f"{self._kind} {self.path!r}"
 
     async def acquire(self) -> H:
         """Wait in line until it is ours.
 
         See the class for what happens on cancel and on loss, and for what else is raised.
         """
-        held = await self._take(wait=True)
-        assert held is not None
-        return held
+        holding = await self._take(wait=True)
+        assert holding is not None
+        return self._held_type(holding)
 
     async def try_acquire(self) -> H | None:
         """Take it if that needs no waiting for others, else return None, without waiting in line.
 
         On cancel and on loss as `acquire`: nothing of ours stays in the line.
         """
-        return await self._take(wait=False)
+        holding = await self._take(wait=False)
+        return None if holding is None else self._held_type(holding)
 
-    async def _take(self, *, wait: bool) -> H | None:
+    async def _take(self, *, wait: bool) -> Holding | None:
         task = asyncio.current_task(self._session.check_place())
-        site = self._site
-        if mine := site.holders.by_task(site.full, task):
-            self._check(mine, wait=wait)
+        context = self._context
+        if mine := context.shared.held.by_task(context.full, task):
+            self._refuse_reentry(mine, wait=wait)
         rounds = Rounds()
         while True:
             try:
@@ -70,49 +75,32 @@ class Queued(ABC, Generic[H]):
             else:
                 if place is None:
                     return None
-                held = self._hold(place, task)
-                if held is not None:
-                    return held
+                holding = self._holding_type(context, self._line, place, task, self)
+                if holding.begin():
+                    return holding
             problem = (
-                f"its node was removed {MOST_ROUNDS} times in a row before it was held; "
-                "find out who deletes the nodes of this line"
+                f"its znode was deleted {MOST_ROUNDS} times in a row before it was held; "
+                "find out who deletes the znodes of this line"
             )
             rounds.again(errors.NoNode("acquire", self.path, problem))
 
     @abstractmethod
-    def _check(self, mine: Sequence[Held], *, wait: bool) -> None:
+    def _refuse_reentry(self, mine: Sequence[Holding], *, wait: bool) -> None:
         """Raise `AlreadyHeld` if a task that has entered these, and holds them, would wait for itself."""
 
     @abstractmethod
-    async def _stand(self, rounds: Rounds, *, wait: bool) -> Place | None:
-        """Wait for our turn, if `wait`; returns the place that holds, or None if it is not our turn.
+    async def _stand(self, rounds: Rounds, *, wait: bool) -> QueueNode | None:
+        """Wait for our turn, if `wait`. Returns the node by which it is held, or None if it is not our turn.
 
-        Raises `PlaceLost` if the place was lost meanwhile. On that, on cancel and on any error no node of
-        ours is left.
+        Raises `PlaceLost` if the node was lost meanwhile. On that, on cancel and on any error no node of ours
+        stays.
         """
 
-    def _hold(self, place: Place, task: asyncio.Task[object] | None) -> H | None:
-        """Hold it by a place in a line; None if it was lost in the same breath: its node is being removed."""
-        site = self._site
-        held = self._held_type(site, self._line, place, task, self)
-        site.holders.add(site.full, held)
-        if held.begin():
-            return held
-        self.over(held)
-        return None
-
-    def over(self, held: Held) -> None:
-        """Its owner is done with it; for `Held`."""
-        self._site.holders.discard(self._site.full, held)
-
-    def kept(self, held: Held) -> None:
-        """Its owner was done with it, but the server refused to remove it; for `Held`."""
-        self._site.holders.add(self._site.full, held)
-
-    def acquired(self) -> list[Held]:
+    def _acquired(self) -> list[Holding]:
         """What is held through this object, or was lost and is not given up yet, in the order of
         acquiring."""
-        return [held for held in self._site.holders.of(self._site.full) if held.via is self]
+        of_path = self._context.shared.held.of(self._context.full)
+        return [holding for holding in of_path if holding.recipe is self]
 
     async def release(self) -> None:
         """Release what this task entered, or acquired and nobody has entered, through this object; if it has
@@ -123,17 +111,17 @@ class Queued(ABC, Generic[H]):
         """
         task = asyncio.current_task(self._session.check_place())
         # Of several the newest: the others are lost, but for the leases of a semaphore.
-        candidates = to_release(self.acquired(), task)
+        candidates = to_release(self._acquired(), task)
         if not candidates:
             raise errors.UsageStateError(f"{self.name} is not acquired through this object")
         await candidates[-1].release()
 
     async def __aenter__(self) -> H:
-        held = await self._take(wait=True)
-        assert held is not None
-        held.enter(held.acquirer)
-        self._entered.append(held)
-        return held
+        holding = await self._take(wait=True)
+        assert holding is not None
+        holding.enter(holding.acquirer)
+        self._entered.append(holding)
+        return self._held_type(holding)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -141,11 +129,11 @@ class Queued(ABC, Generic[H]):
         entered = self._entered
         if not entered:
             raise errors.UsageStateError(f"{self.name} was not entered; use 'async with'")
-        held = entered[0] if len(entered) == 1 else self._entered_last()
-        entered.remove(held)
-        await held.__aexit__(exc_type, exc, tb)
+        holding = entered[0] if len(entered) == 1 else self._entered_last()
+        entered.remove(holding)
+        await holding.leave(exc)
 
-    def _entered_last(self) -> H:
+    def _entered_last(self) -> Holding:
         """What the current task entered last (twice, if it entered again after a loss). A task that has not
         entered leaves for one that is done, or for the one that did first if at most one can be meant."""
         task, entered = asyncio.current_task(self._session.loop), self._entered
@@ -163,4 +151,4 @@ class Queued(ABC, Generic[H]):
         return entered[0]
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path!r}, {'acquired' if self.acquired() else 'not acquired'}>"
+        return f"<{type(self).__name__} {self.path!r}, {'acquired' if self._acquired() else 'not acquired'}>"

@@ -7,19 +7,16 @@ a GUID, a label and the number that the server gives: ``_c_<uuid>-lock-000000000
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from corral.errors import UsageValueError
 
-__all__ = ["Layout", "LayoutName", "Naming", "is_trusted", "numbers"]
+__all__ = ["Layout", "LayoutName", "Naming", "RWLayout", "layout_named"]
 
 T = TypeVar("T")
 
 LayoutName: TypeAlias = Literal["curator", "kazoo"]
-
-# The last number that the server gives; it gives it more than once.
-LAST_NUMBER = 0x7FFFFFFF
 
 
 class Naming(NamedTuple):
@@ -47,35 +44,8 @@ class Layout(NamedTuple):
     """What may stand before the number of a node in the line; others are ignored."""
     blocked_by: tuple[str, ...]
     """Those of them that we wait for if they are ahead of us."""
-    downgraded: str = ""
+    downgrade_label: str = ""
     """The label with which one of us may come to stand, later, in the same place, with the same number."""
-
-
-def numbers(names: Iterable[str], labels: tuple[str, ...]) -> dict[str, int]:
-    """Those of the names that end in one of the labels and a number: "%010d" of a signed 32-bit one."""
-    found = dict[str, int]()
-    for name in names:
-        digits = name[-10:]
-        if digits[:1] == "0" and digits.isdecimal():  # nearly always; a minus before it is not part of it
-            if name.endswith(labels, 0, -10):
-                found[name] = int(digits)
-        elif (number := _great_or_negative(name, digits, labels)) is not None:
-            found[name] = number
-    return found
-
-
-def _great_or_negative(name: str, digits: str, labels: tuple[str, ...]) -> int | None:
-    if digits.isdecimal():
-        if name[-11:-10] == "-" and name.endswith(labels, 0, -11):
-            return int(name[-11:])
-    elif not (digits[:1] == "-" and digits[1:].isdecimal() and len(digits) == 10):
-        return None
-    return int(digits) if name.endswith(labels, 0, -10) else None
-
-
-def is_trusted(number: int) -> bool:
-    """Whether the server gives this number once only."""
-    return 0 <= number < LAST_NUMBER
 
 
 def _exclusive(naming: Naming, label: str, *contenders: str) -> Layout:
@@ -99,22 +69,24 @@ ELECTION: Mapping[str, Layout] = {
 """Curator's LeaderLatch; kazoo's Election, which is its Lock."""
 
 
-class Sides(NamedTuple):
+class RWLayout(NamedTuple):
     """The two sides of a read/write lock, in one line."""
 
     read: Layout
     write: Layout
 
 
-def _sides(naming: Naming, read: str, write: str, downgraded: str = "") -> Sides:
+def _rw_layout(naming: Naming, read: str, write: str, downgrade_label: str = "") -> RWLayout:
     readers, writers = read.lstrip("-"), write.lstrip("-")
     both = (readers, writers)
-    return Sides(Layout(naming, read, both, (writers,)), Layout(naming, write, both, both, downgraded))
+    return RWLayout(
+        Layout(naming, read, both, (writers,)), Layout(naming, write, both, both, downgrade_label)
+    )
 
 
-READ_WRITE: Mapping[str, Sides] = {
-    "curator": _sides(_CURATOR, "-__READ__", "-__WRIT__", downgraded="-__READ__"),
-    "kazoo": _sides(_KAZOO, "__rlock__", "__lock__"),
+READ_WRITE: Mapping[str, RWLayout] = {
+    "curator": _rw_layout(_CURATOR, "-__READ__", "-__WRIT__", downgrade_label="-__READ__"),
+    "kazoo": _rw_layout(_KAZOO, "__rlock__", "__lock__"),
 }
 """Curator's InterProcessReadWriteLock; kazoo's ReadLock and WriteLock."""
 
@@ -123,7 +95,7 @@ SEMAPHORE_LEASE = _exclusive(_CURATOR, "-lease-", "lease-")
 """Curator's InterProcessSemaphoreV2: a lock to stand in, and leases, of which so many may be ahead."""
 
 
-def choose(layouts: Mapping[str, T], layout: str) -> T:
+def layout_named(layouts: Mapping[str, T], layout: str) -> T:
     """The one that was asked for."""
     try:
         return layouts[layout]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 
 from corral import errors
 
-from .held import Held
-from .holders import to_release
+from .kit.held import Held
+from .kit.holding import Holding
+from .kit.registry import to_release
 from .lock import Lock
 
 __all__ = ["MultiLock"]
@@ -43,32 +44,33 @@ class MultiLock:
 
         See the class for what happens on cancel and on loss.
         """
-        held = await self._take(lambda lock: lock.acquire())
-        assert held is not None
-        return held
+        holdings = await self._take(wait=True)
+        assert holdings is not None
+        return tuple(map(Held, holdings))
 
     async def try_acquire(self) -> tuple[Held, ...] | None:
         """Take all if nobody has, or waits for, any of them; else None, and none is taken.
 
         On cancel and on loss as `acquire`.
         """
-        return await self._take(lambda lock: lock.try_acquire())
+        holdings = await self._take(wait=False)
+        return None if holdings is None else tuple(map(Held, holdings))
 
-    async def _take(self, take: Callable[[Lock], Awaitable[Held | None]]) -> tuple[Held, ...] | None:
+    async def _take(self, *, wait: bool) -> tuple[Holding, ...] | None:
         while True:
-            taken: dict[Lock, Held] = {}
+            taken: dict[Lock, Holding] = {}
             try:
                 for _, lock in self._in_order:
-                    held = await take(lock)
-                    if held is None:
+                    holding = await lock._take(wait=wait)
+                    if holding is None:
                         return None
-                    taken[lock] = held
+                    taken[lock] = holding
                 # What was lost while we waited for the rest cannot be taken alone: it comes before that.
-                if all(held.is_valid for held in taken.values()):
+                if all(holding.is_valid for holding in taken.values()):
                     return tuple(taken.pop(lock) for lock in self._asked_for)
             finally:
-                for held in taken.values():
-                    held.let_go()
+                for holding in taken.values():
+                    holding.release_nowait()
 
     async def release(self) -> None:
         """Release all that this task entered, or acquired and nobody has entered, through this object; if it
@@ -79,12 +81,11 @@ class MultiLock:
 
         Raises `UsageStateError` if nothing is acquired.
         """
-        held = to_release(
-            [each for lock in self._asked_for for each in lock.acquired()], asyncio.current_task()
-        )
-        if not held:
+        acquired = [holding for lock in self._asked_for for holding in lock._acquired()]
+        to_end = to_release(acquired, asyncio.current_task())
+        if not to_end:
             raise errors.UsageStateError(f"{self!r} is not acquired through this object")
-        results = await asyncio.gather(*(each.release() for each in held), return_exceptions=True)
+        results = await asyncio.gather(*(holding.release() for holding in to_end), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

@@ -1,0 +1,135 @@
+"""Writes that are repeated until their outcome is certain."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from corral import errors
+from corral.session.requests import Request
+from corral.session.supervisor import Session
+from corral.wire import messages
+
+from .ops import Outcome, Write
+from .rounds import MOST_ROUNDS
+
+__all__ = ["CertainTransaction", "GuaranteedDelete", "UntilCertain"]
+
+logger = logging.getLogger("corral.recipes")
+
+
+class UntilCertain(ABC):
+    """A write of one session that does no harm when it is carried out twice (`requests.Waiter`).
+
+    It is sent again after each connection that breaks on it: what the old server passed on was ordered before
+    that, so the new answer tells what happened (S2). It needs no task, and nobody's cancel stops it. It gives
+    up when the server refuses it, when the loss is hopeless (`errors.ConnectionLoss.is_hopeless`), and after
+    `MOST_ROUNDS` answers that cannot be used.
+    """
+
+    __slots__ = ("_op", "_path", "_session", "_session_id", "_useless")
+
+    def __init__(self, session: Session, op: messages.Operation, path: str, session_id: int) -> None:
+        self._session = session
+        self._op = op
+        self._path = path
+        self._session_id = session_id
+        self._useless = 0
+
+    def _send(self, body: bytes) -> None:
+        self._session.submit_now(Request(self._op, body, self._path, self, bound_to=self._session_id))
+
+    @abstractmethod
+    def send(self) -> None:
+        """Send it, for the first time or again."""
+
+    def done(self) -> bool:
+        return False
+
+    @abstractmethod
+    def set_result(self, result: Any, /) -> None:
+        """The server has answered."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        if isinstance(error, errors.ConnectionLoss):
+            again = not error.is_hopeless
+        else:
+            self._useless += 1
+            again = isinstance(error, errors.ReplyError) and self._useless % MOST_ROUNDS != 0
+        if again:
+            self.send()
+        else:
+            self.failed(error)
+
+    @abstractmethod
+    def failed(self, error: BaseException) -> None:
+        """The server has refused it, the session is over, or it is given up: then the outcome is unknown."""
+
+
+class GuaranteedDelete(UntilCertain):
+    """Deletes a znode of ours until it is gone: deleted, found missing, or gone with its session.
+
+    The name of the znode is ours alone, so deleting it twice does no harm. When it gives up, that is logged,
+    and `on_done` gets the error; otherwise `on_done` gets None.
+    """
+
+    __slots__ = ("_on_done",)
+
+    def __init__(
+        self,
+        session: Session,
+        full: str,
+        session_id: int,
+        on_done: Callable[[BaseException | None], None] | None = None,
+    ) -> None:
+        super().__init__(session, messages.DELETE, full, session_id)
+        self._on_done = on_done
+        self.send()
+
+    def send(self) -> None:
+        self._send(messages.encode_delete(self._path, -1))
+
+    def set_result(self, result: Any, /) -> None:
+        if self._on_done is not None:
+            self._on_done(None)
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, errors.NoNode | errors.SessionError):
+            self.set_result(None)
+            return
+        logger.warning(
+            "znode %s stays until its session ends, or until it is released again: %s", self._path, error
+        )
+        if self._on_done is not None:
+            self._on_done(error)
+
+
+class CertainTransaction(UntilCertain):
+    """A transaction until its outcome is certain. `on_done` gets the outcome, or the error with which it was
+    given up. It gets nothing if the session is over."""
+
+    __slots__ = ("_body", "_on_done")
+
+    def __init__(
+        self,
+        session: Session,
+        writes: list[Write],
+        path: str,
+        session_id: int,
+        on_done: Callable[[Outcome | errors.CorralError], None],
+    ) -> None:
+        super().__init__(session, messages.MULTI, path, session_id)
+        self._body = messages.encode_multi(writes)
+        self._on_done = on_done
+
+    def send(self) -> None:
+        self._send(self._body)
+
+    def set_result(self, results: Any, /) -> None:
+        self._on_done(Outcome.of(results))
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, errors.CorralError) and not isinstance(error, errors.SessionError):
+            self._on_done(error)

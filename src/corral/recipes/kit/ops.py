@@ -1,0 +1,162 @@
+"""Typed operations on full paths, for recipes. `path` is what errors name.
+
+The reads, and the transactions of `multi`, do no harm when the server carries them out twice. They are
+therefore repeated after each lost connection, and raise `ConnectionLoss` once it is hopeless
+(`errors.ConnectionLoss.is_hopeless`). On cancel they stop at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from corral import errors, paths, verify
+from corral.session.supervisor import Session
+from corral.types import Acl, Stat
+from corral.wire import messages
+from corral.wire.messages import MultiResult, Operation
+
+__all__ = [
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "Outcome", "Write", "check", "children", "create", "data_of_each",
+    "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "set_data", "stat_of_each",
+]  # fmt: skip
+
+EPHEMERAL = verify.create_flags(ephemeral=True, sequential=False)
+EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
+
+# Reads
+
+
+def get(session: Session, full: str, path: str, *, bound_to: int = 0) -> Awaitable[tuple[bytes, Stat]]:
+    """A znode's data and `Stat`. Raises `NoNode`, and `NoAuth` if it takes a permission that we lack."""
+    return session.ask(messages.GET, messages.encode_get(full, False), path, bound_to=bound_to)
+
+
+def exists(
+    session: Session, full: str, path: str, *, bound_to: int = 0, at_once: bool = False
+) -> Awaitable[Stat]:
+    """A znode's `Stat`. Raises `NoNode`. Servers from 3.9 on raise `NoAuth` if we may not read it."""
+    body = messages.encode_exists(full, False)
+    return session.ask(messages.EXISTS, body, path, bound_to=bound_to, at_once=at_once)
+
+
+def children(session: Session, full: str, path: str) -> Awaitable[list[str]]:
+    """The names of a znode's children. Raises `NoNode`."""
+    return session.ask(messages.CHILDREN, messages.encode_children(full, False), path)
+
+
+async def data_of_each(
+    session: Session, parent: str, names: Iterable[str], path: str
+) -> dict[str, tuple[bytes, Stat] | errors.NoAuth]:
+    """Data and `Stat` of each of these children that exists, or the refusal."""
+    return await _of_each(session, messages.GET, parent, names, path)
+
+
+async def stat_of_each(
+    session: Session, parent: str, names: Iterable[str], path: str
+) -> dict[str, Stat | errors.NoAuth]:
+    """The `Stat` of each of these children that exists, or the refusal."""
+    return await _of_each(session, messages.EXISTS, parent, names, path)
+
+
+async def _of_each(
+    session: Session, op: Operation, parent: str, names: Iterable[str], path: str
+) -> dict[str, Any]:
+    encode = messages.encode_get if op is messages.GET else messages.encode_exists
+    found = dict[str, Any]()
+    left = list(names)
+    while left:
+        # All in one write, and without a task for each.
+        answers = await asyncio.gather(
+            *(session.request(op, encode(paths.join(parent, name), False), path) for name in left),
+            return_exceptions=True,
+        )
+        lost = []
+        for name, answer in zip(left, answers, strict=True):
+            if isinstance(answer, errors.ConnectionLoss) and not answer.is_hopeless:
+                lost.append(name)
+            elif not isinstance(answer, BaseException) or isinstance(answer, errors.NoAuth):
+                found[name] = answer
+            elif not isinstance(answer, errors.NoNode):
+                raise answer
+        left = lost
+    return found
+
+
+# Transactions
+
+Write: TypeAlias = "tuple[Operation, bytes]"
+"""One operation of a transaction."""
+
+
+def check(full: str, version: int = -1) -> Write:
+    """The znode exists, and has this data version (-1 for any)."""
+    return messages.CHECK, messages.encode_check(full, version)
+
+
+def create(full: str, data: bytes, acl: tuple[Acl, ...], flags: int) -> Write:
+    """Create a znode."""
+    return messages.CREATE, messages.encode_create(full, data, acl, flags)
+
+
+def set_data(full: str, data: bytes, version: int = -1) -> Write:
+    """Set a znode's data, if its data version is this one (-1 for any)."""
+    return messages.SET, messages.encode_set(full, data, version)
+
+
+def delete(full: str) -> Write:
+    """Delete a znode."""
+    return messages.DELETE, messages.encode_delete(full, -1)
+
+
+class Outcome(NamedTuple):
+    """Whether a transaction was applied, and if not, why."""
+
+    refused: int | None
+    """The index of the operation that the server refused; None if all were applied."""
+    code: int
+    """The error code of that operation; 0 if all were applied."""
+
+    @classmethod
+    def of(cls, results: Sequence[MultiResult]) -> Outcome:
+        """The outcome in the server's answer."""
+        codes = [result.error for result in results]
+        if not any(codes):
+            return cls(None, 0)
+        refused = errors.refused_index(codes)
+        return cls(refused, codes[refused])
+
+    def is_refused(self, index: int, error: type[errors.ServerError]) -> bool:
+        """Whether the operation at `index` was refused with this error."""
+        return self.refused == index and self.code == error.code
+
+    def error(self, operation: str, path: str) -> errors.ServerError:
+        """The error of the refused operation."""
+        return errors.server_error(self.code, operation, path)
+
+
+async def multi(session: Session, writes: Sequence[Write], path: str, *, bound_to: int = 0) -> Outcome:
+    """Apply all writes or none, again after each lost connection: use it only where that does no harm."""
+    body = messages.encode_multi(writes)
+    return Outcome.of(await session.ask(messages.MULTI, body, path, bound_to=bound_to))
+
+
+async def quorum_barrier(session: Session, full: str, path: str) -> None:
+    """Return once the ensemble has ordered a write behind everything that this session sent before.
+
+    Whether `full` exists does not matter. A `sync` would not do: a server that still follows a deposed leader
+    answers it (S2).
+    """
+    await multi(session, [check(full)], path)
+
+
+async def is_gone(session: Session, full: str, path: str, *, bound_to: int) -> bool:
+    """Whether a znode of ours, or its session, is gone, by one small read. Needs no permission."""
+    try:
+        await exists(session, full, path, bound_to=bound_to, at_once=True)
+    except errors.NoAuth:  # it exists
+        return False
+    except (errors.NoNode, errors.SessionExpired):
+        return True
+    return False

@@ -1,0 +1,105 @@
+"""What is held by one znode in one line: locks, both sides of a read/write lock, leadership."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TypeVar
+
+from corral import errors, paths
+
+from .context import RecipeContext
+from .held import Held
+from .holding import Holding
+from .line import Contender, Line
+from .lockable import Lockable
+from .node_names import Layout
+from .order import numbers
+from .protected import QueueNode
+from .rounds import Rounds
+
+__all__ = ["QueueLock"]
+
+logger = logging.getLogger("corral.recipes")
+
+H = TypeVar("H", bound=Held)
+
+
+class QueueLock(Lockable[H]):
+    """What is held by a znode in one line that no znode ahead blocks."""
+
+    def __init__(self, context: RecipeContext, layout: Layout) -> None:
+        super().__init__(context)
+        self._line = Line(context, context.full, layout)
+
+    async def locked(self) -> bool:
+        """Whether anybody holds it, us included, as of the connected server.
+
+        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        """
+        self._session.check_place()
+        return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
+
+    async def contenders(self) -> list[Contender]:
+        """Who holds it and who waits, in order, with their data; the first holds it.
+
+        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        """
+        self._session.check_place()
+        return await self._line.contenders()
+
+    async def evict(self, contender: Contender | None = None) -> Contender | None:
+        """Remove a contender's node, or that of whoever is first: an operator's act, against one that hangs.
+
+        Returns who was removed; None if there was nobody. The next in line holds at once. The one removed is
+        told by its next heartbeat, so at most T/6 later (T is its session timeout): until then both act. Only
+        the fencing token and `Held.transaction` keep them apart. One that waits finds out when its turn
+        comes, and stands in line again, at the end.
+
+        It takes the READ permission on the path, and DELETE; the contender's data need not be readable.
+
+        On loss of the connection it goes on, with the same one, and gives up with `ConnectionLoss` when
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on one and the same request. On cancel it may
+        have been done: to do it again give the contender, or the next in line may be removed.
+        """
+        self._session.check_place()
+        if contender is None:
+            contender = await self._line.first()
+            if contender is None:
+                return None
+        path = paths.named(self._context.chroot, paths.join(self.path, contender.name))
+        if not await self._line.remove(contender, path):
+            return None
+        owner = contender.stat.ephemeral_owner
+        logger.warning("%s was broken: %s, of session 0x%x, is removed", self.name, contender.name, owner)
+        return contender
+
+    async def _stand(self, rounds: Rounds, *, wait: bool) -> QueueNode | None:
+        context, line = self._context, self._line
+        node, ahead = await line.join(context.data, context.acl, rounds)
+        is_seen = True
+        try:
+            if ahead.total:
+                if not wait:
+                    line.leave(node)
+                    return None
+                is_seen = await line.wait_turn(node, ahead, rounds)
+            if not line.is_proven(node):
+                await line.confirm(node)
+            elif not is_seen:
+                await line.check(node)
+        except BaseException:
+            line.leave(node)
+            raise
+        return node
+
+    def _refuse_reentry(self, mine: Sequence[Holding], *, wait: bool) -> None:
+        for holding in mine:
+            if numbers([holding.node], self._line.layout.contenders):  # it is in this very line
+                raise errors.AlreadyHeld(
+                    f"{holding.name} is held by this task already, so it would wait for itself; "
+                    f"{self._remedy(holding)}"
+                )
+
+    def _remedy(self, holding: Holding) -> str:
+        return f"{self._kind}s are not re-entrant: release it first, or pass the Held on"
