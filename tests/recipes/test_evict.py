@@ -89,8 +89,7 @@ async def test_the_holder_is_removed(rig: Rig, kind: str, caplog: pytest.LogCapt
     assert (removed.name, removed.data) == (name_of(held), b"us")
     assert (removed.stat.czxid, removed.stat.ephemeral_owner) == (held.fencing_token, rig.zk.session_id)
     [warning] = warnings_of(caplog)
-    assert warning.startswith(f"{make(rig.other).name} was broken: ")
-    assert removed.name in warning
+    assert warning.startswith(f"{removed.name} was evicted from {make(rig.other).name}: ")
     assert f"0x{rig.zk.session_id:x}" in warning
     second = await within(following)
     assert second.is_valid

@@ -254,7 +254,7 @@ async def test_one_of_them_is_held_by_the_task_already(zk: corral.Client, way: s
     await make_lines(zk)
     lock = zk.multi_lock(PATHS)
     async with zk.lock("/b") as held:
-        with pytest.raises(corral.AlreadyHeld, match="lock '/b' is held"):
+        with pytest.raises(corral.AlreadyHeld, match="holds lock '/b' already"):
             await within(lock.__aenter__() if way == "async with" else getattr(lock, way)())
         await settle(zk)
         assert await standing(zk) == [1, 0, 0]

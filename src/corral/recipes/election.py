@@ -1,4 +1,4 @@
-"""Leader election: candidates stand in line, and whoever is first leads."""
+"""Leader election: the first in the line of candidates leads."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ T = TypeVar("T")
 class Election(QueueLock[Held]):
     """An election on a path. Made by ``zk.election(path, data=b"host-7")``.
 
-    ``async with election as leadership:`` stands as a candidate, waits to lead and runs the body, which is
-    told, as in `Held`, when leadership is lost; leaving it resigns, as `Held.release` does before. `run` does
-    the same again and again. `leaders` observes without being a candidate. `data` is what others see of us.
+    ``async with election as leadership:`` becomes a candidate, waits to lead and runs the body. `Held` says
+    what happens to the body when leadership is lost. Leaving the body resigns. `run` does this again and
+    again. `leaders` observes without being a candidate. `data` is what others see of a candidate.
 
-    What happens on cancel and on loss is as for `Lock`; so is the algorithm, with the names of Curator's
-    ``LeaderLatch``, which stands in the same line. ``layout="kazoo"`` is for kazoo's ``Election``.
+    On cancel and on loss it behaves as `Lock` does. The algorithm is that of `Lock`, with the node names of
+    Curator's ``LeaderLatch``, which uses the same line. ``layout="kazoo"`` is for kazoo's ``Election``.
     """
 
     _kind = "leadership of"
     _held_type = Held
 
     async def run(self, lead: Callable[[Held], Awaitable[T]]) -> T:
-        """Wait to lead, and call `lead` with what is held; whenever leadership is lost, `lead` is cancelled,
-        and we are a candidate again. Returns what `lead` returns while it leads, and resigns.
+        """Wait to lead, and call `lead` with the `Held`. When leadership is lost, `lead` is cancelled and
+        this client becomes a candidate again. When `lead` returns, resign and return its result.
 
-        An exception of `lead` ends it; but once leadership is lost, not one that says no more than that this,
-        the session or the connection is gone. Ends with `SessionError` when the client can have no session
-        any more, and where `Lock` gives up. On cancel it resigns, or leaves the line; on loss of the
-        connection it goes on as `Lock` does.
+        An exception of `lead` ends the run. Once leadership is lost, a `SessionError` or `ConnectionLoss` of
+        `lead` does not. Raises `SessionError` when the client cannot have a session any more, and gives up
+        where `Lock` does. On cancel it resigns, or leaves the line. On loss of the connection it continues as
+        `Lock` does.
         """
         while True:
             held = await self.acquire()
@@ -51,24 +51,24 @@ class Election(QueueLock[Held]):
                     return await lead(held)
             except errors.LockLost as lost:
                 if await held.wait_lost() is None:
-                    raise  # another lock, of lead's own, and we have resigned
+                    raise  # of another lock, in `lead`; leadership was resigned
                 logger.info("a candidate again: %s", lost)
 
     async def candidates(self) -> list[Contender]:
-        """Who leads (the first) and who waits to, in order, with their data. See `contenders`."""
+        """The leader (first) and the other candidates, in order, with their data. See `contenders`."""
         return await self.contenders()
 
     async def leader(self) -> Contender | None:
-        """Who leads, as of the connected server; None if nobody does.
+        """The leader, as the connected server knows it; None if there is none.
 
-        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
-        Raises `NoNode` if whoever is listed first was gone 16 times in a row when it was looked at.
+        On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
+        does. Raises `NoNode` if the first of the list was gone when it was read, 16 times in a row.
         """
         self._session.check_place()
         return await self._line.first()
 
     def leaders(self) -> LeaderWatch:
-        """Who leads now, then each new leader; None while there is none: ``async for leader in ...``."""
+        """The current leader, then each new one; None while there is none: ``async for leader in ...``."""
         return LeaderWatch(self._context.shared.feeds, self._line)
 
     def _remedy(self, holding: Holding) -> str:

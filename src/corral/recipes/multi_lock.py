@@ -1,4 +1,4 @@
-"""Several locks at once, all or none, in an order that nobody can deadlock in."""
+"""Several locks at once, all or none, acquired in an order that cannot deadlock."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class MultiLock:
     """Locks on several paths as one. Made by ``zk.multi_lock([path, ...])``.
 
     ``async with zk.multi_lock(["/a", "/b"]) as (a, b):`` acquires them one after the other, in the order of
-    their paths, which is the same for everybody, so that no two wait for each other. What is held is given in
-    the order asked for. If one is lost, the body is told as by `Lock`; the rest is released on leaving.
+    their paths. That order is the same for all clients, so that no two wait for each other. The result has
+    the order of the arguments. If one is lost, the body is cancelled as by `Lock`; the others are released on
+    leaving.
 
-    **On cancel**, and on any error, what was acquired so far is released, and nothing is left in any line.
-    **On loss** of one while it waits for the rest it begins anew, so that all are held when the body begins.
-    What else happens on loss of the connection, and when it gives up, is as for `Lock`.
+    **On cancel**, and on any error, all acquired so far are released, and nothing stays in any line.
+    **On loss** of one while it waits for the others it starts over, so that all are held when the body
+    begins. On loss of the connection, and in when it gives up, it behaves as `Lock` does.
     """
 
     def __init__(self, locks: Sequence[tuple[str, Lock]]) -> None:
@@ -36,11 +37,11 @@ class MultiLock:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths, in the order asked for."""
+        """The paths, in the order of the arguments."""
         return tuple(lock.path for lock in self._asked_for)
 
     async def acquire(self) -> tuple[Held, ...]:
-        """Wait until all are ours. Raises `AlreadyHeld` if this task has entered one of them already.
+        """Acquire all. Raises `AlreadyHeld` if this task has entered one of them already.
 
         See the class for what happens on cancel and on loss.
         """
@@ -49,9 +50,9 @@ class MultiLock:
         return tuple(map(Held, holdings))
 
     async def try_acquire(self) -> tuple[Held, ...] | None:
-        """Take all if nobody has, or waits for, any of them; else None, and none is taken.
+        """Acquire all if that needs no waiting; otherwise return None and acquire none.
 
-        On cancel and on loss as `acquire`.
+        On cancel and on loss it behaves as `acquire`.
         """
         holdings = await self._take(wait=False)
         return None if holdings is None else tuple(map(Held, holdings))
@@ -65,7 +66,7 @@ class MultiLock:
                     if holding is None:
                         return None
                     taken[lock] = holding
-                # What was lost while we waited for the rest cannot be taken alone: it comes before that.
+                # One that was lost while we waited for the others comes before those in the order of paths.
                 if all(holding.is_valid for holding in taken.values()):
                     return tuple(taken.pop(lock) for lock in self._asked_for)
             finally:
@@ -73,13 +74,11 @@ class MultiLock:
                     holding.release_nowait()
 
     async def release(self) -> None:
-        """Release all that this task entered, or acquired and nobody has entered, through this object; if it
-        has nothing there, all that other tasks hold through it.
+        """Release all locks that this task entered through this object, or acquired and nobody has entered.
+        If there are none, release those that other tasks hold through it.
 
-        On cancel, on loss and where the server refuses it: see `Held.release`. Each is tried, whatever
-        becomes of the others; of several errors the first is raised.
-
-        Raises `UsageStateError` if nothing is acquired.
+        On cancel, on loss, and where the server refuses: see `Held.release`. Each lock is released even if
+        another release fails; the first error is raised. Raises `UsageStateError` if nothing is acquired.
         """
         acquired = [holding for lock in self._asked_for for holding in lock._acquired()]
         to_end = to_release(acquired, asyncio.current_task())
@@ -104,7 +103,7 @@ class MultiLock:
         entered = self._entered
         if not entered:
             raise errors.UsageStateError(f"{self!r} was not entered; use 'async with'")
-        # What this task entered last; a task that has not entered leaves for the one that did first.
+        # What this task entered last. A task that has not entered leaves for the one that entered first.
         task = asyncio.current_task()
         mine = next((each for each in reversed(entered) if each[0] is task), entered[0])
         entered.remove(mine)

@@ -1,4 +1,4 @@
-"""A read/write lock: readers share, writers exclude, and each waits for those who came before."""
+"""A read/write lock: readers share, writers exclude, first come, first served."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["HeldWrite", "RWLock", "ReadLock", "WriteLock"]
 class RWLock:
     """A read/write lock on a path. Made by ``zk.rwlock(path)``.
 
-    ``async with rw.read():`` shares with other readers, ``async with rw.write():`` excludes everybody. All
-    stand in one line, first come, first served: a reader waits for the writers ahead of it, so that no writer
-    starves; a writer for everybody ahead.
+    ``async with rw.read():`` shares with other readers; ``async with rw.write():`` excludes everybody. All
+    use one line, first come, first served: a reader waits for the writers ahead of it, and a writer for
+    everybody ahead, so that no writer starves.
 
-    A task that has entered either side gets `AlreadyHeld` for either: a writer that wants to go on as a
-    reader calls `HeldWrite.downgrade`; a reader that wants to write would wait for itself, and lets go first.
+    A task that has entered either side gets `AlreadyHeld` for both. A writer that wants to continue as a
+    reader calls `HeldWrite.downgrade`. A reader that wants to write must release first, since it would wait
+    for itself.
 
-    What happens on cancel and on loss, and when it gives up, is as for `Lock`. The names are those of
-    Curator's ``InterProcessReadWriteLock``, which stands in the same line (its own downgrade is wrong before
-    5.5: CURATOR-621). kazoo's ``ReadLock`` and ``WriteLock`` do with ``layout="kazoo"``, which has no
-    downgrade.
+    On cancel and on loss, and in when it gives up, it behaves as `Lock` does. The node names are those of
+    Curator's ``InterProcessReadWriteLock``, which uses the same line (its own downgrade is wrong before 5.5:
+    CURATOR-621). ``layout="kazoo"`` is for kazoo's ``ReadLock`` and ``WriteLock``, and has no downgrade.
     """
 
     def __init__(self, context: RecipeContext, layout: RWLayout) -> None:
@@ -35,17 +35,17 @@ class RWLock:
         self._layout = layout
 
     def read(self) -> ReadLock:
-        """The side that is shared."""
+        """The shared side."""
         return ReadLock(self._context, self._layout.read)
 
     def write(self) -> WriteLock:
-        """The side that excludes."""
+        """The exclusive side."""
         return WriteLock(self._context, self._layout.write)
 
     async def contenders(self) -> list[Contender]:
-        """Who holds it and who waits, readers and writers, in order, with their data.
+        """The holders and the waiters, readers and writers, in order, with their data.
 
-        What happens on cancel and on loss is as for `Lock.contenders`.
+        On cancel and on loss it behaves as `Lock.contenders` does.
         """
         return await self.read().contenders()
 
@@ -61,7 +61,7 @@ class ReadLock(QueueLock[Held]):
 
     def _remedy(self, holding: Holding) -> str:
         if isinstance(holding, WriteHolding) and not holding.is_downgraded:
-            return "to go on as a reader, downgrade() it"
+            return "to continue as a reader, downgrade() it"
         return super()._remedy(holding)
 
 
@@ -76,19 +76,19 @@ class HeldWrite(Held):
         return self._holding.is_downgraded
 
     async def downgrade(self) -> None:
-        """Go on holding as a reader: other readers may come in, but no writer that waits, not for a moment.
+        """Continue to hold as a reader. Other readers can enter; a waiting writer cannot, not for a moment.
 
-        The fencing token stays, which is below that of every writer to come; transactions of this object go
-        on to be guarded. Cancelling the wait does not stop it, and calling it again waits on; on loss of the
-        connection it goes on waiting, as long as the lock is held.
+        The fencing token stays: it is below that of every later writer. Transactions of this object are still
+        guarded. On cancel only the wait ends, and calling it again continues to wait. On loss of the
+        connection it continues to wait while the lock is held.
 
-        Raises `LockLost` if it is lost meanwhile; `UsageStateError` if it is not held, and where there is no
-        downgrade: in kazoo's layout, and in a line whose numbers have run out (after 2^31 of them). After
-        any other `ServerError` the write lock is held as before. Raises `ConnectionLoss` when
+        Raises `LockLost` if the lock is lost meanwhile. Raises `UsageStateError` if it is not held, and where
+        no downgrade exists: in kazoo's layout, and in a line whose numbers have run out (after 2^31). After
+        any other `ServerError` the write lock is still held. Raises `ConnectionLoss` when
         `ConnectionLoss.MOST_LOSSES` connections in a row broke on this request: then it is unknown which of
         the two is held, and calling it again tries again.
 
-        The algorithm is Curator's since CURATOR-621, a reader's node with the writer's number, but in one
+        The algorithm is Curator's since CURATOR-621, a reader's znode with the writer's number, but in one
         transaction.
         """
         await self._holding.downgrade()

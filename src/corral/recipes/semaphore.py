@@ -1,4 +1,4 @@
-"""A semaphore: so many may hold it at once."""
+"""A semaphore: at most `limit` holders at once."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["Semaphore"]
 
 
 class Semaphore(Lockable[Held]):
-    """A semaphore of `limit` leases on a path, fair. Made by ``zk.semaphore(path, limit)``.
+    """A fair semaphore with `limit` leases on a path. Made by ``zk.semaphore(path, limit)``.
 
-    ``async with semaphore as lease:`` waits for a lease, in the order of coming; what the body is told on a
-    loss is in `Held`. One object may be shared by many tasks, and one task may hold several leases; one that
-    has entered all of them gets `AlreadyHeld`.
+    ``async with semaphore as lease:`` waits for a lease, first come, first served. `Held` says what happens
+    to the body on a loss. Tasks may share one object, and one task may hold several leases. A task that has
+    entered all of them gets `AlreadyHeld`.
 
-    Everybody has to agree on the limit. It is kept in the data of ``path/leases``; whoever comes with another
-    while leases are held gets `LimitMismatch`. When none is held the next one's is taken.
+    All clients must agree on the limit, which is kept in the data of ``path/leases``. While leases are held,
+    a client with another limit gets `LimitMismatch`. When none is held, the limit of the next client applies.
 
-    What happens on cancel and on loss, and when it gives up, is as for `Lock`; to set the limit takes the
-    permission WRITE on ``path/leases``. Fencing tokens tell leases apart, but are not in the
-    order of entering. The algorithm is that of Curator's ``InterProcessSemaphoreV2``, which shares the leases
-    (and neither sees nor disturbs the limit): whoever waits for a lease holds a lock meanwhile, in whose
-    line the others stand. kazoo's ``Semaphore`` must not be used on the same path: it would starve.
+    On cancel and on loss, and in when it gives up, it behaves as `Lock` does. Setting the limit requires the
+    permission WRITE on ``path/leases``. Fencing tokens distinguish leases, but do not follow the order of
+    entering. The algorithm is that of Curator's ``InterProcessSemaphoreV2``, which shares the leases and
+    ignores the limit: a client that waits for a lease holds a lock meanwhile, and the others wait in the line
+    of that lock. Do not use kazoo's ``Semaphore`` on the same path: it would starve.
     """
 
     _kind = "semaphore"
@@ -48,12 +48,12 @@ class Semaphore(Lockable[Held]):
     def _refuse_reentry(self, mine: Sequence[Holding], *, wait: bool) -> None:
         if wait and sum(isinstance(holding.recipe, Semaphore) for holding in mine) >= self.limit:
             raise errors.AlreadyHeld(
-                f"all {self.limit} leases of {self.name} are held by this task already, so it would wait for "
-                "itself; release one first, or pass the Held on"
+                f"this task holds all {self.limit} leases of {self.name} already and would wait for itself; "
+                "release one first, or pass the Held on"
             )
 
     async def _stand(self, rounds: Rounds, *, wait: bool) -> QueueNode | None:
-        """Wait for the lock, and with it for a lease."""
+        """Wait for the lock, and then, holding it, for a lease."""
         locks = self._locks
         turn, ahead = await locks.join(self._context.data, self._context.acl, rounds)
         try:
@@ -67,11 +67,11 @@ class Semaphore(Lockable[Held]):
             locks.leave(turn)
 
     async def _lease(self, turn: QueueNode, rounds: Rounds, *, wait: bool) -> QueueNode | None:
-        """Wait for a lease. We have the lock, so nobody comes to stand ahead of us."""
+        """Wait for a lease. We hold the lock, so nobody joins ahead of us."""
         leases = self._line
         place, ahead = await leases.join(self._context.data, self._context.acl, rounds)
         try:
-            if place.session_id != turn.session_id:  # the lock went with the session that it was of
+            if place.session_id != turn.session_id:  # the lock was lost with its session
                 raise PlaceLost
             await self._agree(turn, is_used=ahead.total > 0)
             if ahead.total >= self.limit:
@@ -87,8 +87,8 @@ class Semaphore(Lockable[Held]):
         return place
 
     async def _agree(self, turn: QueueNode, *, is_used: bool) -> None:
-        """See to it that the limit on the server is ours. While we have the lock nobody else looks at it; so
-        it is set only by who has it, or it could be changed under those who came after a session of ours."""
+        """Check that the limit on the server is ours, or set it. Only the holder of the lock may do that:
+        otherwise a client whose session has expired could change it under those who came later."""
         full, path, session = self._line.full, self._line.path, self._session
         tries = Rounds()
         while True:
@@ -97,10 +97,10 @@ class Semaphore(Lockable[Held]):
                 theirs = _limit_in(data)
                 if theirs == self.limit:
                     return
-                if is_used and data:  # nothing is there while only Curator has used it
+                if is_used and data:  # it is empty while only Curator has used it
                     raise errors.LimitMismatch(self.path, self.limit, theirs, data)
                 writes = [ops.check(turn.path), ops.set_data(full, b"%d" % self.limit, stat.version)]
-                # Sent again after a lost connection: if it was applied before, this says BadVersion.
+                # If it is repeated after it was applied, and the answer lost, this is a BadVersion.
                 outcome = await ops.multi(session, writes, path, bound_to=turn.session_id)
             except (errors.NoNode, errors.SessionExpired):
                 raise PlaceLost from None
@@ -114,16 +114,18 @@ class Semaphore(Lockable[Held]):
             tries.again(refusal)
 
     async def holders(self) -> list[Contender]:
-        """Who holds a lease, in the order of coming, with their data, as of the connected server.
+        """The holders of leases, in the order in which they joined, with their data, as the connected server
+        knows them.
 
-        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
+        does.
         """
         self._session.check_place()
         return (await self._line.contenders())[: self.limit]
 
     async def waiters(self) -> list[Contender]:
-        """Who waits for a lease, in order, with their data. (Somebody who is just about to take one is seen
-        here for a moment.) On cancel and on loss as `holders`."""
+        """The clients that wait for a lease, in order, with their data. A client that is about to take a
+        lease is among them for a moment. On cancel and on loss it behaves as `holders`."""
         self._session.check_place()
         return await self._locks.contenders()
 
@@ -132,5 +134,5 @@ class Semaphore(Lockable[Held]):
 
 
 def _limit_in(data: bytes) -> int | None:
-    """The limit that the data of the leases tells; None if it is no number, or none that can be a limit."""
+    """The limit in the data of the leases; None if that is not a number, or not a possible limit."""
     return int(data) if data.isdigit() and len(data) <= 10 else None

@@ -1,4 +1,4 @@
-"""Lists of the nodes in a line: asked for once, and parsed once, for all who ask together."""
+"""Lists of the names in a line: requested once, and parsed once, for all tasks that need them together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .order import InOrder, in_order
 
 __all__ = ["Listing", "Lists"]
 
-# One list is put off for the creates of at most so many who join: as many as a connection has in flight.
+# One list waits for the creates of at most this many tasks that join: as many as a connection has in flight.
 MOST_SHARERS = 1000
 
 
 class Listing:
-    """The names in a line at one moment. Whoever waits must not keep it: it is as long as the line."""
+    """The names in a line at one moment. A waiter must not keep it, since it is as long as the line."""
 
     __slots__ = ("_in_order", "_set", "names")
 
@@ -45,9 +45,9 @@ class Listing:
 class Lists:
     """The lists that are requested through one client.
 
-    While a list waits to be sent, others that need the same one share it. Whoever joins a line shares it as
-    well: it then goes out behind their create, in place of the one that waited. So a crowd that joins
-    together costs one list, not one each.
+    While a list waits to be sent, all tasks that need the same list share it. A task that joins a line shares
+    it as well: the list is then sent behind that task's create. A crowd that joins together therefore costs
+    one list, not one for each.
     """
 
     def __init__(self) -> None:
@@ -56,9 +56,9 @@ class Lists:
     def ask(
         self, session: Session, full: str, path: str, create: Request | None = None
     ) -> asyncio.Future[Listing]:
-        """Send `create`, and a list of the children of `full` behind it; `path` is what errors call it.
+        """Send `create`, and behind it a list of the children of `full`; `path` is what errors name.
 
-        The future is the caller's own: cancelling it takes nothing from those who share the list.
+        The future is the caller's own: cancelling it does not affect the others that share the list.
         """
         answer: asyncio.Future[Listing] = session.loop.create_future()
         unsent = self._unsent
@@ -67,7 +67,7 @@ class Lists:
             shared.others.append(answer)
             if create is None:
                 return answer
-            # The new one takes its place. It is not sent twice, and not before this create.
+            # A new request takes its place, so that it is sent once, and behind this create.
             body, replaced.waiter = replaced.body, _GONE
         else:
             body, replaced = messages.encode_children(full, False), None
@@ -89,7 +89,7 @@ class Lists:
 
 
 def _shareable(request: Request) -> _SharedListing | None:
-    """The list that this request is for, if others may share it."""
+    """The list that this request reads, if others may share it."""
     shared = request.waiter
     assert isinstance(shared, _SharedListing)
     is_full = len(shared.others) >= MOST_SHARERS
@@ -97,12 +97,12 @@ def _shareable(request: Request) -> _SharedListing | None:
 
 
 class _SharedListing(Listing):
-    """A list that is under way, and all who wait for it (`requests.Waiter`)."""
+    """A requested list, and the futures that wait for it (`requests.Waiter`)."""
 
     __slots__ = ("_first", "_full", "_unsent", "others")
 
     def __init__(self, unsent: dict[str, Request], full: str, first: asyncio.Future[Listing]) -> None:
-        # Not by Listing's own: one is made for each lock that is acquired.
+        # Not by `super().__init__`, which would cost a call for each lock that is acquired.
         self.names = ()
         self._set = self._in_order = None
         self._unsent = unsent
@@ -111,7 +111,7 @@ class _SharedListing(Listing):
         self.others: list[asyncio.Future[Listing]] = []
 
     def done(self) -> bool:
-        """Whether nobody waits any more: then it is not sent, and nobody may come to share it."""
+        """Whether nobody waits any more: then it is not sent, and nobody shares it."""
         if not self._first.done():
             return False
         for answer in self.others:
@@ -132,7 +132,7 @@ class _SharedListing(Listing):
                 answer.set_exception(exception)
 
     def _release(self) -> Sequence[asyncio.Future[Listing]]:
-        """Who waits. They keep the list from here on, so it must not keep them."""
+        """The futures that wait. They refer to the list from here on, so the list drops them."""
         self._forget()
         waiting = (self._first, *self.others)
         del self._first, self.others
@@ -145,7 +145,7 @@ class _SharedListing(Listing):
 
 
 class _Gone(Nobody):
-    """The waiter of a request that another has replaced: it is not sent."""
+    """The waiter of a request that another request has replaced: it is not sent."""
 
     def done(self) -> bool:
         return True

@@ -45,18 +45,18 @@ class Lockable(ABC, Generic[H]):
         return f"{self._kind} {self.path!r}"
 
     async def acquire(self) -> H:
-        """Wait in line until it is ours.
+        """Wait in line until it is held.
 
-        See the class for what happens on cancel and on loss, and for what else is raised.
+        See the class for what happens on cancel and on loss, and for the errors.
         """
         holding = await self._take(wait=True)
         assert holding is not None
         return self._held_type(holding)
 
     async def try_acquire(self) -> H | None:
-        """Take it if that needs no waiting for others, else return None, without waiting in line.
+        """Acquire it if that needs no waiting for others; otherwise return None.
 
-        On cancel and on loss as `acquire`: nothing of ours stays in the line.
+        On cancel and on loss it behaves as `acquire`: no znode of ours stays in the line.
         """
         holding = await self._take(wait=False)
         return None if holding is None else self._held_type(holding)
@@ -86,7 +86,7 @@ class Lockable(ABC, Generic[H]):
 
     @abstractmethod
     def _refuse_reentry(self, mine: Sequence[Holding], *, wait: bool) -> None:
-        """Raise `AlreadyHeld` if a task that has entered these, and holds them, would wait for itself."""
+        """Raise `AlreadyHeld` if the task, which has entered these and holds them, would wait for itself."""
 
     @abstractmethod
     async def _stand(self, rounds: Rounds, *, wait: bool) -> QueueNode | None:
@@ -97,20 +97,20 @@ class Lockable(ABC, Generic[H]):
         """
 
     def _acquired(self) -> list[Holding]:
-        """What is held through this object, or was lost and is not given up yet, in the order of
+        """What is held through this object, or was lost and its body still runs, in the order of
         acquiring."""
         of_path = self._context.shared.held.of(self._context.full)
         return [holding for holding in of_path if holding.recipe is self]
 
     async def release(self) -> None:
-        """Release what this task entered, or acquired and nobody has entered, through this object; if it has
-        nothing there, what another task holds through it.
+        """Release what this task entered through this object, or acquired and nobody has entered. If there is
+        nothing, release what another task holds through it.
 
-        On cancel, on loss and where the server refuses it: see `Held.release`. Raises `UsageStateError` if
+        On cancel, on loss, and where the server refuses: see `Held.release`. Raises `UsageStateError` if
         nothing is acquired.
         """
         task = asyncio.current_task(self._session.check_place())
-        # Of several the newest: the others are lost, but for the leases of a semaphore.
+        # Of several the newest: the others are lost, except for leases of a semaphore.
         candidates = to_release(self._acquired(), task)
         if not candidates:
             raise errors.UsageStateError(f"{self.name} is not acquired through this object")
@@ -134,8 +134,8 @@ class Lockable(ABC, Generic[H]):
         await holding.leave(exc)
 
     def _entered_last(self) -> Holding:
-        """What the current task entered last (twice, if it entered again after a loss). A task that has not
-        entered leaves for one that is done, or for the one that did first if at most one can be meant."""
+        """What the current task entered last: it may enter again after a loss. A task that has not entered
+        leaves for a task that is done, or else for the one that entered first, if only one is valid."""
         task, entered = asyncio.current_task(self._session.loop), self._entered
         for each in reversed(entered):
             if each.owner is task:
@@ -145,8 +145,8 @@ class Lockable(ABC, Generic[H]):
                 return each
         if sum(each.is_valid for each in entered) > 1:
             raise errors.UsageStateError(
-                f"several tasks have entered {self.name}, and this is none of them; for a block that another "
-                "task leaves, acquire() and enter what that returns"
+                f"several tasks have entered {self.name}, and this is none of them; if another task is to "
+                "leave a block, enter the result of acquire()"
             )
         return entered[0]
 

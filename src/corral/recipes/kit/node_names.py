@@ -1,7 +1,7 @@
-"""What the nodes of a line are called on the server, so that other clients stand in it too (INTEROP).
+"""The names of the znodes in a line, by which other clients' recipes use the same line.
 
-Curator's names are the default of every recipe. kazoo's are chosen by ``layout="kazoo"``. A node is a prefix,
-a GUID, a label and the number that the server gives: ``_c_<uuid>-lock-0000000007``.
+Curator's names are the default of every recipe; ``layout="kazoo"`` chooses kazoo's. A name is a prefix, a
+GUID, a label and the number that the server appends: ``_c_<uuid>-lock-0000000007``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ LayoutName: TypeAlias = Literal["curator", "kazoo"]
 
 
 class Naming(NamedTuple):
-    """How a library writes what stands before the label."""
+    """How a library writes the part before the label."""
 
     prefix: str
     dashes: bool
     """Whether the GUID is written with dashes."""
 
     def new_guid(self) -> str:
-        """As `uuid.uuid4()`, in a third of the time; nobody looks at which bits of a GUID are random."""
+        """A random GUID, in a third of the time of `uuid.uuid4()`: no reader looks at its version bits."""
         digits = os.urandom(16).hex()
         if not self.dashes:
             return digits
@@ -35,17 +35,17 @@ class Naming(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The names in one line, as seen by whoever joins it with a `label`."""
+    """The names in one line, as a client that joins with `label` sees them."""
 
     naming: Naming
     label: str
-    """What stands between the GUID and the number of our own nodes."""
+    """The part between the GUID and the number, in the names of our own znodes."""
     contenders: tuple[str, ...]
-    """What may stand before the number of a node in the line; others are ignored."""
+    """The labels of all znodes in the line. Znodes with other names are ignored."""
     blocked_by: tuple[str, ...]
-    """Those of them that we wait for if they are ahead of us."""
+    """The labels of the znodes for which we wait if they are ahead of ours."""
     downgrade_label: str = ""
-    """The label with which one of us may come to stand, later, in the same place, with the same number."""
+    """The label of a reader's znode that may take the place, and the number, of a znode of ours."""
 
 
 def _exclusive(naming: Naming, label: str, *contenders: str) -> Layout:
@@ -55,12 +55,13 @@ def _exclusive(naming: Naming, label: str, *contenders: str) -> Layout:
 _CURATOR = Naming("_c_", dashes=True)
 _KAZOO = Naming("", dashes=False)
 
-# Our names end in the dash; others may do without protection, and then have none ("lock-0000000007").
+# Our labels begin with a dash. Without Curator's protection a name has no GUID and no dash
+# ("lock-0000000007").
 MUTEX: Mapping[str, Layout] = {
     "curator": _exclusive(_CURATOR, "-lock-", "lock-", "__lock__", "__lock__-"),
     "kazoo": _exclusive(_KAZOO, "__lock__", "__lock__"),
 }
-"""Curator's InterProcessMutex, in whose directory kazoo's nodes are waited for as well; kazoo's Lock."""
+"""Curator's InterProcessMutex, which here also waits for kazoo's znodes; kazoo's Lock."""
 
 ELECTION: Mapping[str, Layout] = {
     "curator": _exclusive(_CURATOR, "-latch-", "latch-"),
@@ -92,11 +93,11 @@ READ_WRITE: Mapping[str, RWLayout] = {
 
 SEMAPHORE_LOCK = MUTEX["curator"]
 SEMAPHORE_LEASE = _exclusive(_CURATOR, "-lease-", "lease-")
-"""Curator's InterProcessSemaphoreV2: a lock to stand in, and leases, of which so many may be ahead."""
+"""Curator's InterProcessSemaphoreV2: the lock of those that wait, and the leases."""
 
 
 def layout_named(layouts: Mapping[str, T], layout: str) -> T:
-    """The one that was asked for."""
+    """The layout with this name. Raises `UsageValueError` if there is none."""
     try:
         return layouts[layout]
     except (KeyError, TypeError):

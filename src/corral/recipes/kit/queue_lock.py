@@ -33,34 +33,36 @@ class QueueLock(Lockable[H]):
         self._line = Line(context, context.full, layout)
 
     async def locked(self) -> bool:
-        """Whether anybody holds it, us included, as of the connected server.
+        """Whether anybody holds it, this client included, as the connected server knows it.
 
-        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
+        does.
         """
         self._session.check_place()
         return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
-        """Who holds it and who waits, in order, with their data; the first holds it.
+        """The holder (first) and the waiters, in order, with their data.
 
-        Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
+        On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
+        does.
         """
         self._session.check_place()
         return await self._line.contenders()
 
     async def evict(self, contender: Contender | None = None) -> Contender | None:
-        """Remove a contender's node, or that of whoever is first: an operator's act, against one that hangs.
+        """Delete a contender's znode, or that of the first in line: for operators, if a holder hangs.
 
-        Returns who was removed; None if there was nobody. The next in line holds at once. The one removed is
-        told by its next heartbeat, so at most T/6 later (T is its session timeout): until then both act. Only
-        the fencing token and `Held.transaction` keep them apart. One that waits finds out when its turn
-        comes, and stands in line again, at the end.
+        Returns the contender, or None if there was none. The next in line holds at once. The evicted holder
+        learns of it by its next heartbeat, at most T/6 later (T is its session timeout). Until then both may
+        act: only the fencing token and `Held.transaction` keep them apart. An evicted waiter learns of it
+        when its turn comes, and joins the line again, at the end.
 
-        It takes the READ permission on the path, and DELETE; the contender's data need not be readable.
+        It requires the permissions READ and DELETE on the path. The contender's data need not be readable.
 
-        On loss of the connection it goes on, with the same one, and gives up with `ConnectionLoss` when
-        `ConnectionLoss.MOST_LOSSES` connections in a row broke on one and the same request. On cancel it may
-        have been done: to do it again give the contender, or the next in line may be removed.
+        On loss of the connection it continues, with the same contender, and raises `ConnectionLoss` when
+        `ConnectionLoss.MOST_LOSSES` connections in a row broke on the same request. On cancel it may have
+        been carried out: pass the contender to repeat it, or the next in line may be evicted.
         """
         self._session.check_place()
         if contender is None:
@@ -71,7 +73,7 @@ class QueueLock(Lockable[H]):
         if not await self._line.remove(contender, path):
             return None
         owner = contender.stat.ephemeral_owner
-        logger.warning("%s was broken: %s, of session 0x%x, is removed", self.name, contender.name, owner)
+        logger.warning("%s was evicted from %s: session 0x%x", contender.name, self.name, owner)
         return contender
 
     async def _stand(self, rounds: Rounds, *, wait: bool) -> QueueNode | None:
@@ -97,7 +99,7 @@ class QueueLock(Lockable[H]):
         for holding in mine:
             if numbers([holding.node], self._line.layout.contenders):  # it is in this very line
                 raise errors.AlreadyHeld(
-                    f"{holding.name} is held by this task already, so it would wait for itself; "
+                    f"this task holds {holding.name} already and would wait for itself; "
                     f"{self._remedy(holding)}"
                 )
 

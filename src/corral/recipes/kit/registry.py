@@ -42,11 +42,11 @@ class HeldRegistry(Generic[H]):
         return [each for each in held if each.owner is task and each.is_valid]
 
     def of(self, full: str) -> Sequence[H]:
-        """What is held at a path, or was lost and is not given up yet, in the order of acquiring."""
+        """What is held at a path, or was lost and its body still runs, in the order of acquiring."""
         return self._by_path.get(full, ())
 
     def add(self, full: str, held: H) -> None:
-        """It is held now, or, its release having been refused, still."""
+        """It is held from now on, or still, since the server refused its release."""
         self._by_path.setdefault(full, []).append(held)
 
     def discard(self, full: str, held: H) -> None:
@@ -59,7 +59,7 @@ class HeldRegistry(Generic[H]):
 
 
 def to_release(acquired: Sequence[H], task: asyncio.Task[object] | None) -> list[H]:
-    """Which of those held through one object a task means that releases them through it.
+    """Which of those held through one object a task means when it releases that object.
 
     Its own come first, lost or not: a task that comes late must not release what another holds by now.
     """

@@ -1,4 +1,4 @@
-"""A node, or its children, read again when they have changed."""
+"""Reading a znode, or its children, again after each change."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ENCODE = {
     messages.EXISTS: messages.encode_exists,
     messages.CHILDREN: messages.encode_children,
 }
-# How often a node that we may not read is looked at again, as a part of T: see `WatchedRead`.
+# How often a node that we may not read is read again, as a part of T: see `WatchedRead`.
 LOOK_AGAIN_EVERY = 1 / 3
 
 
 class WatchedRead:
-    """Reads with a watch, while ``with`` lasts: `read`, then `changed` until it is worth reading again.
+    """Reads with a watch, inside a ``with`` block: `read`, then `changed` until it is worth reading again.
 
-    A node that we may not read (`NoAuth`) is asked for its existence instead. From 3.9 on that is refused as
-    well, which tells that it is there, and before that the events of such a node are withheld where
-    CVE-2024-23944 is fixed (3.8.4). So `changed` then also returns after a third of the session timeout.
+    If we may not read a node (`NoAuth`), its existence is read instead. Servers from 3.9 on refuse that as
+    well, which tells that the node exists; servers with the fix for CVE-2024-23944 (3.8.4) send no events of
+    such a node. Then `changed` therefore also returns after a third of the session timeout.
     """
 
     __slots__ = ("_fired", "_full", "_is_unreadable", "_kind", "_op", "_path", "_session")
@@ -56,10 +56,11 @@ class WatchedRead:
             self._fired.set_result(change)
 
     async def read(self) -> Any:
-        """The answer; None where there is no such node. Whatever changes it from here on, `changed` tells.
+        """The answer; None if there is no such node. `changed` reports every later change.
 
-        A node that is not there is watched only by `EXISTS`. Of a node that we may not read the answer is its
-        `Stat`, or the refusal. Raises `ConnectionLoss` when it is hopeless.
+        Only `EXISTS` watches a node that does not exist. For a node that we may not read the answer is its
+        `Stat`, or the refusal. On loss of the connection it repeats the request, and raises `ConnectionLoss`
+        when that is hopeless.
         """
         while True:
             body = _ENCODE[self._op](self._full, True)
@@ -77,7 +78,7 @@ class WatchedRead:
                 self._op = messages.EXISTS
 
     async def changed(self) -> Change:
-        """Wait until what was read may be another by now."""
+        """Wait until what was read may have changed."""
         if self._is_unreadable:
             await asyncio.wait([self._fired], timeout=self._session.timeout * LOOK_AGAIN_EVERY)
             if not self._fired.done():
