@@ -20,9 +20,9 @@ from .recipes.semaphore import Semaphore
 from .recipes.site import Site
 from .session import hosts as connect_string
 from .session.auth import Credentials
+from .session.session import Options, Session
 from .session.state_stream import StateStream
-from .session.supervisor import Options, Session
-from .session.watches import Kind
+from .session.watchers import WatchKind
 from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
 from .watch.children import ChildrenWatch
 from .watch.existence import ExistenceWatch
@@ -274,7 +274,7 @@ class Client(Nodes):
 
     def watch_raw(self, path: str, *, recursive: bool = False) -> RawWatch:
         """A znode's events as the server sends them; see `RawWatch`."""
-        kind = Kind.RECURSIVE if recursive else Kind.PERSISTENT
+        kind = WatchKind.RECURSIVE if recursive else WatchKind.PERSISTENT
         return RawWatch(self._feeds, self._full(path), path, self._chroot, kind)
 
     def cache(

@@ -22,7 +22,7 @@ from fuzz_relay import Frame
 from fuzz_run import LONGEST_TURN, run
 
 import corral
-from corral.session.watches import WatchRegistry
+from corral.session.watch_registry import WatchRegistry
 
 FIRST = int(os.environ.get("CORRAL_FUZZ_FIRST", "0"))
 SEEDS = int(os.environ.get("CORRAL_FUZZ_SEEDS", "200"))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from corral import errors
-from corral.session.supervisor import Session
+from corral.session.session import Session
 
 from .held import Held
 from .line import MOST_ROUNDS, Contender, Line, Rounds
@@ -63,7 +63,7 @@ class Election(InLine[Held]):
         Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
         Raises `NoNode` if whoever is listed first was gone 16 times in a row when it was looked at.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return await self._line.first()
 
     def leaders(self) -> LeaderWatch:
@@ -94,7 +94,7 @@ class LeaderWatch:
         return self
 
     async def __anext__(self) -> Contender | None:
-        self._session.check_place()
+        self._session.ensure_loop()
         if self._is_read:
             raise errors.UsageStateError(
                 "another task reads these leaders; call leaders() once for each reader"

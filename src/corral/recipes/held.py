@@ -162,7 +162,7 @@ class Held:
 
         On cancel nothing changes. On loss of the connection it waits on, for as long as it is held.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         while self._phase in (_HELD, _RELEASING):
             await self._next_phase()
         return self._lost_error() if self._phase is _LOST else None
@@ -180,13 +180,13 @@ class Held:
         and `ReplyError` when no answer can be used: then it does not count as held any more, but its node may
         stay until it is released again or its session ends.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         self._give_up()
         await self._given_up()
 
     def let_go(self) -> None:
         """Give it up without waiting until the server has confirmed; a failure is logged."""
-        self._session.check_place()
+        self._session.ensure_loop()
         self._give_up()
 
     def _give_up(self) -> None:
@@ -288,7 +288,7 @@ class Held:
         return errors.LockLost(f"{self.name} was lost: {self._error}")
 
     async def __aenter__(self) -> Self:
-        task = asyncio.current_task(self._session.check_place())
+        task = asyncio.current_task(self._session.ensure_loop())
         self._session.check_lease()  # the loop may have been blocked since it was acquired
         self.enter(task)
         return self
@@ -311,7 +311,7 @@ class Held:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._session.check_place()
+        self._session.ensure_loop()
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not _LOST:

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from corral import errors, paths, verify
 from corral.ensure import make_path
 from corral.session.requests import Request
-from corral.session.watches import Change
+from corral.session.watchers import WatchEvent
 from corral.types import Acl, Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
@@ -285,7 +285,7 @@ class Line:
                 while await node.read() is not None:
                     change = await node.changed()
                     rounds.waited()
-                    if change is not Change.DATA_CHANGED:
+                    if change is not WatchEvent.DATA_CHANGED:
                         return
             return
         with Watched(self._session, self.full, messages.CHILDREN, self.path) as line:
@@ -375,7 +375,7 @@ class Line:
             while await node.read() is not None:
                 change = await node.changed()
                 rounds.waited()
-                if change is Change.DELETED:
+                if change is WatchEvent.DELETED:
                     return
                 if place.session_id != self._session.session_id:
                     raise PlaceLost

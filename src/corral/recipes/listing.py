@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from corral.session.requests import Nobody, Request
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.wire import messages
 
 from .layouts import is_trusted, numbers

@@ -61,7 +61,7 @@ class InLine(Queued[H]):
 
         Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
@@ -69,7 +69,7 @@ class InLine(Queued[H]):
 
         Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return await self._line.contenders()
 
     async def evict(self, contender: Contender | None = None) -> Contender | None:
@@ -87,7 +87,7 @@ class InLine(Queued[H]):
         have been done: to do it again give the contender, or the next in line may be removed.
         """
         if contender is None:
-            self._session.check_place()
+            self._session.ensure_loop()
             contender = await self._line.first()
             if contender is None:
                 return None

@@ -60,7 +60,7 @@ class Queued(ABC, Generic[H]):
         return await self._take(wait=False)
 
     async def _take(self, *, wait: bool) -> H | None:
-        task = asyncio.current_task(self._session.check_place())
+        task = asyncio.current_task(self._session.ensure_loop())
         site = self._site
         if mine := site.holders.by_task(site.full, task):
             self._check(mine, wait=wait)
@@ -124,7 +124,7 @@ class Queued(ABC, Generic[H]):
         On cancel, on loss and where the server refuses it: see `Held.release`. Raises `UsageStateError` if
         nothing is acquired.
         """
-        task = asyncio.current_task(self._session.check_place())
+        task = asyncio.current_task(self._session.ensure_loop())
         # Of several the newest: the others are lost, but for the leases of a semaphore.
         candidates = to_release(self.acquired(), task)
         if not candidates:

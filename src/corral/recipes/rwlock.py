@@ -95,7 +95,7 @@ class HeldWrite(Held):
         The algorithm is Curator's since CURATOR-621, a reader's node with the writer's number, but in one
         transaction.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         exchange = self._exchange
         if exchange is None:
             exchange = self._begin_exchange()

@@ -130,13 +130,13 @@ class Semaphore(Queued[Held]):
 
         Cancelling it changes nothing. On loss of the connection it asks again, and gives up as `Lock` does.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return (await self._line.contenders())[: self.limit]
 
     async def waiters(self) -> list[Contender]:
         """Who waits for a lease, in order, with their data. (Somebody who is just about to take one is seen
         here for a moment.) On cancel and on loss as `holders`."""
-        self._session.check_place()
+        self._session.ensure_loop()
         return await self._locks.contenders()
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from corral.nodes import Nodes
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.types import Acl
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import cast
 
 from .hosts import Address
-from .machine import Machine, Phase
+from .machine import ConnectionPhase, Machine
 
 logger = logging.getLogger("corral.connection")
 
-_UP = Phase.UP
+_UP = ConnectionPhase.UP
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -50,7 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         self.made = True
         self._transport = cast(asyncio.Transport, transport)
         try:
-            self._transport.write(self._machine.opened(self._clock()))
+            self._transport.write(self._machine.connection_made(self._clock()))
             self._on_entry()
         except Exception as error:
             self._break(error)
@@ -61,17 +61,17 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         machine = self._machine
         try:
-            machine.received(self._clock(), nbytes)
+            machine.receive_data(self._clock(), nbytes)
         except Exception as error:
             self._break(error)
             return
-        if machine.condemned is not None:
-            self.drop(machine.condemned)
+        if machine.close_reason is not None:
+            self.drop(machine.close_reason)
         elif machine.has_output():
             self.flush_soon()
         if machine.phase is _UP and not self.established.done():
             self.established.set_result(None)
-        if machine.restless:
+        if machine.deadline_moved:
             self._on_entry()
 
     def eof_received(self) -> bool:
@@ -86,9 +86,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        why = self._machine.condemned or (f"{exc}" if exc else "the server closed it")
+        why = self._machine.close_reason or (f"{exc}" if exc else "the server closed it")
         try:
-            self._machine.lost(self._clock(), f"{self.address}: {why}")
+            self._machine.connection_lost(self._clock(), f"{self.address}: {why}")
             self._on_entry()
         except Exception as error:
             self._broken = error
@@ -120,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             # A full socket buffer holds back the users' requests, not the heartbeat behind which they wait.
-            pieces = self._machine.pump(self._clock(), urgent_only=self._paused)
+            pieces = self._machine.data_to_send(self._clock(), urgent_only=self._paused)
         except Exception as error:
             self._break(error)
             return

@@ -23,9 +23,9 @@ from corral.types import State
 
 from .connection import Connection
 from .contact import ContactLog
+from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
-from .machine import Machine, Phase
-from .visit import visit
+from .machine import ConnectionPhase, Machine
 
 __all__ = ["Dialer"]
 
@@ -160,15 +160,15 @@ class Dialer:
             connection.drop(f"no session within {bound:.2f} s")
             self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
         except BaseException:
-            if machine.phase is not Phase.UP:
+            if machine.phase is not ConnectionPhase.UP:
                 connection.drop("the client is closed")
             raise
         else:
-            if machine.phase is Phase.UP:
+            if machine.phase is ConnectionPhase.UP:
                 self._was_connected = True
                 return connection
-            silent = machine.contact == contact and machine.condemned is None
-            why = machine.condemned or "the server closed the connection"
+            silent = machine.contact == contact and machine.close_reason is None
+            why = machine.close_reason or "the server closed the connection"
             self._resolver.failed(address, _TURNED_AWAY if silent else why)
         if connection.made:
             _raise_unless_network(await asyncio.shield(connection.lost))
@@ -188,7 +188,7 @@ class Dialer:
             return
         if rejection.zxid is None:
             with contextlib.suppress(OSError):
-                rejection.zxid = await visit(address.host, address.port, limit=bound)
+                rejection.zxid = await probe_zxid(address.host, address.port, limit=bound)
         if rejection.zxid is None:
             return
         if rejection.zxid >= newest or machine.disown_zxid(rejection.zxid):

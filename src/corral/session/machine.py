@@ -2,10 +2,11 @@
 
 Theory of operation
 -------------------
-One session lives over many connections, one after another. For each, in this order: `opened` gives the
-connect request to send; `received` takes what the server sends; `pump` gives what is to be sent; `lost` says
-that the connection is gone. `tick` is to be called when `deadline()` is reached. Whoever drives the machine
-looks at `condemned` after each entry: if it is set, the connection is to be closed, for that reason.
+One session lives over many connections, one after another. For each, in this order: `connection_made` gives
+the connect request to send; `receive_data` takes what the server sends; `data_to_send` gives what is to be
+sent; `connection_lost` says that the connection is gone. `tick` is to be called when `deadline()` is reached.
+Whoever drives the machine looks at `close_reason` after each entry: if it is set, the connection is to be
+closed, for that reason.
 
 Two rules:
 
@@ -51,10 +52,10 @@ from corral.wire.compile import DecodeError
 
 from . import gate
 from .auth import Credentials
-from .holdings import INFINITY, Heartbeat, Hold, Holdings
+from .lease_holds import INFINITY, Heartbeat, LeaseHold, LeaseHolds
 from .requests import Request, Requests, Waiter
-from .states import TRANSITIONS, Change
-from .watches import WatchRegistry
+from .states import TRANSITIONS, Transition
+from .watch_registry import WatchRegistry
 
 logger = logging.getLogger("corral.session")
 
@@ -73,11 +74,11 @@ class WriteObserver(Protocol):
         """The server has answered a write, perhaps a transaction that it refused. Whoever waits for the
         answer is told after this. Must not raise."""
 
-    async def settled(self) -> None:
+    async def wait_current(self) -> None:
         """Wait until what was written is known, where the answer did not say. Raises nothing of its own."""
 
 
-class Phase(enum.Enum):
+class ConnectionPhase(enum.Enum):
     """Where the connection stands. Not part of the state: a session survives its connections."""
 
     DOWN = "down"
@@ -87,7 +88,7 @@ class Phase(enum.Enum):
 
 # Plainly named, since these are asked about for each message: before Python 3.12 looking up a member of an
 # enumeration takes as long as calling a function.
-_DOWN, _HANDSHAKE, _UP = Phase.DOWN, Phase.HANDSHAKE, Phase.UP
+_DOWN, _HANDSHAKE, _UP = ConnectionPhase.DOWN, ConnectionPhase.HANDSHAKE, ConnectionPhase.UP
 _LAPSED = State.LAPSED
 _NEED_DATA, _OVERSIZED = framing.NEED_DATA, framing.OVERSIZED
 _HEADER = messages.REPLY_HEADER.size
@@ -114,7 +115,7 @@ class Machine:
     ) -> None:
         self.state = State.SUSPENDED
         self.phase = _DOWN
-        self.condemned: str | None = None
+        self.close_reason: str | None = None
         """Why the connection is to be closed, or None."""
         self.session_id = 0
         self.timeout = timeout
@@ -133,9 +134,9 @@ class Machine:
         self.lost_held = ""
         self.contact = -INFINITY
         """When a server was last heard of."""
-        self.restless = False
+        self.deadline_moved = False
         """Whether `deadline` may be nearer than it was when it was last asked for."""
-        self._promised = INFINITY
+        self._armed_deadline = INFINITY
         """What `deadline` was when it was last asked for."""
 
         self._requested_timeout = timeout
@@ -146,7 +147,7 @@ class Machine:
         self._on_state = on_state
         self._frames = framing.Frames(max_reply)
 
-        self._holdings = Holdings(
+        self._holdings = LeaseHolds(
             timeout, half_tick, by_ping=lease_by_ping, watches=self.watches, submit=self.submit
         )
         self._lease = self._holdings.lease
@@ -166,11 +167,11 @@ class Machine:
 
     # Entries of the connection
 
-    def opened(self, now: float) -> bytes:
+    def connection_made(self, now: float) -> bytes:
         """A connection is open: what to send first."""
         self.advance(now)
         self.phase = _HANDSHAKE
-        self.condemned = None
+        self.close_reason = None
         self._frames = framing.Frames(self._max_reply)
         self._connect_sent = now
         self._connection_zxid = 0
@@ -184,7 +185,7 @@ class Machine:
         """Where the connection is to put what it receives."""
         return self._frames.writable()
 
-    def received(self, now: float, count: int) -> None:
+    def receive_data(self, now: float, count: int) -> None:
         """`count` bytes were put into `buffer()`."""
         frames = self._frames
         frames.wrote(count)
@@ -199,13 +200,13 @@ class Machine:
                     self._frame(now, frames.view, frames.start, end)
                 else:
                     self._handshake(now, frames.view, frames.start, end)
-                if self.condemned is not None or self.phase is _DOWN:
+                if self.close_reason is not None or self.phase is _DOWN:
                     break
         except (framing.StreamError, DecodeError, gate.Misfit) as error:
             self._fail_in_hand(error)
-            self._condemn(f"the server's bytes make no sense: {error}")
+            self._request_close(f"the server's bytes make no sense: {error}")
         except gate.Stranger as error:
-            self._condemn(str(error))
+            self._request_close(str(error))
         except Exception as defect:
             self._fail_in_hand(defect)
             raise
@@ -216,10 +217,10 @@ class Machine:
         if request is not None:
             request.reject(_useless(request, error))
 
-    def pump(self, now: float, *, urgent_only: bool = False) -> list[bytes]:
+    def data_to_send(self, now: float, *, urgent_only: bool = False) -> list[bytes]:
         """What to send now, as pieces to be joined; with `urgent_only` what cannot wait for the socket."""
         out: list[bytes] = []
-        if self.phase is not _UP or self.condemned is not None:
+        if self.phase is not _UP or self.close_reason is not None:
             return out
         self.advance(now)
         if urgent_only:
@@ -232,23 +233,23 @@ class Machine:
         return out
 
     def has_output(self) -> bool:
-        """Whether `pump` would have something to send."""
+        """Whether `data_to_send` would have something to send."""
         requests = self.requests
         return self.phase is _UP and bool(requests.urgent or requests.waiting)
 
-    def lost(self, now: float, why: str) -> None:
+    def connection_lost(self, now: float, why: str) -> None:
         """The connection is gone, or never came to be."""
         self.advance(now)
         if self.phase is _DOWN:
             return
-        self.restless = True
+        self.deadline_moved = True
         if self.phase is _UP:
             self._zxid_when_lost = self.last_zxid
-        elif self.condemned is None:
+        elif self.close_reason is None:
             try:
                 gate.check_greeting(self._frames.received_first(), is_all=True)
             except gate.Stranger as error:
-                self._condemn(str(error))
+                self._request_close(str(error))
         self.phase = _DOWN
         self._ping_sent = None
         self._holdings.disconnected()
@@ -257,8 +258,8 @@ class Machine:
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(self._expired_error())
         self.why_lost = why
-        if Change.DISCONNECTED in TRANSITIONS[self.state]:
-            self._change(Change.DISCONNECTED)
+        if Transition.DISCONNECTED in TRANSITIONS[self.state]:
+            self._change(Transition.DISCONNECTED)
         self.advance(now)  # without a connection the session can be over by now
 
     def tick(self, now: float, due: float | None = None) -> None:
@@ -267,28 +268,28 @@ class Machine:
         if due is not None:
             self._holdings.note_lateness(now - due)
             self.advance(now)
-        if self.phase is not _UP or self.condemned is not None:
+        if self.phase is not _UP or self.close_reason is not None:
             return
         heartbeat = self._holdings.heartbeat
         if heartbeat is not None and now >= self._holdings.due():
-            self._condemn(f"no answer to a heartbeat for {now - heartbeat.sent:.2f} s")
+            self._request_close(f"no answer to a heartbeat for {now - heartbeat.sent:.2f} s")
         elif now >= self._silence_due():
-            self._condemn(f"no answer for {now - self._awaited_since():.2f} s")
+            self._request_close(f"no answer for {now - self._awaited_since():.2f} s")
         elif now >= self._holdings.due():
             self._send_heartbeat(now)
         elif self._ping_sent is None and now >= self._last_sent + self.timeout * PING_AFTER:
             self._send_ping(now)
 
-    def deadline(self) -> float:
-        """When `tick` is to be called next, at the latest; infinite for never. Clears `restless`."""
-        self.restless = False
-        self._promised = self.due()
-        return self._promised
+    def arm_deadline(self) -> float:
+        """When `tick` is to be called next, at the latest; infinite for never. Clears `deadline_moved`."""
+        self.deadline_moved = False
+        self._armed_deadline = self.deadline()
+        return self._armed_deadline
 
-    def due(self) -> float:
-        """What `deadline` would say now."""
+    def deadline(self) -> float:
+        """What `arm_deadline` would say now."""
         due = self._holdings.end
-        if self.phase is _UP and self.condemned is None:
+        if self.phase is _UP and self.close_reason is None:
             due = min(due, self._silence_due())
             if self._ping_sent is None:
                 due = min(due, self._last_sent + self.timeout * PING_AFTER)
@@ -310,20 +311,22 @@ class Machine:
                 request.watches, request.body = None, messages.without_watch(request.body)
             self.requests.add(request)
 
-    def hold(self, hold: Hold, now: float) -> None:
+    def hold(self, hold: LeaseHold, now: float) -> None:
         """Tell `hold` when the lease ends, and keep it from ending: heartbeats from now on."""
         if self.closing or self.state in _FINAL:
             hold.lost(self._final_error(), now)
             return
         self._holdings.add(hold, now)
-        self.restless = self.restless or min(self._holdings.end, self._holdings.due()) < self._promised
+        self.deadline_moved = (
+            self.deadline_moved or min(self._holdings.end, self._holdings.due()) < self._armed_deadline
+        )
         self.advance(now)
 
-    def unhold(self, hold: Hold) -> None:
+    def unhold(self, hold: LeaseHold) -> None:
         """It is given up; no more is said to it."""
         self._holdings.discard(hold)
 
-    def is_held(self, hold: Hold, now: float) -> bool:
+    def is_held(self, hold: LeaseHold, now: float) -> bool:
         """Whether it is held at `now`: by the clock, not by what has been noticed so far."""
         return hold in self._holdings and now < self._holdings.end
 
@@ -370,7 +373,7 @@ class Machine:
         for request in self.requests.drop_all():
             request.reject(reason)
         if self.state is not State.CLOSED:
-            self._change(Change.CLOSED)
+            self._change(Transition.CLOSED)
         self.watches.reset()  # whoever watches asks again, and is told that it is over
 
     def fail_waiting(self, error: errors.SessionError) -> None:
@@ -402,8 +405,8 @@ class Machine:
         self._holdings.lose_all(
             errors.LockLost("the lease lapsed: that the session is alive could no longer be proven"), ended
         )
-        if Change.LEASE_ENDED in TRANSITIONS[self.state]:
-            self._change(Change.LEASE_ENDED)
+        if Transition.LEASE_ENDED in TRANSITIONS[self.state]:
+            self._change(Transition.LEASE_ENDED)
 
     def _silence_due(self) -> float:
         return self._awaited_since() + self.timeout * SILENCE_LIMIT
@@ -438,7 +441,7 @@ class Machine:
         self.requests.send_first(Request(messages.MULTI, heartbeat.encode(), None, heartbeat), now)
 
     def _heartbeat_answered(self) -> None:
-        self.restless = True  # the next one is due before this one would have been late
+        self.deadline_moved = True  # the next one is due before this one would have been late
 
     # What the server says
 
@@ -449,11 +452,11 @@ class Machine:
         if reply.timeout <= 0 or reply.session_id == 0:
             if self.session_id:
                 self._expire("the server said so")
-            self._condemn("the server has no such session")
+            self._request_close("the server has no such session")
             return
         created = reply.session_id != self.session_id
         self.timeout = reply.timeout
-        self.restless = True
+        self.deadline_moved = True
         self.session_id = reply.session_id
         self._password = reply.password
         self.phase = _UP
@@ -471,14 +474,14 @@ class Machine:
         for op, body in self.watches.rearm(self._zxid_when_lost):
             urgent.append(_frame(messages.SET_WATCHES_XID, op.opcode, body))
             self._set_watches_unanswered += 1
-        self.watches.look_again()
+        self.watches.invalidate_persistent()
         self._establish()
 
     def _establish(self) -> None:
         """A server takes our requests, once it has taken our credentials."""
         if self._credentials_unanswered == 0 and not self._is_established:
             self._is_established = True
-            self._change(Change.ESTABLISHED)
+            self._change(Transition.ESTABLISHED)
 
     def _frame(self, now: float, view: memoryview, start: int, end: int) -> None:
         if end - start < _HEADER:
@@ -487,7 +490,7 @@ class Machine:
         start += _HEADER
         self.contact = now
         if self.state is _LAPSED and self._is_established:
-            self._change(Change.ESTABLISHED)  # lapsed with the connection open, and it is alive after all
+            self._change(Transition.ESTABLISHED)  # lapsed with the connection open, and it is alive after all
         if xid >= 0:
             self._answer(now, xid, zxid, code, view, start, end)
             self._in_hand = None
@@ -519,11 +522,11 @@ class Machine:
         if not self._set_watches_unanswered:
             raise gate.Misfit("an answer about watches that were not to be set again")
         if code:
-            self._condemn(f"the server did not set our watches again (error code {code})")
+            self._request_close(f"the server did not set our watches again (error code {code})")
             return
         self._set_watches_unanswered -= 1
         if self._set_watches_unanswered == 0:
-            self.watches.set_again()
+            self.watches.confirm_rearmed()
 
     def _note_zxid(self, zxid: int) -> None:
         """An answer tells how far the server is. Those that are none of the ensemble's (0, -1) say
@@ -549,10 +552,12 @@ class Machine:
             # Servers answer an operation that they do not know beside all others, and hang up.
             request = self.requests.answered_out_of_turn(xid)
             if request is not None:
-                self._condemn("the server does not know an operation, and hangs up")
+                self._request_close("the server does not know an operation, and hangs up")
         if request is None:
             raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
-        self._in_hand = request  # in flight no more: until it is settled, `received` sees to it that it ends
+        self._in_hand = (
+            request  # in flight no more: until it is settled, `receive_data` sees to it that it ends
+        )
         if zxid != self._connection_zxid:
             self._note_zxid(zxid)
         self._answered_at = now
@@ -633,7 +638,7 @@ class Machine:
         if self._ping_sent is None:
             return
         sent, self._ping_sent = self._ping_sent, None
-        self.restless = True
+        self.deadline_moved = True
         self._lease.answered(sent, now)
         self._holdings.renew()
         if self._by_ping and self._holdings.heartbeat is not None:
@@ -641,7 +646,7 @@ class Machine:
 
     def _out_of_session(self, request: Request, code: int) -> None:
         """The server refused for the session's sake: certainly not applied, so it may be sent again."""
-        self._condemn("the session is not on this connection any more")
+        self._request_close("the session is not on this connection any more")
         if code == _SESSION_EXPIRED:
             bound = request.bound_to
             self._expire("the server said so")
@@ -665,25 +670,25 @@ class Machine:
         self._holdings.lose_all(error, self.contact)
         for request in self.requests.drop_bound(self.session_id):
             request.reject(error)
-        if Change.SESSION_ENDED in TRANSITIONS[self.state]:
-            self._change(Change.SESSION_ENDED)
+        if Transition.SESSION_ENDED in TRANSITIONS[self.state]:
+            self._change(Transition.SESSION_ENDED)
         self.watches.reset()
 
     def _refuse_credentials(self, code: int) -> None:
         logger.error("the server refused our credentials (error code %d)", code)
-        self._change(Change.CREDENTIALS_REFUSED)
+        self._change(Transition.CREDENTIALS_REFUSED)
         error = self._final_error()
         self._holdings.lose_all(error, self.contact)
         for request in self.requests.drop_all():
             request.reject(error)
         self.watches.reset()
-        self._condemn("the server refused our credentials")
+        self._request_close("the server refused our credentials")
 
-    def _condemn(self, why: str) -> None:
-        if self.condemned is None:
-            self.condemned = why
+    def _request_close(self, why: str) -> None:
+        if self.close_reason is None:
+            self.close_reason = why
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: Transition) -> None:
         self.state, before = TRANSITIONS[self.state][change], self.state
         # While closing, only the end is news.
         if self.state is not before and (not self.closing or self.state is State.CLOSED):

@@ -29,14 +29,13 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from corral import errors
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-if TYPE_CHECKING:
-    from .watches import Kind
+from .watchers import WatchKind
 
 # A server stops reading from its connections while it has globalOutstandingLimit (1,000) requests unanswered,
 # so a longer flight gains nothing; and it is what a heartbeat may find before itself.
@@ -105,7 +104,7 @@ class Request:
         waiter: Waiter,
         *,
         bound_to: int = 0,
-        watches: tuple[str, Kind] | None = None,
+        watches: tuple[str, WatchKind] | None = None,
     ) -> None:
         self.op = op
         self.body = body

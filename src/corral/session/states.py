@@ -9,7 +9,7 @@ from types import MappingProxyType
 from corral.types import State
 
 
-class Change(enum.Enum):
+class Transition(enum.Enum):
     """What can happen to a session, as far as its state is concerned."""
 
     ESTABLISHED = "a server takes our requests"
@@ -20,39 +20,39 @@ class Change(enum.Enum):
     CLOSED = "the client is closed"
 
 
-TRANSITIONS: Mapping[State, Mapping[Change, State]] = MappingProxyType(
+TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
     {
         State.SUSPENDED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.SUSPENDED,
-            Change.LEASE_ENDED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.DISCONNECTED: State.SUSPENDED,
+            Transition.LEASE_ENDED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.CONNECTED: {
-            Change.DISCONNECTED: State.SUSPENDED,
-            Change.LEASE_ENDED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.DISCONNECTED: State.SUSPENDED,
+            Transition.LEASE_ENDED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.LAPSED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.DISCONNECTED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.EXPIRED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.DISCONNECTED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.AUTH_FAILED: {
-            Change.DISCONNECTED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.DISCONNECTED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.CLOSED: {},
     }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from corral import errors
-from corral.session.supervisor import Session
+from corral.session.session import Session
 
 from .own_writes import OwnWrites
 

@@ -25,7 +25,8 @@ from corral.wire import messages
 
 from .lease import LeaseClock
 from .requests import Request
-from .watches import Change, Kind, WatchRegistry
+from .watch_registry import WatchRegistry
+from .watchers import WatchEvent, WatchKind
 
 logger = logging.getLogger("corral.session")
 
@@ -41,7 +42,7 @@ LEAST_LATENESS = 1 / 100
 _SHOWN = 5
 
 
-class Hold(Protocol):
+class LeaseHold(Protocol):
     """Something held by virtue of the session: a node of ours that others wait to see go."""
 
     @property
@@ -60,7 +61,7 @@ class Hold(Protocol):
         """It is held no longer; `ended` is until when it was, by the machine's clock. Must not raise."""
 
 
-class Holdings:
+class LeaseHolds:
     """The holds of one session, and their one lease."""
 
     def __init__(
@@ -79,7 +80,7 @@ class Holdings:
         """When the lease of what is held ends; infinite while nothing is held."""
         self.heartbeat: Heartbeat | None = None
         """The heartbeat that is under way."""
-        self._holds: dict[Hold, _NodeCheck | None] = {}
+        self._holds: dict[LeaseHold, _NodeCheck | None] = {}
         self._watches = watches
         self._submit = submit
         self._next_heartbeat = 0.0
@@ -88,17 +89,17 @@ class Holdings:
     def __bool__(self) -> bool:
         return bool(self._holds)
 
-    def __contains__(self, hold: Hold) -> bool:
+    def __contains__(self, hold: LeaseHold) -> bool:
         return hold in self._holds
 
-    def add(self, hold: Hold, now: float) -> None:
+    def add(self, hold: LeaseHold, now: float) -> None:
         """It is held from now on; or still, after it could not be released."""
         if not self._holds:
             self._next_heartbeat = now + self.lease.timeout * HEARTBEAT_EVERY
         self._holds.setdefault(hold, None)
         self.renew()
 
-    def discard(self, hold: Hold) -> None:
+    def discard(self, hold: LeaseHold) -> None:
         """It is given up; no more is said to it."""
         check = self._holds.pop(hold, None)
         if check is not None:
@@ -125,12 +126,12 @@ class Holdings:
 
     def watch(self, check: _NodeCheck, path: str) -> None:
         """Watch a held node, and ask for it so that the watch is set."""
-        self._watches.add(path, check, Kind.NODE)
-        self._ask(messages.GET, messages.encode_get(path, True), path, check, watches=(path, Kind.NODE))
+        self._watches.add(path, check, WatchKind.NODE)
+        self._ask(messages.GET, messages.encode_get(path, True), path, check, watches=(path, WatchKind.NODE))
 
     def unwatch(self, check: _NodeCheck, path: str) -> None:
         """Watch it no more: it is gone, or going."""
-        self._watches.forget(path, check, Kind.NODE)
+        self._watches.forget(path, check, WatchKind.NODE)
 
     def ask_exists(self, check: _NodeCheck, path: str) -> None:
         """Ask whether a held node is there."""
@@ -142,11 +143,11 @@ class Holdings:
         body: bytes,
         path: str,
         check: _NodeCheck,
-        watches: tuple[str, Kind] | None = None,
+        watches: tuple[str, WatchKind] | None = None,
     ) -> None:
         self._submit(Request(op, body, path, _Look(check, path), watches=watches))
 
-    def node_gone(self, hold: Hold) -> None:
+    def node_gone(self, hold: LeaseHold) -> None:
         """The node of a hold is not there, and its holder has not deleted it."""
         if hold not in self._holds or hold.is_leaving:
             return
@@ -211,7 +212,7 @@ class Holdings:
         self.renew()
 
 
-def _tell(hold: Hold, error: errors.SessionError, ended: float) -> None:
+def _tell(hold: LeaseHold, error: errors.SessionError, ended: float) -> None:
     try:
         hold.lost(error, ended)
     except Exception as defect:  # of this holder alone: the others have to be told
@@ -233,7 +234,7 @@ class _NodeCheck:
 
     __slots__ = ("_hold", "_holdings", "_known", "_path")
 
-    def __init__(self, hold: Hold, holdings: Holdings) -> None:
+    def __init__(self, hold: LeaseHold, holdings: LeaseHolds) -> None:
         self._hold = hold
         self._holdings = holdings
         self._known = _Known.NOTHING
@@ -266,12 +267,12 @@ class _NodeCheck:
 
     # The watcher
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         """What is watched has changed."""
         if self._known is _Known.OVER:
             return
         self._known = _Known.NOTHING  # the next heartbeat looks
-        if change is Change.DELETED and path == self._hold.checked:
+        if change is WatchEvent.DELETED and path == self._hold.checked:
             self._holdings.node_gone(self._hold)
 
     # The answers, about the path that was asked for
@@ -323,7 +324,9 @@ class Heartbeat:
 
     __slots__ = ("_answered", "_holdings", "checked", "hold", "sent")
 
-    def __init__(self, holdings: Holdings, hold: Hold, sent: float, answered: Callable[[], None]) -> None:
+    def __init__(
+        self, holdings: LeaseHolds, hold: LeaseHold, sent: float, answered: Callable[[], None]
+    ) -> None:
         self._holdings = holdings
         self._answered = answered
         self.hold = hold

@@ -13,7 +13,7 @@ import struct
 from corral.wire import messages
 from corral.wire.compile import DecodeError
 
-__all__ = ["LIMIT", "visit"]
+__all__ = ["LIMIT", "probe_zxid"]
 
 LIMIT = 10.0
 """Seconds for all of it; a server that serves takes milliseconds."""
@@ -25,7 +25,7 @@ _LONGEST_ANSWER = 4096
 """Bytes; what is to come is below a hundred."""
 
 
-async def visit(
+async def probe_zxid(
     host: str, port: int, session_id: int = 0, password: bytes = bytes(16), *, limit: float = LIMIT
 ) -> int | None:
     """End a session on the server at an address, without `session_id` a new one; None if it was over.

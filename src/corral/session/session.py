@@ -31,12 +31,13 @@ from .auth import Credentials
 from .connection import Connection
 from .contact import ContactLog
 from .dial import Dialer
-from .holdings import Hold
 from .hosts import Address, Backoff, Resolver
-from .machine import Machine, Phase, WriteObserver
+from .lease_holds import LeaseHold
+from .machine import ConnectionPhase, Machine, WriteObserver
 from .requests import Request
 from .state_stream import StateStream
-from .watches import PERSISTENT_KINDS, Kind, Watcher
+from .watch_registry import PERSISTENT_KINDS
+from .watchers import Watcher, WatchKind
 
 logger = logging.getLogger("corral.session")
 
@@ -152,13 +153,13 @@ class Session:
         """
         if self._supervisor is None:
             return
-        self.check_place()
+        self.ensure_loop()
         self._stop_soon()
         await asyncio.wait([self._supervisor])
         if self._failure is not None:
             raise _internal_error(self._failure)
 
-    def check_place(self) -> asyncio.AbstractEventLoop:
+    def ensure_loop(self) -> asyncio.AbstractEventLoop:
         """Raise `UsageStateError` unless this is the event loop that opened the session; returns it."""
         try:
             loop = asyncio.get_running_loop()
@@ -176,7 +177,7 @@ class Session:
 
     def _check_loop(self) -> None:
         if self._loop is not None:  # states can be read before the session is opened
-            self.check_place()
+            self.ensure_loop()
 
     @property
     def max_body(self) -> int:
@@ -194,7 +195,7 @@ class Session:
         except RuntimeError:
             loop = None
         if loop is None or loop is not self._loop:
-            self.check_place()
+            self.ensure_loop()
             raise AssertionError("unreachable")
         future: asyncio.Future[Any] = loop.create_future()
         self.submit(Request(op, body, path, future, bound_to=bound_to))
@@ -207,7 +208,7 @@ class Session:
         path: str | None,
         *,
         bound_to: int = 0,
-        watches: tuple[str, Kind] | None = None,
+        watches: tuple[str, WatchKind] | None = None,
         at_once: bool = False,
     ) -> Any:
         """Send a request that does no harm when it is carried out twice, and again after each lost
@@ -217,7 +218,7 @@ class Session:
         """
         send = self.submit_now if at_once else self.submit
         while True:
-            answer: asyncio.Future[Any] = self.check_place().create_future()
+            answer: asyncio.Future[Any] = self.ensure_loop().create_future()
             send(Request(op, body, path, answer, bound_to=bound_to, watches=watches))
             try:
                 return await answer
@@ -249,7 +250,7 @@ class Session:
         size, limit = len(request.body) + 8, self._options.max_request
         return errors.FrameTooLarge(request.op.name, request.path, size, limit)
 
-    def watch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
+    def watch(self, path: str, watcher: Watcher, kind: WatchKind = WatchKind.NODE) -> None:
         """Fire `watcher` when what is at the full path may have changed: of a one-shot kind once a read has
         set the watch, one that was sent with `Request.watches`; a persistent one is asked for here, so that
         all that is asked from now on comes after it."""
@@ -257,7 +258,7 @@ class Session:
         if kind in PERSISTENT_KINDS:
             self._flush_soon()
 
-    def unwatch(self, path: str, watcher: Watcher, kind: Kind = Kind.NODE) -> None:
+    def unwatch(self, path: str, watcher: Watcher, kind: WatchKind = WatchKind.NODE) -> None:
         """Fire it no more; the server's watch goes with the last of them."""
         self._machine.watches.remove(path, watcher, kind)
         self._flush_soon()
@@ -279,22 +280,22 @@ class Session:
         """Whether somebody wants to see the state that a write leaves."""
         return bool(self._machine.observers)
 
-    async def observers_settled(self) -> None:
+    async def wait_caches_current(self) -> None:
         """Wait until those who observe know what an answered write has left, where its answer did not say."""
         for observer in tuple(self._machine.observers):
-            await observer.settled()
+            await observer.wait_current()
 
-    def hold(self, hold: Hold) -> None:
+    def hold(self, hold: LeaseHold) -> None:
         """Keep the lease, and tell `hold` when it ends; may tell at once."""
         self._machine.hold(hold, self.clock())
-        if self._machine.restless:
+        if self._machine.deadline_moved:
             self._rearm_timer()
 
-    def unhold(self, hold: Hold) -> None:
+    def unhold(self, hold: LeaseHold) -> None:
         """It is given up."""
         self._machine.unhold(hold)
 
-    def is_held(self, hold: Hold) -> bool:
+    def is_held(self, hold: LeaseHold) -> bool:
         """Whether it is held now, by the clock."""
         return self._machine.is_held(hold, self.clock())
 
@@ -325,7 +326,7 @@ class Session:
     @property
     def server(self) -> Address | None:
         """The server that is connected, if one is."""
-        connected = self._connection is not None and self._machine.phase is Phase.UP
+        connected = self._connection is not None and self._machine.phase is ConnectionPhase.UP
         return self._connection.address if connected and self._connection else None
 
     def states(self) -> StateStream:
@@ -336,7 +337,7 @@ class Session:
 
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these too, now and on each connection to come."""
-        self.check_place()
+        self.ensure_loop()
         credentials.check_size(self._options.max_request)
         self._machine.add_credentials(credentials)
         if self._connection is not None:
@@ -426,7 +427,7 @@ class Session:
         if machine.state is not State.AUTH_FAILED and machine.close(self.clock(), answer):
             if self._connection is not None:
                 self._connection.flush_soon()
-            if machine.phase is Phase.UP or not dialing.done():
+            if machine.phase is ConnectionPhase.UP or not dialing.done():
                 await asyncio.wait([answer], timeout=self._closing_bound())
             if not answer.done():
                 answer.cancel()
@@ -478,7 +479,7 @@ class Session:
     # The machine's time, and its news
 
     def _rearm_timer(self) -> None:
-        due = self._machine.deadline()
+        due = self._machine.arm_deadline()
         if self._timer is not None:
             if self._timer_due <= due:
                 return  # it will find out by itself that there is nothing to do yet
@@ -494,8 +495,8 @@ class Session:
             self._machine.tick(self.clock(), self._timer_due)
             connection = self._connection
             if connection is not None:
-                if self._machine.condemned is not None:
-                    connection.drop(self._machine.condemned)
+                if self._machine.close_reason is not None:
+                    connection.drop(self._machine.close_reason)
                 elif self._machine.has_output():
                     connection.flush_soon()
             self._rearm_timer()
