@@ -13,8 +13,8 @@ from typing import Any
 
 from scripted import Answer, Feed, Holder, Sent, Server, T, stat_of, whole
 
-from corral.session.machine import ConnectionPhase
 from corral.session.requests import Request
+from corral.session.states import ConnectionPhase
 from corral.types import Stat
 from corral.wire import messages
 

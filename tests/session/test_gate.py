@@ -15,9 +15,10 @@ from scripted import Answer, Feed, T, stat_of, whole
 from corral import errors
 from corral.session import gate
 from corral.session.gate import Misfit, Stranger
-from corral.session.machine import ConnectionPhase
 from corral.session.requests import Request
+from corral.session.states import ConnectionPhase
 from corral.session.watchers import WatchEvent, WatchKind
+from corral.session.zxids import ZxidTracker
 from corral.types import OPEN_ACL, Stat, State
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
@@ -330,11 +331,13 @@ def test_a_misfit_names_both(op: Operation, body: bytes, result: Any, says: str)
 )
 def test_a_zxid_grows_by_elections(zxid: int, last: int, fits: bool) -> None:
     """S4: an ensemble may hold many elections between two answers; not a thousand million."""
+    zxids = ZxidTracker()
+    zxids.last = last
     if fits:
-        gate.check_zxid(zxid, last)
+        zxids.answered(zxid)
     else:
         with pytest.raises(Misfit, match=f"0x{zxid:x}"):
-            gate.check_zxid(zxid, last)
+            zxids.answered(zxid)
 
 
 @pytest.mark.parametrize("path", ["/", "/a", "/a/b", "/\u00e9", "/" + "a" * 600_000, "/a" * gate.MOST_LEVELS])
@@ -578,7 +581,7 @@ def test_a_zxid_that_falls_ends_its_connection(driven: Driven) -> None:
     newest that a later answer has confirmed."""
     for zxid in (50, 60, 70_000):
         read_at(driven, zxid)
-    assert driven.machine.last_zxid == 70_000
+    assert driven.machine.zxids.last == 70_000
     answer = read_at(driven, 61)
     assert isinstance(answer.error, errors.ReplyError)
     assert driven.machine.close_reason is not None
@@ -593,7 +596,7 @@ def test_pings_tell_how_far_the_server_is(driven: Driven) -> None:
     read_at(driven, 50)
     for zxid in (60, 0, -1):
         driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, zxid, 0))
-    assert driven.machine.last_zxid == 60
+    assert driven.machine.zxids.last == 60
     assert driven.machine.close_reason is None
     driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 59, 0))
     assert driven.machine.close_reason is not None
@@ -605,10 +608,10 @@ def test_an_unconfirmed_zxid_can_be_disowned(driven: Driven) -> None:
     read_at(driven, 50)
     read_at(driven, 70_000)
     driven.lose()
-    assert not driven.machine.disown_zxid(49)  # that would not let us in either
-    assert not driven.machine.disown_zxid(70_000)  # nor is there a need
-    assert driven.machine.last_zxid == 70_000
-    assert driven.machine.disown_zxid(60)
-    assert driven.machine.last_zxid == 50
-    assert not driven.machine.disown_zxid(60)
-    assert driven.machine.last_zxid == 50
+    assert not driven.machine.zxids.disown(49)  # that would not let us in either
+    assert not driven.machine.zxids.disown(70_000)  # nor is there a need
+    assert driven.machine.zxids.last == 70_000
+    assert driven.machine.zxids.disown(60)
+    assert driven.machine.zxids.last == 50
+    assert not driven.machine.zxids.disown(60)
+    assert driven.machine.zxids.last == 50

@@ -25,9 +25,8 @@ from hypothesis.stateful import (
 from scripted import Answer, Holder, Sent, T, byte_by_byte, whole, with_a_tail
 
 from corral import errors
-from corral.session.machine import ConnectionPhase
 from corral.session.requests import Request
-from corral.session.states import TRANSITIONS
+from corral.session.states import TRANSITIONS, ConnectionPhase
 from corral.types import State
 from corral.wire import messages
 
@@ -203,7 +202,7 @@ class Model(RuleBasedStateMachine):
         machine = self.driven.machine
         self.driven.open()
         asked = self.driven.connects[-1]
-        assert (asked.session_id, asked.last_zxid) == (machine.session_id, machine.last_zxid)
+        assert (asked.session_id, asked.last_zxid) == (machine.session_id, machine.zxids.last)
 
     @precondition(lambda self: self.driven.machine.phase is not ConnectionPhase.DOWN)
     @rule(nonsense=st.sampled_from([b"", b"\xff\xff\xff\xff", b"\x00\x00\x00\x02ab", bytes(20)]))

@@ -10,8 +10,8 @@ from registry import is_armed
 from scripted import DIGEST, GET_REPLY, Answer, Feed, T, stat_of, whole
 
 from corral import errors
-from corral.session.machine import ConnectionPhase
 from corral.session.requests import FIRST_FLIGHT, MAX_IN_FLIGHT, Request
+from corral.session.states import ConnectionPhase
 from corral.session.watch_registry import WatchState
 from corral.session.watchers import WatchEvent, WatchKind
 from corral.types import State
@@ -579,7 +579,7 @@ def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
         driven.read()
         [sent] = driven.heard()
         driven.answer(sent, GET_REPLY if code == 0 else b"", code=code, zxid=zxid)
-        return driven.machine.last_zxid
+        return driven.machine.zxids.last
 
     assert ask(9) == 9
     assert ask(12, NO_NODE) == 12

@@ -63,6 +63,16 @@ def auth_failed(driven: Driven) -> None:
     have_credentials_refused(driven)
 
 
+def long_expired(driven: Driven) -> None:
+    suspended(driven)
+    hear_nothing_for_long(driven)
+
+
+def closed(driven: Driven) -> None:
+    connected(driven)
+    end(driven)
+
+
 # What happens to a session
 
 
@@ -106,6 +116,24 @@ def hear_nothing_for_long(driven: Driven) -> None:
     driven.go(driven.now + 2 * T)
 
 
+def hold_too_late(driven: Driven) -> None:
+    """Something is held although the lease has ended: it lapses at once."""
+    driven.hold()
+
+
+def be_refused_before_the_credentials_are_taken(driven: Driven) -> None:
+    if driven.machine.close_reason:
+        driven.lose()
+    driven.connect()
+    driven.lose()
+    be_refused(driven)
+
+
+def lose_and_hear_nothing_for_long(driven: Driven) -> None:
+    driven.lose()
+    hear_nothing_for_long(driven)
+
+
 def have_credentials_refused(driven: Driven) -> None:
     if driven.machine.close_reason:
         driven.lose()
@@ -140,15 +168,20 @@ WAYS: dict[tuple[State, Transition], list[tuple[Step, Step]]] = {
     (State.CONNECTED, Transition.CLOSED): [(connected, end)],
     (State.LAPSED, Transition.ESTABLISHED): [(lapsed, reconnect), (lapsed_while_up, hear)],
     (State.LAPSED, Transition.DISCONNECTED): [(lapsed_while_up, lose), (lapsed, fail_to_shake_hands)],
+    (State.LAPSED, Transition.LEASE_ENDED): [(lapsed, hold_too_late), (lapsed_while_up, hold_too_late)],
     (State.LAPSED, Transition.SESSION_ENDED): [(lapsed, be_refused), (lapsed, hear_nothing_for_long)],
     (State.LAPSED, Transition.CREDENTIALS_REFUSED): [(lapsed, have_credentials_refused)],
     (State.LAPSED, Transition.CLOSED): [(lapsed, end), (lapsed_while_up, end)],
     (State.EXPIRED, Transition.ESTABLISHED): [(expired, reconnect)],
     (State.EXPIRED, Transition.DISCONNECTED): [(expired, lose)],
+    (State.EXPIRED, Transition.LEASE_ENDED): [(long_expired, hold_too_late)],
+    (State.EXPIRED, Transition.SESSION_ENDED): [(expired, be_refused_before_the_credentials_are_taken)],
     (State.EXPIRED, Transition.CREDENTIALS_REFUSED): [(expired, have_credentials_refused)],
     (State.EXPIRED, Transition.CLOSED): [(expired, end)],
     (State.AUTH_FAILED, Transition.DISCONNECTED): [(auth_failed, lose)],
+    (State.AUTH_FAILED, Transition.SESSION_ENDED): [(auth_failed, lose_and_hear_nothing_for_long)],
     (State.AUTH_FAILED, Transition.CLOSED): [(auth_failed, end)],
+    (State.CLOSED, Transition.CLOSED): [(closed, end)],
 }
 
 

@@ -465,7 +465,7 @@ def test_the_session_ends_by_our_clock(driven: Driven) -> None:
     assert isinstance(bound.error, errors.SessionExpired)
     assert isinstance(holder.error, errors.LockLost)
     assert not free.answered
-    assert driven.machine.contact == contact
+    assert driven.machine.last_contact == contact
     driven.connect(session_id=8)
     assert driven.connects[-1].session_id == 0
     assert driven.connects[-1].password == bytes(16)

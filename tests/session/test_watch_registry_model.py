@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from corral import OPEN_ACL, errors
-from corral.session.machine import ConnectionPhase, Machine
+from corral.session.machine import Machine
 from corral.session.requests import Request
+from corral.session.states import ConnectionPhase
 from corral.session.watchers import WatchEvent, WatchKind
 from corral.testing.embedded.server_connection import ServerConnection
 from corral.testing.embedded.zookeeper import Config, ZooKeeper

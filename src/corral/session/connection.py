@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import cast
 
 from .hosts import Address
-from .machine import ConnectionPhase, Machine
+from .machine import Machine
+from .states import ConnectionPhase
 
 logger = logging.getLogger("corral.connection")
 

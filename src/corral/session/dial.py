@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import anyio
 
 from corral import errors
-from corral.types import State
 
 from .connection import Connection
 from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
-from .machine import ConnectionPhase, Machine
+from .machine import Machine
+from .states import FINAL, ConnectionPhase
 
 __all__ = ["Dialer"]
 
@@ -79,7 +79,7 @@ class Dialer:
 
     async def run(self) -> None:
         """Connect, and again whenever the connection is lost. Ends when no server will ever take us:
-        `Machine.state` or `Machine.fate` says why."""
+        `Machine.state` or `Machine.fatal_error` says why."""
         last: Address | None = None
         rounds = 0
         turned_away: list[Address] = []
@@ -126,7 +126,7 @@ class Dialer:
         timeout = machine.timeout
         budget = timeout * ROUND_PART
         if machine.session_id:
-            left = machine.contact + timeout - self._clock()
+            left = machine.last_contact + timeout - self._clock()
             budget = max(min(budget, left * LEFT_PART), timeout * LEAST_PART)
         if not self._was_connected and self._connect_timeout is not None:
             budget = min(budget, self._connect_timeout * FIRST_ROUND_PART)
@@ -150,7 +150,7 @@ class Dialer:
         machine = self._machine
         connection = Connection(machine, self._clock, address, self._on_entry, loop)
         self._use(connection)
-        contact = machine.contact
+        contact = machine.last_contact
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
@@ -167,7 +167,7 @@ class Dialer:
             if machine.phase is ConnectionPhase.UP:
                 self._was_connected = True
                 return connection
-            silent = machine.contact == contact and machine.close_reason is None
+            silent = machine.last_contact == contact and machine.close_reason is None
             why = machine.close_reason or "the server closed the connection"
             self._resolver.failed(address, _TURNED_AWAY if silent else why)
         if connection.made:
@@ -182,7 +182,7 @@ class Dialer:
         seen was undone, or was never so.
         """
         machine = self._machine
-        now, newest = self._clock(), machine.last_zxid
+        now, newest = self._clock(), machine.zxids.last
         rejection = self._rejection = self._rejection or _Rejection(now)
         if now - rejection.since <= machine.timeout or not newest:
             return
@@ -191,10 +191,10 @@ class Dialer:
                 rejection.zxid = await probe_zxid(address.host, address.port, limit=bound)
         if rejection.zxid is None:
             return
-        if rejection.zxid >= newest or machine.disown_zxid(rejection.zxid):
+        if rejection.zxid >= newest or machine.zxids.disown(rejection.zxid):
             self._rejection = None  # it will take us
             return
-        machine.fate = errors.EnsembleBehind(
+        machine.fatal_error = errors.EnsembleBehind(
             f"{address} turns us away, and is at transaction 0x{rejection.zxid:x}, but we have seen "
             f"0x{newest:x}: the ensemble was restored from a backup or wiped; open a new client"
         )
@@ -203,7 +203,7 @@ class Dialer:
     def _is_over(self) -> bool:
         """Whether there will be no session any more."""
         machine = self._machine
-        is_final = machine.fate is not None or machine.state in (State.AUTH_FAILED, State.CLOSED)
+        is_final = machine.fatal_error is not None or machine.state in FINAL
         return is_final or self._is_stopped
 
 

@@ -101,12 +101,6 @@ def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> N
         )
 
 
-def check_zxid(zxid: int, last: int) -> None:
-    """Raise `Misfit` if no ensemble can be at `zxid` when it was at `last` before."""
-    if zxid >= last + MOST_GROWTH:
-        raise Misfit(f"transaction 0x{zxid:x} cannot follow 0x{last:x}")
-
-
 def check_event_path(path: str) -> None:
     """Raise `Misfit` unless an event may name `path`."""
     if path == "/":

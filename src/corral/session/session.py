@@ -33,9 +33,10 @@ from .contact import ContactLog
 from .dial import Dialer
 from .hosts import Address, Backoff, Resolver
 from .lease_holds import LeaseHold
-from .machine import ConnectionPhase, Machine, WriteObserver
+from .machine import Machine, WriteObserver
 from .requests import Request
 from .state_stream import StateStream
+from .states import ConnectionPhase
 from .watch_registry import PERSISTENT_KINDS
 from .watchers import Watcher, WatchKind
 
@@ -516,9 +517,9 @@ class Session:
         if state is State.CONNECTED:
             self._contact.back(now, server, f"session 0x{machine.session_id:x}")
         elif state is State.SUSPENDED:
-            self._contact.lost(now, machine.why_lost, machine.describe_held(), self.lease_left)
+            self._contact.lost(now, machine.loss_reason, machine.describe_held(), self.lease_left)
         elif state in (State.LAPSED, State.EXPIRED):
-            self._contact.ended(now, machine.why_over, machine.lost_held)
+            self._contact.ended(now, machine.end_reason, machine.lost_nodes)
 
 
 def _no_loop() -> errors.UsageStateError:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from corral import errors
 from corral.types import State
 
-_FINAL = (State.AUTH_FAILED, State.CLOSED)
+from .states import FINAL
 
 
 class StateStream:
@@ -49,5 +49,5 @@ class StateStream:
             finally:
                 self._wake = None
         state = self._pending.popleft()
-        self._over = state in _FINAL and not self._pending
+        self._over = state in FINAL and not self._pending
         return state

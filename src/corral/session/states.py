@@ -1,4 +1,8 @@
-"""What may follow what: the states of a session as a literal table. `Machine._change` alone goes by it."""
+"""The states of a session and what leads from one to the next, as a literal table, and the phases of a
+connection.
+
+`Machine._change` alone changes the state, as the table has it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,19 @@ from types import MappingProxyType
 from corral.types import State
 
 
-class Transition(enum.Enum):
-    """What can happen to a session, as far as its state is concerned."""
+class ConnectionPhase(enum.Enum):
+    """How far the connection is. Not part of the state: a session outlives its connections."""
 
-    ESTABLISHED = "a server takes our requests"
-    DISCONNECTED = "the connection is gone"
+    DOWN = "down"
+    HANDSHAKE = "handshake"
+    UP = "up"
+
+
+class Transition(enum.Enum):
+    """What changes the state of a session."""
+
+    ESTABLISHED = "a server accepts our requests"
+    DISCONNECTED = "the connection is lost"
     LEASE_ENDED = "holding can no longer be proven"
     SESSION_ENDED = "the session is over"
     CREDENTIALS_REFUSED = "a server refused our credentials"
@@ -40,6 +52,7 @@ TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
         State.LAPSED: {
             Transition.ESTABLISHED: State.CONNECTED,
             Transition.DISCONNECTED: State.LAPSED,
+            Transition.LEASE_ENDED: State.LAPSED,
             Transition.SESSION_ENDED: State.EXPIRED,
             Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
             Transition.CLOSED: State.CLOSED,
@@ -47,13 +60,23 @@ TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
         State.EXPIRED: {
             Transition.ESTABLISHED: State.CONNECTED,
             Transition.DISCONNECTED: State.EXPIRED,
+            Transition.LEASE_ENDED: State.EXPIRED,
+            Transition.SESSION_ENDED: State.EXPIRED,
             Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
             Transition.CLOSED: State.CLOSED,
         },
         State.AUTH_FAILED: {
             Transition.DISCONNECTED: State.AUTH_FAILED,
+            Transition.SESSION_ENDED: State.AUTH_FAILED,
             Transition.CLOSED: State.CLOSED,
         },
-        State.CLOSED: {},
+        State.CLOSED: {
+            Transition.CLOSED: State.CLOSED,
+        },
     }
 )
+
+FINAL: tuple[State, ...] = tuple(
+    state for state, following in TRANSITIONS.items() if set(following.values()) <= {state, State.CLOSED}
+)
+"""The states in which no request is accepted any more: the client can only be closed."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from corral import errors, paths
 from corral.session.requests import Request
+from corral.session.states import FINAL
 from corral.session.watchers import WatchEvent, WatchKind
 from corral.types import Stat, State
 from corral.watch.shared import Cursor, Feed, Feeds
@@ -233,7 +234,7 @@ class TreeFeed(Feed):
     def _fired_while_failed(self) -> None:
         """The root has changed, or the session is over: retry now, or fail for good."""
         if self._state is TreeState.RETRYING:
-            final = self.session.state in (State.CLOSED, State.AUTH_FAILED)
+            final = self.session.state in FINAL
             if final or (self.failure is not None and not is_costly(self.failure)):
                 self.demand()
 
