@@ -252,7 +252,6 @@ INTERNAL: dict[str, str] = {
     "WriteLock": "acquired kept kind over",
     "Semaphore": "acquired kept kind over",
     "Election": "acquired kept kind over",
-    "StateStream": "LIMIT tell",
 }
 
 

@@ -23,6 +23,7 @@ from .session.auth import Credentials
 from .session.session import Options, Session
 from .session.state_stream import StateStream
 from .session.watchers import WatchKind
+from .statistics import Statistics
 from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
 from .watch.children import ChildrenWatch
 from .watch.existence import ExistenceWatch
@@ -31,6 +32,7 @@ from .watch.raw import RawWatch
 from .watch.shared import Feeds
 from .watch.tree.cache import Cache
 from .watch.tree.filter import TreeFilter
+from .watch.tree.follow import TreeFeed
 from .watch.tree.watch import TreeWatch
 from .wire import framing
 
@@ -185,6 +187,14 @@ class Client(Nodes):
         """The ``host:port`` of the connected server, or None."""
         address = self._session.server
         return None if address is None else str(address)
+
+    def statistics(self) -> Statistics:
+        """What this client knows of itself now: its session, its load, what it holds and watches. Does no
+        I/O."""
+        copies = [feed.copy for feed in self._feeds.of(TreeFeed)]
+        return self._session.statistics(
+            caches=len(copies), cached_znodes=sum(len(copy.nodes) for copy in copies)
+        )
 
     def add_auth(self, scheme: str, secret: bytes) -> None:
         """Authenticate with these credentials, too, such as ``("digest", b"user:password")``, from the next

@@ -382,19 +382,7 @@ class Line:
 
     def _follow_up(self, request: Request, guid: str) -> None:
         """Nobody waits for a create any more: whatever becomes of it, its node must go."""
-        if not request.sent:
-            return  # nor will it be, as nobody waits for it
-        future: Any
-        future, request.waiter = request.waiter, _Abandoned(self, guid)
-        # The answer may be there: it came in the tick of the cancel, before it or after it.
-        value, error = request.unclaimed or (None, None)
-        if not future.cancelled():
-            error = future.exception()
-            value = None if error else future.result()
-        if value is not None:
-            request.resolve(value)
-        elif error is not None:
-            request.reject(error)
+        request.hand_over(_Abandoned(self, guid))
 
     async def _find_or_sweep(self, guid: str) -> Place | None:
         try:

@@ -42,6 +42,8 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_due: asyncio.Handle | None = None
         self._paused = False
         self._broken: Exception | None = None
+        self.bytes_sent = 0
+        self.bytes_received = 0
         self.made = False
         """Whether there ever was a transport, so that `lost` will be resolved."""
 
@@ -51,7 +53,9 @@ class Connection(asyncio.BufferedProtocol):
         self.made = True
         self._transport = cast(asyncio.Transport, transport)
         try:
-            self._transport.write(self._machine.connection_made(self._clock()))
+            greeting = self._machine.connection_made(self._clock())
+            self.bytes_sent += len(greeting)
+            self._transport.write(greeting)
             self._on_entry()
         except Exception as error:
             self._break(error)
@@ -60,6 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._machine.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.bytes_received += nbytes
         machine = self._machine
         try:
             machine.receive_data(self._clock(), nbytes)
@@ -115,6 +120,13 @@ class Connection(asyncio.BufferedProtocol):
             self._flush_due.cancel()
         self._flush()
 
+    def follow_machine(self) -> None:
+        """Do what the machine wants after an entry that was not this connection's: close, or send."""
+        if self._machine.close_reason is not None:
+            self.drop(self._machine.close_reason)
+        elif self._machine.has_output():
+            self.flush_soon()
+
     def _flush(self) -> None:
         self._flush_due = None
         if self._transport is None:
@@ -126,7 +138,9 @@ class Connection(asyncio.BufferedProtocol):
             self._break(error)
             return
         if pieces:
-            self._transport.write(b"".join(pieces))
+            data = b"".join(pieces)
+            self.bytes_sent += len(data)
+            self._transport.write(data)
 
     def _break(self, error: Exception) -> None:
         """A defect of ours: it must reach the supervisor, not only the loop's exception handler."""

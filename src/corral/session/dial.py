@@ -50,7 +50,6 @@ class Dialer:
         self,
         machine: Machine,
         resolver: Resolver,
-        backoff: Backoff,
         rng: random.Random,
         *,
         clock: Callable[[], float],
@@ -67,7 +66,9 @@ class Dialer:
         self._use = use
         self._on_entry = on_entry
         self._contact = contact
-        self._backoff = backoff
+        self._backoff = Backoff(rng)
+        self.connection: Connection | None = None
+        """The newest connection, from its first attempt on."""
         self._was_connected = False
         self._has_held = True  # whether a connection has held since the last session expired on us
         self._rejection: _Rejection | None = None
@@ -149,6 +150,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         machine = self._machine
         connection = Connection(machine, self._clock, address, self._on_entry, loop)
+        self.connection = connection
         self._use(connection)
         contact = machine.last_contact
         self._resolver.trying(address)

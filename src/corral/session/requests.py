@@ -25,6 +25,7 @@ pipelined pair, such as a write and the list that must be read behind it, relies
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections import deque
@@ -154,6 +155,30 @@ class Request:
                 self.unclaimed = (None, error)
         except Exception as defect:
             self._waiter_broke(defect)
+
+    def hand_over(self, waiter: Waiter) -> None:
+        """The future that waits was cancelled: give the answer to `waiter` in its place, also one that has
+        arrived.
+
+        A request that was not sent is not sent, and `waiter` gets nothing: there is no outcome to follow.
+        """
+        future = self.waiter
+        assert isinstance(future, asyncio.Future), "only a future is handed over"
+        if not self.sent:
+            return
+        self.waiter = waiter
+        # It may have arrived in the turn of the cancel: before it, in the future; after it, in `unclaimed`.
+        outcome = self.unclaimed
+        if future.done() and not future.cancelled():
+            error = future.exception()
+            outcome = (None if error else future.result(), error)
+        if outcome is None:
+            return
+        result, error = outcome
+        if error is None:
+            self.resolve(result)
+        else:
+            self.reject(error)
 
     def _waiter_broke(self, defect: Exception) -> None:
         """A waiter has raised: that ends what it waits for, and not the session, which has other waiters."""

@@ -1,62 +1,39 @@
-"""The one task of a client: it keeps time for the machine, and takes everything down at the end.
-
-Opening and closing a session only signal this task and wait for it, so they may happen in different tasks
-(S8). The tasks beside it, the one that connects (`dial`) and short jobs of recipes, are started and ended by
-it. If one of them breaks, every waiter is told, and so is whoever closes.
-
-asyncio ends a program by cancelling every task at once, this one too. The clients' owners are then on their
-way out, and their clean-up needs the session; so a cancelled supervisor waits for them, within bounds, and
-closes the session on the server before it ends. Else the locks and ephemerals of each service that is stopped
-would stay until they expire.
-"""
+"""The session as the client, recipes and watches use it. All of it belongs to the event loop that opened
+it."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
-import random
-import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from corral import errors
+from corral.statistics import Statistics
 from corral.types import State
 from corral.wire import framing
 from corral.wire.messages import Operation
 
 from .auth import Credentials
+from .clock import Clock, clock_and_rng
 from .connection import Connection
 from .contact import ContactLog
-from .dial import Dialer
-from .hosts import Address, Backoff, Resolver
+from .hosts import Address, Resolver
 from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
+from .new_session_callbacks import NewSessionCallbacks
 from .requests import Request
-from .state_stream import StateStream
+from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
+from .supervisor import Supervisor
 from .watch_registry import PERSISTENT_KINDS
 from .watchers import Watcher, WatchKind
-
-logger = logging.getLogger("corral.session")
-
-# Closing waits no longer than this part of T, and no longer than this many seconds, for the server's answer.
-CLOSE_PART = 1 / 3
-CLOSE_SECONDS = 5.0
-# Tasks of clients, which do not wait for each other when a program ends.
-_OURS: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-
-if hasattr(time, "CLOCK_BOOTTIME"):  # Linux: counts while the machine is suspended, as the server's does
-    default_clock: Callable[[], float] = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
-else:
-    default_clock = time.monotonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a session is to be kept. Times in seconds, sizes in bytes."""
+    """How to keep a session. Times in seconds, sizes in bytes."""
 
     servers: tuple[Address, ...]
     timeout: float
@@ -69,13 +46,16 @@ class Options:
 
 
 class Session:
-    """One session and the task that keeps it. All methods belong to the event loop that opened it."""
+    """One session. It is open from `open` to `close`."""
 
     def __init__(self, options: Options) -> None:
+        self.loop: asyncio.AbstractEventLoop
+        """The event loop that opened the session."""
+        self.clock: Clock
+        """The time in seconds; it only increases. Set by `open`."""
+        self.max_body = options.max_request - 8  # the request header is part of the frame
+        """The largest body of a request, in bytes."""
         self._options = options
-        self.clock: Callable[[], float] = default_clock
-        """The time in seconds; it only grows."""
-        self._max_body = options.max_request - 8  # the request header is part of the frame
         self._machine = Machine(
             options.timeout,
             credentials=options.credentials,
@@ -85,26 +65,18 @@ class Session:
             on_state=self._state_changed,
             max_request=options.max_request,
         )
-        self._rng = random.Random()
-        self._resolver = Resolver(options.servers, self._rng)
-        self._backoff = Backoff(self._rng)
         self._contact = ContactLog()
-        self._listeners: weakref.WeakSet[StateStream] = weakref.WeakSet()
-        self._connection: Connection | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = float("inf")
-        self.loop: asyncio.AbstractEventLoop
-        """The event loop that opened the session; for those who run in it."""
+        self._state_queues: weakref.WeakSet[StateQueue] = weakref.WeakSet()
+        self._new_session_callbacks = NewSessionCallbacks(self._machine)
+        self._connection: Connection | None = None  # the newest one: the dialer's
+        self._bytes_sent = self._bytes_received = 0  # on the connections before that one
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: Exception | None = None
-        self._is_hurried = False  # whether nothing is to be waited for any more
+        self._supervisor: Supervisor | None = None
 
     # Opening and closing
 
     async def open(self) -> None:
-        """Start the supervisor and wait until there is a session; on any error nothing is left."""
+        """Connect, and wait until there is a session; on any error nothing is left."""
         if self._loop is not None:
             raise errors.UsageStateError(
                 "this client was opened before; make another with corral.connect(), or share this one"
@@ -113,52 +85,25 @@ class Session:
             self._loop = self.loop = loop = asyncio.get_running_loop()
         except RuntimeError:
             raise _no_loop() from None
-        self._take_time_and_chance(loop)
-        self._stop: asyncio.Future[None] = loop.create_future()
-        self._ready: asyncio.Future[None] = loop.create_future()
-        self._supervisor = loop.create_task(self._supervise(), name="corral supervisor")
-        _OURS.add(self._supervisor)
-        limit = self._options.connect_timeout
-        try:
-            async with asyncio.timeout(limit) as scope:
-                await self._ready
-        except BaseException as error:
-            said = self._resolver.describe()
-            # Not cancelled: should the session come in this very tick, it is to be ended on the server too.
-            self._stop_soon()
-            await self._until_down(self._supervisor)
-            if isinstance(error, TimeoutError) and scope.expired():
-                raise errors.ConnectTimeout(f"no session within connect_timeout={limit} s; {said}") from None
-            raise
-
-    async def _until_down(self, supervisor: asyncio.Task[None]) -> None:
-        """Wait for the end of what never came to be. Cancelled again, take no leave of any server."""
-        try:
-            await asyncio.wait([supervisor])
-        except asyncio.CancelledError:
-            self._is_hurried = True
-            supervisor.cancel()
-            await asyncio.wait([supervisor])
-            raise
-
-    def _take_time_and_chance(self, loop: Any) -> None:
-        """In a loop of tests both are the test's (`corral.testing.VirtualLoop`)."""
-        if getattr(loop, "virtual", False):
-            self.clock = loop.time
-            self._rng.seed(loop.rng.random())
+        self.clock, rng = clock_and_rng(loop)
+        self._opened_at = self.clock()
+        self._supervisor = Supervisor(
+            self._machine,
+            Resolver(self._options.servers, rng),
+            loop=loop,
+            clock=self.clock,
+            rng=rng,
+            connect_timeout=self._options.connect_timeout,
+            contact=self._contact,
+            use=self._use,
+        )
+        await self._supervisor.open()
 
     async def close(self) -> None:
-        """End the session on the server and wait until everything is down: bounded, see `CLOSE_PART`.
-
-        Cancelling the wait does not stop the closing. Raises `InternalError` if the supervisor broke.
-        """
-        if self._supervisor is None:
-            return
-        self.ensure_loop()
-        self._stop_soon()
-        await asyncio.wait([self._supervisor])
-        if self._failure is not None:
-            raise _internal_error(self._failure)
+        """Close the session on the server, and wait until everything is down; see `Supervisor.close`."""
+        if self._supervisor is not None:
+            self.ensure_loop()
+            await self._supervisor.close()
 
     def ensure_loop(self) -> asyncio.AbstractEventLoop:
         """Raise `UsageStateError` unless this is the event loop that opened the session; returns it."""
@@ -180,17 +125,12 @@ class Session:
         if self._loop is not None:  # states can be read before the session is opened
             self.ensure_loop()
 
-    @property
-    def max_body(self) -> int:
-        """The largest body of a request, in bytes."""
-        return self._max_body
-
-    # For the client and the recipes
+    # Requests
 
     def request(
         self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0
     ) -> asyncio.Future[Any]:
-        """Send a request; the future has its answer. Cancelling it stops nothing that is on its way."""
+        """Send a request; the future has its answer. Cancelling it does not stop a request that was sent."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -212,8 +152,8 @@ class Session:
         watches: tuple[str, WatchKind] | None = None,
         at_once: bool = False,
     ) -> Any:
-        """Send a request that does no harm when it is carried out twice, and again after each lost
-        connection. `at_once` is for whoever has no more to say, as `submit_now` is.
+        """Send a request that may be executed twice, and send it again after each lost connection. With
+        `at_once` as `submit_now` does.
 
         Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on it.
         """
@@ -228,18 +168,18 @@ class Session:
                     raise
 
     def submit(self, request: Request) -> None:
-        """Send a request, with all that is asked for in this turn of the loop. Raises `FrameTooLarge`, before
-        anything is sent."""
-        if len(request.body) > self._max_body:
+        """Send a request at the end of this turn of the loop, in one write with all others of the turn.
+        Raises `FrameTooLarge` before anything is sent."""
+        if len(request.body) > self.max_body:
             raise self._too_large(request)
         self._machine.submit(request)
         if self._connection is not None:
             self._connection.flush_soon()
 
     def submit_now(self, request: Request, behind: Request | None = None) -> None:
-        """As `submit`, and `behind` it another that is not larger, but at once if nothing is under way: for
-        whoever has no more to say, and waits."""
-        if len(request.body) > self._max_body:
+        """Send a request, and `behind` it another one that is not larger, at once if no request is in flight;
+        else as `submit`. For callers that send nothing else in this turn of the loop."""
+        if len(request.body) > self.max_body:
             raise self._too_large(request)
         self._machine.submit(request)
         if behind is not None:
@@ -251,16 +191,18 @@ class Session:
         size, limit = len(request.body) + 8, self._options.max_request
         return errors.FrameTooLarge(request.op.name, request.path, size, limit)
 
+    # Watches and observers
+
     def watch(self, path: str, watcher: Watcher, kind: WatchKind = WatchKind.NODE) -> None:
-        """Fire `watcher` when what is at the full path may have changed: of a one-shot kind once a read has
-        set the watch, one that was sent with `Request.watches`; a persistent one is asked for here, so that
-        all that is asked from now on comes after it."""
+        """Fire `watcher` when the node at the full path may have changed. A one-shot watch is set by a read
+        that is sent with `Request.watches`. A persistent one is requested here: requests from now on are
+        executed after it."""
         self._machine.watches.add(path, watcher, kind)
         if kind in PERSISTENT_KINDS:
             self._flush_soon()
 
     def unwatch(self, path: str, watcher: Watcher, kind: WatchKind = WatchKind.NODE) -> None:
-        """Fire it no more; the server's watch goes with the last of them."""
+        """Do not fire it any more. Removing the last watcher removes the server's watch."""
         self._machine.watches.remove(path, watcher, kind)
         self._flush_soon()
 
@@ -269,31 +211,34 @@ class Session:
             self._connection.flush_soon()
 
     def observe(self, observer: WriteObserver) -> None:
-        """Show `observer` each write of this client, before whoever waits for it has the answer."""
+        """Call `observer` with each write of this client, before its waiter is resolved."""
         self._machine.observers[observer] = None
 
     def unobserve(self, observer: WriteObserver) -> None:
-        """Show it no more."""
+        """Do not call it any more."""
         self._machine.observers.pop(observer, None)
 
     @property
     def is_observed(self) -> bool:
-        """Whether somebody wants to see the state that a write leaves."""
+        """Whether the writes of this client are observed."""
         return bool(self._machine.observers)
 
     async def wait_caches_current(self) -> None:
-        """Wait until those who observe know what an answered write has left, where its answer did not say."""
+        """Wait until all observers know the effect of the answered writes, where an answer did not have
+        it."""
         for observer in tuple(self._machine.observers):
             await observer.wait_current()
 
+    # The lease
+
     def hold(self, hold: LeaseHold) -> None:
-        """Keep the lease, and tell `hold` when it ends; may tell at once."""
+        """Keep the lease, and notify `hold` when it ends, which may be at once."""
         self._machine.hold(hold, self.clock())
-        if self._machine.deadline_moved:
-            self._rearm_timer()
+        if self._machine.deadline_moved and self._supervisor is not None:
+            self._supervisor.timer.rearm()
 
     def unhold(self, hold: LeaseHold) -> None:
-        """It is given up."""
+        """Its holder has released it."""
         self._machine.unhold(hold)
 
     def is_held(self, hold: LeaseHold) -> bool:
@@ -301,17 +246,19 @@ class Session:
         return self._machine.is_held(hold, self.clock())
 
     def check_lease(self) -> None:
-        """Declare a lapsed lease now, if the clock says so and nothing has come in to notice it."""
+        """Declare the lease lapsed if the clock says so. Without this, the next timer or answer does."""
         self._machine.advance(self.clock())
 
     @property
     def lease_left(self) -> float:
-        """Seconds until something held now would be lost, by the proofs there are; may be negative."""
+        """Seconds until something held now would be lost, by the proofs so far; may be negative."""
         return self._machine.lease_end() - self.clock()
+
+    # The state
 
     @property
     def state(self) -> State:
-        """Where the session stands."""
+        """The state now."""
         return self._machine.state
 
     @property
@@ -321,23 +268,56 @@ class Session:
 
     @property
     def timeout(self) -> float:
-        """The session timeout in seconds: as negotiated, or as asked for until then."""
+        """The session timeout in seconds: the granted one, or the requested one until then."""
         return self._machine.timeout
 
     @property
     def server(self) -> Address | None:
-        """The server that is connected, if one is."""
+        """The connected server, if one is."""
         connected = self._connection is not None and self._machine.phase is ConnectionPhase.UP
         return self._connection.address if connected and self._connection else None
 
     def states(self) -> StateStream:
         """The state now, then each change, for one reader."""
-        stream = StateStream(self._machine.state, self._check_loop)
-        self._listeners.add(stream)
-        return stream
+        queue = StateQueue(self._machine.state)
+        self._state_queues.add(queue)
+        return StateStream(queue, self._check_loop)
+
+    def on_session(self, callback: Callable[[int], None]) -> Callable[[], None]:
+        """Call `callback` with the session's id whenever a new session is established, and in the next turn
+        of the loop if there is one now.
+
+        An exception of it is logged. It is not called while the client is being closed, nor afterwards.
+        Returns a function that unsubscribes it.
+        """
+        return self._new_session_callbacks.add(callback, self.ensure_loop())
+
+    def statistics(self, *, caches: int, cached_znodes: int) -> Statistics:
+        """What the session knows of itself, with two numbers that its watches know."""
+        self._check_loop()
+        machine, connection = self._machine, self._connection
+        held = tuple(machine.held_nodes())
+        return Statistics(
+            server=None if self.server is None else str(self.server),
+            session_id=machine.session_id,
+            session_timeout=machine.timeout,
+            state=machine.state,
+            state_age=0.0 if self._loop is None else self.clock() - max(machine.state_since, self._opened_at),
+            sessions_opened=machine.sessions_opened,
+            reconnects=max(0, machine.connections_established - 1),
+            in_flight=len(machine.requests.in_flight),
+            waiting=len(machine.requests.waiting),
+            held=held,
+            lease_left=self.lease_left if held else None,
+            watches=machine.watches.counts(),
+            caches=caches,
+            cached_znodes=cached_znodes,
+            bytes_sent=self._bytes_sent + (0 if connection is None else connection.bytes_sent),
+            bytes_received=self._bytes_received + (0 if connection is None else connection.bytes_received),
+        )
 
     def add_credentials(self, credentials: Credentials) -> None:
-        """Authenticate with these too, now and on each connection to come."""
+        """Authenticate with these, too, now and on each connection to come."""
         self.ensure_loop()
         credentials.check_size(self._options.max_request)
         self._machine.add_credentials(credentials)
@@ -345,173 +325,26 @@ class Session:
             self._connection.flush_soon()
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        """Run a job of the session's own beside it; it ends with the session at the latest."""
-        if self._loop is not None and not self._machine.closing:
-            self._run_beside(self._loop, job(), name)
-
-    def _run_beside(
-        self, loop: asyncio.AbstractEventLoop, job: Coroutine[Any, Any, None], name: str
-    ) -> asyncio.Task[None]:
-        # Not by a task group of anyio, which may be told of new tasks only from within a task: jobs are begun
-        # from callbacks.
-        task = loop.create_task(job, name=name)
-        _OURS.add(task)
-        self._tasks.add(task)
-        task.add_done_callback(self._job_done)
-        return task
-
-    def _job_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-
-    # The supervisor
-
-    async def _supervise(self) -> None:
-        loop = self.loop
-        dialer = Dialer(
-            self._machine,
-            self._resolver,
-            self._backoff,
-            self._rng,
-            clock=self.clock,
-            connect_timeout=self._options.connect_timeout,
-            use=self._use,
-            on_entry=self._rearm_timer,
-            contact=self._contact,
-        )
-        dialing = self._run_beside(loop, dialer.run(), "corral connection")
-        dialing.add_done_callback(self._dialing_done)
-        try:
-            await self._until_stopped()
-            if self._failure is None:
-                await self._say_farewell(dialer, dialing)
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._take_down()
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-            await self._resolver.close()
-
-    async def _until_stopped(self) -> None:
-        """Wait until somebody closes the client, or something breaks it."""
-        try:
-            await asyncio.shield(self._stop)
-        except asyncio.CancelledError:
-            # Every task is being cancelled, as the program ends: those who use the client come first.
-            if (task := asyncio.current_task()) is not None:
-                task.uncancel()
-            if not self._is_hurried:
-                await self._until_others_end()
-
-    async def _until_others_end(self) -> None:
-        deadline = self.loop.time() + self._closing_bound()
-        others = {task for task in asyncio.all_tasks() if task not in _OURS}
-        while others and not self._stop.done() and (left := deadline - self.loop.time()) > 0:
-            done, _ = await asyncio.wait(
-                {*others, self._stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
-            others.difference_update(done)
-
-    def _closing_bound(self) -> float:
-        return min(self.timeout * CLOSE_PART, CLOSE_SECONDS)
-
-    async def _say_farewell(self, dialer: Dialer, dialing: asyncio.Task[None]) -> None:
-        answer: asyncio.Future[Any] = self.loop.create_future()
-        # However it ends there is no more to be done, also if this task is cancelled before.
-        answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
-        machine = self._machine
-        if machine.state is not State.AUTH_FAILED and machine.close(self.clock(), answer):
-            if self._connection is not None:
-                self._connection.flush_soon()
-            if machine.phase is ConnectionPhase.UP or not dialing.done():
-                await asyncio.wait([answer], timeout=self._closing_bound())
-            if not answer.done():
-                answer.cancel()
-                logger.warning(
-                    "session 0x%x could not be closed on a server; its ephemerals stay until it expires",
-                    self.session_id,
-                )
-        # The connection goes before the task that may still be at connecting it is cancelled: uvloop tells a
-        # protocol nothing of its end if `create_connection` was cancelled.
-        dialer.stop()
-        if self._connection is not None and self._connection.made:
-            self._connection.drop("the client is closed")
-            await asyncio.wait([self._connection.lost])
-
-    def _take_down(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._machine.end(self.clock(), self._failure)
-        if self._connection is not None:
-            self._connection.drop("the client is closed")
-        if self._ready.done():
-            return
-        if self._failure is not None:
-            self._ready.set_exception(_internal_error(self._failure))
-        else:
-            self._ready.set_exception(errors.ClientClosed("the client was closed"))
-        self._ready.exception()  # whoever waits is told; that nobody waits is no news
-
-    def _stop_soon(self) -> None:
-        if not self._stop.done():
-            self._stop.set_result(None)
-
-    def _fail(self, error: BaseException) -> None:
-        """Something of ours broke: everything ends, and everybody is told."""
-        if self._failure is None:
-            self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
-            logger.critical("the client broke: please report this", exc_info=error)
-        self._stop_soon()
+        """Run a job beside the session; it is cancelled when the session ends. Once that closes, do
+        nothing."""
+        if self._supervisor is not None and not self._machine.closing:
+            self._supervisor.spawn(job(), name)
 
     def _use(self, connection: Connection) -> None:
+        if self._connection is not None:
+            self._bytes_sent += self._connection.bytes_sent
+            self._bytes_received += self._connection.bytes_received
         self._connection = connection
 
-    def _dialing_done(self, dialing: asyncio.Task[None]) -> None:
-        """No server will take us, ever, if it has ended by itself."""
-        if self._machine.state is State.AUTH_FAILED and not self._ready.done():
-            self._ready.set_exception(errors.AuthFailed("a server refused our credentials"))
-
-    # The machine's time, and its news
-
-    def _rearm_timer(self) -> None:
-        due = self._machine.arm_deadline()
-        if self._timer is not None:
-            if self._timer_due <= due:
-                return  # it will find out by itself that there is nothing to do yet
-            self._timer.cancel()
-            self._timer = None
-        if due != float("inf") and self._loop is not None and self._machine.state is not State.CLOSED:
-            self._timer_due = due
-            self._timer = self._loop.call_later(max(0.0, due - self.clock()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        try:
-            self._machine.tick(self.clock(), self._timer_due)
-            connection = self._connection
-            if connection is not None:
-                if self._machine.close_reason is not None:
-                    connection.drop(self._machine.close_reason)
-                elif self._machine.has_output():
-                    connection.flush_soon()
-            self._rearm_timer()
-        except Exception as error:
-            self._fail(error)
-
     def _state_changed(self, state: State) -> None:
-        self._note_contact(state)
-        if state is State.CONNECTED and not self._ready.done():
-            self._ready.set_result(None)
-        for listener in tuple(self._listeners):
-            listener.tell(state)
+        self._log_contact(state)
+        for queue in tuple(self._state_queues):
+            queue.put(state)
+        if state is State.CONNECTED and self._supervisor is not None:
+            self._supervisor.established()
+            self._new_session_callbacks.established()
 
-    def _note_contact(self, state: State) -> None:
+    def _log_contact(self, state: State) -> None:
         machine, now = self._machine, self.clock()
         server = str(self._connection.address) if self._connection is not None else "no server"
         if state is State.CONNECTED:
@@ -527,9 +360,3 @@ def _no_loop() -> errors.UsageStateError:
         "a corral client is used from within its asyncio event loop; no such loop is running here "
         "(trio, another thread, or a forked process?); see asyncio.run_coroutine_threadsafe()"
     )
-
-
-def _internal_error(failure: Exception) -> errors.InternalError:
-    error = errors.InternalError(f"the client broke, please report this: {failure!r}")
-    error.__cause__ = failure
-    return error

@@ -147,6 +147,10 @@ class Feeds:
         assert isinstance(feed, key[0])
         return feed
 
+    def of(self, cls: type[F]) -> list[F]:
+        """All feeds of a class."""
+        return [feed for feed in self._feeds.values() if isinstance(feed, cls)]
+
     def drop(self, key: Hashable) -> None:
         """Remove a feed that has no reader."""
         del self._feeds[key]
