@@ -167,9 +167,11 @@ class Machine:
                     self._oversized(now)
                 elif self.phase is _UP:
                     self._frame(now, frames.view, frames.start, end)
-                else:
+                elif self.phase is _HANDSHAKE:
                     self._greeted(now, frames.view, frames.start, end)
-                if self.close_reason is not None or self.phase is _DOWN:
+                else:
+                    break
+                if self.close_reason is not None:
                     break
         except (framing.StreamError, DecodeError, gate.Misfit) as error:
             self._fail_in_hand(error)
@@ -497,7 +499,6 @@ class Machine:
             self._refused(request, code)
             return
         op, sent = request.op, request.sent_at
-        failure: errors.CorralError | None = None
         try:
             result = op.decode_reply(view, start, end)
             check = _gate_checks.get(op)
@@ -507,16 +508,14 @@ class Machine:
                 self._out_of_session(request, refusal)
                 return
         except (DecodeError, gate.Misfit) as error:
-            failure = failures.unusable_answer(request, error)
+            self._unusable(request, error, now)
+            return
         if request.watches is not None:
             self.watches.answered(*request.watches, op, 0)
         lease = self._lease
         if sent >= lease.touch_due:
             lease.answered(sent, now)
             self._holds.renew()
-        if failure is not None:
-            request.reject(failure)
-            return
         if op.is_write:
             if sent >= lease.proof_due:
                 lease.proven(sent, now)
@@ -524,6 +523,14 @@ class Machine:
             if self.observers:
                 self._show_observers(request, result)
         request.resolve(result)
+
+    def _unusable(self, request: Request, error: Exception, now: float) -> None:
+        """The server has executed the request; only what its answer says is lost."""
+        if request.watches is not None:
+            self.watches.answered(*request.watches, request.op, 0)
+        self._lease.answered(request.sent_at, now)
+        self._holds.renew()
+        request.reject(failures.unusable_answer(request, error))
 
     def _refused(self, request: Request, code: int) -> None:
         """The server answers with an error code."""
