@@ -209,7 +209,7 @@ class Machine:
         return self.phase is _UP and bool(requests.urgent or requests.waiting)
 
     def connection_lost(self, now: float, why: str) -> None:
-        """The connection is lost, or was never made; `why` says why."""
+        """The connection is lost, or was never made, for the reason `why`."""
         self.advance(now)
         if self.phase is _DOWN:
             return
@@ -253,7 +253,7 @@ class Machine:
             self._send_ping(now)
 
     def arm_deadline(self) -> float:
-        """The same as `deadline`, noted: `deadline_moved` then says whether it has become earlier."""
+        """Returns `deadline()`, and remembers it: `deadline_moved` refers to that."""
         self.deadline_moved = False
         self._armed_deadline = self.deadline()
         return self._armed_deadline
@@ -452,10 +452,10 @@ class Machine:
             self._answer(now, xid, zxid, code, view, start, end)
             self._in_hand = None
         elif xid == messages.NOTIFICATION_XID:
-            kind, _, path = _decode_event(view, start, end)
-            if kind in _EVENTS:  # newer servers may send others
+            event_type, _, path = _decode_event(view, start, end)
+            if event_type in _EVENTS:  # newer servers may send others
                 gate.check_event_path(path)
-                self.watches.notify(kind, path, zxid)
+                self.watches.notify(event_type, path, zxid)
         elif xid == messages.PING_XID:
             self.zxids.answered(zxid)
             self._ping_answered(now)
@@ -525,7 +525,7 @@ class Machine:
         request.resolve(result)
 
     def _unusable(self, request: Request, error: Exception, now: float) -> None:
-        """The server has executed the request; only what its answer says is lost."""
+        """The server has executed the request, but its answer cannot be used."""
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, 0)
         self._lease.answered(request.sent_at, now)
