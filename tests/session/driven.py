@@ -161,7 +161,7 @@ class Driven(Server):
     def go(self, to: float, server: Callable[[Sent], bytes | None] = never) -> list[tuple[float, Sent]]:
         """Let the time pass until `to`; returns when what was sent.
 
-        `server` gives the answer to each, at once. What the machine condemns is closed.
+        `server` gives the answer to each, at once. A connection that the machine gives up is closed.
         """
         seen: list[tuple[float, Sent]] = []
         self._flush(seen, server)

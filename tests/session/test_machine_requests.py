@@ -537,7 +537,7 @@ def test_nonsense_ends_the_connection(driven: Driven, nonsense: bytes) -> None:
     assert driven.states == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
 
 
-def test_an_answer_out_of_order_condemns(driven: Driven) -> None:
+def test_an_answer_out_of_order_closes_the_connection(driven: Driven) -> None:
     """S7: answers come in the order of the requests; one that does not is an answer to nothing."""
     first, second = driven.read("/1"), driven.read("/2")
     _, two = driven.heard()
@@ -547,7 +547,7 @@ def test_an_answer_out_of_order_condemns(driven: Driven) -> None:
     assert not second.answered
 
 
-def test_refused_watches_condemn(driven: Driven) -> None:
+def test_refused_watches_close_the_connection(driven: Driven) -> None:
     """S4: if the server does not set our watches again, there must be another connection."""
     driven.say_raw(messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4))
     assert driven.machine.close_reason is not None
