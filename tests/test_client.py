@@ -17,7 +17,7 @@ import pytest
 import corral
 from client_support import asks_for, requests_seen
 from corral import State
-from corral.session.state_stream import StateStream
+from corral.session.state_stream import LIMIT, StateQueue, StateStream
 from corral.testing import EmbeddedServer, FaultProxy, LocalServer, Message
 from corral.testing.embedded.process import Process
 from corral.testing.network import LOOPBACK
@@ -368,12 +368,13 @@ async def test_states_tell_each_change(connect: Connect, proxy: FaultProxy) -> N
 
 async def test_a_very_slow_reader_of_states_misses_the_oldest() -> None:
     """A reader that falls very far behind loses the oldest states, never the newest; memory is bounded."""
-    stream = StateStream(State.SUSPENDED, lambda: None)
+    queue = StateQueue(State.SUSPENDED)
+    stream = StateStream(queue, lambda: None)
     told = [State.CONNECTED, State.SUSPENDED] * 1000 + [State.CONNECTED, State.CLOSED]
     for state in told:
-        stream.tell(state)
+        queue.put(state)
     seen = [state async for state in stream]
-    assert len(seen) < 100
+    assert len(seen) == LIMIT
     assert seen == told[-len(seen) :]
 
 

@@ -36,7 +36,7 @@ def diagram() -> str:
         for change, following in changes.items():
             if following is not state:
                 lines.append(f"    {state.value} --> {following.value}: {change.value}")
-        if not changes:
+        if set(changes.values()) == {state}:
             lines.append(f"    {state.value} --> [*]")
     return "\n".join([*lines, "```"])
 

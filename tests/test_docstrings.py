@@ -108,20 +108,7 @@ def test_a_docstring_that_says_nothing_is_found() -> None:
     assert says("Wait; see `Transaction`.", None, _CANCEL)
 
 
-# Classes whose docstring does not say it yet. Each must be one: a test that passes here fails.
-UNDOCUMENTED = {"StateStream"}
-
-
-def expected(name: str) -> Any:
-    """A test parameter: one that is expected to fail where the class is not documented yet."""
-    function, cls = COROUTINES[name]
-    owner, _, _ = name.rpartition(".")
-    is_of_class = owner in UNDOCUMENTED and text_of(name, function, cls) == cls.__doc__
-    marks = [pytest.mark.xfail(strict=True, reason="its class does not say it yet")] if is_of_class else []
-    return pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [expected(name) for name in COROUTINES])
+@pytest.mark.parametrize("name", COROUTINES)
 def test_cancel_and_loss_are_documented(name: str) -> None:
     """A coroutine's docstring says what happens on cancel and on loss of the connection; or that of its class does,
     in a paragraph on each; or one that it refers to as "see `X`"."""

@@ -16,6 +16,7 @@ from .recipes.rwlock import RWLock as RWLock
 from .recipes.rwlock import WriteLock as WriteLock
 from .recipes.semaphore import Semaphore as Semaphore
 from .session.state_stream import StateStream as StateStream
+from .statistics import Statistics as Statistics
 from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
 from .types import __all__ as _types
@@ -42,6 +43,7 @@ __all__ = [
     "ReadLock",
     "Semaphore",
     "StateStream",
+    "Statistics",
     "Transaction",
     "TreeWatch",
     "WriteLock",

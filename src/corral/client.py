@@ -20,9 +20,10 @@ from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
 from .session import hosts as connect_string
 from .session.auth import Credentials
+from .session.session import Options, Session
 from .session.state_stream import StateStream
-from .session.supervisor import Options, Session
-from .session.watches import Kind
+from .session.watchers import WatchKind
+from .statistics import Statistics
 from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
 from .watch.children import ChildrenWatch
 from .watch.existence import ExistenceWatch
@@ -31,6 +32,7 @@ from .watch.raw import RawWatch
 from .watch.shared import Feeds
 from .watch.tree.cache import Cache
 from .watch.tree.filter import TreeFilter
+from .watch.tree.follow import TreeFeed
 from .watch.tree.watch import TreeWatch
 from .wire import framing
 
@@ -186,6 +188,14 @@ class Client(Nodes):
         address = self._session.server
         return None if address is None else str(address)
 
+    def statistics(self) -> Statistics:
+        """What this client knows of itself now: its session, its load, what it holds and watches. Does no
+        I/O."""
+        copies = [feed.copy for feed in self._feeds.of(TreeFeed)]
+        return self._session.statistics(
+            caches=len(copies), cached_znodes=sum(len(copy.nodes) for copy in copies)
+        )
+
     def add_auth(self, scheme: str, secret: bytes) -> None:
         """Authenticate with these credentials, too, such as ``("digest", b"user:password")``, from the next
         operation on. If a server refuses them, the client ends with `AuthFailed`."""
@@ -278,7 +288,7 @@ class Client(Nodes):
 
     def watch_raw(self, path: str, *, recursive: bool = False) -> RawWatch:
         """A znode's events as the server sends them; see `RawWatch`."""
-        kind = Kind.RECURSIVE if recursive else Kind.PERSISTENT
+        kind = WatchKind.RECURSIVE if recursive else WatchKind.PERSISTENT
         return RawWatch(self._feeds, self._full(path), path, self._chroot, kind)
 
     def cache(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from . import errors, paths, verify
-from .session.supervisor import Session
+from .session.session import Session
 from .types import Acl
 from .wire import messages
 

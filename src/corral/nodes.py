@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from . import errors, paths, verify
 from .ensure import ROUNDS, make_path
-from .session.supervisor import Session
+from .session.session import Session
 from .transaction import Transaction
 from .types import OPEN_ACL, Acl, Stat
 from .wire import messages
@@ -96,7 +96,7 @@ class Nodes:
             result: Stat = await self._session.request(messages.SET, body, named)
         except errors.BadVersion:
             raise await self._bad_version("set", path, version) from None
-        await self._session.observers_settled()
+        await self._session.wait_caches_current()
         return result
 
     async def exists(self, path: str) -> Stat | None:
@@ -228,7 +228,7 @@ class Nodes:
                     raise
             rounds -= 1
             await make_path(self._session, paths.parent_of(full), entries, chroot=self._chroot)
-        await self._session.observers_settled()
+        await self._session.wait_caches_current()
         if op is messages.CREATE:
             return paths.strip(self._chroot, answer)
         created, stat = answer

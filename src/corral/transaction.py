@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from . import errors, paths, verify
-from .session.supervisor import Session
+from .session.session import Session
 from .types import OPEN_ACL, Acl, Stat
 from .wire import messages
 from .wire.messages import Operation
@@ -134,7 +134,7 @@ class Transaction:
             cause = errors.server_error(codes[index], refused.op.name, path, expected=refused.version)
             raise errors.TransactionFailed(index, cause)
         self.results = [self._result(answer.value) for answer in answers]
-        await self._session.observers_settled()
+        await self._session.wait_caches_current()
         return self.results
 
     def _result(self, value: Any) -> str | Stat | None:

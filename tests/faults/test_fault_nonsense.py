@@ -24,7 +24,7 @@ from fault_support import (
 
 import corral
 from corral import State
-from corral.session.visit import visit
+from corral.session.ensemble_probe import probe_zxid
 
 T = 0.6
 """What is asked for, so that attempts are short; the servers here grant 2 s."""
@@ -85,7 +85,7 @@ async def test_a_visit_to_nonsense(server: Conversation) -> None:
     async with speaking(server) as address:
         host, _, port = address.rpartition(":")
         with contextlib.suppress(OSError):
-            assert await within(visit(host, int(port), limit=0.4)) is None
+            assert await within(probe_zxid(host, int(port), limit=0.4)) is None
 
 
 REFUSAL = reply(1, -101)

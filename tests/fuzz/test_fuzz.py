@@ -22,7 +22,7 @@ from fuzz_relay import Frame
 from fuzz_run import LONGEST_TURN, run
 
 import corral
-from corral.session.watches import WatchRegistry
+from corral.session.watch_registry import WatchRegistry
 
 FIRST = int(os.environ.get("CORRAL_FUZZ_FIRST", "0"))
 SEEDS = int(os.environ.get("CORRAL_FUZZ_SEEDS", "200"))
@@ -187,7 +187,7 @@ def test_a_broken_client_is_found(broken: Callable[[corral.Client], None], said:
 def test_a_session_that_recovers_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watches that are not set again after a lost connection are found by those who wait for the last state."""
     monkeypatch.setattr(WatchRegistry, "rearm", lambda *about, **more: ())
-    monkeypatch.setattr(WatchRegistry, "look_again", lambda *about: None)
+    monkeypatch.setattr(WatchRegistry, "invalidate_persistent", lambda *about: None)
     found = {each for seed in range(10) for each in run(seed, workers=["watching_node"]).signatures}
     assert any(each.startswith("watching_node has not recovered") for each in found), found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from corral.session.visit import visit
+from corral.session.ensemble_probe import probe_zxid
 
 kazoo_client = pytest.importorskip("kazoo.client")
 exceptions = pytest.importorskip("kazoo.exceptions")
@@ -165,7 +165,7 @@ def test_an_expired_session(kazoo: Any, connect: Callable[..., Any], server: str
     session, password = client.client_id
     client.create(f"{place}/mine", ephemeral=True)
     host, _, port = server.rpartition(":")
-    asyncio.run(visit(host, int(port), session, password))
+    asyncio.run(probe_zxid(host, int(port), session, password))
     states.until("LOST")
     states.until("CONNECTED")
     assert kazoo.exists(f"{place}/mine") is None

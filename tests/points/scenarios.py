@@ -633,7 +633,7 @@ def following(name: str) -> Callable[[Stage], Scenario]:
                     outcome.result()
                     now = await truth(stage.other, path)
                     require(mirror.now == now, f"the last state is {now}, and what was told {mirror.now}")
-                left = len(zk._feeds), len(zk._session._machine.watches)  # no public attribute tells
+                left = len(zk._feeds), sum(zk.statistics().watches.values())
                 require(left == (0, 0), f"feeds and watches are left: {left}")
                 await settled(zk)
                 assert stage.other.server is not None

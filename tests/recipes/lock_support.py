@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from typing import Any, NamedTuple, TypeVar, cast
 
 import corral
-from corral.session.visit import visit
+from corral.session.ensemble_probe import probe_zxid
 from corral.testing import FaultProxy, Message, MessageKind
 from corral.testing.servers.base import four_letter_word
 from corral.wire import messages
@@ -127,7 +127,7 @@ async def end_session(tap: Tap, address: str, session_id: int) -> None:
     """Have the server end a session as if it had expired: take it over, with the password that was seen on
     the wire, and close it."""
     host, _, port = address.rpartition(":")
-    await visit(host, int(port), session_id, tap.password(session_id))
+    await probe_zxid(host, int(port), session_id, tap.password(session_id))
 
 
 # Coroutines, step by step

@@ -605,8 +605,8 @@ def watches(operation: Operation, path: str) -> Callable[[Message], bool]:
 
 
 def registered(zk: corral.Client) -> int:
-    """How many watched paths a client has: no public attribute tells."""
-    return len(zk._session._machine.watches)
+    """How many watched paths a client has."""
+    return sum(zk.statistics().watches.values())
 
 
 class Observer:
@@ -633,8 +633,8 @@ async def until_it_waits(rig: Rig) -> None:
     """Wait until an observer through `rig.zk`, of which there is one, has set its watch on the server."""
 
     async def armed() -> bool:
-        entries = {**rig.zk._session._machine.watches._nodes, **rig.zk._session._machine.watches._children}
-        return [entry.armed.name != "NO" for entry in entries.values()] == [True]
+        now = rig.zk.statistics()
+        return sum(now.watches.values()) == 1 and not now.in_flight and not now.waiting
 
     await until(armed, "the observer waits")
     await settle(rig.zk)

@@ -556,9 +556,8 @@ async def test_one_is_lost_while_it_waits_for_another(rig: Rig, way: str, how: s
 
 async def lost_by_a_heartbeat(rig: Rig) -> None:
     """Wait until heartbeats of `rig.zk` have found all that is deleted."""
-    holdings = rig.zk._session._machine._holdings
-    count = len(holdings._holds)
-    await rig.tap.seen(lambda: len(holdings._holds) < count)
+    count = len(rig.zk.statistics().held)
+    await rig.tap.seen(lambda: len(rig.zk.statistics().held) < count)
 
 
 async def until_lapsed(rig: Rig) -> None:

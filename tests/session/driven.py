@@ -1,7 +1,7 @@
 """The machine kept as the supervisor keeps it: one timer, and a server that can answer by itself.
 
 `Driven` adds to `scripted.Server` what a session adds to its machine: its timer is set only when the supervisor
-would set it (after `opened`, `lost`, `tick`, and after `hold` and `received` when the machine is restless), so
+would set it (after `opened`, `lost`, `tick`, and after `hold` and `received` when the machine is deadline_moved), so
 whatever the machine forgets to say comes too late here as it would there.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from scripted import Answer, Feed, Holder, Sent, Server, T, stat_of, whole
 
-from corral.session.machine import Phase
 from corral.session.requests import Request
+from corral.session.states import ConnectionPhase
 from corral.types import Stat
 from corral.wire import messages
 
@@ -95,7 +95,7 @@ class Driven(Server):
         self.log: list[str] = []
         """Who was told what, in order: the paths of requests, and "lost <node>"."""
         self.drops: list[tuple[float, str]] = []
-        """When connections were closed because the machine condemned them, and why."""
+        """When connections were closed because the machine close_reason them, and why."""
 
     # What the connection and the supervisor do
 
@@ -108,9 +108,9 @@ class Driven(Server):
         self._rearm()
 
     def _say(self, data: bytes) -> None:
-        if self.machine.condemned is None and self.machine.phase is not Phase.DOWN:
+        if self.machine.close_reason is None and self.machine.phase is not ConnectionPhase.DOWN:
             super()._say(data)
-            if self.machine.restless:
+            if self.machine.deadline_moved:
                 self._rearm()
 
     def hold(self, node: str = "/held") -> Holder:
@@ -122,7 +122,7 @@ class Driven(Server):
     def keep(self, holder: Holder) -> None:
         """This is held."""
         self.machine.hold(holder, self.now)
-        if self.machine.restless:
+        if self.machine.deadline_moved:
             self._rearm()
 
     def submit(self, op: messages.Operation, path: str, **options: Any) -> Answer:
@@ -156,12 +156,12 @@ class Driven(Server):
 
     def deadline(self) -> float:
         """What `Machine.deadline` would say, without the supervisor's having asked."""
-        return self.machine.due()
+        return self.machine.deadline()
 
     def go(self, to: float, server: Callable[[Sent], bytes | None] = never) -> list[tuple[float, Sent]]:
         """Let the time pass until `to`; returns when what was sent.
 
-        `server` gives the answer to each, at once. What the machine condemns is closed.
+        `server` gives the answer to each, at once. A connection that the machine gives up is closed.
         """
         seen: list[tuple[float, Sent]] = []
         self._flush(seen, server)
@@ -176,13 +176,13 @@ class Driven(Server):
         self.now = max(self.now, self.timer)
         due, self.timer = self.timer, math.inf
         self.machine.tick(self.now, due)
-        self.drop_if_condemned()
+        self.drop_if_asked()
         self._rearm()
 
-    def drop_if_condemned(self) -> None:
+    def drop_if_asked(self) -> None:
         """Close the connection if the machine asks for it."""
-        if self.machine.condemned is not None and self.machine.phase is not Phase.DOWN:
-            self.drops.append((self.now, self.machine.condemned))
+        if self.machine.close_reason is not None and self.machine.phase is not ConnectionPhase.DOWN:
+            self.drops.append((self.now, self.machine.close_reason))
             self.lose()
 
     def _flush(self, seen: list[tuple[float, Sent]], server: Callable[[Sent], bytes | None]) -> None:
@@ -193,7 +193,7 @@ class Driven(Server):
                     self.say_raw(answer)
 
     def _rearm(self) -> None:
-        self.timer = min(self.timer, self.machine.deadline())
+        self.timer = min(self.timer, self.machine.arm_deadline())
 
 
 class NamedHolder(Holder):

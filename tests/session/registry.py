@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from corral.session.requests import Request
-from corral.session.watches import Change, WatchRegistry
+from corral.session.watch_registry import WatchRegistry
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.wire import messages
 
 
@@ -11,19 +12,19 @@ class Watcher:
     """Notes what it is told; may do something on being told."""
 
     def __init__(self) -> None:
-        self.seen: list[Change] = []
-        self.told: list[tuple[Change, str]] = []
+        self.seen: list[WatchEvent] = []
+        self.told: list[tuple[WatchEvent, str]] = []
         """The same with the paths, since `news` was last asked."""
         self.refusals: list[BaseException] = []
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         self.seen.append(change)
         self.told.append((change, path))
 
     def refused(self, error: BaseException, /) -> None:
         self.refusals.append(error)
 
-    def news(self) -> list[tuple[Change, str]]:
+    def news(self) -> list[tuple[WatchEvent, str]]:
         """What it was told since it was last asked."""
         told, self.told = self.told, []
         return told
@@ -59,3 +60,15 @@ class Registry(WatchRegistry):
                 request.resolve(None)
             else:
                 request.reject(error)
+
+
+def is_armed(registry: WatchRegistry, path: str, kind: WatchKind = WatchKind.NODE) -> bool:
+    """Whether the server has a watch of this kind: then the registry sets it again after a reconnect."""
+    armed: dict[WatchKind, list[str]] = {each: [] for each in WatchKind}
+    for op, body in registry.rearm(0):
+        _, data, exist, children, *persistent = op.request.decode(body, 0, len(body))
+        armed[WatchKind.NODE] += data + exist
+        armed[WatchKind.CHILDREN] += children
+        for each, paths in zip((WatchKind.PERSISTENT, WatchKind.RECURSIVE), persistent, strict=False):
+            armed[each] += paths
+    return path in armed[kind]

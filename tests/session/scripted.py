@@ -99,7 +99,7 @@ class Server:
     def open(self) -> None:
         """A connection is open, and the machine has said what it says first."""
         self._rest = b""
-        frame = self.machine.opened(self.now)
+        frame = self.machine.connection_made(self.now)
         self.connects.append(messages.decode_connect(frame, 4, len(frame)))
 
     def accept(self, session_id: int = 7, timeout: float = T) -> None:
@@ -113,11 +113,11 @@ class Server:
 
     def lose(self) -> None:
         """The connection breaks."""
-        self.machine.lost(self.now, "a test broke it")
+        self.machine.connection_lost(self.now, "a test broke it")
 
     def heard(self, **options: Any) -> list[Sent]:
         """What the machine has to say now."""
-        data = b"".join(self.machine.pump(self.now, **options))
+        data = b"".join(self.machine.data_to_send(self.now, **options))
         found = []
         while data:
             length, xid, opcode = struct.unpack_from(">iii", data)
@@ -143,7 +143,7 @@ class Server:
             free = self.machine.buffer()
             count = min(len(free), len(data))
             free[:count] = data[:count]
-            self.machine.received(self.now, count)
+            self.machine.receive_data(self.now, count)
             data = data[count:]
 
     def answer(self, sent: Sent, body: bytes = b"", *, code: int = 0, zxid: int = 50) -> None:

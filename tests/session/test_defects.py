@@ -15,7 +15,8 @@ from scripted import Answer, T, stat_of
 import corral
 from corral import errors
 from corral.session.requests import Request
-from corral.session.watches import Armed, Change
+from corral.session.watch_registry import WatchState
+from corral.session.watchers import WatchEvent
 from corral.wire import messages
 
 
@@ -110,24 +111,24 @@ def test_a_holder_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogC
 
 def test_a_watcher_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
     """W4: a watcher that raises is logged; the others of the same path are told, and the connection goes on."""
-    told: list[Change] = []
+    told: list[WatchEvent] = []
 
     class Watcher:
         def __init__(self, broken: bool) -> None:
             self.broken = broken
 
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             if self.broken:
                 raise ValueError("a defect")
             told.append(change)
 
     for broken in (True, False):
         driven.machine.watches.add("/w", Watcher(broken))
-    driven.machine.watches.armed("/w", Armed.DATA)
+    driven.machine.watches.mark_set("/w", WatchState.DATA)
     driven.notify(3, "/w")
-    assert told == [Change.DATA_CHANGED]
+    assert told == [WatchEvent.DATA_CHANGED]
     assert len(errors_in(caplog)) == 1
-    assert driven.machine.condemned is None
+    assert driven.machine.close_reason is None
 
 
 def broken_codec(*_: Any) -> NoReturn:

@@ -16,9 +16,11 @@ from scripted import Answer, Feed, T, stat_of, whole
 from corral import errors
 from corral.session import gate
 from corral.session.gate import Misfit, Stranger
-from corral.session.machine import Phase
 from corral.session.requests import Request
-from corral.session.watches import Armed, Change, Kind
+from corral.session.states import ConnectionPhase
+from corral.session.watch_registry import WatchState
+from corral.session.watchers import WatchEvent, WatchKind
+from corral.session.zxids import ZxidTracker
 from corral.types import OPEN_ACL, Stat, State
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
@@ -331,11 +333,13 @@ def test_a_misfit_names_both(op: Operation, body: bytes, result: Any, says: str)
 )
 def test_a_zxid_grows_by_elections(zxid: int, last: int, fits: bool) -> None:
     """S4: an ensemble may hold many elections between two answers; not a thousand million."""
+    zxids = ZxidTracker()
+    zxids.last = last
     if fits:
-        gate.check_zxid(zxid, last)
+        zxids.answered(zxid)
     else:
         with pytest.raises(Misfit, match=f"0x{zxid:x}"):
-            gate.check_zxid(zxid, last)
+            zxids.answered(zxid)
 
 
 @pytest.mark.parametrize("path", ["/", "/a", "/a/b", "/\u00e9", "/" + "a" * 600_000, "/a" * gate.MOST_LEVELS])
@@ -388,7 +392,7 @@ def test_a_stranger_that_hangs_up_is_told(said: bytes) -> None:
     driven.open()
     driven.say_bytes(said)
     driven.lose()
-    assert repr(said[:16]) in (driven.machine.condemned or "")
+    assert repr(said[:16]) in (driven.machine.close_reason or "")
     assert driven.states == []
 
 
@@ -399,7 +403,7 @@ def test_half_a_greeting_is_no_stranger() -> None:
     reply = messages.encode_connect_reply(T, SESSION, b"p" * 16)
     driven.say_bytes((struct.pack(">i", len(reply)) + reply)[:20])
     driven.lose()
-    assert driven.machine.condemned is None
+    assert driven.machine.close_reason is None
 
 
 # The machine behind the gate
@@ -428,7 +432,7 @@ def test_a_wrong_answer_fails_its_own_request(op: Operation, data: st.DataObject
         assert "does not fit" in str(wrong.error)
         assert f"{exchange.op.name} '/hit'" in str(wrong.error)
     assert after.result == got(b"/after")
-    assert driven.machine.condemned is None
+    assert driven.machine.close_reason is None
 
 
 def test_a_write_with_a_wrong_answer_proves_nothing(feed: Feed) -> None:
@@ -448,22 +452,22 @@ def test_a_write_with_a_wrong_answer_proves_nothing(feed: Feed) -> None:
 @pytest.mark.parametrize("path", ["", "x", "/a/", "/a" * 300_000])
 def test_an_event_that_cannot_be_ends_its_connection(path: str) -> None:
     """S7, W7: an event for what is no path ends the connection, whatever is watched, and nothing else."""
-    driven, told = Driven(whole), list[Change]()
+    driven, told = Driven(whole), list[WatchEvent]()
     driven.connect()
 
     class Watcher:
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             told.append(change)
 
         def refused(self, error: BaseException, /) -> None:
             raise AssertionError
 
-    driven.machine.watches.add("/", Watcher(), Kind.RECURSIVE)
+    driven.machine.watches.add("/", Watcher(), WatchKind.RECURSIVE)
     [asked] = driven.heard()
     driven.answer(asked, messages.ADD_WATCH.reply.encode(0))
     driven.notify(3, path)
-    assert told == [Change.ARMED]
-    assert driven.machine.condemned is not None
+    assert told == [WatchEvent.ARMED]
+    assert driven.machine.close_reason is not None
     driven.lose()
     driven.connect()
     assert driven.states == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
@@ -475,7 +479,7 @@ def test_an_event_for_a_very_long_name_is_told() -> None:
     driven.connect()
 
     class Watcher:
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             told.append(path)
 
     path = "/" + "a" * 600_000
@@ -506,10 +510,10 @@ def test_what_is_granted_has_limits(timeout: float, taken: bool, resumed: bool, 
         driven.lose()
     driven.open()
     driven.accept(SESSION, timeout=timeout)
-    assert (driven.machine.phase is Phase.UP and driven.machine.condemned is None) is taken
+    assert (driven.machine.phase is ConnectionPhase.UP and driven.machine.close_reason is None) is taken
     assert (driven.machine.timeout == timeout) is taken
     if not taken:
-        assert f"{timeout:g} s where {T:g} s" in (driven.machine.condemned or "")
+        assert f"{timeout:g} s where {T:g} s" in (driven.machine.close_reason or "")
         driven.lose()
         driven.connect()
         assert {asked.timeout for asked in driven.connects} == {T}
@@ -544,7 +548,7 @@ def test_what_is_no_session_is_not_entered(reply: bytes, session_id: int, feed: 
     told = list(driven.states)
     driven.open()
     driven.say_raw(reply)
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     driven.lose()
     assert driven.states == told
     assert driven.machine.session_id == session_id
@@ -567,7 +571,7 @@ def test_a_zxid_out_of_this_world_ends_its_connection(driven: Driven) -> None:
     read_at(driven, 50)
     answer = read_at(driven, 1 << 62)
     assert isinstance(answer.error, errors.ReplyError)
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     driven.lose()
     driven.connect()
     assert driven.connects[-1].last_zxid == 50
@@ -579,10 +583,10 @@ def test_a_zxid_that_falls_ends_its_connection(driven: Driven) -> None:
     newest that a later answer has confirmed."""
     for zxid in (50, 60, 70_000):
         read_at(driven, zxid)
-    assert driven.machine.last_zxid == 70_000
+    assert driven.machine.zxids.last == 70_000
     answer = read_at(driven, 61)
     assert isinstance(answer.error, errors.ReplyError)
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     driven.lose()
     driven.connect()
     assert driven.connects[-1].last_zxid == 60
@@ -593,7 +597,7 @@ def test_watches_are_set_again_from_a_confirmed_zxid(driven: Driven, confirming:
     """W3: a server tells of the changes after the zxid with which watches are set again. One that is too great would
     hide a change for ever, so it is the newest that another answer has confirmed, by being the same or greater."""
     driven.machine.watches.add("/w", Watcher())
-    driven.machine.watches.armed("/w", Armed.DATA)
+    driven.machine.watches.mark_set("/w", WatchState.DATA)
     read_at(driven, 50)
     read_at(driven, confirming)
     if confirming > 50:
@@ -615,10 +619,10 @@ def test_pings_tell_how_far_the_server_is(driven: Driven) -> None:
     read_at(driven, 50)
     for zxid in (60, 0, -1):
         driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, zxid, 0))
-    assert driven.machine.last_zxid == 60
-    assert driven.machine.condemned is None
+    assert driven.machine.zxids.last == 60
+    assert driven.machine.close_reason is None
     driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 59, 0))
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
 
 
 def test_an_unconfirmed_zxid_can_be_disowned(driven: Driven) -> None:
@@ -627,10 +631,10 @@ def test_an_unconfirmed_zxid_can_be_disowned(driven: Driven) -> None:
     read_at(driven, 50)
     read_at(driven, 70_000)
     driven.lose()
-    assert not driven.machine.disown_zxid(49)  # that would not let us in either
-    assert not driven.machine.disown_zxid(70_000)  # nor is there a need
-    assert driven.machine.last_zxid == 70_000
-    assert driven.machine.disown_zxid(60)
-    assert driven.machine.last_zxid == 50
-    assert not driven.machine.disown_zxid(60)
-    assert driven.machine.last_zxid == 50
+    assert not driven.machine.zxids.disown(49)  # that would not let us in either
+    assert not driven.machine.zxids.disown(70_000)  # nor is there a need
+    assert driven.machine.zxids.last == 70_000
+    assert driven.machine.zxids.disown(60)
+    assert driven.machine.zxids.last == 50
+    assert not driven.machine.zxids.disown(60)
+    assert driven.machine.zxids.last == 50

@@ -25,9 +25,8 @@ from hypothesis.stateful import (
 from scripted import Answer, Holder, Sent, T, byte_by_byte, whole, with_a_tail
 
 from corral import errors
-from corral.session.machine import Phase
 from corral.session.requests import Request
-from corral.session.states import TRANSITIONS
+from corral.session.states import TRANSITIONS, ConnectionPhase
 from corral.types import State
 from corral.wire import messages
 
@@ -106,7 +105,7 @@ class Model(RuleBasedStateMachine):
     @property
     def is_up(self) -> bool:
         """Whether a server takes requests and is to be listened to."""
-        return self.driven.machine.phase is Phase.UP and self.driven.machine.condemned is None
+        return self.driven.machine.phase is ConnectionPhase.UP and self.driven.machine.close_reason is None
 
     # What users do
 
@@ -171,7 +170,7 @@ class Model(RuleBasedStateMachine):
         # One session is one first-in first-out queue, and what is sent again goes before what is new.
         assert all(one < two for one, two in pairwise(self.sent_here))
 
-    @precondition(lambda self: self.driven.machine.phase is Phase.DOWN and not self.ending)
+    @precondition(lambda self: self.driven.machine.phase is ConnectionPhase.DOWN and not self.ending)
     @rule(answer=st.sampled_from(["refuse", "other", "nonsense", "nothing"]))
     def connect_in_vain(self, answer: str) -> None:
         """A connection on which our session is not resumed."""
@@ -203,9 +202,9 @@ class Model(RuleBasedStateMachine):
         machine = self.driven.machine
         self.driven.open()
         asked = self.driven.connects[-1]
-        assert (asked.session_id, asked.last_zxid) == (machine.session_id, machine.last_zxid)
+        assert (asked.session_id, asked.last_zxid) == (machine.session_id, machine.zxids.last)
 
-    @precondition(lambda self: self.driven.machine.phase is not Phase.DOWN)
+    @precondition(lambda self: self.driven.machine.phase is not ConnectionPhase.DOWN)
     @rule(nonsense=st.sampled_from([b"", b"\xff\xff\xff\xff", b"\x00\x00\x00\x02ab", bytes(20)]))
     def lose(self, nonsense: bytes) -> None:
         """The connection breaks, or is to be closed since what it brings makes no sense."""
@@ -249,7 +248,7 @@ class Model(RuleBasedStateMachine):
             if asked is not None:
                 asked.refused += 1
             driven.answer(sent, code=MOVED if kind == "moved" else EXPIRED)
-            assert driven.machine.condemned is not None
+            assert driven.machine.close_reason is not None
             waits = False
         if asked is not None and waits:
             assert asked.answered
@@ -310,16 +309,16 @@ class Model(RuleBasedStateMachine):
         if self.is_up:
             assert machine.session_id
             assert machine.state in (State.CONNECTED, State.LAPSED)
-        if machine.phase is not Phase.UP:
+        if machine.phase is not ConnectionPhase.UP:
             assert machine.state is not State.CONNECTED
         if machine.state is State.EXPIRED:
             assert machine.session_id == 0
 
     @invariant()
     def the_timer_is_not_too_late(self) -> None:
-        """Whatever has brought the deadline nearer was said to be `restless`."""
+        """Whatever has brought the deadline nearer was said to be `deadline_moved`."""
         driven = self.driven
-        if driven.machine.condemned is None or driven.machine.phase is Phase.DOWN:
+        if driven.machine.close_reason is None or driven.machine.phase is ConnectionPhase.DOWN:
             assert driven.timer <= driven.deadline() or driven.deadline() == math.inf
 
     @invariant()

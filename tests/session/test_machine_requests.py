@@ -6,12 +6,14 @@ import struct
 
 import pytest
 from driven import SESSION, START, WRITTEN, Driven, fields, got, path_of, well
+from registry import is_armed
 from scripted import DIGEST, GET_REPLY, Answer, Feed, T, stat_of, whole
 
 from corral import errors
-from corral.session.machine import Phase
 from corral.session.requests import FIRST_FLIGHT, MAX_IN_FLIGHT, Request
-from corral.session.watches import Armed, Change, Kind
+from corral.session.states import ConnectionPhase
+from corral.session.watch_registry import WatchState
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.types import State
 from corral.wire import messages
 
@@ -21,7 +23,7 @@ MOVED, EXPIRED, NO_NODE = -118, -112, -101
 class Watcher:
     """Whoever wants to know."""
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         """It is not told here."""
 
 
@@ -141,7 +143,7 @@ def test_what_moved_is_sent_again_once(inside: str, feed: Feed) -> None:
             driven.answer(sent[0], code=MOVED)
         else:
             driven.answer(sent[0], refused_in_results(MOVED))
-        assert driven.machine.condemned is not None
+        assert driven.machine.close_reason is not None
         driven.lose()
         driven.connect()
 
@@ -195,7 +197,7 @@ def test_session_expired_ends_the_connection(bound: bool, inside: str, feed: Fee
         driven.answer(sent, code=EXPIRED)
     else:
         driven.answer(sent, refused_in_results(EXPIRED))
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     assert driven.machine.state is State.EXPIRED
     assert driven.machine.session_id == 0
     assert isinstance(holder.error, errors.SessionExpired)
@@ -250,7 +252,7 @@ def test_what_the_session_had_to_say_is_not_said_late(driven: Driven) -> None:
     driven.connect()
     seen = [sent.opcode for _, sent in driven.go(driven.now, well)]
     assert seen == [messages.AUTH.opcode, messages.GET.opcode, messages.MULTI.opcode]
-    assert driven.machine.condemned is None
+    assert driven.machine.close_reason is None
 
 
 def test_the_order_on_a_new_connection(feed: Feed) -> None:
@@ -259,13 +261,13 @@ def test_the_order_on_a_new_connection(feed: Feed) -> None:
     driven = Driven(feed, credentials=[DIGEST])
     driven.connect()
     assert [sent.opcode for sent in driven.heard()] == [messages.AUTH.opcode]
-    for path, armed in (("/w", Armed.DATA), ("/x", Armed.EXIST)):
+    for path, armed in (("/w", WatchState.DATA), ("/x", WatchState.EXIST)):
         driven.machine.watches.add(path, Watcher())
-        driven.machine.watches.armed(path, armed)
-    for zxid in (77, 77):
+        driven.machine.watches.mark_set(path, armed)
+    for _ in range(2):
         driven.read()
         [sent] = driven.heard()
-        driven.answer(sent, GET_REPLY, zxid=zxid)
+        driven.answer(sent, GET_REPLY, zxid=77)
     driven.lose()
     driven.write()
     driven.connect()
@@ -293,7 +295,7 @@ def test_unsent_requests_carry_over(how: str, feed: Feed) -> None:
     if how == "refused":
         driven.open()
         driven.accept(session_id=0, timeout=0)
-        assert driven.machine.condemned is not None
+        assert driven.machine.close_reason is not None
         driven.lose()
         assert isinstance(holder.error, errors.SessionExpired)
     else:
@@ -328,7 +330,7 @@ def test_another_session_than_ours(driven: Driven) -> None:
     bound = driven.write("/bound", bound_to=SESSION)
     driven.open()
     driven.accept(session_id=99)
-    assert "0x63" in (driven.machine.condemned or "")
+    assert "0x63" in (driven.machine.close_reason or "")
     driven.lose()
     assert (bound.error, holder.error) == (None, None)
     assert driven.states == [State.CONNECTED, State.SUSPENDED]
@@ -343,8 +345,8 @@ def test_no_session_is_had_from_a_server_that_gives_none(driven: Driven) -> None
         fresh = Driven(whole)
         fresh.open()
         fresh.accept(session_id, timeout)
-        assert fresh.machine.condemned is not None
-        assert fresh.machine.phase is not Phase.UP
+        assert fresh.machine.close_reason is not None
+        assert fresh.machine.phase is not ConnectionPhase.UP
         assert fresh.states == []
 
 
@@ -371,7 +373,7 @@ def test_an_answer_that_cannot_be_used(bad: str, operation: messages.Operation, 
         assert "5,016" in str(hit.error)
         assert "1,024" in str(hit.error)
         assert "max_reply" in str(hit.error)
-    assert driven.machine.condemned is None
+    assert driven.machine.close_reason is None
     driven.lose()
     driven.connect()
     assert driven.paths() == []
@@ -392,7 +394,7 @@ def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
 def watching(driven: Driven, path: str) -> Answer:
     """Somebody wants to know when a node changes, and reads it so that the server will tell."""
     driven.machine.watches.add(path, Watcher())
-    return driven.read(path, watches=(path, Kind.NODE))
+    return driven.read(path, watches=(path, WatchKind.NODE))
 
 
 def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
@@ -402,7 +404,7 @@ def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
     watching(driven, "/a")
     [sent] = driven.heard()
     driven.answer(sent, bytes(5000))
-    assert driven.machine.watches.is_armed("/a")
+    assert is_armed(driven.machine.watches, "/a")
 
 
 def test_an_unknown_operation_is_refused_out_of_turn(driven: Driven) -> None:
@@ -413,7 +415,7 @@ def test_an_unknown_operation_is_refused_out_of_turn(driven: Driven) -> None:
     sent, refused = driven.heard()
     driven.answer(refused, code=errors.Unimplemented.code)
     assert isinstance(unknown.error, errors.Unimplemented)
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     driven.lose()
     driven.connect()
     [again] = driven.heard()
@@ -428,11 +430,11 @@ def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
 
     class Curious(Answer):
         def set_result(self, result: object) -> None:
-            super().set_result(driven.machine.watches.is_armed("/a"))
+            super().set_result(is_armed(driven.machine.watches, "/a"))
 
     driven.machine.watches.add("/a", Watcher())
     curious = Curious()
-    body, watches = messages.encode_get("/a", True), ("/a", Kind.NODE)
+    body, watches = messages.encode_get("/a", True), ("/a", WatchKind.NODE)
     driven.machine.submit(Request(messages.GET, body, "/a", curious, watches=watches))
     cancelled = watching(driven, "/b")
     one, two = driven.heard()
@@ -440,14 +442,14 @@ def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
     driven.answer(one, GET_REPLY)
     driven.answer(two, GET_REPLY)
     assert curious.result is True
-    assert driven.machine.watches.is_armed("/b")
+    assert is_armed(driven.machine.watches, "/b")
 
 
 def test_a_watch_that_nobody_wants_any_more_is_removed(driven: Driven) -> None:
     """W5: whoever wanted a watch has left while the read that sets it was on its way: it is removed again."""
     watcher = Watcher()
     driven.machine.watches.add("/a", watcher)
-    driven.read("/a", watches=("/a", Kind.NODE))
+    driven.read("/a", watches=("/a", WatchKind.NODE))
     [sent] = driven.heard()
     driven.machine.watches.remove("/a", watcher)
     assert driven.heard() == []  # as far as is known the server has none
@@ -477,7 +479,7 @@ def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:
     read = driven.read()
     [sent] = driven.heard()
     driven.say_bytes(b"\xff\xff\xff\xff")
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     driven.write()
     assert driven.heard() == []
     driven.reply(sent)
@@ -528,7 +530,7 @@ def test_nonsense_ends_the_connection(driven: Driven, nonsense: bytes) -> None:
     read = driven.read()
     driven.heard()
     driven.say_bytes(nonsense)
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     driven.lose()
     assert not read.answered
     driven.connect()
@@ -536,20 +538,20 @@ def test_nonsense_ends_the_connection(driven: Driven, nonsense: bytes) -> None:
     assert driven.states == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
 
 
-def test_an_answer_out_of_order_condemns(driven: Driven) -> None:
+def test_an_answer_out_of_order_closes_the_connection(driven: Driven) -> None:
     """S7: answers come in the order of the requests; one that does not is an answer to nothing."""
     first, second = driven.read("/1"), driven.read("/2")
     _, two = driven.heard()
     driven.reply(two)
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     assert not first.answered
     assert not second.answered
 
 
-def test_refused_watches_condemn(driven: Driven) -> None:
+def test_refused_watches_close_the_connection(driven: Driven) -> None:
     """S4: if the server does not set our watches again, there must be another connection."""
     driven.say_raw(messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4))
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
 
 
 def test_what_follows_in_the_same_bytes_does_not_count(driven: Driven) -> None:
@@ -559,14 +561,14 @@ def test_what_follows_in_the_same_bytes_does_not_count(driven: Driven) -> None:
     refused = messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4)
     answer = messages.REPLY_HEADER.pack(sent.xid, 0, 0) + GET_REPLY
     driven.say_bytes(b"".join(len(each).to_bytes(4, "big") + each for each in (refused, answer)))
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
     assert not read.answered
 
 
 def test_an_uncalled_for_pong_is_harmless(driven: Driven) -> None:
     """S7: the answer to a ping that was not sent changes nothing."""
     driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0))
-    assert driven.machine.condemned is None
+    assert driven.machine.close_reason is None
     assert driven.states == [State.CONNECTED]
 
 
@@ -578,7 +580,7 @@ def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
         driven.read()
         [sent] = driven.heard()
         driven.answer(sent, GET_REPLY if code == 0 else b"", code=code, zxid=zxid)
-        return driven.machine.last_zxid
+        return driven.machine.zxids.last
 
     assert ask(9) == 9
     assert ask(12, NO_NODE) == 12

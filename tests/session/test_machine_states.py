@@ -14,7 +14,7 @@ from scripted import DIGEST, Feed, T
 
 from corral import errors
 from corral.session import machine as machine_module
-from corral.session.states import TRANSITIONS, Change
+from corral.session.states import TRANSITIONS, Transition
 from corral.types import State
 from corral.wire import messages
 
@@ -63,6 +63,16 @@ def auth_failed(driven: Driven) -> None:
     have_credentials_refused(driven)
 
 
+def long_expired(driven: Driven) -> None:
+    suspended(driven)
+    hear_nothing_for_long(driven)
+
+
+def closed(driven: Driven) -> None:
+    connected(driven)
+    end(driven)
+
+
 # What happens to a session
 
 
@@ -76,7 +86,7 @@ def fail_to_shake_hands(driven: Driven) -> None:
 
 
 def reconnect(driven: Driven) -> None:
-    if driven.machine.condemned:
+    if driven.machine.close_reason:
         driven.lose()
     connected(driven)
 
@@ -106,8 +116,26 @@ def hear_nothing_for_long(driven: Driven) -> None:
     driven.go(driven.now + 2 * T)
 
 
+def hold_too_late(driven: Driven) -> None:
+    """Something is held although the lease has ended: it lapses at once."""
+    driven.hold()
+
+
+def be_refused_before_the_credentials_are_taken(driven: Driven) -> None:
+    if driven.machine.close_reason:
+        driven.lose()
+    driven.connect()
+    driven.lose()
+    be_refused(driven)
+
+
+def lose_and_hear_nothing_for_long(driven: Driven) -> None:
+    driven.lose()
+    hear_nothing_for_long(driven)
+
+
 def have_credentials_refused(driven: Driven) -> None:
-    if driven.machine.condemned:
+    if driven.machine.close_reason:
         driven.lose()
     if driven.machine.state is State.CONNECTED:
         driven.machine.add_credentials(DIGEST)
@@ -120,32 +148,40 @@ def end(driven: Driven) -> None:
     driven.machine.end(driven.now)
 
 
-WAYS: dict[tuple[State, Change], list[tuple[Step, Step]]] = {
-    (State.SUSPENDED, Change.ESTABLISHED): [(nowhere, reconnect), (suspended, reconnect)],
-    (State.SUSPENDED, Change.DISCONNECTED): [
+WAYS: dict[tuple[State, Transition], list[tuple[Step, Step]]] = {
+    (State.SUSPENDED, Transition.ESTABLISHED): [(nowhere, reconnect), (suspended, reconnect)],
+    (State.SUSPENDED, Transition.DISCONNECTED): [
         (nowhere, fail_to_shake_hands),
         (suspended, fail_to_shake_hands),
     ],
-    (State.SUSPENDED, Change.LEASE_ENDED): [(suspended, outlive_the_lease)],
-    (State.SUSPENDED, Change.SESSION_ENDED): [(suspended, be_refused), (suspended, hear_nothing_for_long)],
-    (State.SUSPENDED, Change.CREDENTIALS_REFUSED): [(suspended, have_credentials_refused)],
-    (State.SUSPENDED, Change.CLOSED): [(nowhere, end), (suspended, end)],
-    (State.CONNECTED, Change.DISCONNECTED): [(connected, lose)],
-    (State.CONNECTED, Change.LEASE_ENDED): [(connected, outlive_the_lease)],
-    (State.CONNECTED, Change.SESSION_ENDED): [(connected, be_refused_in_an_answer)],
-    (State.CONNECTED, Change.CREDENTIALS_REFUSED): [(connected, have_credentials_refused)],
-    (State.CONNECTED, Change.CLOSED): [(connected, end)],
-    (State.LAPSED, Change.ESTABLISHED): [(lapsed, reconnect), (lapsed_while_up, hear)],
-    (State.LAPSED, Change.DISCONNECTED): [(lapsed_while_up, lose), (lapsed, fail_to_shake_hands)],
-    (State.LAPSED, Change.SESSION_ENDED): [(lapsed, be_refused), (lapsed, hear_nothing_for_long)],
-    (State.LAPSED, Change.CREDENTIALS_REFUSED): [(lapsed, have_credentials_refused)],
-    (State.LAPSED, Change.CLOSED): [(lapsed, end), (lapsed_while_up, end)],
-    (State.EXPIRED, Change.ESTABLISHED): [(expired, reconnect)],
-    (State.EXPIRED, Change.DISCONNECTED): [(expired, lose)],
-    (State.EXPIRED, Change.CREDENTIALS_REFUSED): [(expired, have_credentials_refused)],
-    (State.EXPIRED, Change.CLOSED): [(expired, end)],
-    (State.AUTH_FAILED, Change.DISCONNECTED): [(auth_failed, lose)],
-    (State.AUTH_FAILED, Change.CLOSED): [(auth_failed, end)],
+    (State.SUSPENDED, Transition.LEASE_ENDED): [(suspended, outlive_the_lease)],
+    (State.SUSPENDED, Transition.SESSION_ENDED): [
+        (suspended, be_refused),
+        (suspended, hear_nothing_for_long),
+    ],
+    (State.SUSPENDED, Transition.CREDENTIALS_REFUSED): [(suspended, have_credentials_refused)],
+    (State.SUSPENDED, Transition.CLOSED): [(nowhere, end), (suspended, end)],
+    (State.CONNECTED, Transition.DISCONNECTED): [(connected, lose)],
+    (State.CONNECTED, Transition.LEASE_ENDED): [(connected, outlive_the_lease)],
+    (State.CONNECTED, Transition.SESSION_ENDED): [(connected, be_refused_in_an_answer)],
+    (State.CONNECTED, Transition.CREDENTIALS_REFUSED): [(connected, have_credentials_refused)],
+    (State.CONNECTED, Transition.CLOSED): [(connected, end)],
+    (State.LAPSED, Transition.ESTABLISHED): [(lapsed, reconnect), (lapsed_while_up, hear)],
+    (State.LAPSED, Transition.DISCONNECTED): [(lapsed_while_up, lose), (lapsed, fail_to_shake_hands)],
+    (State.LAPSED, Transition.LEASE_ENDED): [(lapsed, hold_too_late), (lapsed_while_up, hold_too_late)],
+    (State.LAPSED, Transition.SESSION_ENDED): [(lapsed, be_refused), (lapsed, hear_nothing_for_long)],
+    (State.LAPSED, Transition.CREDENTIALS_REFUSED): [(lapsed, have_credentials_refused)],
+    (State.LAPSED, Transition.CLOSED): [(lapsed, end), (lapsed_while_up, end)],
+    (State.EXPIRED, Transition.ESTABLISHED): [(expired, reconnect)],
+    (State.EXPIRED, Transition.DISCONNECTED): [(expired, lose)],
+    (State.EXPIRED, Transition.LEASE_ENDED): [(long_expired, hold_too_late)],
+    (State.EXPIRED, Transition.SESSION_ENDED): [(expired, be_refused_before_the_credentials_are_taken)],
+    (State.EXPIRED, Transition.CREDENTIALS_REFUSED): [(expired, have_credentials_refused)],
+    (State.EXPIRED, Transition.CLOSED): [(expired, end)],
+    (State.AUTH_FAILED, Transition.DISCONNECTED): [(auth_failed, lose)],
+    (State.AUTH_FAILED, Transition.SESSION_ENDED): [(auth_failed, lose_and_hear_nothing_for_long)],
+    (State.AUTH_FAILED, Transition.CLOSED): [(auth_failed, end)],
+    (State.CLOSED, Transition.CLOSED): [(closed, end)],
 }
 
 
@@ -164,7 +200,7 @@ def test_each_entry_of_the_table_has_a_way_to_it() -> None:
         for prepare, happen in ways
     ],
 )
-def test_transition(before: State, change: Change, prepare: Step, happen: Step, feed: Feed) -> None:
+def test_transition(before: State, change: Transition, prepare: Step, happen: Step, feed: Feed) -> None:
     """What happens to a session changes its state as the table has it, and nothing else does on the way."""
     driven = Driven(feed, credentials=[DIGEST])
     prepare(driven)
@@ -221,7 +257,7 @@ def test_refused_credentials_reach_everybody(feed: Feed) -> None:
     waiting = driven.read("/waiting")
     have_credentials_refused(driven)
     assert {type(each.error) for each in (holder, read, write, waiting)} == {errors.AuthFailed}
-    assert driven.machine.condemned is not None
+    assert driven.machine.close_reason is not None
 
 
 # The second rule of the machine's preamble

@@ -9,7 +9,8 @@ from driven import LATENESS, SESSION, START, Driven, checked, deposed, never, pa
 from scripted import DIGEST, GET_REPLY, Feed, Holder, Sent, T
 
 from corral import errors
-from corral.session.watches import Armed, Change
+from corral.session.watch_registry import WatchState
+from corral.session.watchers import WatchEvent
 from corral.types import State
 from corral.wire import messages
 
@@ -24,7 +25,7 @@ def times(seen: list[tuple[float, Sent]], opcode: int) -> list[float]:
 class Watcher:
     """Whoever wants to know."""
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         """It is not told here."""
 
 
@@ -134,7 +135,7 @@ def test_a_connection_that_is_never_set_up(owed: str, feed: Feed) -> None:
     if owed == "watches":
         driven.connect()
         driven.machine.watches.add("/w", Watcher())
-        driven.machine.watches.armed("/w", Armed.DATA)
+        driven.machine.watches.mark_set("/w", WatchState.DATA)
         driven.lose()
     driven.connect()
     driven.heard()
@@ -411,7 +412,7 @@ ENTRIES: dict[str, Callable[[Driven], object]] = {
     "pump": lambda driven: driven.heard(),
     "tick": lambda driven: driven.machine.tick(driven.now),
     "hold": lambda driven: driven.machine.hold(Holder("/new"), driven.now),
-    "lost": lambda driven: driven.machine.lost(driven.now, "reset"),
+    "lost": lambda driven: driven.machine.connection_lost(driven.now, "reset"),
     "close": lambda driven: driven.machine.close(driven.now, driven.read("/close")),
     "end": lambda driven: driven.machine.end(driven.now),
     "advance": lambda driven: driven.machine.advance(driven.now),
@@ -464,7 +465,7 @@ def test_the_session_ends_by_our_clock(driven: Driven) -> None:
     assert isinstance(bound.error, errors.SessionExpired)
     assert isinstance(holder.error, errors.LockLost)
     assert not free.answered
-    assert driven.machine.contact == contact
+    assert driven.machine.last_contact == contact
     driven.connect(session_id=8)
     assert driven.connects[-1].session_id == 0
     assert driven.connects[-1].password == bytes(16)

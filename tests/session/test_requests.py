@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections import deque
 
@@ -9,6 +10,7 @@ import pytest
 from driven import body_of
 from scripted import Answer, T
 
+from corral import errors
 from corral.session import requests as requests_module
 from corral.session.requests import (
     FIRST_FLIGHT,
@@ -191,3 +193,60 @@ def test_a_request_says_what_it_is() -> None:
     take(requests)
     assert asked.sent
     assert "xid=1 attempts=1" in repr(asked)
+
+
+# Handing over
+
+
+async def create(*, sent: bool = True) -> tuple[Request, asyncio.Future[object], Answer]:
+    """A write whose future is cancelled, and who shall have the answer instead."""
+    future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    request = Request(messages.SET, b"", "/a", future)
+    request.attempts = int(sent)
+    return request, future, Answer()
+
+
+@pytest.mark.parametrize("result", ["made", None])
+@pytest.mark.parametrize("when", ["before the cancel", "after the cancel", "later"])
+async def test_the_answer_goes_to_whom_it_was_handed_over(when: str, result: str | None) -> None:
+    """L3: the answer of a request that was handed over is not lost, whenever it comes: before its future was
+    cancelled, between that and the handing over, or afterwards. It is given once."""
+    request, future, other = await create()
+    if when == "before the cancel":
+        request.resolve(result)
+    future.cancel()
+    if when == "after the cancel":
+        request.resolve(result)
+    request.hand_over(other)
+    assert other.answered is (when != "later")
+    if when == "later":
+        request.resolve(result)
+    assert other.answered
+    assert (other.result, other.error) == (result, None)
+
+
+@pytest.mark.parametrize("when", ["before the cancel", "after the cancel", "later"])
+async def test_so_does_the_error(when: str) -> None:
+    """L3: so is its error."""
+    request, future, other = await create()
+    error = errors.ConnectionLoss("set", "/a", "lost")
+    if when == "before the cancel":
+        request.reject(error)
+    future.cancel()
+    if when == "after the cancel":
+        request.reject(error)
+    request.hand_over(other)
+    if when == "later":
+        request.reject(error)
+    assert (other.result, other.error) == (None, error)
+
+
+async def test_what_was_not_sent_is_not_handed_over() -> None:
+    """A request that nobody waits for is not sent, although it was handed over."""
+    request, future, other = await create(sent=False)
+    requests = Requests()
+    requests.add(request)
+    future.cancel()
+    request.hand_over(other)
+    assert take(requests) == []
+    assert not other.answered

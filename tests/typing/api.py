@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import assert_type
 
@@ -29,6 +29,16 @@ async def a_client() -> None:
             assert_type(state, corral.State)
         assert_type(zk.states(), corral.StateStream)
         zk.add_auth("digest", b"user:password")
+        statistics = zk.statistics()
+        assert_type(statistics, corral.Statistics)
+        assert_type((statistics.server, statistics.state), tuple[str | None, corral.State])
+        assert_type((statistics.session_id, statistics.session_timeout), tuple[int, float])
+        assert_type((statistics.state_age, statistics.lease_left), tuple[float, float | None])
+        assert_type((statistics.sessions_opened, statistics.reconnects), tuple[int, int])
+        assert_type((statistics.in_flight, statistics.waiting), tuple[int, int])
+        assert_type((statistics.held, statistics.watches), tuple[tuple[str, ...], Mapping[str, int]])
+        assert_type((statistics.caches, statistics.cached_znodes), tuple[int, int])
+        assert_type((statistics.bytes_sent, statistics.bytes_received), tuple[int, int])
         await zk.close()
     assert_type(corral.connect(), corral.Client)
     assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)

@@ -7,7 +7,7 @@ from watching import first_of, grow, next_of
 
 import corral
 from corral import EventKind, RawKind
-from corral.session.watches import Change
+from corral.session.watchers import WatchEvent
 from corral.watch import raw
 from corral.watch.tree import follow, merge
 from support import turns
@@ -70,7 +70,7 @@ async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, othe
         assert len(feed._merger._unreadable) == 5
         for number in range(5):
             await other.delete(f"/tree/{number}")
-        feed.fire(Change.UNKNOWN, feed.full, -1)  # as at a reconnect
+        feed.fire(WatchEvent.UNKNOWN, feed.full, -1)  # as at a reconnect
         await zk.sync()
         assert not feed._merger._unreadable
 

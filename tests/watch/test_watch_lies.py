@@ -12,7 +12,7 @@ from watching import KINDS, STATES, begin, first_of, grow, next_of, tells_nothin
 
 import corral
 from corral import EventKind
-from corral.session.watches import Change
+from corral.session.watchers import WatchEvent
 from corral.wire import messages
 from support import PATIENCE, turns, until
 
@@ -98,7 +98,7 @@ async def test_node_that_was_deleted_does_not_come_back(
         await other.delete("/tree/a")
         assert (await next_of(events)).kind is EventKind.DELETED
         replay.known, replay.times = known, 2
-        liar.tell(Change.CREATED, _full(lied_to, "/tree/a"))
+        liar.tell(WatchEvent.CREATED, _full(lied_to, "/tree/a"))
         await tells_nothing(lied_to, events)
 
 
@@ -144,8 +144,8 @@ async def test_child_without_a_parent(lied_to: corral.Client, liar: Liar, other:
         assert len(cache) == 3
         liar.lie = without
         liar.asked = 0
-        liar.tell(Change.DATA_CHANGED, _full(lied_to, "/tree/a"))
-        liar.tell(Change.CREATED, _full(lied_to, "/tree/a/b"))
+        liar.tell(WatchEvent.DATA_CHANGED, _full(lied_to, "/tree/a"))
+        liar.tell(WatchEvent.CREATED, _full(lied_to, "/tree/a/b"))
         await until(_is_settled(lied_to, cache), "the cache is at rest")
         assert liar.asked < 2 * MANY
 

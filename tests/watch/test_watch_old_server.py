@@ -45,8 +45,8 @@ WAYS: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
 
 
 def registered(zk: corral.Client) -> tuple[int, int]:
-    """How many feeds and how many watched paths a client has: no public attribute tells."""
-    return len(zk._feeds), len(zk._session._machine.watches)
+    """How many feeds and how many watched paths a client has."""
+    return len(zk._feeds), sum(zk.statistics().watches.values())
 
 
 async def refused(zk: corral.Client, way: str) -> corral.Unimplemented:

@@ -61,8 +61,8 @@ async def tells_nothing(zk: corral.Client, events: AsyncIterator[object]) -> Non
 
 
 def registered(zk: corral.Client) -> tuple[int, int]:
-    """How many feeds and how many watched paths a client has: no public attribute tells."""
-    return len(zk._feeds), len(zk._session._machine.watches)
+    """How many feeds and how many watched paths a client has."""
+    return len(zk._feeds), sum(zk.statistics().watches.values())
 
 
 async def until_unregistered(zk: corral.Client) -> None:

@@ -64,7 +64,7 @@ class Election(QueueLock[Held]):
         On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
         does. Raises `NoNode` if the first of the list was gone when it was read, 16 times in a row.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return await self._line.first()
 
     def leaders(self) -> LeaderWatch:

@@ -120,13 +120,13 @@ class Semaphore(Lockable[Held]):
         On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
         does.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return (await self._line.contenders())[: self.limit]
 
     async def waiters(self) -> list[Contender]:
         """The clients that wait for a lease, in order, with their data. A client that is about to take a
         lease is among them for a moment. On cancel and on loss it behaves as `holders`."""
-        self._session.check_place()
+        self._session.ensure_loop()
         return await self._locks.contenders()
 
     def __repr__(self) -> str:

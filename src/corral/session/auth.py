@@ -1,8 +1,7 @@
-"""Credentials, replayed on each connection.
+"""Credentials, which are sent on each connection.
 
-Only schemes whose one message can be sent ahead of the requests that rely on it are here. SASL, which
-exchanges tokens before anything else may be said, will need a phase of its own between the machine's
-HANDSHAKE and UP.
+Only schemes of one message, which can be sent ahead of the requests that rely on it, are supported: not SASL,
+which exchanges tokens before anything else may be sent (see `handshake`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _SCHEME = re.compile("[A-Za-z0-9._-]+")
 
 
 def _must(rule: str) -> str:
-    """The message for what breaks a rule of credentials."""
+    """The message of an error about credentials."""
     return (
         f'auth is a list of pairs (scheme, secret) such as ("digest", b"user:password"); {rule}; '
         "what was given is not shown, as it may be secret"
@@ -26,7 +25,7 @@ def _must(rule: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A scheme, and the secret that proves who we are in it. Neither is ever shown: they may be swapped."""
+    """A scheme and a secret. Neither is ever shown, since the caller may have swapped them."""
 
     scheme: str = field(repr=False)
     secret: bytes = field(repr=False)
@@ -44,7 +43,7 @@ class Credentials:
             raise UsageValueError(_must("the secret of 'digest' must be b'user:password', with a ':'"))
 
     def check_size(self, limit: int) -> None:
-        """Raise `FrameTooLarge` if the message that presents them is over `limit` bytes."""
+        """Raise `FrameTooLarge` if the message that presents them is larger than `limit` bytes."""
         size = len(self.encode()) + 8
         if size > limit:
             raise FrameTooLarge("add_auth", None, size, limit)

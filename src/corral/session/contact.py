@@ -1,10 +1,9 @@
-"""What the log says of an outage: a line when contact is lost, a line when it is back, and reminders between
-them.
+"""The log of an outage: a line when contact is lost, a line when it is back, and reminders in between.
 
-All of it is at WARNING, on the logger ``corral.session``, for whoever looks at night; docs/logging.md
-explains each line. What happens at each attempt is at DEBUG. A connection that comes and goes all the time
-would say as much as an outage each second, so of these lines at most `MOST_LINES` are written in `PERIOD`
-seconds. Reminders, and lines that tell of something held that was lost, are always written.
+All of these are at WARNING, on the logger ``corral.session``; docs/logging.md explains each line. Each
+attempt to connect is logged at DEBUG. Connections that break all the time would write as many lines as an
+outage each second. Therefore at most `MOST_LINES` of them are written in `PERIOD` seconds. Reminders, and
+lines about something held that was lost, are always written.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections import deque
 logger = logging.getLogger("corral.session")
 
 FIRST_REMINDER = 60.0
-"""Seconds from the loss of contact to the first reminder; from then on the interval doubles."""
+"""Seconds from the loss of contact to the first reminder. The interval doubles with each."""
 MOST_LINES = 10
 PERIOD = 1800.0
 
@@ -28,18 +27,18 @@ class ContactLog:
         self._remind_at = 0.0
         self._interval = FIRST_REMINDER
         self._was_connected = False
-        self._over: list[str] = []  # what ended in this outage
+        self._over: list[str] = []  # the leases and sessions that ended in this outage
         self._written: deque[float] = deque(maxlen=MOST_LINES)
         self._left_out = 0
 
     def lost(self, now: float, why: str, held: str, lease_left: float) -> None:
-        """The connection that had the session is gone; `why` names its server, `held` what is held."""
+        """The session's connection is lost. `why` names its server, `held` what is held."""
         self._begin_outage(now)
         holds = f"; holding, for {max(0.0, lease_left):.1f} s more: {held}" if held else "; nothing is held"
         self._write(now, f"contact lost: {why}{holds}")
 
     def unreachable(self, now: float, servers: str) -> None:
-        """All servers were tried in vain."""
+        """All servers were tried, and none granted the session."""
         if self._lost_at is None:
             self._begin_outage(now)
             self._write(now, f"no server takes the session; trying on: {servers}")
@@ -52,8 +51,8 @@ class ContactLog:
             logger.debug("no server takes the session; trying on: %s", servers)
 
     def ended(self, now: float, what: str, held: str) -> None:
-        """The lease has lapsed or the session has expired; `held` names what was lost by that, if anything
-        was."""
+        """The lease has lapsed or the session has expired. `held` names what was lost with it; empty for
+        nothing."""
         self._over.append(what)
         self._begin_outage(now)
         if held:
@@ -62,7 +61,7 @@ class ContactLog:
             self._write(now, f"{what}; nothing was held")
 
     def back(self, now: float, server: str, session: str) -> None:
-        """A server has taken the session, or given us a new one."""
+        """A server has accepted the session, or granted a new one."""
         if self._was_connected and self._lost_at is not None:
             over = ", ".join(dict.fromkeys(self._over))
             kept = f"lost meanwhile: {over}" if over else "nothing was lost"

@@ -1,11 +1,11 @@
-"""Connecting, again and again: which server when, how long each is given, and what it means that none takes
+"""Connecting and reconnecting: which server when, the time for each attempt, and what it means if all reject
 us.
 
-The one rule for times: *of n addresses of which all but one are silent, the one is found within T of the last
-contact*, and at first within `connect_timeout`. So a round over all addresses gets what is left of T, and at
-most T/3; that is shared among the addresses that there are, however many each name has. Each round in vain
-gives twice the time, for servers that are slow rather than silent. Looking names up gets a part of that, and
-a name whose look-up hangs holds up nobody else.
+The rule for times: *if all addresses but one are silent, that one is found within T of the last contact*, and
+at first within `connect_timeout`. A round over all addresses therefore gets what is left of T, and at most
+T/3. The addresses share it, however many each name has. Each round that fails doubles the time, for servers
+that are slow rather than silent. Look-ups of names get a part of it; one that hangs does not delay the
+others.
 """
 
 from __future__ import annotations
@@ -19,38 +19,37 @@ from dataclasses import dataclass
 import anyio
 
 from corral import errors
-from corral.types import State
 
 from .connection import Connection
 from .contact import ContactLog
+from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
-from .machine import Machine, Phase
-from .visit import visit
+from .machine import Machine
+from .states import FINAL, ConnectionPhase
 
 __all__ = ["Dialer"]
 
-# A round over all addresses gets this part of T, and no more than this part of what is left of T since the
-# last contact, but at least the last part of T. At first it gets no more than this part of `connect_timeout`.
+# The time for a round over all addresses: this part of T; at most this part of what is left of T since the
+# last contact; at least this part of T; before the first session at most this part of `connect_timeout`.
 ROUND_PART = 1 / 3
 LEFT_PART = 5 / 6
 LEAST_PART = 1 / 20
 FIRST_ROUND_PART = 1 / 2
-# Of that, what look-ups get before the addresses known so far are tried.
+# The part of it that look-ups get before the addresses known so far are tried.
 LOOK_UP_PART = 1 / 4
-# No attempt gets more than this part of T.
+# The part of T that one attempt gets at most.
 LONGEST_ATTEMPT = 1 / 2
-# A connection that held this long, in seconds, was a good one: the next retry is at once.
+# A connection that lasted this long, in seconds, was a good one: the next attempt is made at once.
 GOOD_CONNECTION = 1.0
 
 
 class Dialer:
-    """Keeps one session connected. `use` is told of each connection before it is attempted."""
+    """Keeps one session connected. `use` is called with each connection before it is attempted."""
 
     def __init__(
         self,
         machine: Machine,
         resolver: Resolver,
-        backoff: Backoff,
         rng: random.Random,
         *,
         clock: Callable[[], float],
@@ -67,19 +66,21 @@ class Dialer:
         self._use = use
         self._on_entry = on_entry
         self._contact = contact
-        self._backoff = backoff
+        self._backoff = Backoff(rng)
+        self.connection: Connection | None = None
+        """The newest connection, from its first attempt on."""
         self._was_connected = False
-        self._has_held = True  # whether a connection has held since the last session expired on us
+        self._has_held = True  # whether a connection has lasted since the last session expired
         self._rejection: _Rejection | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Connect no more: the next connection would be a session that nobody wants."""
+        """Do not connect again: the next session would be one that nobody uses."""
         self._is_stopped = True
 
     async def run(self) -> None:
-        """Connect, and again whenever the connection is lost. Ends when no server will ever take us:
-        `Machine.state` or `Machine.fate` says why."""
+        """Connect, and again whenever the connection is lost. Returns when no server will ever grant a
+        session: `Machine.state` or `Machine.fatal_error` says why."""
         last: Address | None = None
         rounds = 0
         turned_away: list[Address] = []
@@ -126,7 +127,7 @@ class Dialer:
         timeout = machine.timeout
         budget = timeout * ROUND_PART
         if machine.session_id:
-            left = machine.contact + timeout - self._clock()
+            left = machine.last_contact + timeout - self._clock()
             budget = max(min(budget, left * LEFT_PART), timeout * LEAST_PART)
         if not self._was_connected and self._connect_timeout is not None:
             budget = min(budget, self._connect_timeout * FIRST_ROUND_PART)
@@ -138,19 +139,20 @@ class Dialer:
         return min(share, self._machine.timeout * LONGEST_ATTEMPT)
 
     def _session_expired(self) -> None:
-        """A server has no such session. A new one can be had at once; but where each session is gone by the
-        time that we are back, not each time at once."""
+        """A server does not know our session. Request a new one at once, unless each session so far expired
+        before a connection lasted."""
         if self._has_held:
             self._has_held = False
             self._backoff.reset()
 
     async def _attempt(self, address: Address, bound: float) -> Connection | None:
-        """Connect and shake hands, within `bound` seconds; None if that failed, and then nothing is left."""
+        """Connect and shake hands within `bound` seconds. None if that failed; then nothing is left."""
         loop = asyncio.get_running_loop()
         machine = self._machine
         connection = Connection(machine, self._clock, address, self._on_entry, loop)
+        self.connection = connection
         self._use(connection)
-        contact = machine.contact
+        contact = machine.last_contact
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
@@ -160,41 +162,42 @@ class Dialer:
             connection.drop(f"no session within {bound:.2f} s")
             self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
         except BaseException:
-            if machine.phase is not Phase.UP:
+            if machine.phase is not ConnectionPhase.UP:
                 connection.drop("the client is closed")
             raise
         else:
-            if machine.phase is Phase.UP:
+            if machine.phase is ConnectionPhase.UP:
                 self._was_connected = True
                 return connection
-            silent = machine.contact == contact and machine.condemned is None
-            why = machine.condemned or "the server closed the connection"
+            silent = machine.last_contact == contact and machine.close_reason is None
+            why = machine.close_reason or "the server closed the connection"
             self._resolver.failed(address, _TURNED_AWAY if silent else why)
         if connection.made:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
 
     async def _turned_away(self, address: Address, bound: float) -> None:
-        """Find out whether servers turn us away because they have seen less than we have: then it would be
-        for ever. Servers without a leader, or with too many clients, do the same to anybody, for a while.
+        """Detect servers that reject us because our last zxid is newer than theirs: they would do so for
+        ever. Servers without a leader, or with too many clients, reject everybody in the same way, for a
+        while.
 
-        A new session is a transaction. If one that begins now is older than what we have seen, what we have
-        seen was undone, or was never so.
+        A new session is a transaction. If one that begins now has an older zxid than ours, what we have seen
+        was undone, or was never true.
         """
         machine = self._machine
-        now, newest = self._clock(), machine.last_zxid
+        now, newest = self._clock(), machine.zxids.last
         rejection = self._rejection = self._rejection or _Rejection(now)
         if now - rejection.since <= machine.timeout or not newest:
             return
         if rejection.zxid is None:
             with contextlib.suppress(OSError):
-                rejection.zxid = await visit(address.host, address.port, limit=bound)
+                rejection.zxid = await probe_zxid(address.host, address.port, limit=bound)
         if rejection.zxid is None:
             return
-        if rejection.zxid >= newest or machine.disown_zxid(rejection.zxid):
-            self._rejection = None  # it will take us
+        if rejection.zxid >= newest or machine.zxids.disown(rejection.zxid):
+            self._rejection = None  # the server will accept us
             return
-        machine.fate = errors.EnsembleBehind(
+        machine.fatal_error = errors.EnsembleBehind(
             f"{address} turns us away, and is at transaction 0x{rejection.zxid:x}, but we have seen "
             f"0x{newest:x}: the ensemble was restored from a backup or wiped; open a new client"
         )
@@ -203,21 +206,21 @@ class Dialer:
     def _is_over(self) -> bool:
         """Whether there will be no session any more."""
         machine = self._machine
-        is_final = machine.fate is not None or machine.state in (State.AUTH_FAILED, State.CLOSED)
+        is_final = machine.fatal_error is not None or machine.state in FINAL
         return is_final or self._is_stopped
 
 
 @dataclass
 class _Rejection:
-    """Servers take the connection and close it without a word, round after round, and none takes us."""
+    """Servers accept the connection and close it without an answer, round after round."""
 
     since: float
     zxid: int | None = None
-    """At which transaction somebody was served who has seen nothing yet."""
+    """The zxid of a new session, which a client that has seen nothing was granted."""
 
 
 def _raise_unless_network(ended_by: BaseException | None) -> None:
-    """What ends a connection is the network, or a defect of ours that must reach the supervisor."""
+    """A connection is ended by the network, or by a defect of ours that must reach the supervisor."""
     if ended_by is not None and not isinstance(ended_by, OSError):
         raise ended_by
 

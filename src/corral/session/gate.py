@@ -1,14 +1,13 @@
-"""The gate between what decodes and what is believed. No I/O.
+"""Checks what a server sends, once, before anything else uses it. No I/O.
 
-Bytes that decode are not yet an answer: a server with a defect, or something between it and us, may send an
-answer of another request's shape, an event for a path that cannot be, or a session that nobody asked for. All
-that a server says passes here once, before anything else looks at it. What does not fit an answer's request
-ends that request with a `ReplyError`; what does not fit the connection ends that connection. Whoever is
-behind the gate relies on it: a transaction has as many results as operations, a sequential name ends in a
-number, an ephemeral is of our session.
+Bytes that decode may still be no answer. A server with a defect, or something between it and us, may send an
+answer with another request's shape, an event for an impossible path, or a session that nobody requested. What
+does not fit its request ends that request with a `ReplyError`; what does not fit the connection ends the
+connection. All other code relies on these checks: a transaction has as many results as operations, a
+sequential name ends in a number, an ephemeral belongs to our session.
 
-The checks are those that hold for every server from 3.4 to 3.9. A newer server may append fields, use unknown
-error codes and tell of unknown kinds of events; none of that is refused.
+The checks hold for every server from 3.4 to 3.9. A newer server may append fields, use unknown error codes
+and send unknown types of events.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiBody, MultiResult, Operation
 
 MOST_LEVELS = 4096
-"""Levels of a path that an event may name. ZooKeeper has no limit, but who has watches above a path looks at
-each level of it, and one that is created level by level is never that deep."""
+"""The most levels of a path in an event. ZooKeeper has no limit, but the search for watches above a path
+looks at each level, and no real path is that deep."""
 
-# A server grants from 2 to 20 of its ticks, which are 2 s by default. What it grants sets the pace of pings
-# and how soon a silent server is noticed, so neither a storm of pings nor a wait of days may come of it.
+# A server grants from 2 to 20 of its ticks, which are 2 s by default. The granted timeout sets the interval
+# of pings and how soon a silent server is noticed: these limits prevent a storm of pings, and a wait of days.
 LEAST_GRANT = 0.1
 MOST_GRANT = 600.0
 GRANT_RATIO = 20
-"""Beyond these (in seconds) what is granted may still be what was asked for, and up to so many times as
+"""Seconds. Outside these limits a server may still grant what was requested, and up to GRANT_RATIO times as
 much."""
 
 MOST_GROWTH = 1 << 52
-"""By how much the zxid may grow between two answers: by 2^20 epochs, each of which is one election."""
+"""The most by which the zxid may grow between two answers: 2^20 epochs. Each election begins one."""
 
 _PASSWORD_LENGTH = 16
 _CONTAINER_OWNER = -(1 << 63)
@@ -59,17 +58,20 @@ _STRANGERS: Mapping[bytes, str] = {
 
 
 class Misfit(Exception):
-    """What a server has sent does not fit; the message says what and why."""
+    """What a server has sent does not fit. The message says what and why."""
 
 
 class Stranger(Exception):
-    """What answers is no ZooKeeper server; the message says what came."""
+    """The peer is no ZooKeeper server. The message says what it sent."""
 
 
 def check_greeting(first: bytes, *, is_all: bool = False) -> None:
-    """Raise `Stranger` unless the first bytes on a connection may begin the answer to a connect request. A
-    few are looked at only if they are all that came (`is_all`): the next would tell who it is that
-    answers."""
+    """Raise `Stranger` unless `first`, the first bytes on a connection, may begin the answer to a connect
+    request.
+
+    Fewer than 4 bytes are checked only if no more will follow (`is_all`): otherwise the next ones identify
+    the peer.
+    """
     if len(first) < 4 and not is_all:
         return
     if not 0 <= int.from_bytes(first[:4].ljust(4, b"\0")) <= _LONGEST_GREETING or first[:4] == bytes(4):
@@ -79,10 +81,11 @@ def check_greeting(first: bytes, *, is_all: bool = False) -> None:
 
 
 def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> None:
-    """Raise `Misfit` unless `reply` may answer a request for `session_id` (0: a new one) and `asked` seconds.
+    """Raise `Misfit` unless `reply` may answer a request for `session_id` (0 for a new one) and `asked`
+    seconds.
 
-    A refused session (no time-out, or no session id) fits. ClickHouse Keeper rejects connections while it has
-    no leader with a protocol version of its own and session -1.
+    A refusal (no timeout, or no session id) fits. While it has no leader, ClickHouse Keeper rejects
+    connections with a protocol version of its own and session -1.
     """
     if reply.protocol_version != 0:
         raise Misfit(f"the server rejects the connection (protocol version {reply.protocol_version})")
@@ -91,20 +94,14 @@ def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> N
     if session_id and reply.session_id != session_id:
         raise Misfit(f"the server answers with session 0x{reply.session_id:x}, not with 0x{session_id:x}")
     if reply.session_id == -1 or len(reply.password) != _PASSWORD_LENGTH:
-        raise Misfit("the server answers with what cannot be a session")
+        raise Misfit("the server answers with an impossible session")
     least = min(asked, LEAST_GRANT)
     most = max(asked * GRANT_RATIO, MOST_GRANT)
     if not least <= reply.timeout <= most:
         raise Misfit(
-            f"the server grants a session timeout of {reply.timeout:g} s where {asked:g} s were asked for; "
-            f"from {least:g} to {most:g} s are taken"
+            f"the server grants a session timeout of {reply.timeout:g} s where {asked:g} s were requested; "
+            f"from {least:g} to {most:g} s are accepted"
         )
-
-
-def check_zxid(zxid: int, last: int) -> None:
-    """Raise `Misfit` if no ensemble can be at `zxid` when it was at `last` before."""
-    if zxid >= last + MOST_GROWTH:
-        raise Misfit(f"transaction 0x{zxid:x} cannot follow 0x{last:x}")
 
 
 def check_event_path(path: str) -> None:
@@ -114,7 +111,7 @@ def check_event_path(path: str) -> None:
     if path[:1] != "/" or path[-1] == "/" or "//" in path or paths.FORBIDDEN.search(path):
         raise Misfit(f"an event for {path[:50]!r}, which is no path")
     if path.count("/") > MOST_LEVELS:
-        raise Misfit(f"an event for a path of {path.count('/'):,} levels; {MOST_LEVELS:,} are taken")
+        raise Misfit(f"an event for a path of {path.count('/'):,} levels; {MOST_LEVELS:,} are accepted")
 
 
 def check_answer(op: Operation, body: bytes, result: Any, zxid: int, session_id: int) -> None:
@@ -132,9 +129,9 @@ def _check_get(body: bytes, result: tuple[bytes, Stat], zxid: int, session_id: i
 
 
 def _check_children(body: bytes, names: Sequence[str], zxid: int, session_id: int) -> None:
-    # One look at all names together: a node may have a hundred thousand children.
+    # All names together, in one pass: a node may have a hundred thousand children.
     joined = "".join(names)
-    is_plain = joined.isascii() and joined.isprintable()  # nearly always, and quick to see
+    is_plain = joined.isascii() and joined.isprintable()  # nearly always true, and fast
     is_odd = "/" in joined or (not is_plain and paths.FORBIDDEN.search(joined) is not None)
     if is_odd or not _NO_NAMES.isdisjoint(names):
         raise Misfit("a child's name that no znode can have")
@@ -156,7 +153,7 @@ def _check_set(body: bytes, stat: Stat, zxid: int, session_id: int) -> None:
 
 
 def _next_version(version: int) -> int:
-    """A signed 32-bit number: the one after the last is negative."""
+    """Versions are signed 32-bit numbers: the one after the largest is negative."""
     return version + 1 if version < 0x7FFFFFFF else -0x80000000
 
 
@@ -209,7 +206,7 @@ def _check_multi(body: bytes, results: Sequence[MultiResult], zxid: int, session
     if len(results) != len(ops):
         raise Misfit(f"{len(results)} results for {len(ops)} operations")
     if any(result.opcode == messages.ERROR_OPCODE for result in results):
-        # None was applied: those before the refused one have code 0, those after it -2.
+        # No operation was applied: those before the refused one have code 0, those after it -2.
         if any(result.opcode != messages.ERROR_OPCODE for result in results):
             raise Misfit("some operations of one transaction are applied, and others not")
         codes = [result.error for result in results]
@@ -230,7 +227,7 @@ def _check_multi_read(body: bytes, results: Sequence[MultiResult], zxid: int, se
     get = messages.GET.opcode
     for (op, _), result in zip(ops, results, strict=True):
         if result.opcode == op.opcode:
-            # Spelled out, since the answer that loads a tree has a thousand of these.
+            # Not by `check_answer`, since an answer that loads a tree has a thousand of these.
             if result.opcode == get:
                 if len(result.value[0]) != result.value[1].data_length:
                     raise Misfit("data of another length than its Stat says")
@@ -259,4 +256,4 @@ CHECKS: Mapping[Operation, Callable[[bytes, Any, int, int], None]] = {
     messages.MULTI: _check_multi,
     messages.MULTI_READ: _check_multi_read,
 }
-"""What checks the answer to each operation: body, result, zxid and session."""
+"""The check of the answer to each operation, by the request's body, the result, the zxid and the session."""

@@ -1,4 +1,4 @@
-"""Where the servers are: the connect string, the order to try them in, and how long to wait between."""
+"""The servers: the connect string, the order of attempts, and the backoff between rounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_ANSWER_YET = "no answer yet"
 
 
 class Address(NamedTuple):
-    """One server, by name or by number."""
+    """One server, by host name or IP address."""
 
     host: str
     port: int
@@ -32,7 +32,7 @@ class Address(NamedTuple):
 
 
 class Hosts(NamedTuple):
-    """A parsed connect string. `chroot` is "" for none, else a path."""
+    """A parsed connect string. `chroot` is a path, or "" for none."""
 
     servers: tuple[Address, ...]
     chroot: str
@@ -41,8 +41,8 @@ class Hosts(NamedTuple):
         return ",".join(map(str, self.servers)) + self.chroot
 
 
-# The same shape as ZooKeeper's own: name:port, name, 10.0.0.1:port, [::1]:port. The port may be empty here,
-# so that the error can say that. A zone (%eth0) is the name of a network interface.
+# As ZooKeeper's own: name:port, name, 10.0.0.1:port, [::1]:port. It matches an empty port, for a better
+# error. A zone (%eth0) is the name of a network interface.
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{0,5}))?"
 )
@@ -65,7 +65,7 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
     except UsageValueError:
         if not any("@" in part for part in hosts):
             raise
-    # Raised out here, so that the error with the password in it is not this one's context.
+    # Outside the handler, so that the error that contains the password is not the context of this one.
     raise UsageValueError(
         "hosts has an '@' and is no connect string such as 'zk1:2181,zk2:2181/chroot'; credentials belong in "
         "auth=[('digest', b'user:password')], and a chroot with an '@' in zk.chroot(); what was given is not "
@@ -74,7 +74,7 @@ def parse(hosts: str | Sequence[str]) -> Hosts:
 
 
 def _kind_of(hosts: object) -> str:
-    """What was given for hosts, without showing it."""
+    """The type of an invalid `hosts`, without showing it."""
     if isinstance(hosts, Sequence) and not isinstance(hosts, bytes | bytearray | memoryview):
         wrong = next(type(host).__name__ for host in hosts if not isinstance(host, str))
         return f"a {type(hosts).__name__} that holds a value of type {wrong}"
@@ -110,7 +110,7 @@ def _parse_all(hosts: str | Sequence[str]) -> Hosts:
     return Hosts(tuple(dict.fromkeys(servers)), chroot)
 
 
-# Behind a '/' in a password: "me:pass/word@zk1:2181".
+# After a '/' in a password: "me:pass/word@zk1:2181".
 _LOOKS_LIKE_SERVER = re.compile(r"@[^/@]*:[0-9]+(?:/|$)")
 
 
@@ -149,7 +149,7 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _unbracketed(part: str) -> str:
-    """What to write in place of an IPv6 address without brackets; its last group may be meant as a port."""
+    """How to write an IPv6 address without brackets; its last group may be meant as the port."""
     host, _, port = part.rpartition(":")
     if not port.isdecimal() or not _is_ipv6(host):
         host, port = part, str(DEFAULT_PORT)
@@ -157,16 +157,16 @@ def _unbracketed(part: str) -> str:
 
 
 class Resolver:
-    """Gives, round by round, every address of every server, in random order.
+    """Returns, for each round, every address of every server, in random order.
 
-    Names are resolved afresh each round: in Kubernetes a server comes back under another address
-    (ZOOKEEPER-2184 is what happens otherwise). The order is random so that clients spread over the
-    ensemble, and so that they do not all run to the same server when one fails.
+    Names are resolved again for each round, since in Kubernetes a server restarts with another address
+    (otherwise ZOOKEEPER-2184 happens). The order is random, so that clients spread over the ensemble, also
+    when a server fails.
 
-    A look-up can hang for as long as the system's resolver likes, and cannot be stopped. So each name has at
-    most one under way, and while it hangs, or fails for the moment, the addresses of the last one are tried.
-    It runs on a thread of its own: in the loop's default executor it would take the place of the
-    application's own work, and the end of `asyncio.run` would wait for it.
+    A look-up can hang for as long as the system's resolver takes, and cannot be stopped. Each name therefore
+    has at most one under way. While it hangs, or after a temporary failure, the addresses of the last one are
+    tried. It runs on a thread of its own: in the loop's default executor it would block the application's
+    jobs, and the end of `asyncio.run` would wait for it.
     """
 
     def __init__(self, servers: Sequence[Address], rng: random.Random) -> None:
@@ -175,12 +175,12 @@ class Resolver:
         self._known = {server: [server] for server in servers if _is_literal(server.host)}
         self._look_ups: dict[Address, asyncio.Future[_Infos]] = {}
         self.failures = {str(server): NOT_TRIED for server in servers}
-        """What each server last answered, for the error that ends a vain search."""
+        """The result of the last attempt at each server, for error messages."""
 
     async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
-        """The addresses to try now; `last`, which has just failed us, comes at the end.
+        """The addresses to try now; `last`, whose connection was lost, comes last.
 
-        Waits at most `bound` seconds for look-ups; what they find later is for the next round.
+        Waits at most `bound` seconds for look-ups. What they find later is used in the next round.
         """
         hanging = set(self._look_ups.values())
         for server in self._servers:
@@ -193,7 +193,7 @@ class Resolver:
             self.failed(server, f"name not resolved: {NO_ANSWER_YET}")
         found = [self._known.get(server, []) for server in self._servers]
         addresses = list(dict.fromkeys(address for some in found for address in some))
-        # An address that a name no longer has is of no more interest, nor is a name that has addresses.
+        # Drop addresses that no name has any more, and names that have addresses.
         unresolved = [str(server) for server, some in zip(self._servers, found, strict=True) if not some]
         self.failures = {
             name: self.failures.get(name, NOT_TRIED) for name in (*unresolved, *map(str, addresses))
@@ -208,7 +208,7 @@ class Resolver:
         loop = asyncio.get_running_loop()
         if type(loop).getaddrinfo is asyncio.BaseEventLoop.getaddrinfo:
             look_up = _on_a_thread(loop, server)
-        else:  # a loop that brings a resolver of its own
+        else:  # a loop with a resolver of its own
             look_up = loop.create_task(
                 loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM),
                 name=f"corral look-up of {server.host}",
@@ -226,10 +226,10 @@ class Resolver:
             return
         self.failed(server, f"name not resolved: {str(error) or type(error).__name__}")
         if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
-            self._known.pop(server, None)  # there is no such name any more
+            self._known.pop(server, None)  # the name does not exist any more
 
     async def close(self) -> None:
-        """Wait for no look-up any more."""
+        """Cancel all look-ups."""
         look_ups = list(self._look_ups.values())
         for look_up in look_ups:
             look_up.cancel()
@@ -237,16 +237,16 @@ class Resolver:
             await asyncio.wait(look_ups)
 
     def trying(self, server: Address) -> None:
-        """Note that an attempt is under way; what an earlier one came to says more."""
+        """An attempt begins. Keep the result of an earlier one, which says more."""
         if self.failures.get(str(server), NOT_TRIED) == NOT_TRIED:
             self.failures[str(server)] = NO_ANSWER_YET
 
     def failed(self, server: Address, why: str) -> None:
-        """Note what became of an attempt."""
+        """An attempt failed, or a look-up."""
         self.failures[str(server)] = why
 
     def describe(self) -> str:
-        """What each server last answered, in one line."""
+        """The result of the last attempt at each server, in one line."""
         return "; ".join(f"{server}: {why}" for server, why in self.failures.items()) or "no attempt was made"
 
 
@@ -254,7 +254,7 @@ _Infos: TypeAlias = "Sequence[tuple[Any, Any, Any, Any, tuple[Any, ...]]]"
 
 
 def _on_a_thread(loop: asyncio.AbstractEventLoop, server: Address) -> asyncio.Future[_Infos]:
-    """Look a name up on a thread of its own, which ends with the process at the latest."""
+    """Look a name up on a daemon thread of its own."""
     future: asyncio.Future[_Infos] = loop.create_future()
 
     def settle(infos: _Infos | None, error: Exception | None) -> None:
@@ -270,9 +270,9 @@ def _on_a_thread(loop: asyncio.AbstractEventLoop, server: Address) -> asyncio.Fu
         failure: Exception | None = None
         try:
             infos = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        except Exception as error:  # UnicodeError too, for a name that cannot be one
+        except Exception as error:  # also UnicodeError, for an impossible name
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, infos, failure)
 
     threading.Thread(target=look_up, name=f"corral look-up of {server.host}", daemon=True).start()
@@ -288,21 +288,22 @@ def _is_literal(host: str) -> bool:
 
 
 class Backoff:
-    """How long to wait before the next round: nothing at first, then doubling, with jitter.
+    """The delay before the next round: none at first, then doubling, with equal jitter (half fixed, half
+    random).
 
-    Equal jitter (half fixed, half random): clients that lost the same server come back apart, and
-    none comes back at once.
+    Clients that lost the same server reconnect at different times, and none at once.
     """
 
     FIRST = 0.05
     LONGEST = 0.9
-    """So that a second after the end of an outage everybody is back and knows the last state; ZooKeeper's own
-    clients wait for up to a second."""
+    """A second after the end of an outage all clients are back. ZooKeeper's own clients wait for up to a
+    second."""
     LONGEST_IN_ELECTION = 0.2
-    """While servers take the connection and turn us away at once: they are electing a leader, which takes a
+    """While servers accept connections and close them at once. They are electing a leader, which takes a
     fraction of a second and ends for all of them at the same time."""
     ELECTION = 20
-    """For so many rounds it may be one; then it is an ensemble without a quorum, which is to be spared."""
+    """The most rounds that count as an election. After that the ensemble has no quorum, and must be
+    spared."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -310,8 +311,8 @@ class Backoff:
         self._elections = 0
 
     def next(self, *, turned_away: bool = False) -> float:
-        """Seconds to wait now; `turned_away` if the last round met a server that took the connection only to
-        close it."""
+        """The seconds to wait now. `turned_away`: in the last round a server accepted a connection and closed
+        it at once."""
         self._elections = self._elections + 1 if turned_away else 0
         if 0 < self._elections <= self.ELECTION:
             self._ceiling = min(self._ceiling, self.LONGEST_IN_ELECTION)
@@ -319,6 +320,6 @@ class Backoff:
         return ceiling / 2 + self._rng.uniform(0, ceiling / 2)
 
     def reset(self) -> None:
-        """A connection has held: the next retry is at once again."""
+        """A connection lasted: the next attempt is made at once."""
         self._ceiling = 0.0
         self._elections = 0

@@ -25,7 +25,7 @@ answered at *w + r*. The answer proves that a quorum followed this server's lead
   before it answered, so the condition is a <= w, without g. A session that is new is created by a quorum
   write, so there the connect answer is a proof already.
 
-Hence the lease: the newest such *a*, plus T, less the lateness of our own event loop (which `Holdings`
+Hence the lease: the newest such *a*, plus T, less the lateness of our own event loop (which `LeaseHolds`
 subtracts, as it is about us and not about the server).
 
 One thing is done more strictly than that. A request may be long on its way (a packet sent again, a full

@@ -1,56 +1,57 @@
-"""Requests that wait for their answers: the only owner of what is queued and what is in flight.
+"""Requests and their answers: the only owner of what is queued and what is in flight.
 
-Three places: *urgent* (what the session itself must say first: credentials, watches, heartbeats), *waiting*
-(users' requests, in their order) and *in flight* (sent, unanswered, in the order of sending, which is the
-order in which a session is answered). When the connection breaks, `reclaim` decides what becomes of each.
+There are three places: *urgent* (the session's own messages, which go first: credentials, watches,
+heartbeats),
+*waiting* (users' requests, in order) and *in flight* (sent and unanswered, in the order of sending, which is
+the order of the answers). When the connection is lost, `reclaim` decides what becomes of each request.
 
 How many are in flight
 ----------------------
-A heartbeat that is sent now is answered behind all that is in
-flight, so that must not take long: a part of T, over any network on which the session can live. The number of
-requests and the bytes of the requests say little, since a read of a few bytes may be answered with a
-megabyte. So a connection begins with `FIRST_FLIGHT` requests, doubles that with each round trip, and never
-has more in flight than are answered with `MAX_BYTES_IN_FLIGHT`, going by the answers that came.
+A heartbeat is answered behind all that is in flight. That must take only a part of T, on every network on
+which the session can live. The number and the size of the requests say little, since a short read may be
+answered with a megabyte. A connection therefore begins with `FIRST_FLIGHT` requests in flight and doubles
+that with each round trip. It never has more in flight than would be answered with `MAX_BYTES_IN_FLIGHT`, by
+the sizes of the answers so far.
 
 What breaks connections
 -----------------------
-A request may be what the connection breaks on: too large for this server, unknown to it, or disliked by
-something in between. Whoever repeats it by itself (a watch, a lock) would break one connection after another,
-and everybody else's writes with them. So it is counted, for each request with the same operation and body,
-how many connections in a row broke while it was unanswered. Those on which one broke are sent again together,
-and nothing else until they are answered; from the second on each is sent alone. None overtakes another: a
-pipelined pair, such as a write and the list that must be read behind it, relies on the order.
-`ConnectionLoss.losses` tells the count to whoever repeats it, and when to stop.
+A request may itself break the connection: it may be too large for the server, unknown to it, or rejected by
+something in between. Whoever sends it again (a watch, a lock) would break one connection after another, and
+lose everybody else's writes with each. `Requests` therefore counts, for each operation and body, how many
+connections in a row broke while such a request was unanswered. After one, these requests are sent together,
+apart from all others. After two or more, each is sent alone. No request overtakes another: a pipelined pair,
+such as a write and the list that must be read after it, relies on the order. `ConnectionLoss.losses` has the
+count, so that whoever repeats a request knows when to stop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from corral import errors
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-if TYPE_CHECKING:
-    from .watches import Kind
+from .watchers import WatchKind
 
-# A server stops reading from its connections while it has globalOutstandingLimit (1,000) requests unanswered,
-# so a longer flight gains nothing; and it is what a heartbeat may find before itself.
+# A server stops reading from its connections while it has globalOutstandingLimit (1,000) unanswered requests:
+# more in flight gain nothing, and a heartbeat waits behind all of them.
 MAX_IN_FLIGHT = 1000
-# Bytes, of requests as of answers, that may be in front of a heartbeat.
+# Bytes of requests, and of answers, that may be ahead of a heartbeat.
 MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
 FIRST_FLIGHT = 32
-# Requests and answers of this size are not counted in bytes: there may be as many as there may ever be.
+# Requests and answers up to this size are not counted in bytes: MAX_IN_FLIGHT of them fit.
 _SMALL = MAX_BYTES_IN_FLIGHT // MAX_IN_FLIGHT
-# How fast the expected size of an answer falls again after a large one.
+# How fast the expected size of an answer decreases after a large one.
 _FORGETTING = 1 / 16
-# For how long, in T, it is remembered on which request a connection broke that nobody asks for again.
+# For how long, in T, the count of a request is kept that is not sent again.
 _MEMORY = 4
-# How many, and how many bytes of large ones, may wait before those are looked for whose waiter has gone.
+# With how many requests waiting, or bytes of large ones, those are dropped that nobody waits for.
 _PURGE_COUNT = 64
 _PURGE_BYTES = 1024 * 1024
 _LARGE = 16 * 1024
@@ -63,7 +64,7 @@ _LAST_XID = 0x7FFFFFFF
 
 
 class Waiter(Protocol):
-    """Whoever waits for an answer: an `asyncio.Future`, or anything that behaves so."""
+    """Waits for an answer: an `asyncio.Future`, or anything with these methods of one."""
 
     def done(self) -> bool: ...
 
@@ -73,10 +74,10 @@ class Waiter(Protocol):
 
 
 class Nobody:
-    """A waiter for answers that nobody waits for."""
+    """The waiter of requests whose answers nobody needs."""
 
     def done(self) -> bool:
-        """Never: what was asked for is to be sent all the same."""
+        """Never: the request is sent all the same."""
         return False
 
     def set_result(self, result: Any, /) -> None:
@@ -90,7 +91,7 @@ NOBODY = Nobody()
 
 
 class Request:
-    """One request: what to send, who waits, and what is known of its fate."""
+    """One request: what to send, who waits for the answer, and what is known of its outcome."""
 
     __slots__ = (
         "attempts", "body", "bound_to", "is_own", "losses", "op", "path", "refused", "sent_at", "unclaimed",
@@ -105,39 +106,38 @@ class Request:
         waiter: Waiter,
         *,
         bound_to: int = 0,
-        watches: tuple[str, Kind] | None = None,
+        watches: tuple[str, WatchKind] | None = None,
     ) -> None:
         self.op = op
         self.body = body
         self.path = path
-        """As the caller named it: for error messages only."""
+        """As the caller names it; for error messages only."""
         self.waiter = waiter
         self.bound_to = bound_to
-        """The session without which the request means nothing, or 0."""
+        """The session outside which the request must not be executed, or 0."""
         self.watches = watches
-        """The full path that the server watches from now on, if this read asks it to, and what of it."""
+        """The full path and kind of the watch that this read sets, or None."""
         self.xid = 0
-        """What the server will answer under; 0 until it is sent."""
+        """The number of its answer; 0 until it is sent."""
         self.sent_at = 0.0
         self.attempts = 0
         self.is_own = False
-        """Whether the session itself has sent it, such as a heartbeat, whatever else waits."""
+        """Whether it is the session's own, such as a heartbeat."""
         self.losses = 0
-        """On how many connections in a row it broke, as of when it was last sent."""
+        """The number of connections in a row that broke on it, as of when it was last sent."""
         self.refused = False
-        """Whether the server has said that it was not applied, so that even a write may be sent again."""
+        """Whether the server has refused it without executing it: then even a write may be sent again."""
         self.unclaimed: tuple[Any, BaseException | None] | None = None
-        """The answer and the error (one is None) of one that was sent, if they came when its waiter had
-        gone. A future is gone as soon as its task is cancelled, and the task is told of that a turn of the
-        loop later: what comes between the two is here."""
+        """The answer and the error, one of which is None, if they arrived after the future was cancelled but
+        before its task resumed. See `hand_over`."""
 
     @property
     def sent(self) -> bool:
-        """Whether it has been on the wire, so that its outcome may be unknown."""
+        """Whether it was ever sent: then its outcome may be unknown."""
         return self.attempts > 0
 
     def resolve(self, result: Any) -> None:
-        """Give the waiter its answer; if it waits no more, note it."""
+        """Give the waiter its answer; keep it in `unclaimed` if the waiter is done."""
         try:
             if not self.waiter.done():
                 self.waiter.set_result(result)
@@ -147,7 +147,7 @@ class Request:
             self._waiter_broke(defect)
 
     def reject(self, error: BaseException) -> None:
-        """Give the waiter an error; if it waits no more, note it."""
+        """Give the waiter an error; keep it in `unclaimed` if the waiter is done."""
         try:
             if not self.waiter.done():
                 self.waiter.set_exception(error)
@@ -156,12 +156,36 @@ class Request:
         except Exception as defect:
             self._waiter_broke(defect)
 
+    def hand_over(self, waiter: Waiter) -> None:
+        """The future that waits was cancelled: give the answer to `waiter` in its place, also one that has
+        arrived.
+
+        A request that was not sent is not sent, and `waiter` gets nothing: there is no outcome to follow.
+        """
+        future = self.waiter
+        assert isinstance(future, asyncio.Future), "only a future is handed over"
+        if not self.sent:
+            return
+        self.waiter = waiter
+        # It may have arrived in the turn of the cancel: before it, in the future; after it, in `unclaimed`.
+        outcome = self.unclaimed
+        if future.done() and not future.cancelled():
+            error = future.exception()
+            outcome = (None if error else future.result(), error)
+        if outcome is None:
+            return
+        result, error = outcome
+        if error is None:
+            self.resolve(result)
+        else:
+            self.reject(error)
+
     def _waiter_broke(self, defect: Exception) -> None:
-        """A waiter has raised: that ends what it waits for, and not the session, which has other waiters."""
+        """A waiter has raised: its wait ends with an error. The session goes on, for the other waiters."""
         logger.error("the answer to %r could not be taken; please report this", self, exc_info=defect)
         error = errors.InternalError(f"{errors.describe(self.op.name, self.path)}: {defect!r}")
         error.__cause__ = defect
-        with contextlib.suppress(Exception):  # it has raised once, and is logged
+        with contextlib.suppress(Exception):  # it may raise again; the first defect is logged
             self.waiter.set_exception(error)
 
     def __repr__(self) -> str:
@@ -172,7 +196,7 @@ _Key: TypeAlias = "tuple[int, bytes]"
 
 
 class Requests:
-    """The three places, and the numbering of what goes from one to the next."""
+    """The three places, and the numbering of requests."""
 
     def __init__(self) -> None:
         self.urgent: deque[bytes] = deque()
@@ -182,26 +206,26 @@ class Requests:
         """The session timeout T in seconds."""
         self._bytes_in_flight = 0  # of those that are not small
         self._xid = _FIRST_XID - 1
-        # With how many waiting, or how many bytes of large ones more, it is worth looking for what nobody
-        # waits for any more: twice what was left last time, so that looking costs a part of queueing.
+        # When to drop what nobody waits for: at twice what was left last time, so that the search costs a
+        # constant for each request.
         self._purge_count = _PURGE_COUNT
         self._purge_bytes = _PURGE_BYTES
         self._large_bytes = 0
-        # How many may be in flight, and the size of an answer that is expected.
+        # How many requests may be in flight, and the expected size of an answer.
         self._window = FIRST_FLIGHT
         self._expected = 0.0
-        self._adapt_above = -1  # how large an answer must be to say anything new about the window
-        # On how many connections in a row each request broke. Of those in flight: how many are the session's
-        # own, how many are suspected, and whether one of these is to be alone.
+        self._adapt_above = -1  # only larger answers change the window
+        # How many connections in a row broke on each request. Of those in flight: how many are the session's
+        # own, how many are suspected (some connection broke on them), and whether one of these must be alone.
         self._losses: dict[_Key, int] = {}
         self._own = 0
         self._suspects = 0
         self._is_alone = False
-        self._is_plain = True  # whether all in flight are small users' requests that are not suspected
+        self._is_plain = True  # whether all in flight are small, users' and not suspected
         self._lost_at = 0.0
 
     def add(self, request: Request) -> None:
-        """Queue it behind all that waits."""
+        """Queue a request behind all that wait."""
         waiting = self.waiting
         waiting.append(request)
         if len(waiting) > self._purge_count:
@@ -212,20 +236,20 @@ class Requests:
                 self.purge()
 
     def purge(self) -> None:
-        """Throw out what waits and nobody waits for: in a long outage that could be all of it (timed out)."""
+        """Drop what nobody waits for. After a long outage that may be all of it, timed out."""
         self.waiting = deque(request for request in self.waiting if not request.waiter.done())
         self._purge_count = max(_PURGE_COUNT, 2 * len(self.waiting))
         self._purge_bytes = max(_PURGE_BYTES, sum(len(request.body) for request in self.waiting))
         self._large_bytes = 0
 
     def connected(self, timeout: float) -> None:
-        """There is a new connection, of a session with this timeout in seconds."""
+        """There is a new connection, with this session timeout in seconds."""
         self.timeout = timeout
         self._window = FIRST_FLIGHT
         self._adapt_above = -1
 
     def take(self, now: float, out: list[bytes]) -> None:
-        """Append to `out` what may be sent now, and note it as in flight since `now`."""
+        """Append to `out` what may be sent now. It is in flight from `now` on."""
         if self.urgent:
             out.extend(self.urgent)
             self.urgent.clear()
@@ -233,27 +257,27 @@ class Requests:
         while waiting and len(in_flight) < window and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
             request = waiting.popleft()
             if request.waiter.done():
-                continue  # cancelled before it was sent: certainly not applied
+                continue  # cancelled before it was sent: not executed
             if self._losses and not self._may_send(request, now):
                 waiting.appendleft(request)
                 return
             self._send(request, now, out)
 
     def _may_send(self, request: Request, now: float) -> bool:
-        """Whether the first that waits may go out beside what is in flight, as connections have broken on
-        some (see above)."""
+        """Whether the first waiting request may be sent beside what is in flight, although connections have
+        broken on some requests (see above)."""
         losses = request.losses = self._losses.get(_key(request), 0)
         others = len(self.in_flight) - self._own - self._suspects
         if losses == 0:
             if self._suspects == 0 and now > self._lost_at + _MEMORY * self.timeout:
-                self._losses.clear()  # nobody has asked for those again
+                self._losses.clear()  # these were not sent again
             return self._suspects == 0
         if losses == 1:
             return others == 0 and not self._is_alone
         return others == 0 and self._suspects == 0
 
     def send_first(self, request: Request, now: float) -> None:
-        """Send a request of the session's own before all that waits, whatever is in flight."""
+        """Send a request of the session's own ahead of all that wait, whatever is in flight."""
         request.is_own = True
         self._send(request, now, self.urgent)
 
@@ -271,7 +295,7 @@ class Requests:
         out.append(body)
 
     def _account(self, request: Request, size: int) -> None:
-        """A large one, one of the session's own, or a suspected one, is in flight."""
+        """A large request, one of the session's own, or a suspected one is in flight."""
         self._is_plain = False
         if size > _SMALL:
             self._bytes_in_flight += size
@@ -282,8 +306,8 @@ class Requests:
             self._is_alone = request.losses >= 2
 
     def answered(self, xid: int, size: int) -> Request | None:
-        """The request that an answer of `size` bytes with `xid` belongs to: the oldest in flight, or the
-        stream is broken."""
+        """The request of an answer with `xid` and `size` bytes: the oldest in flight. None if it is not that
+        one's: then the stream is broken."""
         in_flight = self.in_flight
         if not in_flight or in_flight[0].xid != xid:
             return None
@@ -301,7 +325,7 @@ class Requests:
         self._adapt_above = _SMALL if self._window == MAX_IN_FLIGHT else -1
 
     def answered_out_of_turn(self, xid: int) -> Request | None:
-        """The request in flight that an answer with `xid` belongs to, wherever it stands."""
+        """The request in flight that has this `xid`, whether or not it is the oldest."""
         for request in self.in_flight:
             if request.xid == xid:
                 self.in_flight.remove(request)
@@ -310,7 +334,7 @@ class Requests:
         return None
 
     def _landed(self, request: Request) -> None:
-        """It is in flight no more, and has not broken the connection."""
+        """It is answered, so it has not broken the connection."""
         size = len(request.body)
         if size > _SMALL:
             self._bytes_in_flight -= size
@@ -324,17 +348,17 @@ class Requests:
         self._is_plain = not (self._bytes_in_flight or self._own or self._suspects)
 
     def refused(self, request: Request) -> None:
-        """Take back a request that was certainly not applied: `reclaim` has it sent again, in its turn."""
+        """Take back a request that was not executed: `reclaim` sends it again, in its turn."""
         request.refused = True
         self.in_flight.appendleft(request)
         self._account(request, len(request.body))
 
     def reclaim(self, now: float) -> Iterator[tuple[Request, int]]:
-        """The connection is gone: reads go back to wait, in order; yields those whose outcome is unknown,
-        each with the number of connections in a row that broke on it.
+        """The connection is lost: requeue the reads, in order, and yield the requests whose outcome is
+        unknown, each with the number of connections in a row that broke on it.
 
-        A read on which the connection has died twice is yielded too: it may be what kills it. So is a write
-        that nobody waits for: whoever has left it may still come for its outcome.
+        A read that was in flight at two losses is yielded, too, since it may be the cause. So is a write that
+        nobody waits for: it may still be handed over (`Request.hand_over`).
         """
         unanswered = list(self.in_flight)
         self._nothing_in_flight()
@@ -372,20 +396,20 @@ class Requests:
         self._is_plain = True
 
     def drop_bound(self, session_id: int) -> list[Request]:
-        """Take out what waits and means nothing in the session that there is now (0 for none)."""
+        """Take out what waits and is bound to another session than this one (0 for none)."""
         dropped = [request for request in self.waiting if request.bound_to not in (0, session_id)]
         if dropped:
             self.waiting = deque(request for request in self.waiting if request.bound_to in (0, session_id))
         return dropped
 
     def drop_waiting(self) -> list[Request]:
-        """Take out all that was not sent, or is to be sent again."""
+        """Take out all that wait to be sent, or to be sent again."""
         dropped = list(self.waiting)
         self.waiting.clear()
         return dropped
 
     def drop_all(self) -> list[Request]:
-        """Take out everything, sent or not."""
+        """Take out all requests, sent or not."""
         dropped = [*self.in_flight, *self.drop_waiting()]
         self._nothing_in_flight()
         return dropped

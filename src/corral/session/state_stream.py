@@ -9,45 +9,58 @@ from collections.abc import Callable
 from corral import errors
 from corral.types import State
 
-_FINAL = (State.AUTH_FAILED, State.CLOSED)
+from .states import FINAL
+
+LIMIT = 64
+"""How many changes a stream keeps for a slow reader."""
+
+
+class StateQueue:
+    """The session's side of a stream: the changes that the reader has not taken yet."""
+
+    def __init__(self, state: State) -> None:
+        self.pending: deque[State] = deque([state], maxlen=LIMIT)
+        self.wake: asyncio.Future[None] | None = None
+        """Resolved at the next change, if the reader waits."""
+
+    def put(self, state: State) -> None:
+        """Add a change."""
+        self.pending.append(state)
+        if self.wake is not None and not self.wake.done():
+            self.wake.set_result(None)
 
 
 class StateStream:
     """An async iterator over the session's states: the state now, then each change, until a final one.
 
-    A reader that falls far behind misses the oldest changes, never the newest. Cancelling ``anext`` loses
-    nothing. It is for one reader; each call of ``states()`` makes another.
+    A reader that falls more than 64 changes behind misses the oldest ones, never the newest. A stream has one
+    reader; each call of ``states()`` makes another stream.
+
+    **On cancel** of ``anext`` nothing is lost. **On loss** of the connection the next state is SUSPENDED. The
+    wait for a change has no limit; it ends with the client.
     """
 
-    LIMIT = 64
-
-    def __init__(self, state: State, check_loop: Callable[[], None]) -> None:
+    def __init__(self, queue: StateQueue, check_loop: Callable[[], None]) -> None:
         self._check_loop = check_loop
-        self._pending: deque[State] = deque([state], maxlen=self.LIMIT)
-        self._wake: asyncio.Future[None] | None = None
-        self._over = False
-
-    def tell(self, state: State) -> None:
-        """A change, from the session."""
-        self._pending.append(state)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._queue = queue
+        self._is_over = False
 
     def __aiter__(self) -> StateStream:
         return self
 
     async def __anext__(self) -> State:
         self._check_loop()
-        if self._over:
+        if self._is_over:
             raise StopAsyncIteration
-        while not self._pending:
-            if self._wake is not None:
+        queue = self._queue
+        while not queue.pending:
+            if queue.wake is not None:
                 raise errors.UsageStateError("two tasks read one stream of states; call zk.states() in each")
-            self._wake = asyncio.get_running_loop().create_future()
+            queue.wake = asyncio.get_running_loop().create_future()
             try:
-                await self._wake
+                await queue.wake
             finally:
-                self._wake = None
-        state = self._pending.popleft()
-        self._over = state in _FINAL and not self._pending
+                queue.wake = None
+        state = queue.pending.popleft()
+        self._is_over = state in FINAL and not queue.pending
         return state

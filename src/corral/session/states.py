@@ -1,4 +1,8 @@
-"""What may follow what: the states of a session as a literal table. `Machine._change` alone goes by it."""
+"""The states of a session and what leads from one to the next, as a literal table, and the phases of a
+connection.
+
+`Machine._change` alone changes the state, as the table has it.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +13,70 @@ from types import MappingProxyType
 from corral.types import State
 
 
-class Change(enum.Enum):
-    """What can happen to a session, as far as its state is concerned."""
+class ConnectionPhase(enum.Enum):
+    """How far the connection is. Not part of the state: a session outlives its connections."""
 
-    ESTABLISHED = "a server takes our requests"
-    DISCONNECTED = "the connection is gone"
+    DOWN = "down"
+    HANDSHAKE = "handshake"
+    UP = "up"
+
+
+class Transition(enum.Enum):
+    """What changes the state of a session."""
+
+    ESTABLISHED = "a server accepts our requests"
+    DISCONNECTED = "the connection is lost"
     LEASE_ENDED = "holding can no longer be proven"
     SESSION_ENDED = "the session is over"
     CREDENTIALS_REFUSED = "a server refused our credentials"
     CLOSED = "the client is closed"
 
 
-TRANSITIONS: Mapping[State, Mapping[Change, State]] = MappingProxyType(
+TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
     {
         State.SUSPENDED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.SUSPENDED,
-            Change.LEASE_ENDED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.DISCONNECTED: State.SUSPENDED,
+            Transition.LEASE_ENDED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.CONNECTED: {
-            Change.DISCONNECTED: State.SUSPENDED,
-            Change.LEASE_ENDED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.DISCONNECTED: State.SUSPENDED,
+            Transition.LEASE_ENDED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.LAPSED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.LAPSED,
-            Change.SESSION_ENDED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.DISCONNECTED: State.LAPSED,
+            Transition.LEASE_ENDED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.EXPIRED: {
-            Change.ESTABLISHED: State.CONNECTED,
-            Change.DISCONNECTED: State.EXPIRED,
-            Change.CREDENTIALS_REFUSED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.DISCONNECTED: State.EXPIRED,
+            Transition.LEASE_ENDED: State.EXPIRED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
         State.AUTH_FAILED: {
-            Change.DISCONNECTED: State.AUTH_FAILED,
-            Change.CLOSED: State.CLOSED,
+            Transition.DISCONNECTED: State.AUTH_FAILED,
+            Transition.SESSION_ENDED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
         },
-        State.CLOSED: {},
+        State.CLOSED: {
+            Transition.CLOSED: State.CLOSED,
+        },
     }
 )
+
+FINAL: tuple[State, ...] = tuple(
+    state for state, following in TRANSITIONS.items() if set(following.values()) <= {state, State.CLOSED}
+)
+"""The states in which no request is accepted any more: the client can only be closed."""

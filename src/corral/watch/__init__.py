@@ -1,4 +1,5 @@
-"""Async iterators over the state of znodes, and caches. `corral.session.watches` owns the server's watches.
+"""Async iterators over the state of znodes, and caches. `corral.session.watch_registry` owns the server's
+watches.
 
 A watch has two halves. A *feed* (`shared.py`) is what all readers of one path in a client share: the
 server's watch and the newest state. A *reader* (`reader.py`) is the iterator that one user holds. `read.py`

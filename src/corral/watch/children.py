@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from corral.session.watches import Kind
+from corral.session.watchers import WatchKind
 from corral.types import ChildrenEvent, EventKind, Stat
 from corral.wire import messages
 
@@ -30,7 +30,7 @@ class ChildrenFeed(ReadFeed[ChildrenState]):
     """The newest known children of one node."""
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str) -> None:
-        super().__init__(feeds, key, full, path, messages.CHILDREN2, Kind.CHILDREN, NO_NODE)
+        super().__init__(feeds, key, full, path, messages.CHILDREN2, WatchKind.CHILDREN, NO_NODE)
 
     def state_of(self, answer: Any) -> ChildrenState:
         names, stat = answer

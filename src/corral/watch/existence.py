@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from corral import errors
-from corral.session.watches import Kind
+from corral.session.watchers import WatchKind
 from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
@@ -31,7 +31,7 @@ class ExistenceFeed(ReadFeed[NodeState]):
     """
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, *, reads_data: bool) -> None:
-        super().__init__(feeds, key, full, path, messages.EXISTS, Kind.NODE, NO_NODE)
+        super().__init__(feeds, key, full, path, messages.EXISTS, WatchKind.NODE, NO_NODE)
         self._reads_data = reads_data
         self._stat: Stat | None = None  # of the node whose data is being read
         self._timer: asyncio.TimerHandle | None = None
@@ -77,7 +77,7 @@ class ExistenceFeed(ReadFeed[NodeState]):
         else:
             super().set_exception(error)
 
-    def _request(self, op: Operation) -> tuple[bytes, tuple[str, Kind] | None]:
+    def _request(self, op: Operation) -> tuple[bytes, tuple[str, WatchKind] | None]:
         if op is messages.GET:
             return messages.encode_get(self.full, False), None  # `exists` has set the watch
         return super()._request(op)

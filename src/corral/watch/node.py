@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, TypeAlias
 
-from corral.session.watches import Kind
+from corral.session.watchers import WatchKind
 from corral.types import Event, EventKind, Stat
 from corral.wire import messages
 
@@ -25,7 +25,7 @@ class NodeFeed(ReadFeed[NodeState]):
     """The newest known state of one node."""
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str) -> None:
-        super().__init__(feeds, key, full, path, messages.GET, Kind.NODE, NO_NODE)
+        super().__init__(feeds, key, full, path, messages.GET, WatchKind.NODE, NO_NODE)
 
     def state_of(self, answer: Any) -> NodeState:
         state: NodeState = answer

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
@@ -51,7 +51,7 @@ class OwnWrites:
 
     # For the session
 
-    async def settled(self) -> None:
+    async def wait_current(self) -> None:
         """Wait until all listeners are current."""
         for listener in tuple(self._listeners):
             await listener.wait_current()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable
 
 from corral import paths
-from corral.session.watches import Change, Kind
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.types import RawEvent, RawKind
 
 from .reader import Reader
@@ -20,11 +20,11 @@ BACKLOG = 10_000
 BACKLOG_SIZE = 10_000_000
 
 _KINDS = {
-    Change.ARMED: RawKind.MISSED,
-    Change.CREATED: RawKind.CREATED,
-    Change.DELETED: RawKind.DELETED,
-    Change.DATA_CHANGED: RawKind.DATA_CHANGED,
-    Change.CHILDREN_CHANGED: RawKind.CHILDREN_CHANGED,
+    WatchEvent.ARMED: RawKind.MISSED,
+    WatchEvent.CREATED: RawKind.CREATED,
+    WatchEvent.DELETED: RawKind.DELETED,
+    WatchEvent.DATA_CHANGED: RawKind.DATA_CHANGED,
+    WatchEvent.CHILDREN_CHANGED: RawKind.CHILDREN_CHANGED,
 }
 
 
@@ -64,7 +64,7 @@ class RawCursor(Cursor):
 class RawFeed(Feed):
     """The persistent watch of a path, and the readers of its events."""
 
-    def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, kind: Kind) -> None:
+    def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, kind: WatchKind) -> None:
         super().__init__(feeds, key, full, path)
         self._kind = kind
         self._watching = False
@@ -89,10 +89,10 @@ class RawFeed(Feed):
         self._watching = self._armed = False
         self.session.unwatch(self.full, self, self._kind)
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
-        if change is Change.UNKNOWN:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
+        if change is WatchEvent.UNKNOWN:
             return  # the watch was lost: ARMED follows when it is set again, and becomes MISSED
-        if change is Change.ARMED:
+        if change is WatchEvent.ARMED:
             self._armed = True
         elif not self._armed:
             return  # another watch reported it; our first event is that our watch is set
@@ -127,7 +127,7 @@ class RawWatch(Reader[RawFeed, RawCursor, RawEvent]):
 
     _verb = "watch_raw"
 
-    def __init__(self, feeds: Feeds, full: str, path: str, chroot: str, kind: Kind) -> None:
+    def __init__(self, feeds: Feeds, full: str, path: str, chroot: str, kind: WatchKind) -> None:
         super().__init__(feeds, full, path, RawCursor())
         self._chroot = chroot
         self._kind = kind

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from corral import errors
 from corral.session.requests import Request
-from corral.session.watches import Change, Kind
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
@@ -43,7 +43,7 @@ class ReadFeed(Feed, Generic[S]):
     """
 
     def __init__(
-        self, feeds: Feeds, key: Hashable, full: str, path: str, op: Operation, kind: Kind, absent: S
+        self, feeds: Feeds, key: Hashable, full: str, path: str, op: Operation, kind: WatchKind, absent: S
     ) -> None:
         super().__init__(feeds, key, full, path)
         self.state: S | None = None
@@ -58,7 +58,7 @@ class ReadFeed(Feed, Generic[S]):
         self._misreads = 0  # in a row
         self._newest: Stat | None = None  # of the last state in which the node existed
         self.session.watch(full, self, kind)
-        self._watches_existence = kind is Kind.NODE
+        self._watches_existence = kind is WatchKind.NODE
 
     @property
     def is_fresh(self) -> bool:
@@ -83,7 +83,7 @@ class ReadFeed(Feed, Generic[S]):
 
     # For the session
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         """The state may have changed."""
         self.stale = True
         if self.has_waiters:
@@ -129,11 +129,11 @@ class ReadFeed(Feed, Generic[S]):
             self._reading, self.stale = None, True
             raise
 
-    def _request(self, op: Operation) -> tuple[bytes, tuple[str, Kind] | None]:
+    def _request(self, op: Operation) -> tuple[bytes, tuple[str, WatchKind] | None]:
         """The body of a read, and the watch that it sets."""
         if op is self._read_op:
             return self._read_body, (self.full, self._kind)
-        return messages.encode_exists(self.full, True), (self.full, Kind.NODE)
+        return messages.encode_exists(self.full, True), (self.full, WatchKind.NODE)
 
     def _accept(self, state: S) -> None:
         """Publish an answer, unless it is older than a state before."""
@@ -174,7 +174,7 @@ class ReadFeed(Feed, Generic[S]):
     def _watch_existence(self, absent: bool) -> None:
         """While the node does not exist, watch its creation: a watch on children reports only those of a node
         that exists."""
-        if self._kind is Kind.NODE or absent is self._watches_existence:
+        if self._kind is WatchKind.NODE or absent is self._watches_existence:
             return
         self._watches_existence = absent
-        (self.session.watch if absent else self.session.unwatch)(self.full, self, Kind.NODE)
+        (self.session.watch if absent else self.session.unwatch)(self.full, self, WatchKind.NODE)

@@ -52,7 +52,7 @@ class Reader(ABC, Generic[F, C, E]):
     async def __anext__(self) -> E:
         if self._closed:
             raise StopAsyncIteration
-        loop = self._feeds.session.check_place()
+        loop = self._feeds.session.ensure_loop()
         if self._waiter is not None:
             raise errors.UsageStateError(
                 f"two tasks read one watch of {self._path!r}; call zk.{self._verb}() in each, they share it"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from corral import errors
-from corral.session.supervisor import Session
+from corral.session.session import Session
 
 from .own_writes import OwnWrites
 
@@ -146,6 +146,10 @@ class Feeds:
             feed = self._feeds[key] = make()
         assert isinstance(feed, key[0])
         return feed
+
+    def of(self, cls: type[F]) -> list[F]:
+        """All feeds of a class."""
+        return [feed for feed in self._feeds.values() if isinstance(feed, cls)]
 
     def drop(self, key: Hashable) -> None:
         """Remove a feed that has no reader."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from corral import errors
 from corral.session.requests import Request
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.wire import messages
 
 from .ops import Outcome, Write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.types import Acl
 from corral.watch.shared import Feeds
 

@@ -48,7 +48,7 @@ class WriteHolding(Holding):
 
     async def downgrade(self) -> None:
         """Exchange the writer's znode for a reader's; see `corral.HeldWrite.downgrade`."""
-        self._session.check_place()
+        self._session.ensure_loop()
         exchange = self._exchange
         if exchange is None:
             exchange = self._begin_exchange()

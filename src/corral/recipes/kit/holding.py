@@ -134,7 +134,7 @@ class Holding:
 
     async def wait_lost(self) -> errors.LockLost | None:
         """Wait until it is lost, and return the error; None once it is released."""
-        self._session.check_place()
+        self._session.ensure_loop()
         while self._phase in (_HELD, _RELEASING):
             await self._next_phase()
         return self._lost_error() if self._phase is _LOST else None
@@ -146,7 +146,7 @@ class Holding:
 
     def release_nowait(self) -> None:
         """Start the release from any task, and return at once. A failure is logged."""
-        self._session.check_place()
+        self._session.ensure_loop()
         self.start_release()
 
     def start_release(self) -> None:
@@ -250,7 +250,7 @@ class Holding:
 
     def enter_now(self) -> None:
         """The current task enters it."""
-        task = asyncio.current_task(self._session.check_place())
+        task = asyncio.current_task(self._session.ensure_loop())
         self._session.check_lease()  # the loop may have been blocked since it was acquired
         self.enter(task)
 
@@ -271,7 +271,7 @@ class Holding:
 
     async def leave(self, exc: BaseException | None) -> None:
         """The body has ended, with this exception: release it, or raise `LockLost`. See `corral.Held`."""
-        self._session.check_place()
+        self._session.ensure_loop()
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
         if self._phase is not _LOST:

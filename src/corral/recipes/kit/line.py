@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from corral import errors, paths
 from corral.session.requests import Request
-from corral.session.watches import Change
+from corral.session.watchers import WatchEvent
 from corral.types import Acl, Stat
 from corral.wire import messages
 
@@ -228,7 +228,7 @@ class Line(ProtectedNodes):
                 while await node.read() is not None:
                     change = await node.changed()
                     rounds.waited()
-                    if change is not Change.DATA_CHANGED:
+                    if change is not WatchEvent.DATA_CHANGED:
                         return
             return
         with WatchedRead(self._session, self.full, messages.CHILDREN, self.path) as line:
@@ -286,7 +286,7 @@ class Line(ProtectedNodes):
             while await ahead.read() is not None:
                 change = await ahead.changed()
                 rounds.waited()
-                if change is Change.DELETED:
+                if change is WatchEvent.DELETED:
                     return
                 if node.session_id != self._session.session_id:
                     raise PlaceLost

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from corral.session.requests import Nobody, Request
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.wire import messages
 
 from .order import InOrder, in_order

@@ -62,7 +62,7 @@ class Lockable(ABC, Generic[H]):
         return None if holding is None else self._held_type(holding)
 
     async def _take(self, *, wait: bool) -> Holding | None:
-        task = asyncio.current_task(self._session.check_place())
+        task = asyncio.current_task(self._session.ensure_loop())
         context = self._context
         if mine := context.shared.held.by_task(context.full, task):
             self._refuse_reentry(mine, wait=wait)
@@ -109,7 +109,7 @@ class Lockable(ABC, Generic[H]):
         On cancel, on loss, and where the server refuses: see `Held.release`. Raises `UsageStateError` if
         nothing is acquired.
         """
-        task = asyncio.current_task(self._session.check_place())
+        task = asyncio.current_task(self._session.ensure_loop())
         # Of several the newest: the others are lost, except for leases of a semaphore.
         candidates = to_release(self._acquired(), task)
         if not candidates:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from corral import errors, paths, verify
-from corral.session.supervisor import Session
+from corral.session.session import Session
 from corral.types import Acl, Stat
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation

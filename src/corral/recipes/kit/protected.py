@@ -138,19 +138,7 @@ class ProtectedNodes:
 
     def _abandon(self, request: Request, guid: str) -> None:
         """The task that waited for a create was cancelled: whatever the outcome, the node must go."""
-        if not request.sent:
-            return  # nor will it be, since nobody waits for it
-        future: Any
-        future, request.waiter = request.waiter, _Abandoned(self, guid)
-        # The answer may be there: it came in the turn of the cancel, before it or after it.
-        value, error = request.unclaimed or (None, None)
-        if not future.cancelled():
-            error = future.exception()
-            value = None if error else future.result()
-        if value is not None:
-            request.resolve(value)
-        elif error is not None:
-            request.reject(error)
+        request.hand_over(_Abandoned(self, guid))
 
     def _sweep_later(self, guid: str) -> None:
         async def sweep() -> None:

@@ -38,7 +38,7 @@ class QueueLock(Lockable[H]):
         On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
         does.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
@@ -47,7 +47,7 @@ class QueueLock(Lockable[H]):
         On cancel nothing changes. On loss of the connection it repeats the request, and gives up as `Lock`
         does.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         return await self._line.contenders()
 
     async def evict(self, contender: Contender | None = None) -> Contender | None:
@@ -64,7 +64,7 @@ class QueueLock(Lockable[H]):
         `ConnectionLoss.MOST_LOSSES` connections in a row broke on the same request. On cancel it may have
         been carried out: pass the contender to repeat it, or the next in line may be evicted.
         """
-        self._session.check_place()
+        self._session.ensure_loop()
         if contender is None:
             contender = await self._line.first()
             if contender is None:

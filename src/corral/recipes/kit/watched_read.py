@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from corral import errors
-from corral.session.supervisor import Session
-from corral.session.watches import Change, Kind
+from corral.session.session import Session
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.wire import messages
 from corral.wire.messages import Operation
 
@@ -38,9 +38,9 @@ class WatchedRead:
         self._full = full
         self._path = path  # what errors call it
         self._op = op
-        self._kind = Kind.CHILDREN if op is messages.CHILDREN else Kind.NODE
+        self._kind = WatchKind.CHILDREN if op is messages.CHILDREN else WatchKind.NODE
         self._is_unreadable = False
-        self._fired: asyncio.Future[Change] = session.loop.create_future()
+        self._fired: asyncio.Future[WatchEvent] = session.loop.create_future()
 
     def __enter__(self) -> WatchedRead:
         self._session.watch(self._full, self, self._kind)
@@ -51,7 +51,7 @@ class WatchedRead:
     ) -> None:
         self._session.unwatch(self._full, self, self._kind)
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         if not self._fired.done():
             self._fired.set_result(change)
 
@@ -77,12 +77,12 @@ class WatchedRead:
                     return refusal
                 self._op = messages.EXISTS
 
-    async def changed(self) -> Change:
+    async def changed(self) -> WatchEvent:
         """Wait until what was read may have changed."""
         if self._is_unreadable:
             await asyncio.wait([self._fired], timeout=self._session.timeout * LOOK_AGAIN_EVERY)
             if not self._fired.done():
-                return Change.UNKNOWN
+                return WatchEvent.UNKNOWN
         change = await self._fired
         self._fired = self._session.loop.create_future()
         return change

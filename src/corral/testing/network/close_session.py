@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from corral.session.visit import LIMIT, visit
+from corral.session.ensemble_probe import LIMIT, probe_zxid
 
 __all__ = ["close_session"]
 
@@ -27,7 +27,7 @@ async def close_session(host: str, port: int, session_id: int, password: bytes) 
     async with asyncio.timeout(LIMIT):
         while True:
             try:
-                closed = await visit(host, port, session_id, password)
+                closed = await probe_zxid(host, port, session_id, password)
                 break
             except ConnectionResetError:
                 # Our takeover has closed the client's connection, and the client has taken the session back
@@ -38,4 +38,4 @@ async def close_session(host: str, port: int, session_id: int, password: bytes) 
         if closed is None:
             # A server refuses a session from the moment it begins to close it. It handles a new session after
             # that: once the new session is open, the ephemerals of the old one are gone.
-            await visit(host, port)
+            await probe_zxid(host, port)

@@ -59,7 +59,7 @@ class Cache(Mapping[str, Znode]):
         self._finalizer: weakref.finalize[[TreeFeed, TreeCursor], Cache] | None = None
 
     async def __aenter__(self) -> Self:
-        self._feeds.session.check_place()
+        self._feeds.session.ensure_loop()
         if self._feed is not None:
             raise errors.UsageStateError(
                 f"this cache of {self._path!r} is open already; share it, or make another with zk.cache()"

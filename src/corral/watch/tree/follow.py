@@ -14,7 +14,8 @@ from typing import Any
 
 from corral import errors, paths
 from corral.session.requests import Request
-from corral.session.watches import Change, Kind
+from corral.session.states import FINAL
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.types import Stat, State
 from corral.watch.shared import Cursor, Feed, Feeds
 from corral.wire import messages
@@ -163,7 +164,7 @@ class TreeFeed(Feed):
         if before is TreeState.RETRYING and self._retry is not None:
             self._retry.cancel()
             self._retry = None
-            self.session.unwatch(self.full, self, Kind.NODE)
+            self.session.unwatch(self.full, self, WatchKind.NODE)
 
     def demand(self) -> None:
         if not self._state.is_following:
@@ -180,7 +181,7 @@ class TreeFeed(Feed):
     def _follow(self) -> None:
         self._change(TreeTransition.FOLLOW)
         self._load_began = self._loop.time()
-        self.session.watch(self.full, self, Kind.RECURSIVE)
+        self.session.watch(self.full, self, WatchKind.RECURSIVE)
         if self._state.is_following:  # unless the watch was refused at once
             self._load()  # sent behind the request for the watch, and therefore read after it is set
 
@@ -189,7 +190,7 @@ class TreeFeed(Feed):
         self._merger.load()
 
     def _unfollow(self) -> None:
-        self.session.unwatch(self.full, self, Kind.RECURSIVE)
+        self.session.unwatch(self.full, self, WatchKind.RECURSIVE)
         self._merger.abandon()
         self._own_write_target = None
 
@@ -208,23 +209,23 @@ class TreeFeed(Feed):
             self._change(TreeTransition.SCHEDULE_RETRY)
             self._retry = self._loop.call_later(delay, self.demand)
             # Fires when the session is over: the timer must not outlive the client.
-            self.session.watch(self.full, self, Kind.NODE)
+            self.session.watch(self.full, self, WatchKind.NODE)
         self.wake(error)
 
     # For the session
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         """A node has changed, or any may have."""
-        if change is Change.ARMED:
+        if change is WatchEvent.ARMED:
             return
         if not self._state.is_following:
             self._fired_while_failed()
             return
-        if change is Change.UNKNOWN:
+        if change is WatchEvent.UNKNOWN:
             self._load()
         elif self._concerns(path):
             self.reads.add(path, SHALLOW)
-            if change is not Change.DATA_CHANGED:
+            if change is not WatchEvent.DATA_CHANGED:
                 self.reads.mark_recreated(path)
             if not self.reads.deep and self.reads.waiting > max(BACKLOG, len(self.copy.nodes)):
                 self._load()
@@ -233,7 +234,7 @@ class TreeFeed(Feed):
     def _fired_while_failed(self) -> None:
         """The root has changed, or the session is over: retry now, or fail for good."""
         if self._state is TreeState.RETRYING:
-            final = self.session.state in (State.CLOSED, State.AUTH_FAILED)
+            final = self.session.state in FINAL
             if final or (self.failure is not None and not is_costly(self.failure)):
                 self.demand()
 

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from corral import OPEN_ACL, errors
-from corral.session.machine import Machine, Phase
+from corral.session.machine import Machine
 from corral.session.requests import Request
-from corral.session.watches import Change, Kind
+from corral.session.states import ConnectionPhase
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.testing.embedded.server_connection import ServerConnection
 from corral.testing.embedded.zookeeper import Config, ZooKeeper
 from corral.wire import messages
@@ -74,14 +75,16 @@ class OneShot:
     gone. Of children it asks as a `ReadFeed` does, which watches the node's existence where there is none.
     """
 
-    def __init__(self, model: Model, path: str, kind: Kind, *, eager: bool, leaves: bool = False) -> None:
+    def __init__(
+        self, model: Model, path: str, kind: WatchKind, *, eager: bool, leaves: bool = False
+    ) -> None:
         self.path, self.kind, self.eager, self.leaves = path, kind, eager, leaves
         self.known: State = None
         self.stale = True
         self.gone = False
         self._model = model
         self._op = {True: messages.GET, False: messages.EXISTS}[leaves]
-        if kind is Kind.CHILDREN:
+        if kind is WatchKind.CHILDREN:
             self._op = messages.CHILDREN2
         self._reading: messages.Operation | None = None
         self._on_existence = False
@@ -98,10 +101,10 @@ class OneShot:
         self._model.machine.watches.remove(self.path, self, self.kind)
         self._watch_existence(False)
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         assert not self.gone
         assert path == self.path
-        assert change is not Change.ARMED
+        assert change is not WatchEvent.ARMED
         self.stale = True
         if self.eager:
             self.look()
@@ -113,12 +116,12 @@ class OneShot:
         op, self._reading = self._reading, None
         if self.gone:
             return
-        if op is messages.EXISTS and self.kind is Kind.CHILDREN:
+        if op is messages.EXISTS and self.kind is WatchKind.CHILDREN:
             self._read(self._op, self.kind)  # created since
             return
         self._watch_existence(False)
         stat = result if op is messages.EXISTS else result[1]
-        self._knows((stat.czxid, stat.pzxid if self.kind is Kind.CHILDREN else stat.mzxid))
+        self._knows((stat.czxid, stat.pzxid if self.kind is WatchKind.CHILDREN else stat.mzxid))
 
     def set_exception(self, error: BaseException, /) -> None:
         op, self._reading = self._reading, None
@@ -130,7 +133,7 @@ class OneShot:
             raise error
         elif op is messages.CHILDREN2:
             self._watch_existence(True)
-            self._read(messages.EXISTS, Kind.NODE)
+            self._read(messages.EXISTS, WatchKind.NODE)
         elif op is messages.GET:
             self._model.leave(self)
         else:
@@ -141,7 +144,7 @@ class OneShot:
         node = self._model.core.tree.find(self.path)
         if node is None:
             return None
-        return node.czxid, node.pzxid if self.kind is Kind.CHILDREN else node.mzxid
+        return node.czxid, node.pzxid if self.kind is WatchKind.CHILDREN else node.mzxid
 
     def check(self) -> None:
         """All has come to rest."""
@@ -154,7 +157,7 @@ class OneShot:
         if self.stale and self.eager:
             self.look()
 
-    def _read(self, op: messages.Operation, kind: Kind) -> None:
+    def _read(self, op: messages.Operation, kind: WatchKind) -> None:
         self._reading = op
         body = op.request.encode(self.path, True)
         self._model.machine.submit(Request(op, body, self.path, self, watches=(self.path, kind)))
@@ -163,7 +166,7 @@ class OneShot:
         if wanted is not self._on_existence:
             self._on_existence = wanted
             watches = self._model.machine.watches
-            (watches.add if wanted else watches.remove)(self.path, self, Kind.NODE)
+            (watches.add if wanted else watches.remove)(self.path, self, WatchKind.NODE)
 
     def __repr__(self) -> str:
         return f"<{'eager' if self.eager else 'lazy'} {self.kind.value} of {self.path}>"
@@ -173,14 +176,14 @@ class Persistent:
     """Reads what it is told of, and all of it when anything may have happened: it hears of that as a tree does, who
     reads behind what it has asked for and then heeds UNKNOWN, or as who wants bare events does, who waits for ARMED."""
 
-    def __init__(self, model: Model, path: str, kind: Kind, *, by_armed: bool) -> None:
+    def __init__(self, model: Model, path: str, kind: WatchKind, *, by_armed: bool) -> None:
         self.path, self.kind, self.by_armed = path, kind, by_armed
         self.known: dict[str, State] = {}
         self.gone = False
         self._model = model
         below = path if path == "/" else path + "/"
         self._scope = [
-            each for each in PATHS if each == path or (kind is Kind.RECURSIVE and each.startswith(below))
+            each for each in PATHS if each == path or (kind is WatchKind.RECURSIVE and each.startswith(below))
         ]
         model.machine.watches.add(path, self, kind)
         if not by_armed:
@@ -190,13 +193,13 @@ class Persistent:
         self.gone = True
         self._model.machine.watches.remove(self.path, self, self.kind)
 
-    def fire(self, change: Change, path: str, zxid: int, /) -> None:
+    def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         assert not self.gone
         assert path in self._scope
         if change > 0:
-            assert self.kind is Kind.PERSISTENT or change is not Change.CHILDREN_CHANGED
+            assert self.kind is WatchKind.PERSISTENT or change is not WatchEvent.CHILDREN_CHANGED
             self._look(path)
-        elif self.by_armed is (change is Change.ARMED):
+        elif self.by_armed is (change is WatchEvent.ARMED):
             assert path == self.path
             self._look(*self._scope)
 
@@ -231,7 +234,7 @@ class Persistent:
         assert self.known == actual, f"{self} was not told"
 
     def _of_children(self, pzxid: int) -> tuple[int, ...]:
-        return (pzxid,) if self.kind is Kind.PERSISTENT else ()
+        return (pzxid,) if self.kind is WatchKind.PERSISTENT else ()
 
     def __repr__(self) -> str:
         return f"<{self.kind.value} of {self.path}, by {'ARMED' if self.by_armed else 'UNKNOWN'}>"
@@ -314,17 +317,17 @@ class Model(RuleBasedStateMachine):
 
     # Whoever watches
 
-    @rule(at=st.integers(0, 1), kind=st.sampled_from(Kind), how=st.booleans())
-    def come(self, at: int, kind: Kind, how: bool) -> None:
+    @rule(at=st.integers(0, 1), kind=st.sampled_from(WatchKind), how=st.booleans())
+    def come(self, at: int, kind: WatchKind, how: bool) -> None:
         path = self.spots[at]
-        if kind in (Kind.NODE, Kind.CHILDREN):
+        if kind in (WatchKind.NODE, WatchKind.CHILDREN):
             self.watchers.append(OneShot(self, path, kind, eager=how))
         else:
-            self.watchers.append(Persistent(self, path, kind, by_armed=how or kind is Kind.PERSISTENT))
+            self.watchers.append(Persistent(self, path, kind, by_armed=how or kind is WatchKind.PERSISTENT))
 
     @rule(at=st.integers(0, 1))
     def stand_in_line(self, at: int) -> None:
-        self.watchers.append(OneShot(self, self.spots[at], Kind.NODE, eager=True, leaves=True))
+        self.watchers.append(OneShot(self, self.spots[at], WatchKind.NODE, eager=True, leaves=True))
 
     @precondition(lambda self: self.watchers)
     @rule(data=st.data())
@@ -353,9 +356,9 @@ class Model(RuleBasedStateMachine):
         """What there is to send is sent; the server takes some of it, and some of what it says arrives."""
         if self.connection is None:
             self.connection = Connection(self.core)
-            self.connection.to_server.append(self.machine.opened(NOW)[4:])
+            self.connection.to_server.append(self.machine.connection_made(NOW)[4:])
         connection = self.connection
-        connection.to_server.extend(frames_of(b"".join(self.machine.pump(NOW))))
+        connection.to_server.extend(frames_of(b"".join(self.machine.data_to_send(NOW))))
         while served and connection.to_server:
             self._serve(connection.link, connection.to_server.popleft())
             served -= 1
@@ -374,8 +377,8 @@ class Model(RuleBasedStateMachine):
             self.cut()
             return
         self.machine.buffer()[: len(frame)] = frame
-        self.machine.received(NOW, len(frame))
-        if self.machine.condemned is not None:
+        self.machine.receive_data(NOW, len(frame))
+        if self.machine.close_reason is not None:
             self.cut()
 
     def cut(self) -> None:
@@ -383,7 +386,7 @@ class Model(RuleBasedStateMachine):
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.link.lost(NOW)
-            self.machine.lost(NOW, "a rule")
+            self.machine.connection_lost(NOW, "a rule")
 
     @precondition(lambda self: self.faulty)
     @rule(what=st.sampled_from(["cut", "expire", "refuse"]))
@@ -403,7 +406,11 @@ class Model(RuleBasedStateMachine):
         for _ in range(REST):
             self.talk(ALL, ALL)
             connection = self.connection
-            if connection is None or self.machine.phase is not Phase.UP or self.machine.has_output():
+            if (
+                connection is None
+                or self.machine.phase is not ConnectionPhase.UP
+                or self.machine.has_output()
+            ):
                 continue
             if not connection.to_server and not connection.to_client:
                 break
@@ -440,7 +447,7 @@ def run(seed: int, steps: int = 30) -> None:
     for _ in range(steps):
         what = dice.choices(range(8), weights=[25, 3, 15, 10, 15, 4, 20, 8])[0]
         if what == 0:
-            model.come(at=dice.randrange(2), kind=dice.choice(list(Kind)), how=dice.random() < 0.5)
+            model.come(at=dice.randrange(2), kind=dice.choice(list(WatchKind)), how=dice.random() < 0.5)
         elif what == 1:
             model.stand_in_line(at=dice.randrange(2))
         elif what == 2 and model.watchers:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from registry import Registry, Watcher
+from registry import Registry, Watcher, is_armed
 
-from corral.session.watches import CHUNK, Armed, Change, Kind, WatchRegistry
+from corral.session.watch_registry import CHUNK, WatchRegistry, WatchState
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.wire import messages
 
 
-def watched(*paths: str, armed: Armed = Armed.DATA) -> tuple[Registry, list[Watcher]]:
+def watched(*paths: str, armed: WatchState = WatchState.DATA) -> tuple[Registry, list[Watcher]]:
     """A registry with one watcher a path."""
     registry, watchers = Registry(), []
     for path in paths:
         watchers.append(Watcher())
         registry.add(path, watchers[-1])
-        if armed is not Armed.NO:
-            assert registry.armed(path, armed)
+        if armed is not WatchState.NO:
+            assert registry.mark_set(path, armed)
     return registry, watchers
 
 
@@ -33,7 +34,7 @@ def test_the_last_to_leave_takes_the_server_watch_along() -> None:
     registry.add("/a", second)  # twice is once
     registry.remove("/a", stranger)
     registry.remove("/a", first)
-    assert registry.is_armed("/a")
+    assert is_armed(registry, "/a")
     assert registry.said() == []
     registry.remove("/a", second)
     assert registry.said() == [("remove_watches", "/a", messages.WATCHER_DATA)]
@@ -45,25 +46,25 @@ def test_the_last_to_leave_takes_the_server_watch_along() -> None:
 @pytest.mark.parametrize("used_up", [False, True])
 def test_there_is_nothing_to_remove_where_no_watch_is(used_up: bool) -> None:
     """W5: nothing is removed from the server for a path whose watch was never set, or has been used up."""
-    registry, [watcher] = watched("/a", armed=Armed.DATA if used_up else Armed.NO)
+    registry, [watcher] = watched("/a", armed=WatchState.DATA if used_up else WatchState.NO)
     if used_up:
-        registry.notify(Change.DATA_CHANGED, "/a")
-    assert not registry.is_armed("/a")
+        registry.notify(WatchEvent.DATA_CHANGED, "/a")
+    assert not is_armed(registry, "/a")
     registry.remove("/a", watcher)
     assert registry.said() == []
 
 
 def test_a_watch_that_is_set_for_nobody() -> None:
     """W5: a watch that is set after everybody has left is removed."""
-    registry, [watcher] = watched("/a", armed=Armed.NO)
+    registry, [watcher] = watched("/a", armed=WatchState.NO)
     registry.remove("/a", watcher)
-    registry.answered("/a", Kind.NODE, messages.GET, 0)
+    registry.answered("/a", WatchKind.NODE, messages.GET, 0)
     assert registry.said() == [("remove_watches", "/a", messages.WATCHER_DATA)]
-    assert not registry.is_armed("/a")
+    assert not is_armed(registry, "/a")
 
 
-@pytest.mark.parametrize("change", [Change.CREATED, Change.DELETED, Change.DATA_CHANGED])
-def test_an_event_fires_all_who_watch_the_path(change: Change) -> None:
+@pytest.mark.parametrize("change", [WatchEvent.CREATED, WatchEvent.DELETED, WatchEvent.DATA_CHANGED])
+def test_an_event_fires_all_who_watch_the_path(change: WatchEvent) -> None:
     """W4: an event reaches each watcher of its path, once and with its kind, and uses the server's watch up."""
     registry, [first, other] = watched("/a", "/b")
     second = Watcher()
@@ -71,7 +72,7 @@ def test_an_event_fires_all_who_watch_the_path(change: Change) -> None:
     registry.notify(int(change), "/a")
     assert first.seen == second.seen == [change]
     assert other.seen == []
-    assert (registry.is_armed("/a"), registry.is_armed("/b")) == (False, True)
+    assert (is_armed(registry, "/a"), is_armed(registry, "/b")) == (False, True)
 
 
 @pytest.mark.parametrize("kind", [-2, -1, 0, 4, 5, 99])
@@ -81,14 +82,14 @@ def test_events_of_other_kinds_do_not_touch_a_node_watch(kind: int) -> None:
     registry, [watcher] = watched("/a")
     registry.notify(kind, "/a")
     assert watcher.seen == []
-    assert registry.is_armed("/a")
+    assert is_armed(registry, "/a")
 
 
 def test_an_event_for_nobody() -> None:
     """An event that comes when everybody has left disturbs nobody."""
     registry, _ = watched("/a")
-    registry.notify(Change.DATA_CHANGED, "/gone")
-    assert registry.is_armed("/a")
+    registry.notify(WatchEvent.DATA_CHANGED, "/gone")
+    assert is_armed(registry, "/a")
 
 
 def test_watchers_may_come_and_go_as_they_are_fired() -> None:
@@ -97,7 +98,7 @@ def test_watchers_may_come_and_go_as_they_are_fired() -> None:
     late = Watcher()
 
     class Restless(Watcher):
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             super().fire(change, path, zxid)
             registry.remove("/a", self)
             registry.add("/a", late)
@@ -105,30 +106,30 @@ def test_watchers_may_come_and_go_as_they_are_fired() -> None:
     watchers = [Restless(), Watcher(), Restless()]
     for watcher in watchers:
         registry.add("/a", watcher)
-    registry.armed("/a", Armed.DATA)
-    registry.notify(Change.DELETED, "/a")
-    assert [watcher.seen for watcher in watchers] == [[Change.DELETED]] * 3
+    registry.mark_set("/a", WatchState.DATA)
+    registry.notify(WatchEvent.DELETED, "/a")
+    assert [watcher.seen for watcher in watchers] == [[WatchEvent.DELETED]] * 3
     assert late.seen == []
-    registry.notify(Change.CREATED, "/a")
-    assert watchers[0].seen == [Change.DELETED]
-    assert late.seen == [Change.CREATED]
+    registry.notify(WatchEvent.CREATED, "/a")
+    assert watchers[0].seen == [WatchEvent.DELETED]
+    assert late.seen == [WatchEvent.CREATED]
 
 
 def test_each_watch_is_set_again_as_what_it_was() -> None:
     """S4: watches of nodes that exist and of nodes that do not are set again apart; those that are not set on
     the server are not."""
     registry, _ = watched("/data")
-    for path, armed in (("/exist", Armed.EXIST), ("/none", Armed.NO), ("/used", Armed.DATA)):
+    for path, armed in (("/exist", WatchState.EXIST), ("/none", WatchState.NO), ("/used", WatchState.DATA)):
         registry.add(path, Watcher())
-        registry.armed(path, armed)
-    registry.notify(Change.DELETED, "/used")
+        registry.mark_set(path, armed)
+    registry.notify(WatchEvent.DELETED, "/used")
     assert rearmed(registry, 77) == [(77, ["/data"], ["/exist"], [])]
     assert rearmed(Registry()) == []
 
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\u20ac"], ids=["one byte", "two bytes", "three bytes"])
-@pytest.mark.parametrize("armed", [Armed.DATA, Armed.EXIST])
-def test_chunks_have_every_watch_once(letter: str, armed: Armed) -> None:
+@pytest.mark.parametrize("armed", [WatchState.DATA, WatchState.EXIST])
+def test_chunks_have_every_watch_once(letter: str, armed: WatchState) -> None:
     """S4: every watch is in one message, in order, whatever its path is made of, and no message is larger than
     the chunk by more than one path."""
     paths = [f"/{letter * 1000}{n}" for n in range(400)]
@@ -136,7 +137,7 @@ def test_chunks_have_every_watch_once(letter: str, armed: Armed) -> None:
     sizes = [len(body) for _, body in registry.rearm(1)]
     assert len(sizes) > 1
     assert max(sizes) <= CHUNK
-    assert [each[2 if armed is Armed.DATA else 1] for each in rearmed(registry)] == [[]] * len(sizes)
+    assert [each[2 if armed is WatchState.DATA else 1] for each in rearmed(registry)] == [[]] * len(sizes)
     assert [path for each in rearmed(registry) for path in each[1] + each[2]] == paths
 
 
@@ -148,7 +149,7 @@ def test_chunks_fit_a_small_server(max_request: int) -> None:
     registry = Registry(max_request=max_request)
     for path in paths:
         registry.add(path, Watcher())
-        registry.armed(path, Armed.DATA)
+        registry.mark_set(path, WatchState.DATA)
     sizes = [len(body) for _, body in registry.rearm(1)]
     limit = min(16 * 1024, max_request // 2)
     assert limit - 200 < max(sizes) <= limit
@@ -162,24 +163,24 @@ def test_a_path_over_the_chunk_goes_alone() -> None:
     assert [each[1] for each in rearmed(registry)] == [[path] for path in paths]
 
 
-@pytest.mark.parametrize("kind", [Kind.NODE, Kind.CHILDREN])
-def test_a_watch_of_a_node_that_we_delete(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [WatchKind.NODE, WatchKind.CHILDREN])
+def test_a_watch_of_a_node_that_we_delete(kind: WatchKind) -> None:
     """S4, W5: a watcher may be dropped without a word to the server; the event that follows is for nobody, and the
     watch is not set again."""
     registry, first, second = Registry(), Watcher(), Watcher()
     for watcher in (first, second):
         registry.add("/a", watcher, kind)
-    registry.armed("/a", Armed.DATA, kind)
+    registry.mark_set("/a", WatchState.DATA, kind)
     registry.forget("/a", first, kind)
-    registry.notify(Change.DELETED, "/a")
-    assert (first.seen, second.seen) == ([], [Change.DELETED])
-    registry.armed("/a", Armed.DATA, kind)
+    registry.notify(WatchEvent.DELETED, "/a")
+    assert (first.seen, second.seen) == ([], [WatchEvent.DELETED])
+    registry.mark_set("/a", WatchState.DATA, kind)
     registry.forget("/a", second, kind)
     registry.forget("/a", second, kind)
     registry.forget("/b", second, kind)
     assert rearmed(registry) == []
-    registry.notify(Change.DELETED, "/a")
-    assert second.seen == [Change.DELETED]
+    registry.notify(WatchEvent.DELETED, "/a")
+    assert second.seen == [WatchEvent.DELETED]
     assert (registry.said(), len(registry)) == ([], 0)
 
 
@@ -202,9 +203,9 @@ def test_at_the_end_of_a_session_everybody_looks_again() -> None:
     unarmed = Watcher()
     registry.add("/c", unarmed)
     registry.reset()
-    assert [watcher.seen for watcher in (*watchers, unarmed)] == [[Change.UNKNOWN]] * 3
+    assert [watcher.seen for watcher in (*watchers, unarmed)] == [[WatchEvent.UNKNOWN]] * 3
     assert rearmed(registry) == []
-    assert not registry.is_armed("/a")
+    assert not is_armed(registry, "/a")
 
 
 def test_all_is_forgotten_before_anybody_is_told() -> None:
@@ -212,11 +213,11 @@ def test_all_is_forgotten_before_anybody_is_told() -> None:
     registry, _ = watched("/a", "/b", "/c")
 
     class Eager(Watcher):
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             super().fire(change, path, zxid)
             for path in ("/a", "/b", "/c"):
-                registry.armed(path, Armed.DATA)
+                registry.mark_set(path, WatchState.DATA)
 
     registry.add("/b", Eager())
     registry.reset()
-    assert [registry.is_armed(path) for path in ("/a", "/b", "/c")] == [True] * 3
+    assert [is_armed(registry, path) for path in ("/a", "/b", "/c")] == [True] * 3

@@ -9,23 +9,24 @@ from typing import Any
 
 import pytest
 from driven import Driven
-from registry import Registry, Watcher
+from registry import Registry, Watcher, is_armed
 from scripted import Answer, Sent
 
 from corral import errors
 from corral.session.requests import Request
-from corral.session.watches import CHUNK, Armed, Change, Kind
+from corral.session.watch_registry import CHUNK, WatchState
+from corral.session.watchers import WatchEvent, WatchKind
 from corral.wire import messages
 
-MODES = {Kind.PERSISTENT: 0, Kind.RECURSIVE: 1}
+MODES = {WatchKind.PERSISTENT: 0, WatchKind.RECURSIVE: 1}
 PERSISTENT_KINDS = list(MODES)
-ONE_SHOT_KINDS = [Kind.NODE, Kind.CHILDREN]
-ARMED, UNKNOWN = Change.ARMED, Change.UNKNOWN
+ONE_SHOT_KINDS = [WatchKind.NODE, WatchKind.CHILDREN]
+ARMED, UNKNOWN = WatchEvent.ARMED, WatchEvent.UNKNOWN
 LOSS = errors.ConnectionLoss("add_watch", "/a", "a test lost it")
 UNIMPLEMENTED = errors.Unimplemented("add_watch", "/a")
 
 
-def add_watch(path: str, kind: Kind) -> tuple[str, str, int]:
+def add_watch(path: str, kind: WatchKind) -> tuple[str, str, int]:
     """What asks for a persistent watch."""
     return ("add_watch", path, MODES[kind])
 
@@ -35,14 +36,14 @@ def remove_any(path: str) -> tuple[str, str, int]:
     return ("remove_watches", path, messages.WATCHER_ANY)
 
 
-def watching(registry: Registry, path: str, kind: Kind) -> Watcher:
+def watching(registry: Registry, path: str, kind: WatchKind) -> Watcher:
     """One watcher more."""
     watcher = Watcher()
     registry.add(path, watcher, kind)
     return watcher
 
 
-def established(path: str = "/a", kind: Kind = Kind.RECURSIVE) -> tuple[Registry, Watcher]:
+def established(path: str = "/a", kind: WatchKind = WatchKind.RECURSIVE) -> tuple[Registry, Watcher]:
     """A registry with one persistent watch, which the server has set."""
     registry = Registry()
     watcher = watching(registry, path, kind)
@@ -56,7 +57,7 @@ def established(path: str = "/a", kind: Kind = Kind.RECURSIVE) -> tuple[Registry
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_asked_for_once_for_many(kind: Kind) -> None:
+def test_asked_for_once_for_many(kind: WatchKind) -> None:
     """W4: however many want it, before and after it is set, the server is asked once; each is told ARMED once, as soon
     as it is set and not before; it is removed once, by the last."""
     registry = Registry()
@@ -80,33 +81,33 @@ def test_no_persistent_one_where_a_recursive_one_is(is_set: bool) -> None:
     """W7: at the path of a recursive watch no other one is asked for, as it would end that one; whoever wants it is told
     of the same, and that it is set when the recursive one is."""
     registry = Registry()
-    tree = watching(registry, "/a", Kind.RECURSIVE)
+    tree = watching(registry, "/a", WatchKind.RECURSIVE)
     if is_set:
         registry.answer()
-    node = watching(registry, "/a", Kind.PERSISTENT)
-    assert registry.said() == [add_watch("/a", Kind.RECURSIVE)]
+    node = watching(registry, "/a", WatchKind.PERSISTENT)
+    assert registry.said() == [add_watch("/a", WatchKind.RECURSIVE)]
     if not is_set:
         assert node.news() == []
         registry.answer()
     assert tree.news() == node.news() == [(ARMED, "/a")]
-    registry.notify(Change.DATA_CHANGED, "/a")
-    registry.notify(Change.CREATED, "/a/b")
-    registry.notify(Change.DATA_CHANGED, "/a/b")
-    assert node.news() == [(Change.DATA_CHANGED, "/a"), (Change.CHILDREN_CHANGED, "/a")]
-    registry.remove("/a", node, Kind.PERSISTENT)
+    registry.notify(WatchEvent.DATA_CHANGED, "/a")
+    registry.notify(WatchEvent.CREATED, "/a/b")
+    registry.notify(WatchEvent.DATA_CHANGED, "/a/b")
+    assert node.news() == [(WatchEvent.DATA_CHANGED, "/a"), (WatchEvent.CHILDREN_CHANGED, "/a")]
+    registry.remove("/a", node, WatchKind.PERSISTENT)
     assert registry.said() == []
-    registry.notify(Change.CREATED, "/a/c")
-    assert tree.news()[-1] == (Change.CREATED, "/a/c")
+    registry.notify(WatchEvent.CREATED, "/a/c")
+    assert tree.news()[-1] == (WatchEvent.CREATED, "/a/c")
 
 
 def test_when_the_recursive_one_goes_the_other_is_asked_for() -> None:
     """W7: the removal ends what the recursive watch was for others too; it comes first, and they are told ARMED again
     once theirs is set."""
     registry, tree = established()
-    node = watching(registry, "/a", Kind.PERSISTENT)
+    node = watching(registry, "/a", WatchKind.PERSISTENT)
     assert node.news() == [(ARMED, "/a")]
-    registry.remove("/a", tree, Kind.RECURSIVE)
-    assert registry.said() == [remove_any("/a"), add_watch("/a", Kind.PERSISTENT)]
+    registry.remove("/a", tree, WatchKind.RECURSIVE)
+    assert registry.said() == [remove_any("/a"), add_watch("/a", WatchKind.PERSISTENT)]
     assert node.news() == []
     registry.answer()
     assert node.news() == [(ARMED, "/a")]
@@ -114,18 +115,18 @@ def test_when_the_recursive_one_goes_the_other_is_asked_for() -> None:
 
 def test_a_recursive_one_takes_the_place_of_a_persistent_one() -> None:
     """W7: it is asked for beside that one, whose watchers notice nothing, and leave without a word to the server."""
-    registry, node = established(kind=Kind.PERSISTENT)
-    tree = watching(registry, "/a", Kind.RECURSIVE)
-    assert registry.said() == [add_watch("/a", Kind.RECURSIVE)]
+    registry, node = established(kind=WatchKind.PERSISTENT)
+    tree = watching(registry, "/a", WatchKind.RECURSIVE)
+    assert registry.said() == [add_watch("/a", WatchKind.RECURSIVE)]
     assert node.news() == []
     registry.answer()
     assert (tree.news(), node.news()) == ([(ARMED, "/a")], [])
-    registry.remove("/a", node, Kind.PERSISTENT)
+    registry.remove("/a", node, WatchKind.PERSISTENT)
     assert registry.said() == []
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_left_while_it_is_asked_for(kind: Kind) -> None:
+def test_left_while_it_is_asked_for(kind: WatchKind) -> None:
     """W5: it is removed, behind the request for it; the answer reaches nobody."""
     registry = Registry()
     watcher = watching(registry, "/a", kind)
@@ -140,9 +141,9 @@ def test_left_while_it_is_asked_for(kind: Kind) -> None:
 def test_left_and_wanted_again_while_it_is_asked_for() -> None:
     """W5: it is asked for again, behind the removal; the answer to the first request does not count."""
     registry = Registry()
-    registry.remove("/a", watching(registry, "/a", Kind.RECURSIVE), Kind.RECURSIVE)
-    watcher = watching(registry, "/a", Kind.RECURSIVE)
-    request = add_watch("/a", Kind.RECURSIVE)
+    registry.remove("/a", watching(registry, "/a", WatchKind.RECURSIVE), WatchKind.RECURSIVE)
+    watcher = watching(registry, "/a", WatchKind.RECURSIVE)
+    request = add_watch("/a", WatchKind.RECURSIVE)
     assert registry.said() == [request, remove_any("/a"), request]
     first, second = registry.asked
     first.resolve(None)
@@ -158,14 +159,14 @@ def test_left_and_wanted_again_while_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("kind", "path", "covered", "uncovered"),
     [
-        (Kind.RECURSIVE, "/a", ["/a", "/a/b", "/a/b/c"], ["/", "/ab", "/ab/c", "/b/a", "/A"]),
-        (Kind.RECURSIVE, "/", ["/", "/a", "/a/b"], []),
-        (Kind.PERSISTENT, "/a", ["/a"], ["/", "/a/b", "/ab"]),
-        (Kind.PERSISTENT, "/", ["/"], ["/a"]),
+        (WatchKind.RECURSIVE, "/a", ["/a", "/a/b", "/a/b/c"], ["/", "/ab", "/ab/c", "/b/a", "/A"]),
+        (WatchKind.RECURSIVE, "/", ["/", "/a", "/a/b"], []),
+        (WatchKind.PERSISTENT, "/a", ["/a"], ["/", "/a/b", "/ab"]),
+        (WatchKind.PERSISTENT, "/", ["/"], ["/a"]),
     ],
 )
 def test_what_is_covered(
-    kind: Kind, path: str, covered: list[str], uncovered: list[str], is_set: bool
+    kind: WatchKind, path: str, covered: list[str], uncovered: list[str], is_set: bool
 ) -> None:
     """W7: a persistent watch covers its path, a recursive one all below it, from the moment when it is asked for; a path
     that only begins alike is another. When it has gone it covers nothing."""
@@ -184,11 +185,11 @@ def test_a_read_that_is_covered_sets_no_watch(driven: Driven) -> None:
 
     def read(path: str) -> None:
         body = messages.encode_get(path, True)
-        watches = (path, Kind.NODE)
+        watches = (path, WatchKind.NODE)
         driven.machine.submit(Request(messages.GET, body, path, Answer(), watches=watches))
 
     read("/a")
-    driven.machine.watches.add("/a", Watcher(), Kind.RECURSIVE)
+    driven.machine.watches.add("/a", Watcher(), WatchKind.RECURSIVE)
     for path in ("/a", "/a/b", "/ab"):
         read(path)
     assert [_said(sent) for sent in driven.heard()] == [
@@ -211,61 +212,69 @@ def _said(sent: Sent) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("event", "path", "told"),
     [
-        (Change.CREATED, "/a", {"node /a": Change.CREATED, "tree /a": Change.CREATED}),
-        (Change.DATA_CHANGED, "/a", {"node /a": Change.DATA_CHANGED, "tree /a": Change.DATA_CHANGED}),
+        (WatchEvent.CREATED, "/a", {"node /a": WatchEvent.CREATED, "tree /a": WatchEvent.CREATED}),
         (
-            Change.DELETED,
+            WatchEvent.DATA_CHANGED,
             "/a",
-            {"node /a": Change.DELETED, "children /a": Change.DELETED, "tree /a": Change.DELETED},
+            {"node /a": WatchEvent.DATA_CHANGED, "tree /a": WatchEvent.DATA_CHANGED},
         ),
         (
-            Change.CREATED,
+            WatchEvent.DELETED,
+            "/a",
+            {"node /a": WatchEvent.DELETED, "children /a": WatchEvent.DELETED, "tree /a": WatchEvent.DELETED},
+        ),
+        (
+            WatchEvent.CREATED,
             "/a/b",
             {
-                "node /a/b": Change.CREATED,
-                "children /a": Change.CHILDREN_CHANGED,
-                "one /a/b": Change.CREATED,
-                "tree /a": Change.CREATED,
+                "node /a/b": WatchEvent.CREATED,
+                "children /a": WatchEvent.CHILDREN_CHANGED,
+                "one /a/b": WatchEvent.CREATED,
+                "tree /a": WatchEvent.CREATED,
             },
         ),
         (
-            Change.DELETED,
+            WatchEvent.DELETED,
             "/a/b",
             {
-                "node /a/b": Change.DELETED,
-                "children /a": Change.CHILDREN_CHANGED,
-                "children /a/b": Change.DELETED,
-                "one /a/b": Change.DELETED,
-                "tree /a": Change.DELETED,
+                "node /a/b": WatchEvent.DELETED,
+                "children /a": WatchEvent.CHILDREN_CHANGED,
+                "children /a/b": WatchEvent.DELETED,
+                "one /a/b": WatchEvent.DELETED,
+                "tree /a": WatchEvent.DELETED,
             },
         ),
         (
-            Change.DATA_CHANGED,
+            WatchEvent.DATA_CHANGED,
             "/a/b",
             {
-                "node /a/b": Change.DATA_CHANGED,
-                "one /a/b": Change.DATA_CHANGED,
-                "tree /a": Change.DATA_CHANGED,
+                "node /a/b": WatchEvent.DATA_CHANGED,
+                "one /a/b": WatchEvent.DATA_CHANGED,
+                "tree /a": WatchEvent.DATA_CHANGED,
             },
         ),
-        (Change.CREATED, "/a/b/c", {"children /a/b": Change.CHILDREN_CHANGED, "tree /a": Change.CREATED}),
-        (Change.DATA_CHANGED, "/a/b/c", {"tree /a": Change.DATA_CHANGED}),
-        (Change.CREATED, "/ab", {}),
-        (Change.CREATED, "/ab/c", {}),
+        (
+            WatchEvent.CREATED,
+            "/a/b/c",
+            {"children /a/b": WatchEvent.CHILDREN_CHANGED, "tree /a": WatchEvent.CREATED},
+        ),
+        (WatchEvent.DATA_CHANGED, "/a/b/c", {"tree /a": WatchEvent.DATA_CHANGED}),
+        (WatchEvent.CREATED, "/ab", {}),
+        (WatchEvent.CREATED, "/ab/c", {}),
     ],
 )
-def test_who_is_fed(event: Change, path: str, told: dict[str, Change]) -> None:
+def test_who_is_fed(event: WatchEvent, path: str, told: dict[str, WatchEvent]) -> None:
     """W7: by the events of a recursive watch whoever it covers: those who watch the node, and its parent's children; of
     a path that only begins alike nobody. A persistent watch of its own, below, is told of its own node by these too,
     and of its children by its own events."""
     registry, tree = established()
     watchers = {
         f"{name} {each}": watching(registry, each, kind)
-        for name, kind in (("node", Kind.NODE), ("children", Kind.CHILDREN))
+        for name, kind in (("node", WatchKind.NODE), ("children", WatchKind.CHILDREN))
         for each in ("/a", "/a/b")
     }
     watchers["tree /a"] = tree
-    watchers["one /a/b"] = watching(registry, "/a/b", Kind.PERSISTENT)
+    watchers["one /a/b"] = watching(registry, "/a/b", WatchKind.PERSISTENT)
     registry.answer()
     watchers["one /a/b"].news()
     registry.notify(int(event), path, 7)
@@ -278,55 +287,55 @@ def test_who_is_fed(event: Change, path: str, told: dict[str, Change]) -> None:
 def test_the_root_feeds_everybody() -> None:
     """W7: a recursive watch of the root is above every path, and the parent of what is at the top is the root."""
     registry, tree = established("/")
-    node, children = watching(registry, "/a/b", Kind.NODE), watching(registry, "/", Kind.CHILDREN)
-    registry.notify(Change.CREATED, "/a")
-    registry.notify(Change.DATA_CHANGED, "/a/b")
-    registry.notify(Change.DATA_CHANGED, "/")
+    node, children = watching(registry, "/a/b", WatchKind.NODE), watching(registry, "/", WatchKind.CHILDREN)
+    registry.notify(WatchEvent.CREATED, "/a")
+    registry.notify(WatchEvent.DATA_CHANGED, "/a/b")
+    registry.notify(WatchEvent.DATA_CHANGED, "/")
     assert tree.news() == [
-        (Change.CREATED, "/a"),
-        (Change.DATA_CHANGED, "/a/b"),
-        (Change.DATA_CHANGED, "/"),
+        (WatchEvent.CREATED, "/a"),
+        (WatchEvent.DATA_CHANGED, "/a/b"),
+        (WatchEvent.DATA_CHANGED, "/"),
     ]
     assert (node.news(), children.news()) == (
-        [(Change.DATA_CHANGED, "/a/b")],
-        [(Change.CHILDREN_CHANGED, "/")],
+        [(WatchEvent.DATA_CHANGED, "/a/b")],
+        [(WatchEvent.CHILDREN_CHANGED, "/")],
     )
 
 
 def test_a_node_watch_that_the_server_still_has_is_told_once() -> None:
     """W4: below a recursive watch that came later a one-shot watch stays as it is; the server tells of both at once."""
     registry = Registry()
-    children = watching(registry, "/a/b", Kind.CHILDREN)
-    registry.armed("/a/b", Armed.CHILDREN, Kind.CHILDREN)
-    watching(registry, "/a", Kind.RECURSIVE)
+    children = watching(registry, "/a/b", WatchKind.CHILDREN)
+    registry.mark_set("/a/b", WatchState.CHILDREN, WatchKind.CHILDREN)
+    watching(registry, "/a", WatchKind.RECURSIVE)
     registry.answer()
-    assert registry.is_armed("/a/b", Kind.CHILDREN)
-    registry.notify(Change.CREATED, "/a/b/c")
-    registry.notify(Change.CHILDREN_CHANGED, "/a/b")
-    assert children.news() == [(Change.CHILDREN_CHANGED, "/a/b")]
+    assert is_armed(registry, "/a/b", WatchKind.CHILDREN)
+    registry.notify(WatchEvent.CREATED, "/a/b/c")
+    registry.notify(WatchEvent.CHILDREN_CHANGED, "/a/b")
+    assert children.news() == [(WatchEvent.CHILDREN_CHANGED, "/a/b")]
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_watchers_come_and_go_as_they_are_fired(kind: Kind) -> None:
+def test_watchers_come_and_go_as_they_are_fired(kind: WatchKind) -> None:
     """W5: a watcher that leaves when it is fired, and takes another along and brings a third, takes nobody's event
     away; the last one takes the server's watch with it."""
     registry, first = established(kind=kind)
     second, late = Watcher(), Watcher()
 
     class Restless(Watcher):
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             super().fire(change, path, zxid)
             if change > 0:
                 registry.add("/a", late, kind)
                 for each in (self, first, second):
                     registry.remove("/a", each, kind)
 
-    restless = Restless()
-    for each in (restless, second):
+    deadline_moved = Restless()
+    for each in (deadline_moved, second):
         registry.add("/a", each, kind)
-    registry.notify(Change.DATA_CHANGED, "/a")
-    assert restless.seen == second.seen == [ARMED, Change.DATA_CHANGED]
-    assert first.seen == [ARMED, Change.DATA_CHANGED]
+    registry.notify(WatchEvent.DATA_CHANGED, "/a")
+    assert deadline_moved.seen == second.seen == [ARMED, WatchEvent.DATA_CHANGED]
+    assert first.seen == [ARMED, WatchEvent.DATA_CHANGED]
     assert late.seen == [ARMED]
     assert registry.said() == []
     registry.remove("/a", late, kind)
@@ -338,12 +347,12 @@ def test_watchers_come_and_go_as_they_are_fired(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", ONE_SHOT_KINDS)
 @pytest.mark.parametrize("persistent", PERSISTENT_KINDS)
-def test_the_removal_of_one_kind_is_not_that_of_another(persistent: Kind, kind: Kind) -> None:
+def test_the_removal_of_one_kind_is_not_that_of_another(persistent: WatchKind, kind: WatchKind) -> None:
     """W7: at a path with a persistent watch no one-shot one is removed, since that would end it: neither one that was
     set before, nor one that nobody wants any more when it is answered."""
     registry = Registry()
     early, late = watching(registry, "/a", kind), watching(registry, "/b", kind)
-    registry.armed("/a", Armed.DATA, kind)
+    registry.mark_set("/a", WatchState.DATA, kind)
     for path in ("/a", "/b"):
         watching(registry, path, persistent)
     registry.said()
@@ -358,26 +367,26 @@ def test_the_removal_of_one_kind_is_not_that_of_another(persistent: Kind, kind: 
 def test_a_one_shot_watch_below_is_removed_by_itself() -> None:
     """W5: where only a watch above covers it, the server's own one goes with the last who wants it."""
     registry, _ = established()
-    watcher = watching(registry, "/a/b", Kind.NODE)
-    registry.armed("/a/b", Armed.DATA)
+    watcher = watching(registry, "/a/b", WatchKind.NODE)
+    registry.mark_set("/a/b", WatchState.DATA)
     registry.remove("/a/b", watcher)
     assert registry.said() == [("remove_watches", "/a/b", messages.WATCHER_DATA)]
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_those_it_fed_look_again_behind_its_removal(kind: Kind) -> None:
+def test_those_it_fed_look_again_behind_its_removal(kind: WatchKind) -> None:
     """W7: the removal is said first, since it would end what those read with then; by then nothing covers them. Those
     beside it are told nothing."""
     registry, persistent = established(kind=kind)
     covered: list[tuple[list[tuple[str, str, int]], bool]] = []
 
     class Reads(Watcher):
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             super().fire(change, path, zxid)
             covered.append((registry.said(), registry.covers("/a")))
 
-    fed, sibling = Reads(), watching(registry, "/ab", Kind.NODE)
-    registry.add("/a", fed, Kind.CHILDREN)
+    fed, sibling = Reads(), watching(registry, "/ab", WatchKind.NODE)
+    registry.add("/a", fed, WatchKind.CHILDREN)
     registry.remove("/a", persistent, kind)
     assert covered == [([remove_any("/a")], False)]
     assert (fed.news(), sibling.news()) == ([(UNKNOWN, "/a")], [])
@@ -386,26 +395,26 @@ def test_those_it_fed_look_again_behind_its_removal(kind: Kind) -> None:
 def test_those_below_with_a_watch_of_their_own_are_left_alone() -> None:
     """W4: what the server watches for them anyway has not been lost."""
     registry, tree = established()
-    own, fed = watching(registry, "/a/b", Kind.NODE), watching(registry, "/a/c", Kind.NODE)
-    registry.armed("/a/b", Armed.DATA)
-    registry.remove("/a", tree, Kind.RECURSIVE)
+    own, fed = watching(registry, "/a/b", WatchKind.NODE), watching(registry, "/a/c", WatchKind.NODE)
+    registry.mark_set("/a/b", WatchState.DATA)
+    registry.remove("/a", tree, WatchKind.RECURSIVE)
     assert (own.news(), fed.news()) == ([], [(UNKNOWN, "/a/c")])
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_refused(kind: Kind) -> None:
+def test_refused(kind: WatchKind) -> None:
     """W6, W7: all who want it are told why, and it is not asked for again until somebody wants it anew; those it was to
     feed look again, those with a watch of their own have lost nothing."""
     registry = Registry()
-    own = watching(registry, "/a", Kind.NODE)
-    registry.armed("/a", Armed.DATA)
+    own = watching(registry, "/a", WatchKind.NODE)
+    registry.mark_set("/a", WatchState.DATA)
     wanting = [watching(registry, "/a", kind) for _ in range(2)]
-    fed = watching(registry, "/a", Kind.CHILDREN)
+    fed = watching(registry, "/a", WatchKind.CHILDREN)
     registry.said()
     registry.answer(UNIMPLEMENTED)
     assert [each.refusals for each in wanting] == [[UNIMPLEMENTED]] * 2
     assert [each.news() for each in (*wanting, own, fed)] == [[], [], [], [(UNKNOWN, "/a")]]
-    assert registry.is_armed("/a")
+    assert is_armed(registry, "/a")
     assert not registry.covers("/a")
     for each in wanting:
         registry.remove("/a", each, kind)
@@ -415,17 +424,17 @@ def test_refused(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_lost_with_the_connection(kind: Kind) -> None:
+def test_lost_with_the_connection(kind: WatchKind) -> None:
     """W7: a request that is given up is made again, and only then is anybody told: what they read comes behind it."""
     registry = Registry()
     said: list[list[tuple[str, str, int]]] = []
 
     class Reads(Watcher):
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             super().fire(change, path, zxid)
             said.append(registry.said())
 
-    watcher, fed = Reads(), watching(registry, "/a", Kind.NODE)
+    watcher, fed = Reads(), watching(registry, "/a", WatchKind.NODE)
     registry.add("/a", watcher, kind)
     registry.said()
     registry.answer(LOSS)
@@ -438,10 +447,10 @@ def test_lost_with_the_connection(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_connections_that_break_on_it(kind: Kind) -> None:
+def test_connections_that_break_on_it(kind: WatchKind) -> None:
     """W3: a request on which one connection after another breaks is not made again; who wants the watch is told."""
     registry = Registry()
-    watcher, fed = watching(registry, "/a", kind), watching(registry, "/a", Kind.NODE)
+    watcher, fed = watching(registry, "/a", kind), watching(registry, "/a", WatchKind.NODE)
     for losses in range(1, errors.ConnectionLoss.MOST_LOSSES + 1):
         assert registry.said() == [add_watch("/a", kind)]
         assert watcher.refusals == []
@@ -455,7 +464,7 @@ def test_connections_that_break_on_it(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
-def test_a_path_that_is_too_large_to_ask_for(kind: Kind) -> None:
+def test_a_path_that_is_too_large_to_ask_for(kind: WatchKind) -> None:
     """S7: what is over the limit is not sent, and who wants it is told."""
     registry, path = Registry(max_request=100), "/" + "x" * 100
     watcher = watching(registry, path, kind)
@@ -483,16 +492,16 @@ def test_an_event_far_below() -> None:
     levels as it likes."""
     registry = Registry()
     roots = ["/", "/a", "/b", "/a/a", "/a/b"]
-    trees = [watching(registry, path, Kind.RECURSIVE) for path in roots]
+    trees = [watching(registry, path, WatchKind.RECURSIVE) for path in roots]
     registry.answer()
     for tree in trees:
         tree.news()
-    registry._recursive = registry._by_kind[Kind.RECURSIVE] = table = Looks(registry._recursive)
+    registry._recursive = registry._by_kind[WatchKind.RECURSIVE] = table = Looks(registry._recursive)
     path = "/a" * 300_000
-    registry.notify(int(Change.DATA_CHANGED), path)
+    registry.notify(int(WatchEvent.DATA_CHANGED), path)
     assert registry.covers(path)
     assert table.looks < 4 * len(roots)
-    told = [(Change.DATA_CHANGED, path)]
+    told = [(WatchEvent.DATA_CHANGED, path)]
     assert [tree.news() for tree in trees] == [told, told, [], told, []]
 
 
@@ -500,11 +509,11 @@ def test_many_persistent_watches() -> None:
     """W4: one more costs the same however many there are: the others are not looked at."""
     registry = Registry()
     for number in range(100):
-        watching(registry, f"/{number}", Kind.RECURSIVE)
-    registry._recursive = registry._by_kind[Kind.RECURSIVE] = table = Looks(registry._recursive)
+        watching(registry, f"/{number}", WatchKind.RECURSIVE)
+    registry._recursive = registry._by_kind[WatchKind.RECURSIVE] = table = Looks(registry._recursive)
     table.items = None  # type: ignore[assignment,method-assign]  # nobody goes through all of them
-    watcher = watching(registry, "/more", Kind.RECURSIVE)
-    registry.remove("/more", watcher, Kind.RECURSIVE)
+    watcher = watching(registry, "/more", WatchKind.RECURSIVE)
+    registry.remove("/more", watcher, WatchKind.RECURSIVE)
     assert table.looks < 20
 
 
@@ -518,19 +527,19 @@ def test_a_new_session_is_asked_before_anybody_is_told() -> None:
     asked: list[int] = []
 
     class Reads(Watcher):
-        def fire(self, change: Change, path: str, zxid: int, /) -> None:
+        def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
             super().fire(change, path, zxid)
             asked.append(len(registry.asked))
 
     node, below = Reads(), Reads()
-    registry.add("/a", node, Kind.NODE)
-    registry.add("/a/b", below, Kind.CHILDREN)
-    one = watching(registry, "/b", Kind.PERSISTENT)
+    registry.add("/a", node, WatchKind.NODE)
+    registry.add("/a/b", below, WatchKind.CHILDREN)
+    one = watching(registry, "/b", WatchKind.PERSISTENT)
     [old] = registry.asked
     registry.asked.clear()
     registry.said()
     registry.reset()
-    assert registry.said() == [add_watch("/a", Kind.RECURSIVE), add_watch("/b", Kind.PERSISTENT)]
+    assert registry.said() == [add_watch("/a", WatchKind.RECURSIVE), add_watch("/b", WatchKind.PERSISTENT)]
     assert asked == [2, 2]
     assert [each.news() for each in (tree, one, node, below)] == [
         [(UNKNOWN, path)] for path in ("/a", "/b", "/a", "/a/b")
@@ -546,30 +555,30 @@ def test_a_reconnect() -> None:
     """W6, W7: persistent watches are set again as what they are; they and all whom they feed look again (ZOOKEEPER-4698),
     and no others; ARMED is told when the server has answered. What is still asked for is not set again, nor told."""
     registry, tree = established()
-    one = watching(registry, "/b", Kind.PERSISTENT)
+    one = watching(registry, "/b", WatchKind.PERSISTENT)
     registry.answer()
-    own, fed = watching(registry, "/c", Kind.NODE), watching(registry, "/a/b", Kind.NODE)
-    registry.armed("/c", Armed.EXIST)
-    asked = watching(registry, "/d", Kind.RECURSIVE)
+    own, fed = watching(registry, "/c", WatchKind.NODE), watching(registry, "/a/b", WatchKind.NODE)
+    registry.mark_set("/c", WatchState.EXIST)
+    asked = watching(registry, "/d", WatchKind.RECURSIVE)
     one.news()
     [(op, body)] = registry.rearm(5)
     assert op is messages.SET_WATCHES2
     assert op.request.decode(body, 0, len(body)) == (5, [], ["/c"], [], ["/b"], ["/a"])
-    registry.look_again()
+    registry.invalidate_persistent()
     everybody = (tree, one, own, fed, asked)
     assert [each.news() for each in everybody] == [
         [(UNKNOWN, "/a")], [(UNKNOWN, "/b")], [], [(UNKNOWN, "/a/b")], [],
     ]  # fmt: skip
-    registry.set_again()
+    registry.confirm_rearmed()
     assert [each.news() for each in everybody] == [[(ARMED, "/a")], [(ARMED, "/b")], [], [], []]
 
 
 def test_servers_that_know_no_persistent_watches_are_not_asked_to_set_any() -> None:
     """S4: without one, what sets the watches again is what every server knows, also when there was one before."""
     registry, tree = established()
-    watching(registry, "/b", Kind.NODE)
-    registry.armed("/b", Armed.DATA)
-    registry.remove("/a", tree, Kind.RECURSIVE)
+    watching(registry, "/b", WatchKind.NODE)
+    registry.mark_set("/b", WatchState.DATA)
+    registry.remove("/a", tree, WatchKind.RECURSIVE)
     assert [op for op, _ in registry.rearm(5)] == [messages.SET_WATCHES]
 
 
@@ -578,24 +587,26 @@ def test_chunks_have_every_kind_once() -> None:
     every server knows."""
     registry = Registry()
     pad = "x" * 1000
-    paths = {kind: [f"/{kind.value}-{pad}{number}" for number in range(100)] for kind in Kind}
-    for kind in Kind:
+    paths = {kind: [f"/{kind.value}-{pad}{number}" for number in range(100)] for kind in WatchKind}
+    for kind in WatchKind:
         for path in paths[kind]:
             watching(registry, path, kind)
             if kind in ONE_SHOT_KINDS:
-                registry.armed(path, Armed.DATA if kind is Kind.NODE else Armed.CHILDREN, kind)
+                registry.mark_set(
+                    path, WatchState.DATA if kind is WatchKind.NODE else WatchState.CHILDREN, kind
+                )
     registry.answer()
     chunks = list(registry.rearm(5))
     assert {op for op, _ in chunks} == {messages.SET_WATCHES, messages.SET_WATCHES2}
     assert max(len(body) for _, body in chunks) <= CHUNK
-    found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+    found: dict[WatchKind, list[str]] = {kind: [] for kind in WatchKind}
     for op, body in chunks:
         zxid, data, exist, children, *persistent = op.request.decode(body, 0, len(body))
         assert (zxid, exist) == (5, [])
-        found[Kind.NODE] += data
-        found[Kind.CHILDREN] += children
+        found[WatchKind.NODE] += data
+        found[WatchKind.CHILDREN] += children
         if op is messages.SET_WATCHES2:
             assert any(persistent)
-            found[Kind.PERSISTENT] += persistent[0]
-            found[Kind.RECURSIVE] += persistent[1]
+            found[WatchKind.PERSISTENT] += persistent[0]
+            found[WatchKind.RECURSIVE] += persistent[1]
     assert found == paths

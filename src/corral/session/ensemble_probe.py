@@ -1,8 +1,8 @@
-"""A session of a moment: opened, or taken over by its id and password, and closed at once.
+"""Opens, or resumes, a session and closes it at once, and returns how far the ensemble is.
 
-Taking one over is how to end somebody's session on any server, since it belongs to whoever knows these two.
-Its client sees what it sees when its time is up: its connection closes, its ephemerals are gone, and the next
-server that it asks does not know the session any more.
+Resuming ends another client's session on any server, given its id and password. That client sees what it sees
+when its session expires: the connection closes, the ephemerals are deleted, and the next server does not know
+the session.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import struct
 from corral.wire import messages
 from corral.wire.compile import DecodeError
 
-__all__ = ["LIMIT", "visit"]
+__all__ = ["LIMIT", "probe_zxid"]
 
 LIMIT = 10.0
-"""Seconds for all of it; a server that serves takes milliseconds."""
+"""Seconds for all of it; a healthy server takes milliseconds."""
 
 _TIMEOUT = 10.0
-"""What is asked for; a server grants what it likes, and the session does not live long enough to need it."""
+"""The requested session timeout in seconds; the session does not live long enough to need it."""
 
 _LONGEST_ANSWER = 4096
-"""Bytes; what is to come is below a hundred."""
+"""Bytes; the answers have fewer than a hundred."""
 
 
-async def visit(
+async def probe_zxid(
     host: str, port: int, session_id: int = 0, password: bytes = bytes(16), *, limit: float = LIMIT
 ) -> int | None:
-    """End a session on the server at an address, without `session_id` a new one; None if it was over.
+    """Close a session on the server at an address: a new one, or the one with `session_id` and `password`.
 
-    Returns the newest transaction that the server has applied by then, which includes the session's end.
+    Returns the zxid of the session's end, or None if the session was over already.
 
-    Raises `OSError` (`TimeoutError` is one) if the server cannot be reached, closes the connection without an
-    answer, says what is none, or does not answer within `limit` seconds. Cancelled, it may have been done.
+    Raises `OSError` (of which `TimeoutError` is one) if the server cannot be reached, closes the connection
+    without an answer, sends an invalid one, or does not answer within `limit` seconds. On cancel the session
+    may have been closed.
     """
     async with asyncio.timeout(limit):
         reader, writer = await asyncio.open_connection(host, port)
@@ -49,7 +50,7 @@ async def visit(
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError(f"{host}:{port} closed the connection without an answer") from error
         except (DecodeError, struct.error) as error:
-            raise ConnectionAbortedError(f"{host}:{port} says what is no answer: {error}") from error
+            raise ConnectionAbortedError(f"{host}:{port} sent an invalid answer: {error}") from error
         finally:
             writer.transport.abort()
 

@@ -1,0 +1,109 @@
+"""The beginning of each connection: the session, the credentials, and the watches that are set again. No I/O.
+
+The connect request is answered before anything else may be sent. Credentials and watches follow it in one
+pipeline, ahead of all requests. A server *accepts requests* once it has accepted every one of the
+credentials. SASL, which exchanges tokens first, would need a phase of its own between HANDSHAKE and UP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from corral.wire import messages
+from corral.wire.messages import ConnectReply, Operation
+
+from . import gate
+from .auth import Credentials
+
+_NO_PASSWORD = bytes(16)
+_INFINITY = float("inf")
+
+
+class Handshake:
+    """What a connection begins with, and which answers to it are due. `timeout` is the session timeout to
+    request."""
+
+    def __init__(self, timeout: float, credentials: Sequence[Credentials]) -> None:
+        self.requested_timeout = timeout
+        self.connect_sent = 0.0
+        """When the connect request of this connection was sent."""
+        self.is_ready = False
+        """Whether the server accepts requests."""
+        self._password = _NO_PASSWORD
+        self._credentials = list(credentials)
+        self._credentials_due = 0
+        self._watches_due = 0
+        self._sent_at = 0.0
+
+    def begin(self, now: float, last_zxid: int, session_id: int) -> bytes:
+        """The connect request, as a frame. `session_id` 0 requests a new session."""
+        self.connect_sent = now
+        self.is_ready = False
+        body = messages.encode_connect(last_zxid, self.requested_timeout, session_id, self._password, False)
+        return len(body).to_bytes(4, "big") + body
+
+    def decode_reply(self, view: memoryview, start: int, end: int, session_id: int) -> ConnectReply:
+        """The answer to the request. Raises `gate.Misfit` or `DecodeError`."""
+        reply = messages.decode_connect_reply(view, start, end)
+        gate.check_connect_reply(reply, self.requested_timeout, session_id)
+        return reply
+
+    def set_up(
+        self, now: float, password: bytes, set_watches: Iterable[tuple[Operation, bytes]]
+    ) -> Iterator[bytes]:
+        """The frames to send once a server has granted the session that has this password."""
+        self._password = password
+        self._sent_at = now
+        self._credentials_due = self._watches_due = 0
+        for credentials in self._credentials:
+            self._credentials_due += 1
+            yield _auth_frame(credentials)
+        for op, body in set_watches:
+            self._watches_due += 1
+            yield frame(messages.SET_WATCHES_XID, op.opcode, body)
+
+    def add_credentials(self, credentials: Credentials, *, is_connected: bool) -> bytes:
+        """Present these, too, on each connection to come. Returns the frame that presents them on this
+        one."""
+        self._credentials.append(credentials)
+        self._credentials_due += is_connected
+        return _auth_frame(credentials)
+
+    def check_ready(self) -> bool:
+        """Whether the server accepts requests from now on; false if it did before."""
+        if self.is_ready or self._credentials_due:
+            return False
+        self.is_ready = True
+        return True
+
+    def credentials_answered(self) -> None:
+        """The server has answered one of the credentials. Raises `gate.Misfit` if none was due."""
+        if not self._credentials_due:
+            raise gate.Misfit("an answer to credentials that were not sent")
+        self._credentials_due -= 1
+
+    def watches_answered(self) -> bool:
+        """The server has answered a message that sets watches again. Returns whether this was the last of
+        them. Raises `gate.Misfit` if none was due."""
+        if not self._watches_due:
+            raise gate.Misfit("an answer to a message about watches that was not sent")
+        self._watches_due -= 1
+        return not self._watches_due
+
+    @property
+    def waiting_since(self) -> float:
+        """Since when answers have been due; infinite if none is."""
+        return _INFINITY if self.is_ready and not self._watches_due else self._sent_at
+
+    def forget_session(self) -> None:
+        """The session is over: its password is void."""
+        self._password = _NO_PASSWORD
+
+
+def frame(xid: int, opcode: int, body: bytes) -> bytes:
+    """A message with an xid of its own, as a frame."""
+    return messages.REQUEST_HEADER.pack(len(body) + 8, xid, opcode) + body
+
+
+def _auth_frame(credentials: Credentials) -> bytes:
+    return frame(messages.AUTH_XID, messages.AUTH.opcode, credentials.encode())
