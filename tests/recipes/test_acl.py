@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from lock_support import within
 
 import corral
+from support import within
 
 MINE = [corral.Acl.digest("me", "secret")]
 

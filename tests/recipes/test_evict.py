@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
-from lock_support import Rig, Strike, ended, noted, settle, until_line, within
+from lock_support import Rig, noted
 
 import corral
 from client_support import asks_for
 from corral.testing import VirtualLoop, before, committed
 from corral.wire.messages import CHILDREN, DELETE, MULTI
-from support import PATIENCE, block, children, turns
+from support import PATIENCE, block, children, settle, turns, until_line, within
 
 InLine: TypeAlias = "corral.Lock | corral.Election | corral.WriteLock"
 Make = Callable[[corral.Client], InLine]
@@ -384,37 +383,6 @@ async def test_a_lost_message(rig: Rig, operation: Any, lost: str, given: bool) 
     assert await children(rig.other, "/line") == [name_of(second)]
     assert second.is_valid
     await second.release()
-
-
-@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
-async def test_cancelled_at_each_step(rig: Rig, moment: str) -> None:
-    """S8: cancelled at any point, it has removed who was first, or nobody, and never anybody else; given that one, it
-    may be done again."""
-    for step in itertools.count():
-        path = f"/line-{step}"
-        held = [await rig.other.lock(path).acquire()]
-        following = asyncio.create_task(rig.other.lock(path).acquire())
-        await until_line(rig.other, path, 2)
-        line = rig.zk.lock(path)
-        first, second = await line.contenders()
-        strike = Strike(step, when_done=moment == "as it is answered")
-        task = strike.start(line.evict())
-        await within(strike.over.wait())
-        await ended(task)
-        await settle(rig.zk)
-        names = await children(rig.other, path)
-        assert second.name in names
-        if strike.reached:
-            assert task.cancelled()
-            assert await line.evict(first) in (first, None)
-        held.append(await within(following))
-        assert await children(rig.other, path) == [second.name]
-        for each in held:
-            await each.release()
-        if not strike.reached:
-            assert task.result() == first
-            break
-    assert step >= 3  # the list, what each says, the removal
 
 
 async def test_the_operators_session_ends(rig: Rig) -> None:

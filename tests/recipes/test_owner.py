@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from lock_support import until_line, within
 
 import corral
-from support import children, turns
+from support import children, turns, until_line, within
 
 Make = Callable[[corral.Client], Any]
 

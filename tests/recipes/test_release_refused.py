@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from lock_support import settle, until_line, within
 
 import corral
 from corral.testing import FaultProxy
-from support import children, turns
+from support import children, settle, turns, until_line, within
 
 P = corral.Perm
 BOSS = ("digest", b"boss:secret")
