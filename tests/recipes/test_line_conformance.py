@@ -146,7 +146,10 @@ async def test_a_release_wakes_one_waiter_of_twenty(
 ) -> None:
     """L1: with twenty waiters each node but the last is watched exactly once. A release is an event for one of them
     alone, which checks its own node."""
-    async with connect(proxy.address) as zk, connect(proxy.address) as other:
+    async with (
+        connect(proxy.address, session_timeout=10.0) as zk,
+        connect(proxy.address, session_timeout=10.0) as other,
+    ):
         await kind.make_lines(zk)
         held = await kind.make(zk, PATH).acquire()
         waiters = [

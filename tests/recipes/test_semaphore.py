@@ -100,7 +100,10 @@ async def test_a_release_wakes_one_waiter_of_ten(
 ) -> None:
     """L1: with ten waiters one alone watches the leases, and each other the waiter before its own. A release is news
     to that one, who enters, and its entering to the next, who takes its place; nobody else asks anything."""
-    async with connect(proxy.address) as zk, connect(proxy.address) as other:
+    async with (
+        connect(proxy.address, session_timeout=10.0) as zk,
+        connect(proxy.address, session_timeout=10.0) as other,
+    ):
         await make_parents(zk)
         held = [await zk.semaphore("/sem", 2).acquire() for _ in range(2)]
         waiters = []
