@@ -1,9 +1,9 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
 Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
-test runs on a real server, but only a tenth of the cases of the conformance suites and of the tests that break
-and cancel at each point, another one in each run; all of them run in virtual time. The other Pythons, uvloop, eager tasks, and other versions of the
-dependencies run `CORE`: what these can change.
+test runs on a real server; of the conformance suites, and of the tests that break and cancel at each point,
+only a tenth of the cases, another one in each run. All cases run in virtual time. The other Pythons, uvloop,
+eager tasks, and other versions of the dependencies run `CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
@@ -97,7 +97,7 @@ def run_embedded(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session, points: str) -> None:
     session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, "--ignore=tests/nemesis")
-    # Alone: a worker that gets no processor for long acts like one that is stopped, and may be cancelled too late.
+    # Alone: a worker that gets no processor for long may be cancelled too late, like one that is stopped.
     session.run("pytest", "tests/nemesis")
 
 
@@ -184,8 +184,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def examples(session: nox.Session) -> None:
-    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors. (The example project of
-    a service with tests is run by tests/test_docs.py.)"""
+    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors.
+    (tests/test_docs.py runs the example of a service with tests.)"""
     session.install(".")
     run_examples(session)
 
