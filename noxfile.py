@@ -1,9 +1,9 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
 Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
-test runs on a real server, but only a tenth of the points at which tests break and cancel, another one in
-each run; all points run in virtual time. The other Pythons, uvloop, eager tasks, and other versions of the
-dependencies run `CORE`: what these can change.
+test runs on a real server; of the conformance suites, and of the tests that break and cancel at each point,
+only a tenth of the cases, another one in each run. All cases run in virtual time. The other Pythons, uvloop,
+eager tasks, and other versions of the dependencies run `CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
@@ -41,12 +41,16 @@ EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan",
 CORE_VIRTUAL = (
     *CORE,
     "tests/recipes/test_lock_cancel.py",
+    "tests/points/test_points.py::test_every_cancel[lock, no line]",
+    "tests/points/test_points.py::test_every_cancel[lock, handed over]",
+    "tests/points/test_points.py::test_every_cancel[lock, its reply is lost]",
     "--deselect=tests/test_client.py::test_a_lock_is_kept_under_load",
 )
 # What changes how anyio and asyncio behave, only by being installed.
 BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
-# Most tests on real servers wait, for a session to end or a delay to pass.
 AT_ONCE = ("-n", "3", "--dist", "worksteal")
+# Many tests on real servers wait, for a session to end or a server to start.
+AT_ONCE_ON_REAL_SERVERS = ("-n", "4", "--dist", "worksteal")
 EMBEDDED = "--zookeeper=embedded"
 VIRTUAL = (EMBEDDED, "--loop=virtual")
 LEFT_OUT = "the core tests only: Python 3.11 on asyncio's own loop runs all of them"
@@ -84,8 +88,6 @@ def run_types(session: nox.Session) -> None:
 def run_examples(session: nox.Session) -> None:
     for name in EXAMPLES:
         session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
-    session.install("pytest")
-    session.run("pytest", "examples/testing")
 
 
 def run_embedded(session: nox.Session) -> None:
@@ -94,8 +96,8 @@ def run_embedded(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, points: str) -> None:
-    session.run("pytest", f"--points={points}", *AT_ONCE, "--ignore=tests/nemesis")
-    # Alone: a worker that gets no processor for long is as one that was stopped, and may be told too late.
+    session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, "--ignore=tests/nemesis")
+    # Alone: a worker that gets no processor for long may be cancelled too late, like one that is stopped.
     session.run("pytest", "tests/nemesis")
 
 
@@ -148,7 +150,7 @@ def python(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def tests(session: nox.Session) -> None:
-    """Every test on a real server, but a tenth of the points; or what is given after --."""
+    """Every test on a real server, of sampled ones a tenth of the cases; or what is given after --."""
     session.install(".", *dependencies("test"))
     if session.posargs:
         session.run("pytest", *session.posargs)
@@ -158,7 +160,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def everything(session: nox.Session) -> None:
-    """Every test and every point on a real server. Not run by default: it takes long."""
+    """Every test and every case on a real server. Not run by default: it takes long."""
     session.install(".", *dependencies("test"))
     run_tests(session, "all")
 
@@ -182,7 +184,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def examples(session: nox.Session) -> None:
-    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors."""
+    """Each example runs, ends by itself and finds what it checks to be so. Warnings are errors.
+    (tests/test_docs.py runs the example of a service with tests.)"""
     session.install(".")
     run_examples(session)
 

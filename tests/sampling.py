@@ -1,7 +1,9 @@
-"""`--points=tenth`: of the tests that break or cancel at each point, a tenth, chosen by a seed that the header tells.
+"""`--points=tenth`: of the tests that break or cancel at each point, and of the conformance suites, a tenth of the cases
+of each test, chosen by a seed that the header prints.
 
-On real servers they take minutes, and in virtual time, where CI runs all of them, seconds. A tenth on real servers
-shows that the two agree; each run has another tenth.
+On real servers all of them take minutes, and in virtual time, where CI runs all of them, seconds. A tenth on real
+servers shows that the two agree; each run has another tenth. At least one case of each test stays, so that everything
+that is promised is proven on a real server in each run.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import pytest
 __all__ = ["chosen", "is_sampled"]
 
 ONLY_REAL = frozenset({"real_servers", "ensemble"})
-"""Fixtures of tests that do not run in virtual time: of these none is left out."""
+"""Fixtures of tests that do not run in virtual time: none of these is left out."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--points",
         choices=["all", "tenth"],
         default="all",
-        help="of tests/points, *_cancel.py and *_loss.py all tests, or a tenth (default: all)",
+        help="of tests/points, *_cancel.py, *_loss.py and *_conformance.py all tests, or a tenth of each test's cases "
+        "(default: all)",
     )
     group.addoption("--points-seed", type=int, help="choose the tenth that this number stands for")
 
@@ -58,19 +61,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_sampled(item: pytest.Item) -> bool:
-    """Whether it is one of many points, which all run in virtual time, too."""
+    """Whether it is one of many cases, which all run in virtual time, too."""
     path = item.path
-    of_points = path.name == "test_points.py" or path.stem.endswith(("_cancel", "_loss"))
-    return of_points and ONLY_REAL.isdisjoint(getattr(item, "fixturenames", ()))
+    is_one_of_many = path.name == "test_points.py" or path.stem.endswith(("_cancel", "_loss", "_conformance"))
+    return is_one_of_many and ONLY_REAL.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def chosen(items: Sequence[pytest.Item], seed: int) -> list[pytest.Item]:
-    """All items but nine tenths of the points of each file."""
-    files = defaultdict(list)
+    """All items but nine tenths of the cases of each test that is sampled, rounded in favour of more."""
+    tests = defaultdict(list)
     for item in items:
-        files[item.path if is_sampled(item) else None].append(item)
-    kept = files.pop(None, [])
+        tests[item.nodeid.partition("[")[0] if is_sampled(item) else None].append(item)
+    kept = tests.pop(None, [])
     dice = random.Random(seed)
-    for points in files.values():
-        kept += dice.sample(points, math.ceil(len(points) / 10))
+    for cases in tests.values():
+        kept += dice.sample(cases, math.ceil(len(cases) / 10))
     return kept

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import corral
 from corral.testing import VirtualLoop
+
+T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds after which a wait has failed; never a measure of how fast something is."""
@@ -58,3 +60,35 @@ async def turns(count: int = 5) -> None:
     """Let the event loop go round, for whatever is ready to run."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def within(awaitable: Awaitable[T]) -> T:
+    """Its result, unless it hangs."""
+    async with asyncio.timeout(PATIENCE):
+        return await awaitable
+
+
+async def until_line(client: corral.Client, path: str, length: int) -> list[str]:
+    """Wait until so many nodes stand in a line, as `client` sees it; returns them."""
+    names: list[str] = []
+
+    async def there() -> bool:
+        names[:] = await children(client, path)
+        return len(names) == length
+
+    try:
+        await until(there, f"{length} nodes in {path}")
+    except AssertionError:
+        raise AssertionError(f"never were {length} nodes in {path}: {names}") from None
+    return names
+
+
+async def settle(client: corral.Client) -> None:
+    """Let all that `client` has sent so far be carried out, or be certain never to be: a write of the same
+    session, on whatever connection it has by now, is ordered behind it."""
+    while True:
+        try:
+            await within(client.set("/", b""))
+        except corral.ConnectionLoss:
+            continue
+        return

@@ -110,7 +110,7 @@ def test_no_import_circles() -> None:
 
 def test_the_checks_see_what_they_forbid() -> None:
     """The imports are found: the client has all recipes, the kit has the session."""
-    assert {"corral.recipes.lock", "corral.session.supervisor"} <= IMPORTS["corral.client"]
+    assert {"corral.recipes.lock", "corral.session.session"} <= IMPORTS["corral.client"]
     assert "corral.session.requests" in IMPORTS["corral.recipes.kit.line"]
     assert layer("corral.recipes.kit.line") == "kit"
     assert layer("corral.recipes.lock") == "recipes"

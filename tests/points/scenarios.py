@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import corral
-from corral.testing import FaultProxy
+from corral.testing import FaultProxy, before, committed
 from corral.testing.enumerators import InvariantViolated, Outcome, Run, Scenario
-from support import PATIENCE, until
+from line_kinds import KINDS, LineKind, is_valid, nodes_below, release
+from support import PATIENCE, settle, until
 from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, watching_sessions
 
 Connect = Callable[..., corral.Client]
@@ -47,16 +48,6 @@ def require(condition: object, what: str) -> None:
     """An invariant of a scenario's own."""
     if not condition:
         raise InvariantViolated(what)
-
-
-async def settled(zk: corral.Client) -> None:
-    """All that `zk` has sent is carried out, or never will be."""
-    while True:
-        try:
-            await zk.set("/", b"")
-        except corral.ConnectionLoss:
-            continue
-        return
 
 
 # Connecting
@@ -168,7 +159,7 @@ def operating(name: str) -> Callable[[Stage], Scenario]:
                     return await call(zk, path)
 
                 outcome = await run.operation(operation())
-                await settled(zk)
+                await settle(zk)
                 await stage.other.sync()
                 check(outcome, await times(stage.other, path) if times is not None else None)
 
@@ -188,98 +179,48 @@ def operating(name: str) -> Callable[[Stage], Scenario]:
     return on
 
 
-# What is taken in turn
-
-
-class Recipe(NamedTuple):
-    """Something that stands in line, and what is exclusive with it."""
-
-    make: Callable[[corral.Client, str], Any]
-    """The one that is struck."""
-    rival: Callable[[corral.Client, str], Any]
-    """One that holds it up, and gets it next."""
-    lines: tuple[str, ...] = ("",)
-    """The lines below its path; in the last one those stand who hold it."""
-
-
-RECIPES = {
-    "lock": Recipe(lambda zk, path: zk.lock(path), lambda zk, path: zk.lock(path)),
-    "lock, kazoo's": Recipe(
-        lambda zk, path: zk.lock(path, layout="kazoo"), lambda zk, path: zk.lock(path, layout="kazoo")
-    ),
-    "read lock": Recipe(lambda zk, path: zk.rwlock(path).read(), lambda zk, path: zk.rwlock(path).write()),
-    "write lock": Recipe(lambda zk, path: zk.rwlock(path).write(), lambda zk, path: zk.rwlock(path).read()),
-    "semaphore": Recipe(
-        lambda zk, path: zk.semaphore(path, 1), lambda zk, path: zk.semaphore(path, 1), ("/locks", "/leases")
-    ),
-    "election": Recipe(lambda zk, path: zk.election(path), lambda zk, path: zk.election(path)),
-}
-
-
-async def _standing(client: corral.Client, line: str) -> list[tuple[str, int]]:
-    """The nodes in a line, with the sessions that own them."""
-    try:
-        names = await client.children(line)
-    except corral.NoNode:
-        return []
-    stats = [await client.exists(f"{line}/{name}") for name in names]
-    return [(name, stat.ephemeral_owner) for name, stat in zip(names, stats, strict=True) if stat is not None]
-
-
-async def _ours(stage: Stage, path: str, recipe: Recipe, session: int) -> list[str]:
-    """The nodes in a recipe's lines that belong to a session."""
-    return [
-        f"{line}/{name}"
-        for line in recipe.lines
-        for name, owner in await _standing(stage.other, path + line)
-        if owner == session
-    ]
+# What stands in line
 
 
 async def check_turn(
     stage: Stage,
     zk: corral.Client,
-    recipe: Recipe,
+    kind: LineKind,
     path: str,
-    outcome: Outcome[corral.Held | None],
+    outcome: Outcome[Any],
     *,
-    may_fail: bool,
+    may_fail: bool = False,
 ) -> None:
-    """What must be true when an acquire has ended, however: what is held has one node of ours, and there is none
-    if not; the next client gets it at once; and so do we."""
-    await settled(zk)
+    """What must be true when an acquire has ended, however: each node of ours is one that is held; the next client gets
+    it at once; and so do we."""
+    await settle(zk)
     session = zk.session_id
-    held = None if outcome.cancelled else outcome.result()
-    if held is not None:
-        require(held.is_valid, "acquired, and not valid")
-        ours = await _ours(stage, path, recipe, session)
-        require(
-            len(ours) == 1 and held.node.endswith(path + ours[0]),
-            f"acquired {held.node}, and ours in the line are {ours}",
-        )
-        await held.release()
+    acquired = None if outcome.cancelled else outcome.result()
+    if acquired is not None:
+        require(is_valid(acquired), "acquired, and not valid")
+        ours, expected = await kind.nodes(stage.other, path, session), nodes_below(acquired, path)
+        require(ours == expected, f"acquired {expected}, and ours in the line are {ours}")
+        await release(acquired)
     else:
         require(outcome.cancelled or may_fail, "an acquire has ended with nothing")
-    await check_nothing_is_left(stage, zk, recipe, path, session)
+    await check_nothing_is_left(stage, zk, kind, path, session)
 
 
 async def check_nothing_is_left(
-    stage: Stage, zk: corral.Client, recipe: Recipe, path: str, session: int
+    stage: Stage, zk: corral.Client, kind: LineKind, path: str, session: int
 ) -> None:
     """No node of ours is left while the session lives; the next client gets it at once; and so do we."""
 
     async def nothing_of_ours() -> bool:
-        return not await _ours(stage, path, recipe, session)
+        return not await kind.nodes(stage.other, path, session)
 
     try:
         await until(nothing_of_ours, "", patience=stage.patience)
     except AssertionError:
-        raise InvariantViolated(f"left in the line: {await _ours(stage, path, recipe, session)}") from None
+        left = await kind.nodes(stage.other, path, session)
+        raise InvariantViolated(f"left in the line: {left}") from None
     require(zk.session_id == session, "the session was lost")
-    for who, next_one in (
-        ("the next client", recipe.rival(stage.other, path)),
-        ("we", recipe.make(zk, path)),
-    ):
+    for who, next_one in (("the next client", kind.opponent(stage.other, path)), ("we", kind.make(zk, path))):
         try:
             async with asyncio.timeout(stage.patience), next_one:
                 pass
@@ -288,45 +229,64 @@ async def check_nothing_is_left(
 
 
 def acquiring(
-    kind: str, way: str = "acquire", recipe: Recipe = RECIPES["lock"]
+    scene: str, way: str = "acquire", kind: LineKind = KINDS["lock"]
 ) -> Callable[[Stage], Scenario]:
-    """One that is free, contended (held to the end by another), or handed over; its line new or there."""
+    """One whose lines do not exist, that is free, held to the end by others, handed over by them, or handed over behind
+    another waiter, which leaves first."""
 
     def on(stage: Stage) -> Scenario:
         async def scenario(run: Run) -> None:
             path = stage.path()
-            async with contextlib.AsyncExitStack() as stack:
-                zk = await stack.enter_async_context(stage.client())
-                if kind != "no line":
-                    for line in recipe.lines:
-                        await stage.other.create(path + line, make_parents=True)
-                ahead = None
-                if kind in ("held", "handed over"):
-                    ahead = await recipe.rival(stage.other, path).acquire()
-                handing = None
-                if kind == "handed over":
-                    assert ahead is not None
-                    handing = asyncio.create_task(hand_over(stage, path + recipe.lines[-1], ahead))
-                outcome = await run.operation(getattr(recipe.make(zk, path), way)())
-                if handing is not None:
-                    handing.cancel()
-                    await asyncio.wait([handing])
-                if ahead is not None:
-                    await ahead.release()
-                may_fail = way == "try_acquire" and kind == "held"
-                await check_turn(stage, zk, recipe, path, outcome, may_fail=may_fail)
+            async with stage.client() as zk:
+                async with lines(stage, kind, scene, path):
+                    outcome = await run.operation(getattr(kind.make(zk, path), way)())
+                may_fail = way == "try_acquire" and scene == "held"
+                await check_turn(stage, zk, kind, path, outcome, may_fail=may_fail)
 
         return scenario
 
     return on
 
 
-async def hand_over(stage: Stage, line: str, ahead: corral.Held) -> None:
-    """Release what is held as soon as another stands in line."""
-    async for _ in _looks():
-        if len(await _standing(stage.other, line)) > 1:
-            await ahead.release()
-            return
+@contextlib.asynccontextmanager
+async def lines(stage: Stage, kind: LineKind, scene: str, path: str) -> AsyncIterator[None]:
+    """The lines of a recipe; whoever is ahead leaves when another one waits, and when that is over."""
+    if scene != "no line":
+        await kind.make_lines(stage.other, path)
+    if scene in ("no line", "free"):
+        yield
+        return
+    ahead = await kind.fill(stage.other, path)
+    waiter: asyncio.Task[Any] | None = None
+
+    async def until_waiting(waiters: int) -> None:
+        async for _ in _looks():
+            if await kind.is_standing(stage.other, len(ahead), waiters, path):
+                return
+
+    async def hand_over() -> None:
+        await until_waiting(2 if waiter else 1)
+        if waiter is not None:
+            waiter.cancel()
+            await asyncio.wait([waiter])
+            await until_waiting(1)
+        await release(ahead[0])
+
+    async with contextlib.AsyncExitStack() as stack:
+        for each in ahead:
+            stack.push_async_callback(release, each)
+        if scene == "behind another":
+            waiter = asyncio.create_task(kind.make(stage.other, path).acquire())
+            stack.push_async_callback(_cancelled, waiter)
+            await until_waiting(1)
+        if scene != "held":
+            stack.push_async_callback(_cancelled, asyncio.create_task(hand_over()))
+        yield
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _looks() -> AsyncIterator[None]:
@@ -336,10 +296,80 @@ async def _looks() -> AsyncIterator[None]:
             await asyncio.sleep(0.002)
 
 
+def losing_a_create(number: int, lost: str, kind: LineKind) -> Callable[[Stage], Scenario]:
+    """A free one, where the create in one of its lines is lost with its connection, before the server or behind it."""
+    lose = before if lost == "request" else committed
+
+    def on(stage: Stage) -> Scenario:
+        async def scenario(run: Run) -> None:
+            path = stage.path()
+            await kind.make_lines(stage.other, path)
+            async with stage.client() as zk:
+                async with stage.proxy.cut_at(lose(match=kind.creates_in(number, path)), reset=True):
+                    outcome = await run.operation(kind.make(zk, path).acquire())
+                await check_turn(stage, zk, kind, path, outcome)
+
+        return scenario
+
+    return on
+
+
+def campaigning(scene: str) -> Callable[[Stage], Scenario]:
+    """A campaign, from standing to resigning: it returns what it leads to, and leaves no candidate."""
+    kind = KINDS["election"]
+
+    async def lead(held: corral.Held) -> str:
+        require(held.is_valid, "led, and not valid")
+        return "a result"
+
+    def on(stage: Stage) -> Scenario:
+        async def scenario(run: Run) -> None:
+            path = stage.path()
+            async with stage.client() as zk:
+                async with lines(stage, kind, scene, path):
+                    outcome = await run.operation(zk.election(path).run(lead))
+                require(outcome.cancelled or outcome.result() == "a result", f"it ended with {outcome}")
+                await settle(zk)
+                await check_nothing_is_left(stage, zk, kind, path, zk.session_id)
+
+        return scenario
+
+    return on
+
+
+def evicting(stage: Stage) -> Scenario:
+    """An eviction removes who was first, or nobody, and never anybody else; given that one, it may be repeated."""
+    kind = KINDS["lock"]
+
+    async def scenario(run: Run) -> None:
+        path = stage.path()
+        async with stage.client() as zk:
+            held = await stage.other.lock(path).acquire()
+            following = asyncio.create_task(stage.other.lock(path).acquire())
+            async for _ in _looks():
+                if await kind.is_standing(stage.other, 1, 1, path):
+                    break
+            first, second = await stage.other.lock(path).contenders()
+            outcome = await run.operation(zk.lock(path).evict())
+            await settle(zk)
+            if outcome.cancelled:
+                require(await zk.lock(path).evict(first) in (first, None), "another one was evicted")
+            else:
+                require(outcome.result() == first, f"evicted {outcome}")
+            async with asyncio.timeout(stage.patience):
+                ours = await following
+            require(ours.node.endswith(second.name), "the next in line was evicted")
+            for each in (ours, held):
+                await each.release()
+            await check_nothing_is_left(stage, zk, kind, path, zk.session_id)
+
+    return scenario
+
+
 def downgrading(stage: Stage) -> Scenario:
     """A writer that becomes a reader while another writer waits: that one gets in when the reader lets go, and not
     before."""
-    recipe = RECIPES["write lock"]
+    kind = KINDS["write lock"]
 
     async def scenario(run: Run) -> None:
         path = stage.path()
@@ -348,59 +378,85 @@ def downgrading(stage: Stage) -> Scenario:
             held = await zk.rwlock(path).write().acquire()
             waiting = asyncio.create_task(stage.other.rwlock(path).write().acquire())
             async for _ in _looks():
-                if len(await _standing(stage.other, path)) > 1:
+                if await kind.is_standing(stage.other, 1, 1, path):
                     break
             outcome = await run.operation(held.downgrade())
             if not outcome.cancelled:
                 outcome.result()
-            await settled(zk)
+            await settle(zk)
             async for _ in _looks():  # cancelled, it goes on
                 if held.is_downgraded:
                     break
             require(held.is_valid, "downgraded, and not valid")
-            ours = await _ours(stage, path, recipe, session)
-            require(len(ours) == 1 and "__READ__" in ours[0], f"downgraded, and ours in the line are {ours}")
+            ours = await kind.nodes(stage.other, path, session)
+            require(
+                len(ours) == 1 and "__READ__" in min(ours), f"downgraded, and ours in the line are {ours}"
+            )
             require(not waiting.done(), "a writer got in while we read")
             await held.release()
             async with asyncio.timeout(stage.patience):
                 await (await waiting).release()
-            await check_nothing_is_left(stage, zk, recipe, path, session)
+            await check_nothing_is_left(stage, zk, kind, path, session)
 
     return scenario
 
 
-def acquiring_several(kind: str) -> Callable[[Stage], Scenario]:
-    """Two locks at once, both free, or the second one handed over: both are held in the end, or neither."""
-    lock = RECIPES["lock"]
+def observing(phase: str) -> Callable[[Stage], Scenario]:
+    """An observer of an election that waits for the next leader is told of it; cancelled, it has missed nothing.
+    Closed, it leaves no watch."""
 
     def on(stage: Stage) -> Scenario:
         async def scenario(run: Run) -> None:
             path = stage.path()
-            paths = [f"{path}/b", f"{path}/a"]
-            for each in paths:
-                await stage.other.create(each, make_parents=True)
+            may_go = asyncio.Event()
+
+            async def stand(data: bytes) -> str:
+                return await stage.other.create(f"{path}/_c_1-latch-", data, ephemeral=True, sequential=True)
+
+            async def change() -> None:
+                async for _ in _looks():
+                    if any(zk.statistics().watches.values()) or may_go.is_set():
+                        break
+                if phase == "no parent":
+                    await stage.other.create(path)
+                await stand(b"new")
+                if old:
+                    await stage.other.delete(old)
+
+            if phase != "no parent":
+                await stage.other.create(path)
+            old = await stand(b"old") if phase == "a leader" else ""
             async with stage.client() as zk:
-                session = zk.session_id
-                handing = None
-                if kind == "handed over":
-                    ahead = await stage.other.lock(paths[0]).acquire()
-                    handing = asyncio.create_task(hand_over(stage, paths[0], ahead))
-                outcome = await run.operation(zk.multi_lock(paths).acquire())
-                if handing is not None:
-                    handing.cancel()
-                    await asyncio.wait([handing])
-                    await ahead.release()
-                await settled(zk)
-                if not outcome.cancelled:
-                    for each, held in zip(paths, outcome.result(), strict=True):
-                        require(held.is_valid and f"{each}/" in held.node, f"got {held.node} for {each}")
-                        await held.release()
-                for each in paths:
-                    await check_nothing_is_left(stage, zk, lock, each, session)
+                leaders = zk.election(path).leaders()
+                await anext(leaders)
+                changing = asyncio.create_task(change())
+                outcome = await run.operation(leaders.__anext__())
+                may_go.set()
+                await changing
+                async with asyncio.timeout(stage.patience):
+                    leader = await anext(leaders) if outcome.cancelled else outcome.result()
+                require(leader is not None and leader.data == b"new", f"told of {leader}")
+                leaders.close()
+                await check_no_watch(stage, zk, path)
+            await stage.other.delete(path, recursive=True)
 
         return scenario
 
     return on
+
+
+async def check_no_watch(stage: Stage, zk: corral.Client, path: str) -> None:
+    """Neither the client nor the server has a watch left."""
+    left = len(zk._feeds), sum(zk.statistics().watches.values())
+    require(left == (0, 0), f"feeds and watches are left: {left}")
+    await settle(zk)
+    assert stage.other.server is not None
+    address, full = stage.other.server, zk.chroot_path + path
+
+    async def nobody_watches() -> bool:
+        return await watching_sessions(address, full) == 0
+
+    await until(nobody_watches, "the server has no watch left", patience=stage.patience)
 
 
 def giving_up(stage: Stage) -> Scenario:
@@ -432,7 +488,7 @@ def giving_up(stage: Stage) -> Scenario:
             require(isinstance(outcome.error, TimeoutError), f"given up, it ended with {outcome}")
             outcome = Outcome(None, None, True)
         async with stage.client() as zk:
-            await check_turn(stage, zk, RECIPES["lock"], path, outcome, may_fail=True)
+            await check_turn(stage, zk, KINDS["lock"], path, outcome, may_fail=True)
 
     return scenario
 
@@ -455,7 +511,7 @@ def holding(stage: Stage) -> Scenario:
             outcome = await run.operation(hold())
             if not outcome.cancelled:
                 outcome.result()
-            await check_turn(stage, zk, RECIPES["lock"], path, Outcome(None, None, True), may_fail=True)
+            await check_turn(stage, zk, KINDS["lock"], path, Outcome(None, None, True))
 
     return scenario
 
@@ -633,16 +689,7 @@ def following(name: str) -> Callable[[Stage], Scenario]:
                     outcome.result()
                     now = await truth(stage.other, path)
                     require(mirror.now == now, f"the last state is {now}, and what was told {mirror.now}")
-                left = len(zk._feeds), sum(zk.statistics().watches.values())
-                require(left == (0, 0), f"feeds and watches are left: {left}")
-                await settled(zk)
-                assert stage.other.server is not None
-                address, full = stage.other.server, zk.chroot_path + path
-
-                async def nobody_watches() -> bool:
-                    return await watching_sessions(address, full) == 0
-
-                await until(nobody_watches, "the server has no watch left", patience=stage.patience)
+                await check_no_watch(stage, zk, path)
 
         return scenario
 

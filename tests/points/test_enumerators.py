@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
-from scenarios import RECIPES, Connect, Stage, acquiring
+from scenarios import Connect, Stage, acquiring
 
 import corral
 from corral.testing import FaultProxy
 from corral.testing.enumerators import CancelMode, Run, every_cancel, every_cut
+from line_kinds import KINDS
 
 
 class Wrapped:
@@ -141,7 +142,7 @@ async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> St
 async def test_a_wrong_lock_is_found(stage: Stage, lock: type[Wrapped]) -> None:
     """A lock that is wrong only where it is struck breaks at some points, and they are told with the reason."""
     enumerate_points, reason = WRONG[lock]
-    scenario = acquiring("free", recipe=RECIPES["lock"]._replace(make=lock))(stage)
+    scenario = acquiring("free", kind=KINDS["lock"]._replace(make=lock))(stage)
     if enumerate_points is every_cancel:
         report = await every_cancel(stage.proxy, scenario, modes=[CancelMode.NOTHING], bound=1.0)
     else:
@@ -154,7 +155,7 @@ async def test_a_wrong_lock_is_found(stage: Stage, lock: type[Wrapped]) -> None:
 @pytest.mark.parametrize("lock", WRONG_AT_ONCE, ids=lambda lock: lock.__name__)
 async def test_a_lock_that_is_always_wrong_is_found(stage: Stage, lock: type[Wrapped]) -> None:
     """A lock that is wrong without being struck does not even get as far as being struck."""
-    scenario = acquiring("free", recipe=RECIPES["lock"]._replace(make=lock))(stage)
+    scenario = acquiring("free", kind=KINDS["lock"]._replace(make=lock))(stage)
     with pytest.raises(AssertionError, match=WRONG_AT_ONCE[lock]):
         await every_cut(stage.proxy, scenario, bound=1.0)
     for task in LeavesATask.tasks:

@@ -10,16 +10,18 @@ import pytest
 from scenarios import (
     FOLLOWED,
     OPERATIONS,
-    RECIPES,
     Connect,
     Stage,
     acquiring,
-    acquiring_several,
+    campaigning,
     connecting,
     downgrading,
+    evicting,
     following,
     giving_up,
     holding,
+    losing_a_create,
+    observing,
     operating,
     watching,
 )
@@ -27,34 +29,39 @@ from scenarios import (
 import corral
 from corral.testing import FaultProxy
 from corral.testing.enumerators import CancelMode, Report, Scenario, every_cancel, every_cut
+from line_kinds import KINDS
 
 Tell = Callable[[Report], None]
 Make = Callable[[Stage], Scenario]
 
-LOCKS: dict[str, Make] = {
-    "lock, no line yet": acquiring("no line"),
-    "lock, free": acquiring("free"),
-    "lock, handed over": acquiring("handed over"),
-    "try_acquire, free": acquiring("free", "try_acquire"),
-    "try_acquire, held": acquiring("held", "try_acquire"),
-    "lock, with a body": holding,
+ONLY_HANDED_OVER = ("election, kazoo's", "semaphore of two")
+"""They differ from another kind by names or a number alone."""
+LINES: dict[str, Make] = {
+    f"{name}, {scene}": acquiring(scene, kind=kind)
+    for name, kind in KINDS.items()
+    for scene in ("no line", "free", "handed over")
+    if scene == "handed over" or name not in ONLY_HANDED_OVER
 }
-OTHERS: dict[str, Make] = {
-    f"{name}, {kind}": acquiring(kind, recipe=recipe)
-    for name, recipe in RECIPES.items()
-    if name != "lock"
-    for kind in ("no line", "free", "handed over")
+BEHIND: dict[str, Make] = {
+    f"{name}, behind another": acquiring("behind another", kind=KINDS[name])
+    for name in ("lock", "semaphore of one")
 }
 TRIES: dict[str, Make] = {
-    f"try_acquire of a {name}, {kind}": acquiring(kind, "try_acquire", recipe)
-    for name, recipe in RECIPES.items()
-    if name in ("semaphore", "read lock")
-    for kind in ("free", "held")
+    f"try_acquire of a {name}, {scene}": acquiring(scene, "try_acquire", KINDS[name])
+    for name in ("lock", "read lock", "semaphore of one", "two locks")
+    for scene in ("free", "held")
 }
-SEVERAL: dict[str, Make] = {
-    "several locks, free": acquiring_several("free"),
-    "several locks, handed over": acquiring_several("handed over"),
+LOST: dict[str, Make] = {
+    f"{name}, its {lost} is lost": losing_a_create(-1, lost, KINDS[name])
+    for name in ("lock", "semaphore of one")
+    for lost in ("request", "reply")
+}
+OTHERS: dict[str, Make] = {
+    "lock, with a body": holding,
     "downgrade": downgrading,
+    "evict": evicting,
+    **{f"campaign, {scene}": campaigning(scene) for scene in ("no line", "free", "handed over")},
+    **{f"observer, {phase}": observing(phase) for phase in ("no parent", "no leader", "a leader")},
 }
 VERBS: dict[str, Make] = {name: operating(name) for name in OPERATIONS}
 WATCHES: dict[str, Make] = {name: following(name) for name in FOLLOWED}
@@ -68,10 +75,11 @@ NOT_AT_ONCE: dict[str, tuple[bool, Sequence[CancelMode]]] = {
 SCENARIOS: dict[str, Make] = {
     "connect": connecting,
     **VERBS,
-    **LOCKS,
-    **OTHERS,
+    **LINES,
+    **BEHIND,
     **TRIES,
-    **SEVERAL,
+    **LOST,
+    **OTHERS,
     "watch": watching,
     **WATCHES,
 }

@@ -1,66 +1,29 @@
-"""What the tests of locks share: a tap on the wire, coroutines struck at a step, the ways to lose a lock."""
+"""What the tests of locks share: a tap on the wire, the ways to lose a lock."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import corral
+from client_support import asks_for
 from corral.session.ensemble_probe import probe_zxid
 from corral.testing import FaultProxy, Message, MessageKind
 from corral.testing.servers.base import four_letter_word
 from corral.wire import messages
 from corral.wire.messages import Operation
-from support import PATIENCE, children, turns, until
+from line_kinds import PATH, LineKind
+from support import PATIENCE, settle, until
 
 T = TypeVar("T")
-
-LOCK_NAME = re.compile(
-    r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-lock-(?P<number>\d{10}|-\d{9}|-[1-9]\d{9})"
-)
-"""Curator's name of a lock's node."""
-
-
-async def within(awaitable: Awaitable[T]) -> T:
-    """Its result, unless it hangs."""
-    async with asyncio.timeout(PATIENCE):
-        return await awaitable
 
 
 async def ended(task: asyncio.Task[Any]) -> None:
     """Wait until a task is done, however it ends."""
     done, _ = await asyncio.wait([task], timeout=PATIENCE)
     assert done, f"hangs: {task}"
-
-
-async def until_line(client: corral.Client, path: str, length: int) -> list[str]:
-    """Wait until so many nodes stand in a line, as `client` sees it; returns them."""
-    names: list[str] = []
-
-    async def there() -> bool:
-        names[:] = await children(client, path)
-        return len(names) == length
-
-    try:
-        await until(there, f"{length} nodes in {path}")
-    except AssertionError:
-        raise AssertionError(f"never were {length} nodes in {path}: {names}") from None
-    return names
-
-
-async def settle(client: corral.Client) -> None:
-    """Let all that `client` has sent so far be carried out, or be certain never to be: a write of the same
-    session, on whatever connection it has by now, is ordered behind it."""
-    while True:
-        try:
-            await within(client.set("/", b""))
-        except corral.ConnectionLoss:
-            continue
-        return
 
 
 async def watched_paths(address: str) -> dict[str, list[str]]:
@@ -130,101 +93,6 @@ async def end_session(tap: Tap, address: str, session_id: int) -> None:
     await probe_zxid(host, int(port), session_id, tap.password(session_id))
 
 
-# Coroutines, step by step
-
-
-@types.coroutine
-def observed(
-    coroutine: Coroutine[Any, Any, T], on_wait: Callable[[int, asyncio.Future[Any] | None], None]
-) -> Generator[Any, Any, T]:
-    """Run a coroutine, and call `on_wait` whenever it is about to wait: for the how-many-th time (from 0),
-    and for what (None for one turn of the loop)."""
-    step = 0
-    error: BaseException | None = None
-    while True:
-        try:
-            awaited = coroutine.send(None) if error is None else coroutine.throw(error)
-        except StopIteration as stop:
-            return cast(T, stop.value)
-        on_wait(step, awaited)
-        step += 1
-        error = None
-        try:
-            yield awaited
-        except BaseException as thrown:
-            error = thrown
-
-
-class Strike:
-    """Cancels a task when its coroutine waits for the `step`-th time; with `when_done` in the tick in which
-    what it waits for is there. `also` is called in the same tick."""
-
-    def __init__(self, step: int, *, when_done: bool, also: Callable[[], object] = lambda: None) -> None:
-        self.reached = False
-        self.steps = 0
-        """How often it has waited so far, counting the wait that it is in."""
-        self._step = step
-        self._when_done = when_done
-        self._also = also
-        self._task: asyncio.Task[Any] | None = None
-        self.over = asyncio.Event()
-        """It has struck, or the task was done before."""
-
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run it in a task that is to be struck."""
-
-        async def run() -> T:
-            return await observed(coroutine, self._on_wait)
-
-        self._task = asyncio.get_running_loop().create_task(run())
-        self._task.add_done_callback(lambda _: self.over.set())
-        return self._task
-
-    def aim_at_next(self) -> None:
-        """Strike at the next wait that begins."""
-        self._step = self.steps
-
-    def _on_wait(self, step: int, awaited: asyncio.Future[Any] | None) -> None:
-        self.steps = step + 1
-        if step != self._step:
-            return
-        if self._when_done and awaited is not None:
-            awaited.add_done_callback(self._hit)  # before the task's own, which comes when this has returned
-        else:
-            asyncio.get_running_loop().call_soon(self._hit)
-
-    def _hit(self, _: object = None) -> None:
-        assert self._task is not None
-        self.reached = True
-        self.over.set()
-        self._task.cancel()
-        self._also()
-
-
-async def struck(
-    rig: Rig, step: int, coroutine: Coroutine[Any, Any, T], *, moment: str, cut: str = ""
-) -> asyncio.Task[T] | None:
-    """Cancel a coroutine at its `step`-th wait: "while it waits", or "as it is answered", in the tick in which what
-    it waits for is there; with the connection of `rig.zk` cut in the same tick by FIN or RST, if asked for. It has to
-    end at once. Returns None; or the task, if it needs no more steps than that, which then goes on."""
-    cutting: list[asyncio.Task[None]] = []
-
-    def also() -> None:
-        if cut:
-            cutting.append(asyncio.create_task(rig.proxy.cut(reset=cut == "RST")))
-
-    strike = Strike(step, when_done=moment == "as it is answered", also=also)
-    task = strike.start(coroutine)
-    await within(strike.over.wait())
-    await turns()
-    if not strike.reached:
-        return task
-    assert task.cancelled()
-    for each in cutting:
-        await within(each)
-    return None
-
-
 # Losing what is held
 
 
@@ -267,3 +135,27 @@ def noted(record: list[str], word: str) -> Iterator[None]:
     except asyncio.CancelledError:
         record.append(word)
         raise
+
+
+async def until_watching(tap: Tap, start: int = 0) -> None:
+    """Wait until a waiter has set a watch since message `start`."""
+    is_read = asks_for(messages.GET, messages.CHILDREN)
+    await tap.seen(lambda: any(is_read(each) and each.body[-1] == 1 for each in tap.messages[start:]))
+
+
+async def assert_nothing_left(rig: Rig, kind: LineKind, session: int, path: str = PATH) -> None:
+    """The session of `rig.zk` lives and has no node in any line; the next client gets it, and so do we."""
+    await settle(rig.zk)
+    assert rig.zk.session_id == session
+
+    async def ours_gone() -> bool:
+        return (await kind.owners(rig.other, path))[session] == 0
+
+    await until(ours_gone, f"no node of ours in {path}")
+    async with asyncio.timeout(PATIENCE):
+        async with kind.opponent(rig.other, path):
+            pass
+        async with kind.make(rig.zk, path):
+            pass
+    await settle(rig.zk)
+    assert await kind.owners(rig.other, path) == {}

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from lock_support import within
 
 import corral
+from line_kinds import LineKind, every_kind, is_single
+from support import within
 
 MINE = [corral.Acl.digest("me", "secret")]
 
-MAKE: dict[str, Callable[[corral.Client, Sequence[corral.Acl]], Any]] = {
-    "lock": lambda zk, acl: zk.lock("/made/for/it", acl=acl),
-    "read lock": lambda zk, acl: zk.rwlock("/made/for/it", acl=acl).read(),
-    "write lock": lambda zk, acl: zk.rwlock("/made/for/it", acl=acl).write(),
-    "semaphore": lambda zk, acl: zk.semaphore("/made/for/it", 2, acl=acl),
-    "election": lambda zk, acl: zk.election("/made/for/it", acl=acl),
-}
+PATH = "/made/for/it"
 
 
-@pytest.mark.parametrize("what", MAKE)
+@every_kind(is_single)
 async def test_nobody_else_stands_in_line(
-    connect: Callable[..., corral.Client], other: corral.Client, what: str
+    connect: Callable[..., corral.Client], other: corral.Client, kind: LineKind
 ) -> None:
     """With an ACL of our own, the line and what stands in it are ours: others are refused, and those who have the
     same credentials stand in it."""
     credentials = [("digest", b"me:secret")]
     async with connect(auth=credentials) as zk, connect(auth=credentials) as friend:
-        held = await MAKE[what](zk, MINE).acquire()
+        held = await kind.make(zk, PATH, acl=MINE).acquire()
         if isinstance(held, corral.HeldWrite):
             await held.downgrade()
         node = held.node[held.node.index("/made") :]
@@ -38,22 +32,22 @@ async def test_nobody_else_stands_in_line(
             entries, _ = await zk.get_acl(path)
             assert entries == MINE, path
         with pytest.raises(corral.NoAuth):
-            await within(MAKE[what](other, MINE).acquire())
+            await within(kind.make(other, PATH, acl=MINE).acquire())
         with pytest.raises(corral.NoAuth):
             await other.delete(node)
-        if what in ("read lock", "semaphore"):
-            await (await within(MAKE[what](friend, MINE).acquire())).release()
+        if not kind.is_exclusive:
+            await (await within(kind.make(friend, PATH, acl=MINE).acquire())).release()
         else:
-            assert await MAKE[what](friend, MINE).try_acquire() is None
+            assert await kind.make(friend, PATH, acl=MINE).try_acquire() is None
         await held.release()
         await zk.delete("/made", recursive=True)
 
 
-@pytest.mark.parametrize("what", MAKE)
-async def test_an_acl_that_cannot_be(zk: corral.Client, what: str) -> None:
+@every_kind(is_single)
+async def test_an_acl_that_cannot_be(zk: corral.Client, kind: LineKind) -> None:
     """It is refused when the recipe is made, before anything is sent."""
     with pytest.raises(corral.UsageValueError, match="acl is empty"):
-        MAKE[what](zk, [])
+        kind.make(zk, PATH, acl=[])
 
 
 async def test_several_locks(connect: Callable[..., corral.Client], other: corral.Client) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from lock_support import Rig, ended, settle, until_line, within
+from lock_support import Rig, ended
 
 import corral
 from client_support import asks_for
@@ -16,7 +16,7 @@ from corral.recipes.kit.rounds import MOST_ROUNDS
 from corral.testing import EmbeddedServer, FaultProxy, before, committed
 from corral.testing.embedded.codes import NO_NODE, Refused
 from corral.wire.messages import CHILDREN, CREATE2, DELETE, EXISTS, GET, MULTI, Operation
-from support import children
+from support import children, settle, until_line, within
 
 MOST = corral.ConnectionLoss.MOST_LOSSES
 

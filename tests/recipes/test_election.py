@@ -4,40 +4,22 @@ that are kazoo's."""
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
-from lock_support import (
-    LOCK_NAME,
-    WAYS_TO_LOSE,
-    Rig,
-    Strike,
-    end_session,
-    ended,
-    noted,
-    settle,
-    struck,
-    until_line,
-    within,
-)
+from lock_support import Rig, end_session, ended, noted
 
 import corral
 from client_support import asks_for
 from corral.recipes.kit.node_names import LayoutName
 from corral.testing import Message, before, committed
-from corral.wire.messages import CHILDREN, CREATE2, EXISTS, GET, SET_WATCHES, Operation
-from support import PATIENCE, children, turns, until
+from corral.wire.messages import CHILDREN, EXISTS, GET, SET_WATCHES, Operation
+from support import PATIENCE, children, settle, turns, until, until_line, within
 
 Connect = Callable[..., corral.Client]
-
-LATCH_NAME = re.compile(r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-latch-\d{10}")
-"""Curator's name of a candidate's node."""
-KAZOO_NAME = re.compile(r"[0-9a-f]{32}__lock__\d{10}")
-"""kazoo's name of a lock's node, and of a candidate's."""
 
 
 async def forever() -> None:
@@ -55,33 +37,6 @@ async def delete(rig: Rig, held: corral.Held) -> None:
 
 
 # One leader at a time, in order
-
-
-async def test_one_leader_at_a_time(connect: Connect) -> None:
-    """L1, L5: over clients, and tasks that share an object, never two lead at once, and the fencing tokens grow."""
-    leading = 0
-    tokens: list[int] = []
-
-    async def campaign(election: corral.Election) -> None:
-        nonlocal leading
-        for _ in range(3):
-            async with election as held:
-                leading += 1
-                assert leading == 1
-                tokens.append(held.fencing_token)
-                await turns(3)
-                leading -= 1
-
-    async with connect() as one, connect() as two, connect() as three:
-        await one.create("/election")
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for client in (one, two, three):
-                election = client.election("/election")
-                for _ in range(3):
-                    group.create_task(campaign(election))
-        assert len(tokens) == 27
-        assert tokens == sorted(set(tokens))
-        assert await children(one, "/election") == []
 
 
 async def test_candidates(zk: corral.Client, other: corral.Client) -> None:
@@ -116,19 +71,6 @@ async def test_candidates(zk: corral.Client, other: corral.Client) -> None:
     assert await observer.leader() is None
 
 
-async def test_resign_inside_the_body(zk: corral.Client, other: corral.Client) -> None:
-    """L6: `release` resigns before the body's end: another leads while the body runs on, and leaving is no error."""
-    async with zk.election("/election") as held:
-        task = asyncio.create_task(other.election("/election").acquire())
-        await until_line(zk, "/election", 2)
-        await held.release()
-        following = await within(task)
-        assert not held.is_valid
-        assert following.is_valid
-    assert following.is_valid
-    await following.release()
-
-
 @pytest.mark.parametrize("way", ["acquire", "try_acquire", "run"])
 async def test_a_leader_does_not_wait_for_itself(zk: corral.Client, way: str) -> None:
     """L7: a task that leads and would stand again gets an error that says what to do, and goes on leading."""
@@ -143,51 +85,6 @@ async def test_a_leader_does_not_wait_for_itself(zk: corral.Client, way: str) ->
                 await within(again.run(lead) if way == "run" else getattr(again, way)())
         assert held.is_valid
         assert len(await children(zk, "/election")) == 1
-
-
-async def test_try_acquire(zk: corral.Client, other: corral.Client) -> None:
-    """try_acquire leads where nobody does, and otherwise says so and is no candidate."""
-    held = await zk.election("/election").try_acquire()
-    assert held is not None
-    assert await within(other.election("/election").try_acquire()) is None
-    await settle(other)
-    assert await children(zk, "/election") == [node_of(held)]
-    await held.release()
-
-
-@pytest.mark.parametrize("how", WAYS_TO_LOSE)
-async def test_the_body_is_told_before_the_next_leads(rig: Rig, how: str) -> None:
-    """L4: whichever way leadership is lost, the body is cancelled once and LockLost comes out; if the lease lapsed it
-    is told before another leads."""
-    events: list[str] = []
-    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
-
-    async def body() -> None:
-        async with rig.zk.election("/election") as held:
-            entered.set_result(held)
-            try:
-                with noted(events, "told"):
-                    await forever()
-            finally:
-                await turns(20)  # a clean-up may wait: it is not cancelled again
-                events.append("cleaned up")
-
-    async def next_one() -> None:
-        async with rig.other.election("/election"):
-            events.append("next leads")
-
-    task = asyncio.create_task(body())
-    held = await within(asyncio.shield(entered))
-    following = asyncio.create_task(next_one())
-    await until_line(rig.other, "/election", 2)
-    async with rig.losing(how, f"/election/{node_of(held)}"):
-        with pytest.raises(corral.LockLost, match="leadership of '/election' was lost"):
-            await within(task)
-    await within(following)
-    if how == "lapsed":
-        assert events == ["told", "cleaned up", "next leads"]
-    else:
-        assert sorted(events) == ["cleaned up", "next leads", "told"]
 
 
 # run: a campaign
@@ -499,58 +396,6 @@ async def test_cancelling_a_campaign(rig: Rig, moment: str) -> None:
     assert await children(rig.other, "/election") == []
 
 
-@pytest.mark.parametrize("cut", ["", "RST"])
-@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
-@pytest.mark.parametrize("kind", ["no parent", "free", "led"])
-async def test_a_campaign_cancelled_at_each_step(rig: Rig, kind: str, moment: str, cut: str) -> None:
-    """L3: cancelled at any point, from standing to resigning, with the connection lost at the same time or not, run
-    leaves no candidate."""
-    session = rig.zk.session_id
-    for step in itertools.count():
-        path = f"/election-{step}"
-        async with scene(rig, kind, path):
-            running = rig.zk.election(path).run(for_a_result)
-            task = await struck(rig, step, running, moment=moment, cut=cut)
-            if task is not None:
-                assert await within(task) == "a result"
-        await settle(rig.zk)
-        assert rig.zk.session_id == session
-        await until_line(rig.other, path, 0)
-        async with asyncio.timeout(PATIENCE), rig.other.election(path):
-            pass
-        if task is not None:
-            break
-    assert step >= {"no parent": 4, "free": 2, "led": 4}[kind]
-
-
-@asynccontextmanager
-async def scene(rig: Rig, kind: str, path: str) -> AsyncIterator[None]:
-    """An election as `rig.zk` comes to it; a leader that is there resigns when `rig.zk` waits for it, and when the
-    block ends."""
-    if kind == "no parent":
-        yield
-        return
-    await rig.other.create(path)
-    if kind == "free":
-        yield
-        return
-    leader = await rig.other.create(f"{path}/_c_1-latch-", ephemeral=True, sequential=True)
-
-    async def resign() -> None:
-        await rig.tap.seen(lambda: any(map(watches(GET, leader), rig.tap.messages)))
-        await settle(rig.zk)
-        await rig.other.delete(leader)
-
-    resigning = asyncio.create_task(resign())
-    try:
-        yield
-    finally:
-        resigning.cancel()
-        await ended(resigning)
-        with suppress(corral.NoNode):
-            await rig.other.delete(leader)
-
-
 @pytest.mark.parametrize("moment", ["waiting", "leading"])
 async def test_closing_the_client_ends_a_campaign(
     connect: Connect, other: corral.Client, moment: str
@@ -577,21 +422,6 @@ async def test_closing_the_client_ends_a_campaign(
             await within(campaign.task)
     assert told == ["told"] * (moment == "leading")
     assert await children(other, "/election") == []
-
-
-@pytest.mark.parametrize("lost", ["request", "reply"])
-async def test_a_lost_candidacy(rig: Rig, lost: str) -> None:
-    """L3, S2: where the message that makes a candidate is lost, before the server or behind it, there is one
-    candidate, and it leads."""
-    await rig.other.create("/election")
-    lose = before if lost == "request" else committed
-    async with rig.proxy.cut_at(lose(match=asks_for(CREATE2)), reset=True) as loss:
-        campaign = Campaign(rig.zk.election("/election"), to_the_end)
-        held = await campaign.leads(1)
-        assert loss.fired.is_set()
-        assert await children(rig.other, "/election") == [node_of(held)]
-    campaign.task.cancel()
-    await ended(campaign.task)
 
 
 # leaders: those who only look on
@@ -925,65 +755,6 @@ def refused(step: Awaitable[object]) -> None:
         step.__await__().__next__()
 
 
-@pytest.mark.parametrize("phase", ["a leader", "no leader", "no parent"])
-async def test_a_cancelled_observer(rig: Rig, phase: str) -> None:
-    """S8, W5: an observer that is cancelled while it waits has missed nothing: asked again it tells the next leader.
-    Closed, it leaves no watch, here or on the server."""
-    if phase != "no parent":
-        await rig.other.create("/election")
-    node = await stand(rig, b"old") if phase == "a leader" else ""
-    observer = Observer(rig.zk.election("/election"))
-    assert await observer.next() == (b"old" if node else None)
-    async with observer.waiting(rig) as news:
-        news.cancel()
-        await ended(news)
-    if phase == "no parent":
-        await rig.other.create("/election")
-    after = await stand(rig, b"new")
-    if node:
-        await rig.other.delete(node)
-    assert await observer.next() == b"new"
-    async with observer.waiting(rig) as news:
-        news.cancel()
-        await ended(news)
-        observer.leaders.close()
-    await assert_no_watch(rig, "a leader", after)
-
-
-async def test_an_observer_cancelled_as_the_news_comes(rig: Rig) -> None:
-    """S8: an observer that is cancelled in the turn in which the next leader is known tells it when asked again."""
-    await rig.other.create("/election")
-    observer = Observer(rig.zk.election("/election"))
-    assert await observer.next() is None
-    strike = Strike(0, when_done=True)
-    task = strike.start(observer.leaders.__anext__())
-    await until_it_waits(rig)
-    await stand(rig, b"new")
-    await within(strike.over.wait())
-    await ended(task)
-    assert strike.reached
-    assert task.cancelled()
-    assert await observer.next() == b"new"
-
-
-async def assert_no_watch(rig: Rig, phase: str, node: str) -> None:
-    """Nothing is registered, here or on the server: what is done to a leader's node, to the line or to its parent, and
-    undone, is no news on the wire."""
-    await settle(rig.zk)  # a read that was on its way has set its watch by now,
-    await settle(rig.zk)  # and that was removed
-    assert registered(rig.zk) == 0
-    start = len(rig.tap.messages)
-    if phase == "no parent":
-        await rig.other.create("/election")
-    if node:
-        await rig.other.set(node, b"old")
-    await rig.other.delete(await rig.other.create("/election/readme"))
-    if phase == "no parent":
-        await rig.other.delete("/election")
-    await settle(rig.zk)
-    assert rig.tap.events(start) == []
-
-
 async def by_break(leaders: corral.LeaderWatch) -> None:
     async for _ in leaders:
         break
@@ -1096,65 +867,6 @@ async def test_several_observers_of_one_client(rig: Rig) -> None:
 
 
 # Whose names the nodes have
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (lambda zk: zk.election("/line"), LATCH_NAME),
-        (lambda zk: zk.election("/line", layout="curator"), LATCH_NAME),
-        (lambda zk: zk.election("/line", layout="kazoo"), KAZOO_NAME),
-        (lambda zk: zk.lock("/line"), LOCK_NAME),
-        (lambda zk: zk.lock("/line", layout="kazoo"), KAZOO_NAME),
-    ],
-    ids=["election", "election, Curator's", "election, kazoo's", "lock", "lock, kazoo's"],
-)
-async def test_names_on_the_server(
-    zk: corral.Client,
-    other: corral.Client,
-    make: Callable[[corral.Client], corral.Lock],
-    name: re.Pattern[str],
-) -> None:
-    """L8: nodes have Curator's names, or kazoo's with ``layout="kazoo"``; the data is as given; they stand in one line
-    with others of their layout, in order, and each has a GUID of its own."""
-    held = await make(zk).acquire()
-    tasks = []
-    for place in range(2):
-        tasks.append(asyncio.create_task(make(other).acquire()))
-        await until_line(zk, "/line", place + 2)
-    names = await children(zk, "/line")
-    assert [int(each[-10:]) for each in names] == [0, 1, 2]
-    assert all(name.fullmatch(each) for each in names)
-    assert len({each[:-10] for each in names}) == 3
-    assert names[0] == node_of(held)
-    assert [each.name for each in await make(zk).contenders()] == names
-    for task in tasks:
-        assert not task.done()
-        await held.release()
-        held = await within(task)
-    await held.release()
-
-
-@pytest.mark.parametrize("kind", ["lock", "election"])
-async def test_kazoos_layout_is_as_safe(rig: Rig, kind: str) -> None:
-    """L3, L8: with kazoo's names a create whose answer is lost is found by its GUID, and cancelling leaves nothing."""
-    await rig.other.create("/line")
-    make = getattr(rig.zk, kind)
-    async with rig.proxy.cut_at(committed(match=asks_for(CREATE2)), reset=True) as loss:
-        held = await within(make("/line", layout="kazoo").acquire())
-        assert loss.fired.is_set()
-    assert await children(rig.other, "/line") == [node_of(held)]
-    async with rig.proxy.black_hole(requests=False):
-        task = asyncio.create_task(make("/line", layout="kazoo").acquire())
-        await until_line(rig.other, "/line", 2)
-        task.cancel()
-        await turns()
-        assert task.cancelled()
-        await rig.proxy.cut()
-    await until_line(rig.other, "/line", 1)
-    await settle(rig.zk)
-    assert held.is_valid
-    await held.release()
 
 
 async def test_kazoos_election_is_its_lock(zk: corral.Client, other: corral.Client) -> None:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
-from lock_support import Rig, Strike, ended, noted, settle, until_line, within
+from lock_support import Rig, noted
 
 import corral
 from client_support import asks_for
 from corral.testing import VirtualLoop, before, committed
 from corral.wire.messages import CHILDREN, DELETE, MULTI
-from support import PATIENCE, block, children, turns
+from line_kinds import PATH, LineKind, can_evict, every_kind
+from support import PATIENCE, block, children, settle, turns, until_line, within
 
 InLine: TypeAlias = "corral.Lock | corral.Election | corral.WriteLock"
-Make = Callable[[corral.Client], InLine]
-
-KINDS: dict[str, Make] = {
-    "lock": lambda zk: zk.lock("/line", data=b"us"),
-    "lock, kazoo's": lambda zk: zk.lock("/line", data=b"us", layout="kazoo"),
-    "election": lambda zk: zk.election("/line", data=b"us"),
-    "election, kazoo's": lambda zk: zk.election("/line", data=b"us", layout="kazoo"),
-    "write lock": lambda zk: zk.rwlock("/line", data=b"us").write(),
-}
 
 
 async def forever() -> None:
     await asyncio.get_running_loop().create_future()
+
+
+def made_by(kind: LineKind) -> Callable[[corral.Client], InLine]:
+    return lambda client: kind.make(client, PATH, data=b"us")  # type: ignore[no-any-return]
 
 
 def name_of(held: corral.Held) -> str:
@@ -74,11 +69,11 @@ class Body:
 # The holder
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-async def test_the_holder_is_removed(rig: Rig, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+@every_kind(can_evict)
+async def test_the_holder_is_removed(rig: Rig, kind: LineKind, caplog: pytest.LogCaptureFixture) -> None:
     """L4: whoever is first is removed: the next in line holds, and the body of the one removed is told, once, and ends
     with LockLost. Who was removed is returned, and logged where it was done."""
-    make = KINDS[kind]
+    make = made_by(kind)
     body = Body(make(rig.zk))
     held = await body.held()
     following = asyncio.create_task(make(rig.other).acquire())
@@ -241,22 +236,24 @@ async def test_a_leader_in_a_campaign(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("parent", [False, True])
-@pytest.mark.parametrize("kind", list(KINDS))
-async def test_nobody(zk: corral.Client, kind: str, parent: bool, caplog: pytest.LogCaptureFixture) -> None:
+@every_kind(can_evict)
+async def test_nobody(
+    zk: corral.Client, kind: LineKind, parent: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Where nobody stands, None is returned and nothing is logged; children of other names are nobody."""
     if parent:
         await zk.create("/line/readme", make_parents=True)
-    assert await KINDS[kind](zk).evict() is None
+    assert await made_by(kind)(zk).evict() is None
     assert warnings_of(caplog) == []
     if parent:
         assert await children(zk, "/line") == ["readme"]
 
 
-@pytest.mark.parametrize("kind", ["lock", "lock, kazoo's", "election"])
-async def test_a_given_contender(rig: Rig, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+@every_kind(can_evict)
+async def test_a_given_contender(rig: Rig, kind: LineKind, caplog: pytest.LogCaptureFixture) -> None:
     """A contender that is given is the one that is removed, wherever it stands: the holder goes on, the others keep
     their order, and the one removed stands in line again, at the end."""
-    make = KINDS[kind]
+    make = made_by(kind)
     order: list[str] = []
 
     async def wait(line: InLine, name: str) -> None:
@@ -283,11 +280,11 @@ async def test_a_given_contender(rig: Rig, kind: str, caplog: pytest.LogCaptureF
     assert await children(rig.other, "/line") == []
 
 
-@pytest.mark.parametrize("kind", ["lock", "election", "write lock"])
-async def test_the_one_behind_the_holder(rig: Rig, kind: str) -> None:
+@every_kind(can_evict)
+async def test_the_one_behind_the_holder(rig: Rig, kind: LineKind) -> None:
     """L1: the one that stands right behind the holder, and was removed, does not hold when the holder leaves: whoever
     stood behind it does, alone, and it stands in line again, at the end."""
-    make = KINDS[kind]
+    make = made_by(kind)
     held = await make(rig.other).acquire()
     waiter = asyncio.create_task(make(rig.zk).acquire())
     await until_line(rig.other, "/line", 2)
@@ -383,37 +380,6 @@ async def test_a_lost_message(rig: Rig, operation: Any, lost: str, given: bool) 
     assert await children(rig.other, "/line") == [name_of(second)]
     assert second.is_valid
     await second.release()
-
-
-@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
-async def test_cancelled_at_each_step(rig: Rig, moment: str) -> None:
-    """S8: cancelled at any point, it has removed who was first, or nobody, and never anybody else; given that one, it
-    may be done again."""
-    for step in itertools.count():
-        path = f"/line-{step}"
-        held = [await rig.other.lock(path).acquire()]
-        following = asyncio.create_task(rig.other.lock(path).acquire())
-        await until_line(rig.other, path, 2)
-        line = rig.zk.lock(path)
-        first, second = await line.contenders()
-        strike = Strike(step, when_done=moment == "as it is answered")
-        task = strike.start(line.evict())
-        await within(strike.over.wait())
-        await ended(task)
-        await settle(rig.zk)
-        names = await children(rig.other, path)
-        assert second.name in names
-        if strike.reached:
-            assert task.cancelled()
-            assert await line.evict(first) in (first, None)
-        held.append(await within(following))
-        assert await children(rig.other, path) == [second.name]
-        for each in held:
-            await each.release()
-        if not strike.reached:
-            assert task.result() == first
-            break
-    assert step >= 3  # the list, what each says, the removal
 
 
 async def test_the_operators_session_ends(rig: Rig) -> None:

@@ -10,10 +10,9 @@ import sys
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from lock_support import within
 
 import corral
-from support import PATIENCE
+from support import PATIENCE, within
 
 HOLDER = """
 import asyncio
@@ -108,22 +107,3 @@ async def test_a_late_write_is_refused(
             assert (await within(process.stdout.readline())).strip() in REFUSED
             assert (await zk.get("/value"))[0] == b"mine"
         assert await within(process.wait()) == 0
-
-
-@pytest.mark.parametrize("what", MAKE)
-async def test_the_server_itself_refuses(zk: corral.Client, other: corral.Client, what: str) -> None:
-    """L5: not the client's clock but the server's check decides: a guarded transaction of one whose node is gone
-    is refused by the server, while the client still takes it for held."""
-    await other.create("/value", b"")
-    held = await MAKE[what](zk).acquire()
-    if isinstance(held, corral.HeldWrite) and what == "downgraded":
-        await held.downgrade()
-    folder, _, name = held.node.rpartition("/")
-    await other.delete(f"{folder[folder.index('/turn') :]}/{name}")
-    late = held.transaction()
-    late.set("/value", b"late")
-    assert held.is_valid
-    with pytest.raises(corral.LockLost, match="its znode is gone; nothing was applied"):
-        await late.commit()
-    assert (await other.get("/value"))[0] == b""
-    await held.release()

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from lock_support import LOCK_NAME, ended, until_line, within
+from lock_support import ended
 
 import corral
 from corral.testing import EmbeddedServer, LocalServer, Server
-from support import PATIENCE, children, turns, until
+from line_kinds import LOCK_NAME
+from support import PATIENCE, children, turns, until, until_line, within
 
 MOST, LEAST = 2**31 - 1, -(2**31)
 

@@ -7,23 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from lock_support import LOCK_NAME, Tap, until_line, within
+from lock_support import Tap
 
 import corral
 from corral.testing import FaultProxy, MessageKind
-from support import PATIENCE, children, turns
-
-
-async def test_our_node_is_curators(zk: corral.Client, other: corral.Client) -> None:
-    """L8, L10: our node has Curator's name, is an ephemeral of our session, open to all, with empty data."""
-    async with zk.lock("/lock") as held:
-        [name] = await children(other, "/lock")
-        assert LOCK_NAME.fullmatch(name)
-        assert held.node.endswith(f"/lock/{name}")
-        data, stat = await other.get(f"/lock/{name}")
-        assert data == b""
-        assert stat.ephemeral_owner == zk.session_id
-        assert (await other.get_acl(f"/lock/{name}"))[0] == list(corral.OPEN_ACL)
+from support import PATIENCE, children, turns, until_line, within
 
 
 async def test_data_on_the_wire_is_never_null(

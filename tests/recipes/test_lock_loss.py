@@ -10,11 +10,11 @@ from typing import Any
 
 import anyio
 import pytest
-from lock_support import WAYS_TO_LOSE, Rig, ended, noted, settle, until_line, within
+from lock_support import Rig, ended, noted
 
 import corral
 from corral.wire.messages import MULTI
-from support import PATIENCE, block, children, turns, until
+from support import PATIENCE, block, children, settle, turns, until, until_line, within
 
 Body = Callable[[corral.Held], Awaitable[object]]
 
@@ -77,78 +77,6 @@ async def outcome_of(rig: Rig, body: Body) -> BaseException | None:
 
 
 # Every way to lose it, and the order of events
-
-
-@pytest.mark.parametrize("how", WAYS_TO_LOSE)
-async def test_the_body_is_told_once_and_before_the_next_holds(rig: Rig, how: str) -> None:
-    """L4: when the lease lapses, the session expires, the node is deleted or the client is closed, the body
-    is cancelled once and may clean up; LockLost comes out. If the lease lapsed it is told before another
-    client, which waits in line on a connection of its own, gets the lock."""
-    events: list[str] = []
-
-    async def body(held: corral.Held) -> None:
-        try:
-            with noted(events, "told"):
-                await forever()
-        finally:
-            assert not held.is_valid
-            await turns(20)  # a clean-up may wait: it is not cancelled again
-            events.append("cleaned up")
-
-    async def next_one() -> None:
-        async with rig.other.lock("/lock"):
-            events.append("next holds")
-
-    holder = Holder(rig.zk.lock("/lock"), body)
-    held = await holder.held()
-    following = asyncio.create_task(next_one())
-    await until_line(rig.other, "/lock", 2)
-    async with rig.losing(how, "/lock/" + held.node.rpartition("/")[2]):
-        outcome = await holder.outcome()
-    assert isinstance(outcome, corral.LockLost)
-    assert isinstance(outcome.__cause__, asyncio.CancelledError)
-    await within(following)
-    if how == "lapsed":
-        assert events == ["told", "cleaned up", "next holds"]
-    else:
-        assert sorted(events) == ["cleaned up", "next holds", "told"]
-    assert not held.is_valid
-    assert isinstance(await held.wait_lost(), corral.LockLost)
-
-
-@pytest.mark.parametrize("how", WAYS_TO_LOSE)
-async def test_without_a_body_nobody_is_cancelled(rig: Rig, how: str) -> None:
-    """L4: what was acquired without `async with` is lost without a cancellation: is_valid and wait_lost
-    tell."""
-    held = await rig.zk.lock("/lock").acquire()
-    assert held.is_valid
-    async with rig.losing(how, "/lock/" + held.node.rpartition("/")[2]):
-        error = await within(held.wait_lost())
-        assert isinstance(error, corral.LockLost)
-        assert not held.is_valid
-    await turns()
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-    with pytest.raises(corral.LockLost):
-        async with held:
-            pytest.fail("entered a lost lock")
-
-
-async def test_the_lock_can_be_taken_again_after_a_lapse(rig: Rig) -> None:
-    """S3, L4: a lapse is not the end: when there is a server again the lock can be taken again, and the node
-    that was lost does not stand in the way."""
-    lock = rig.zk.lock("/lock")
-    held = await lock.acquire()
-    async with rig.proxy.black_hole():
-        await within(held.wait_lost())
-        assert rig.zk.state in (corral.State.LAPSED, corral.State.SUSPENDED)
-    again = await within(lock.acquire())
-    assert again.fencing_token > held.fencing_token
-    assert await children(rig.other, "/lock") == [again.node.rpartition("/")[2]]
-    await held.release()
-    assert again.is_valid
-    await again.release()
 
 
 async def test_a_deleted_node_is_noticed_by_the_next_heartbeat(rig: Rig) -> None:
@@ -486,16 +414,6 @@ async def test_cancelled_by_the_caller_and_lost_later(rig: Rig, first: str) -> N
     assert told == ["first", "second"]
 
 
-async def test_cancelled_by_the_caller_alone(zk: corral.Client) -> None:
-    """L4: a cancelled body of a lock that is not lost ends in CancelledError, and the lock is released."""
-    holder = Holder(zk.lock("/lock"), waits)
-    held = await holder.held()
-    holder.task.cancel()
-    assert isinstance(await holder.outcome(), asyncio.CancelledError)
-    assert await held.wait_lost() is None
-    assert await children(zk, "/lock") == []
-
-
 async def test_cancelled_while_it_leaves(rig: Rig) -> None:
     """L4, L6: cancelled while the release on leaving waits for a server: it ends at once in CancelledError,
     and the lock is released all the same."""
@@ -742,22 +660,6 @@ async def test_the_entering_task_is_done(rig: Rig) -> None:
     await turns()
     with pytest.raises(corral.LockLost):
         await lock.__aexit__(None, None, None)
-
-
-async def test_left_in_another_task(rig: Rig) -> None:
-    """S8: a lock may be left in another task than it was entered in, if it is still held and if it is lost;
-    a loss after that cancels nobody."""
-    lock = rig.zk.lock("/lock")
-    held = await within(asyncio.create_task(lock.__aenter__()))
-    await within(asyncio.create_task(lock.__aexit__(None, None, None)))
-    assert await held.wait_lost() is None
-    held = await lock.__aenter__()
-    await within(asyncio.create_task(lock.__aexit__(None, None, None)))
-    await rig.zk.close()
-    await turns()
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
 
 
 async def test_the_exit_in_another_task_keeps_its_exception(rig: Rig) -> None:

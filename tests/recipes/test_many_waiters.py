@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from lock_support import Rig, Tap, ended, settle, until_line, within
+from lock_support import Rig, Tap, ended
 
 import corral
 from client_support import asks_for
 from corral.testing import EmbeddedServer, FaultProxy, before, committed
 from corral.wire.messages import CHILDREN, CREATE2, EXISTS, GET
-from support import PATIENCE, children
+from support import PATIENCE, children, settle, until_line, within
 
 MANY = 300
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
 
 import pytest
-from lock_support import WAYS_TO_LOSE, Rig, ended, noted, settle, struck, until_line, within
+from lock_support import Rig, ended, noted
 
 import corral
 from client_support import asks_for
-from corral.testing import Message, before, committed
-from corral.wire.messages import CREATE2, GET
-from support import PATIENCE, children, turns
+from corral.wire.messages import CREATE2
+from support import PATIENCE, children, settle, turns, until_line, within
 
 Connect = Callable[..., corral.Client]
 
@@ -36,18 +34,6 @@ async def make_lines(client: corral.Client, paths: Sequence[str] = PATHS) -> Non
 async def standing(client: corral.Client, paths: Sequence[str] = PATHS) -> list[int]:
     """How many stand in each line."""
     return [len(await children(client, path)) for path in paths]
-
-
-async def assert_nothing_left(rig: Rig, session: int, paths: Sequence[str] = PATHS) -> None:
-    """Our session lives and stands in no line; the next client gets all of them, and so do we."""
-    await settle(rig.zk)
-    assert rig.zk.session_id == session
-    for path in paths:
-        await until_line(rig.other, path, 0)
-    for client in (rig.other, rig.zk):
-        async with asyncio.timeout(PATIENCE), client.multi_lock(paths):
-            assert await standing(rig.other, paths) == [1] * len(paths)
-    assert await standing(rig.other, paths) == [0] * len(paths)
 
 
 # All of them, in one order
@@ -264,138 +250,7 @@ async def test_one_of_them_is_held_by_the_task_already(zk: corral.Client, way: s
             await zk.lock("/c").acquire()
 
 
-async def test_leaving_without_entering(zk: corral.Client) -> None:
-    """Leaving what was not entered is an error that says so."""
-    lock = zk.multi_lock(PATHS)
-    with pytest.raises(corral.UsageStateError, match="not entered"):
-        await lock.__aexit__(None, None, None)
-    async with lock:
-        pass
-    with pytest.raises(corral.UsageStateError, match="not entered"):
-        await lock.__aexit__(None, None, None)
-
-
 # Cancel, and failures in the middle
-
-SCENES = ["free", "no parents", "first held", "last held", "all held"]
-
-
-@asynccontextmanager
-async def scene(rig: Rig, kind: str, paths: Sequence[str]) -> AsyncIterator[None]:
-    """Lines as `rig.zk` finds them; whoever holds one lets go when `rig.zk` waits for it, and when the block ends."""
-    if kind == "no parents":
-        yield
-        return
-    await make_lines(rig.other, paths)
-    in_order = sorted(paths)
-    busy = {"free": [], "first held": in_order[:1], "last held": in_order[-1:], "all held": in_order}[kind]
-    nodes = [await rig.other.create(f"{path}/_c_1-lock-", ephemeral=True, sequential=True) for path in busy]
-
-    def is_awaited(node: str) -> Callable[[Message], bool]:
-        return lambda message: asks_for(GET)(message) and (message.path or "").endswith(node)
-
-    async def move_on() -> None:
-        for node in nodes:
-            await rig.tap.seen(lambda node=node: any(map(is_awaited(node), rig.tap.messages)))  # type: ignore[misc]
-            await settle(rig.zk)  # its answer comes after that to the watch
-            await rig.other.delete(node)
-
-    mover = asyncio.create_task(move_on())
-    try:
-        yield
-    finally:
-        mover.cancel()
-        await ended(mover)
-        for node in nodes:
-            with suppress(corral.NoNode):
-                await rig.other.delete(node)
-
-
-@pytest.mark.parametrize("cut", ["", "RST"])
-@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
-@pytest.mark.parametrize(
-    ("kind", "way"),
-    [(kind, "acquire") for kind in SCENES]
-    + [(kind, "__aenter__") for kind in ("free", "all held")]
-    + [(kind, "try_acquire") for kind in ("free", "last held")],
-)
-async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str, cut: str) -> None:
-    """L3: cancelled at any point at which it waits, for whichever of its locks, or in the tick in which what it waits
-    for is there, with the connection lost at the same time or not: what it had so far is released, and nothing is
-    left in any line."""
-    session = rig.zk.session_id
-    for step in itertools.count():
-        paths = [f"/{step}{path}" for path in PATHS]
-        lock = rig.zk.multi_lock(paths)
-        async with scene(rig, kind, paths):
-            task = await struck(rig, step, getattr(lock, way)(), moment=moment, cut=cut)
-            if task is not None:
-                held = await within(task)
-                if held is not None:
-                    for each in held:
-                        await each.release()
-                break
-        await assert_nothing_left(rig, session, paths)
-    assert step >= {"free": 3, "no parents": 9, "first held": 5, "last held": 3, "all held": 9}[kind]
-
-
-async def test_a_body_that_is_cancelled(rig: Rig) -> None:
-    """L4: a body that its caller cancels ends in CancelledError, and all locks are released."""
-    entered = asyncio.Event()
-
-    async def run() -> None:
-        async with rig.zk.multi_lock(PATHS):
-            entered.set()
-            await forever()
-
-    task = asyncio.create_task(run())
-    await within(entered.wait())
-    assert await standing(rig.other) == [1, 1, 1]
-    task.cancel()
-    await ended(task)
-    assert task.cancelled()
-    await settle(rig.zk)  # it does not wait for its releases
-    assert await standing(rig.other) == [0, 0, 0]
-
-
-@pytest.mark.parametrize("held", ["/a", "/c"])
-async def test_a_timeout(rig: Rig, held: str) -> None:
-    """L3: a timeout that ends while it waits for one of the locks comes out as TimeoutError, and the others are
-    free again; so it does from around the body, and from within it, where the locks stay held."""
-    await make_lines(rig.other)
-    lock = rig.zk.multi_lock(PATHS)
-    scopes: list[asyncio.Timeout] = []
-
-    async def acquire() -> None:
-        async with asyncio.timeout(None) as scope:
-            scopes.append(scope)
-            async with lock:
-                pytest.fail("entered")
-
-    async with rig.other.lock(held):
-        task = asyncio.create_task(acquire())
-        await until_line(rig.other, held, 2)
-        scopes[0].reschedule(0)
-        with pytest.raises(TimeoutError):
-            await within(task)
-    await assert_nothing_left(rig, rig.zk.session_id)
-
-    async def hold() -> None:
-        async with asyncio.timeout(None) as scope, lock:
-            scope.reschedule(0)
-            await forever()
-
-    with pytest.raises(TimeoutError):
-        await within(hold())
-    for path in PATHS:  # a cancelled body does not wait for the release
-        await until_line(rig.other, path, 0)
-    async with lock as locks:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0):
-                await forever()
-        assert all(each.is_valid for each in locks)
-        assert await standing(rig.other) == [1, 1, 1]
-    assert await standing(rig.other) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire", "__aenter__"])
@@ -412,33 +267,6 @@ async def test_one_that_cannot_be_had(rig: Rig, forbidden: str, way: str) -> Non
         for path in set(PATHS) - {forbidden}:
             async with rig.other.lock(path), rig.zk.lock("/elsewhere"):
                 pass
-
-
-@pytest.mark.parametrize("lost", ["request", "reply"])
-@pytest.mark.parametrize("nth", [1, 2, 3])
-async def test_a_lost_message(rig: Rig, nth: int, lost: str) -> None:
-    """L3, S2: whichever create is lost, before the server or behind it, there is one node in each line."""
-    await make_lines(rig.other)
-    lose = before if lost == "request" else committed
-    async with rig.proxy.cut_at(lose(match=asks_for(CREATE2), nth=nth), reset=True) as loss:
-        held = await within(rig.zk.multi_lock(PATHS).acquire())
-        assert loss.fired.is_set()
-    await settle(rig.zk)
-    for path, each in zip(PATHS, held, strict=True):
-        assert await children(rig.other, path) == [each.node.rpartition("/")[2]]
-        assert each.is_valid
-        await each.release()
-
-
-async def test_closing_the_client_ends_those_who_wait(connect: Connect, other: corral.Client) -> None:
-    """S5: whoever waits for one of its locks when the client is closed gets ClientClosed."""
-    async with other.lock("/c"):
-        async with connect() as zk:
-            task = asyncio.create_task(zk.multi_lock(PATHS).acquire())
-            await until_line(other, "/c", 2)
-        with pytest.raises(corral.ClientClosed):
-            await within(task)
-        assert await standing(other) == [0, 0, 1]
 
 
 # Loss
@@ -476,44 +304,6 @@ async def test_one_of_them_is_lost(rig: Rig, victim: int) -> None:
     assert told == ["told"]
     await settle(rig.zk)
     assert await standing(rig.other) == [0, 0, 0]
-
-
-@pytest.mark.parametrize("how", [how for how in WAYS_TO_LOSE if how != "deleted"])
-async def test_all_of_them_are_lost(rig: Rig, how: str) -> None:
-    """L4: when all are lost together the body is told, before another has any of them if the lease lapsed; one
-    LockLost comes out, and the task is not being cancelled afterwards."""
-    await make_lines(rig.other)
-    events: list[str] = []
-    entered = asyncio.Event()
-
-    async def run() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            async with rig.zk.multi_lock(PATHS):
-                entered.set()
-                with noted(events, "told"):
-                    await forever()
-        finally:
-            assert task.cancelling() == 0
-            await turns()
-
-    async def next_one(path: str) -> None:
-        async with rig.other.lock(path):
-            events.append("another holds")
-
-    task = asyncio.create_task(run())
-    await within(entered.wait())
-    following = [asyncio.create_task(next_one(path)) for path in PATHS]
-    for path in PATHS:
-        await until_line(rig.other, path, 2)
-    async with rig.losing(how):
-        with pytest.raises(corral.LockLost):
-            await within(task)
-    await within(asyncio.gather(*following))
-    assert sorted(events) == ["another holds"] * 3 + ["told"]
-    if how == "lapsed":
-        assert events[0] == "told"
 
 
 @pytest.mark.parametrize("how", ["lapsed", "expired", "deleted"])
@@ -601,34 +391,6 @@ async def test_a_shared_object_after_a_loss(rig: Rig, first: str) -> None:
         await within(task)
 
 
-async def test_shared_by_tasks_that_enter(zk: corral.Client, other: corral.Client) -> None:
-    """L7: tasks that enter a shared object take turns, each with locks of its own."""
-    await make_lines(zk)
-    lock = zk.multi_lock(PATHS)
-    seen: list[str] = []
-
-    async def enter() -> None:
-        async with lock as held:
-            assert await standing(other) >= [1, 1, 1]
-            assert all(each.is_valid for each in held)
-            seen.extend(each.node for each in held)
-
-    await within(asyncio.gather(*(enter() for _ in range(5))))
-    assert len(set(seen)) == 15
-    assert await standing(other) == [0, 0, 0]
-
-
-async def test_left_in_another_task(zk: corral.Client, other: corral.Client) -> None:
-    """S8: entered in one task and left in another, all are released."""
-    await make_lines(zk)
-    lock = zk.multi_lock(PATHS)
-    held = await within(asyncio.create_task(lock.__aenter__()))
-    assert all(each.is_valid for each in held)
-    await within(asyncio.create_task(lock.__aexit__(None, None, None)))
-    assert not any(each.is_valid for each in held)
-    assert await standing(other) == [0, 0, 0]
-
-
 async def test_an_exception_of_the_bodys_own(zk: corral.Client, other: corral.Client) -> None:
     """An exception of the body comes out as it is, and all are released."""
     await make_lines(zk)
@@ -638,14 +400,3 @@ async def test_an_exception_of_the_bodys_own(zk: corral.Client, other: corral.Cl
             raise error
     assert caught.value is error
     assert await standing(other) == [0, 0, 0]
-
-
-async def test_parents_are_made(zk: corral.Client, other: corral.Client) -> None:
-    """L10: parents need not be there, nor stay."""
-    paths = ["/x/b", "/x/a", "/y/z/c"]
-    for _ in range(2):
-        async with asyncio.timeout(PATIENCE), zk.multi_lock(paths):
-            assert await standing(other, paths) == [1, 1, 1]
-        for path in paths:
-            with suppress(corral.NoNode):  # the server removes them too
-                await other.delete(path)

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from lock_support import until_line, within
 
 import corral
-from support import children, turns
-
-Make = Callable[[corral.Client], Any]
-
-KINDS: dict[str, Make] = {
-    "lock": lambda zk: zk.lock("/it"),
-    "election": lambda zk: zk.election("/it"),
-    "read lock": lambda zk: zk.rwlock("/it").read(),
-    "write lock": lambda zk: zk.rwlock("/it").write(),
-    "semaphore": lambda zk: zk.semaphore("/it", 1),
-}
-EXCLUSIVE = [kind for kind in KINDS if kind != "read lock"]
+from line_kinds import PATH, LineKind, every_kind, is_single
+from support import children, turns, until_line, within
 
 
-@pytest.mark.parametrize("kind", EXCLUSIVE)
-async def test_a_dispatcher_waits_for_its_workers(zk: corral.Client, kind: str) -> None:
+@every_kind(lambda kind: kind.is_exclusive and is_single(kind))
+async def test_a_dispatcher_waits_for_its_workers(zk: corral.Client, kind: LineKind) -> None:
     """L7: a task may acquire, hand what it holds to a worker that enters it, and wait for the next."""
-    made = KINDS[kind](zk)
+    made = kind.make(zk, PATH)
     inside, served = 0, 0
 
     async def work(held: corral.Held) -> None:
@@ -63,12 +50,12 @@ async def test_a_semaphores_dispatcher(zk: corral.Client) -> None:
             group.create_task(work(await semaphore.acquire()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind(lambda kind: kind.crowd != 2 and is_single(kind))
 async def test_who_has_entered_what_another_acquired_does_not_wait_for_itself(
-    zk: corral.Client, kind: str
+    zk: corral.Client, kind: LineKind
 ) -> None:
     """L7: the task that has entered it owns it, whichever task has acquired it; the one that acquired it does not."""
-    made = KINDS[kind](zk)
+    made = kind.make(zk, PATH)
     held = await made.acquire()
 
     async def enter() -> None:
@@ -80,12 +67,12 @@ async def test_who_has_entered_what_another_acquired_does_not_wait_for_itself(
     assert not held.is_valid
 
 
-@pytest.mark.parametrize("kind", EXCLUSIVE)
+@every_kind(lambda kind: kind.is_exclusive and is_single(kind))
 async def test_what_nobody_has_entered_refuses_nobody(
-    zk: corral.Client, other: corral.Client, kind: str
+    zk: corral.Client, other: corral.Client, kind: LineKind
 ) -> None:
     """L7: a task that has acquired, and not entered, may wait for the next: somebody else may release the first."""
-    made = KINDS[kind](zk)
+    made = kind.make(zk, PATH)
     first = await made.acquire()
     assert await within(made.try_acquire()) is None
     second = asyncio.create_task(made.acquire())
@@ -94,11 +81,11 @@ async def test_what_nobody_has_entered_refuses_nobody(
     await (await within(second)).release()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_acquired_in_a_task_that_has_ended(zk: corral.Client, kind: str) -> None:
+@every_kind(lambda kind: kind.crowd != 2 and is_single(kind))
+async def test_acquired_in_a_task_that_has_ended(zk: corral.Client, kind: LineKind) -> None:
     """L7: what was acquired in a task of its own (`asyncio.wait_for` makes one in Python 3.11) is released through the
     object, or entered, by the one that goes on."""
-    made = KINDS[kind](zk)
+    made = kind.make(zk, PATH)
     held = await asyncio.create_task(made.acquire())
     await made.release()
     assert not held.is_valid

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
-from lock_support import settle, until_line, within
 
 import corral
 from corral.testing import FaultProxy
-from support import children, turns
+from line_kinds import LineKind, every_kind, is_single
+from support import children, settle, turns, until_line, within
 
 P = corral.Perm
 BOSS = ("digest", b"boss:secret")
 NO_DELETE = [corral.Acl.digest("boss", "secret"), corral.Acl.world(P.CREATE | P.READ | P.WRITE)]
 MENDED = [corral.Acl.digest("boss", "secret"), corral.Acl.world(P.CREATE | P.READ | P.WRITE | P.DELETE)]
-
-KINDS: dict[str, Callable[[corral.Client], Any]] = {
-    "lock": lambda zk: zk.lock("/it"),
-    "election": lambda zk: zk.election("/it"),
-    "read lock": lambda zk: zk.rwlock("/it").read(),
-    "write lock": lambda zk: zk.rwlock("/it").write(),
-    "semaphore": lambda zk: zk.semaphore("/it", 2),
-}
 
 
 @pytest.fixture
@@ -44,21 +35,21 @@ async def mend(boss: corral.Client) -> None:
         await boss.set_acl(path, MENDED)
 
 
-def line_of(kind: str) -> str:
-    return "/it/leases" if kind == "semaphore" else "/it"
+def line_of(kind: LineKind) -> str:
+    return "/it" + kind.lines[-1].below
 
 
-async def nodes(boss: corral.Client, kind: str) -> int:
-    return len([name for name in await children(boss, line_of(kind)) if name[-1].isdigit()])
+async def nodes(boss: corral.Client, line: str) -> int:
+    return len([name for name in await children(boss, line) if name[-1].isdigit()])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind(is_single)
 async def test_a_refused_release(
-    zk: corral.Client, boss: corral.Client, kind: str, caplog: pytest.LogCaptureFixture
+    zk: corral.Client, boss: corral.Client, kind: LineKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     """L6: the refusal is raised, naming the path and the permission; the hold is as before, and once the ACL is mended
     it is released, through the object as well."""
-    made = KINDS[kind](zk)
+    made = kind.make(zk, "/it")
     held = await made.acquire()
     for release in (held.release, made.release):
         with pytest.raises(
@@ -72,12 +63,12 @@ async def test_a_refused_release(
     assert held.node in caplog.text
     async with held.transaction() as guarded:
         guarded.set("/it/locks", b"")
-    assert await nodes(boss, kind) == 1
+    assert await nodes(boss, line_of(kind)) == 1
     await mend(boss)
     await within(made.release())
     assert not held.is_valid
     assert await held.wait_lost() is None
-    assert await nodes(boss, kind) == 0
+    assert await nodes(boss, line_of(kind)) == 0
 
 
 async def test_it_stays_registered(
@@ -183,4 +174,4 @@ async def test_a_downgrade_is_refused_while_it_is_released(
         assert held.is_valid
         await mend(boss)
         await within(held.release())
-        assert await nodes(boss, "write lock") == 0
+        assert await nodes(boss, "/it") == 0

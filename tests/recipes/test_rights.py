@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, NamedTuple
 
 import pytest
-from lock_support import Tap, settle, until_line, within
+from lock_support import Tap
 
 import corral
 from corral.testing import EmbeddedServer, FaultProxy
 from corral.wire.messages import EXISTS
-from support import children
+from support import children, settle, until_line, within
 
 SECRET = [corral.Acl.digest("they", "secret")]
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from lock_support import WAYS_TO_LOSE, Rig, ended, until_line, within
+from lock_support import WAYS_TO_LOSE, Rig, ended
 
 import corral
 from corral.testing import EmbeddedServer, Message, MessageKind, before, committed
-from support import PATIENCE, block, children, turns, until
+from support import PATIENCE, block, children, turns, until, until_line, within
 
 Connect = Callable[..., corral.Client]
 
@@ -171,20 +171,6 @@ async def test_a_lock_on_the_path_is_another_line(zk: corral.Client) -> None:
         names = await children(zk, "/rw")
         assert await zk.lock("/rw").contenders() == []
         assert [each.name for each in await zk.rwlock("/rw").contenders()] == names
-
-
-async def test_who_holds_and_who_waits(zk: corral.Client, other: corral.Client) -> None:
-    """L8, L9: readers and writers are seen in the order of the line, with their data, by Curator's names."""
-    async with other.rwlock("/rw", data=b"one").read():
-        writing = await start(zk.rwlock("/rw", data=b"two").write(), 2)
-        found = await other.rwlock("/rw").contenders()
-        assert [each.data for each in found] == [b"one", b"two"]
-        assert sides([each.name for each in found]) == "RW"
-        assert all(NAME.fullmatch(each.name) for each in found)
-        assert [int(each.name[-10:]) for each in found] == [each.sequence for each in found]
-        assert await other.rwlock("/rw").read().locked()
-    await (await within(writing)).release()
-    assert not await other.rwlock("/rw").write().locked()
 
 
 async def test_reprs_and_names(zk: corral.Client) -> None:

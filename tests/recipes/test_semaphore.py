@@ -4,27 +4,13 @@ on loss."""
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 
 import pytest
-from lock_support import (
-    LOCK_NAME,
-    WAYS_TO_LOSE,
-    Rig,
-    Tap,
-    end_session,
-    ended,
-    noted,
-    settle,
-    struck,
-    until_line,
-    watched_paths,
-    within,
-)
+from lock_support import Rig, Tap, end_session, watched_paths
 
 import corral
 from client_support import asks_for
@@ -32,20 +18,13 @@ from corral.testing import FaultProxy, Message, MessageKind, before, committed
 from corral.wire.messages import (
     CHILDREN,
     CREATE2,
-    CREATE_CONTAINER,
-    DELETE,
     GET,
     MULTI,
-    PING,
-    REMOVE_WATCHES,
     Operation,
 )
-from support import PATIENCE, children, turns, until
+from support import PATIENCE, children, settle, turns, until, until_line, within
 
 Connect = Callable[..., corral.Client]
-
-LEASE_NAME = re.compile(r"_c_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-lease-\d{10}")
-"""Curator's name of a lease's node."""
 
 
 async def forever() -> None:
@@ -97,54 +76,7 @@ async def owners(client: corral.Client, path: str) -> Counter[int]:
     return found
 
 
-async def assert_nothing_left(rig: Rig, path: str, session: int) -> None:
-    """Our session lives and has nothing in either line; the next client gets a lease, and so do we."""
-    await settle(rig.zk)
-    assert rig.zk.session_id == session
-
-    async def ours_gone() -> bool:
-        return (await owners(rig.other, path))[session] == 0
-
-    await until(ours_gone, f"nothing of ours in {path}")
-    async with asyncio.timeout(PATIENCE):
-        for client in (rig.other, rig.zk):
-            async with client.semaphore(path, 1):
-                pass
-    assert await owners(rig.other, path) == {}
-
-
 # Never more than the limit, and as many; in order
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-async def test_as_many_as_the_limit_and_never_more(connect: Connect, limit: int) -> None:
-    """L1: over clients, and tasks that share an object, never more than the limit hold at once; and as many do:
-    each waits inside until there are so many."""
-    inside = 0
-    together = asyncio.Barrier(limit)
-    tokens: list[int] = []
-
-    async def work(semaphore: corral.Semaphore) -> None:
-        nonlocal inside
-        for _ in range(3):
-            async with semaphore as lease:
-                inside += 1
-                assert inside <= limit
-                assert lease.is_valid
-                tokens.append(lease.fencing_token)
-                await together.wait()
-                await turns(3)
-                inside -= 1
-
-    async with connect() as one, connect() as two, connect() as three:
-        await make_parents(one)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for client in (one, two, three):
-                semaphore = client.semaphore("/sem", limit)
-                for _ in range(4):
-                    group.create_task(work(semaphore))
-        assert len(set(tokens)) == 36
-        assert await owners(one, "/sem") == {}
 
 
 async def test_never_more_than_the_limit_by_the_servers_count(connect: Connect, other: corral.Client) -> None:
@@ -163,34 +95,15 @@ async def test_never_more_than_the_limit_by_the_servers_count(connect: Connect, 
                 group.create_task(work(client.semaphore("/sem", 2)))
 
 
-async def test_first_come_first_served(zk: corral.Client, other: corral.Client) -> None:
-    """Leases are had in the order of coming, whatever the client, the object or the task, and when several become
-    free at once."""
-    await make_parents(zk)
-    served: list[int] = []
-    shared = zk.semaphore("/sem", 2)
-    held = [await shared.acquire() for _ in range(2)]
-
-    async def wait(place: int, semaphore: corral.Semaphore) -> None:
-        async with semaphore:
-            served.append(place)
-
-    waiters = []
-    for place in range(6):
-        semaphore = shared if place % 2 else other.semaphore("/sem", 2)
-        waiters.append(asyncio.create_task(wait(place, semaphore)))
-        await until_waiting(other, "/sem", place + 1, 2)
-    await asyncio.gather(*(each.release() for each in held))
-    await within(asyncio.gather(*waiters))
-    assert served == list(range(6))
-
-
 async def test_a_release_wakes_one_waiter_of_ten(
     connect: Connect, proxy: FaultProxy, tap: Tap, server_address: str, root: str
 ) -> None:
     """L1: with ten waiters one alone watches the leases, and each other the waiter before its own. A release is news
     to that one, who enters, and its entering to the next, who takes its place; nobody else asks anything."""
-    async with connect(proxy.address) as zk, connect(proxy.address) as other:
+    async with (
+        connect(proxy.address, session_timeout=10.0) as zk,
+        connect(proxy.address, session_timeout=10.0) as other,
+    ):
         await make_parents(zk)
         held = [await zk.semaphore("/sem", 2).acquire() for _ in range(2)]
         waiters = []
@@ -241,157 +154,10 @@ async def test_a_release_wakes_one_waiter_of_ten(
         await held[1].release()
 
 
-@pytest.mark.parametrize("where", ["for a lease", "in line"])
-async def test_a_waiter_is_idle(
-    connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap, where: str
-) -> None:
-    """L1: a waiter asks nothing while it waits; its session just says that it is alive."""
-    async with other.semaphore("/sem", 1), connect(proxy.address, session_timeout=2.0) as zk:
-        tasks = []
-        if where == "in line":
-            tasks.append(asyncio.create_task(other.semaphore("/sem", 1).acquire()))
-            await until_waiting(other, "/sem", 1, 1)
-        tasks.append(asyncio.create_task(zk.semaphore("/sem", 1).acquire()))
-        reads = CHILDREN if where == "for a lease" else GET
-        await tap.seen(lambda: any(watches(reads, "")(message) for message in tap.messages))
-        await settle(zk)
-        start = len(tap.messages)
-        await tap.seen(lambda: len(tap.requests(start, ours=False)) >= 3)
-        assert set(tap.requests(start, ours=False)) == {PING}
-        for task in tasks:
-            task.cancel()
-            await ended(task)
-
-
-async def test_a_new_holder_starts_with_time_on_its_lease(rig: Rig) -> None:
-    """L4, S3: when a waiter's turn comes after a long wait, it holds only once a quorum write has proven its session
-    anew."""
-    async with rig.other.semaphore("/sem", 1):
-        task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
-        await until_waiting(rig.other, "/sem", 1, 1)
-        start = len(rig.tap.messages)
-        # Pings are a third of a session timeout apart, and prove nothing.
-        await rig.tap.seen(lambda: rig.tap.requests(start, ours=False).count(PING) >= 3)
-        assert MULTI not in rig.tap.requests(ours=False)
-    held = await within(task)
-    assert MULTI in rig.tap.requests(ours=False)
-    assert held.is_valid
-    await held.release()
-
-
-async def test_names_and_parents(connect: Connect, proxy: FaultProxy, tap: Tap, root: str) -> None:
-    """L8, L10: leases and locks have Curator's names, those of `InterProcessSemaphoreV2`; parents need not be there,
-    and those that are made are containers; the limit is the data of ``leases``."""
-    async with connect(proxy.address) as zk:
-        await zk.create("/app")
-        async with zk.semaphore("/app/sem", 2) as lease:
-            line, _, name = lease.node.rpartition("/")
-            assert line == f"{root}/app/sem/leases"
-            assert LEASE_NAME.fullmatch(name)
-            assert (await zk.get("/app/sem/leases"))[0] == b"2"
-        created = [message.path or "" for message in tap.messages if asks_for(CREATE2)(message)]
-        lines = [path.rpartition("/")[0] for path in created]
-        assert list(dict.fromkeys(lines)) == [f"{root}/app/sem/locks", f"{root}/app/sem/leases"]
-        assert LOCK_NAME.fullmatch(created[0].rpartition("/")[2] + "0000000000")
-        made = {message.path for message in tap.messages if asks_for(CREATE_CONTAINER)(message)}
-        assert {f"{root}/app/sem/locks", f"{root}/app/sem/leases"} <= made
-
-
 # Who holds, who waits
 
 
-async def test_holders_and_waiters(zk: corral.Client, other: corral.Client) -> None:
-    """L9: who holds and who waits can be seen, in order, with what they say of themselves; whoever waits for a lease,
-    and has a node among them already, is no holder."""
-    semaphore = other.semaphore("/sem", 2, data=b"observer")
-    assert await semaphore.holders() == []
-    assert await semaphore.waiters() == []
-    held = [
-        await client.semaphore("/sem", 2, data=data).acquire() for client, data in ((zk, b"a"), (other, b""))
-    ]
-    tasks = []
-    for place, (client, data) in enumerate([(other, b"c"), (zk, b"d"), (other, b"e")]):
-        tasks.append(asyncio.create_task(client.semaphore("/sem", 2, data=data).acquire()))
-        await until_waiting(zk, "/sem", place + 1, 2)
-    holders, waiters = await semaphore.holders(), await semaphore.waiters()
-    assert [each.data for each in holders] == [b"a", b""]
-    assert [each.stat.ephemeral_owner for each in holders] == [zk.session_id, other.session_id]
-    assert [each.stat.czxid for each in holders] == [each.fencing_token for each in held]
-    assert [each.name for each in holders] == [each.node.rpartition("/")[2] for each in held]
-    assert [each.data for each in waiters] == [b"c", b"d", b"e"]
-    assert [each.stat.ephemeral_owner for each in waiters] == [
-        other.session_id,
-        zk.session_id,
-        other.session_id,
-    ]
-    await held[0].release()
-    third = await within(tasks[0])
-    await until_waiting(zk, "/sem", 2, 2)
-    assert [each.data for each in await semaphore.holders()] == [b"", b"c"]
-    assert [each.data for each in await semaphore.waiters()] == [b"d", b"e"]
-    for task in tasks:
-        task.cancel()
-    for each in (held[1], third):
-        await each.release()
-
-
-async def test_foreign_children_are_no_leases(zk: corral.Client, other: corral.Client) -> None:
-    """L10: children of other names count neither as holders nor as waiters."""
-    await make_parents(zk)
-    for line in ("locks", "leases"):
-        for name in ("readme", "0000000000", "lease", "x-0000000000"):
-            await zk.create(f"/sem/{line}/{name}")
-    async with asyncio.timeout(PATIENCE), other.semaphore("/sem", 1, data=b"us") as lease:
-        assert [each.data for each in await zk.semaphore("/sem", 1).holders()] == [b"us"]
-        assert await zk.semaphore("/sem", 1).waiters() == []
-        assert await within(zk.semaphore("/sem", 1).try_acquire()) is None
-        assert lease.is_valid
-
-
 # try_acquire
-
-
-async def test_try_acquire(zk: corral.Client, other: corral.Client) -> None:
-    """try_acquire takes a lease as long as there is one, otherwise says so and leaves nothing in either line."""
-    await make_parents(zk)
-    mine, theirs = zk.semaphore("/sem", 2), other.semaphore("/sem", 2)
-    held = []
-    for semaphore, client in ((mine, zk), (theirs, other)):
-        lease = await semaphore.try_acquire()
-        assert lease is not None
-        assert lease.is_valid
-        held.append(lease)
-        await settle(client)  # it stands in no line any more
-    for semaphore, client in ((mine, zk), (theirs, other)):
-        assert await within(semaphore.try_acquire()) is None
-        await settle(client)
-        assert await owners(other, "/sem") == {zk.session_id: 1, other.session_id: 1}
-    assert all(each.is_valid for each in held)
-    await held[0].release()
-    async with asyncio.timeout(PATIENCE):
-        again = await theirs.try_acquire()
-        assert again is not None
-        async with again:
-            pass
-    await held[1].release()
-    assert await owners(zk, "/sem") == {}
-
-
-async def test_try_acquire_does_not_pass_those_who_wait(zk: corral.Client, other: corral.Client) -> None:
-    """L1: try_acquire does not overtake: it is refused while anybody waits."""
-    semaphore = zk.semaphore("/sem", 1)
-    held = await semaphore.acquire()
-    waiters = []
-    for place in range(2):
-        waiters.append(asyncio.create_task(semaphore.acquire()))
-        await until_waiting(other, "/sem", place + 1, 1)
-    assert await within(other.semaphore("/sem", 1).try_acquire()) is None
-    await settle(other)
-    await until_waiting(zk, "/sem", 2, 1)
-    for following in waiters:
-        await held.release()
-        held = await within(following)
-    await held.release()
 
 
 # One object, many tasks
@@ -470,28 +236,6 @@ async def test_left_by_a_task_that_has_not_entered(zk: corral.Client, other: cor
     assert (await owners(other, "/sem")) == {zk.session_id: 2}
     first_may_leave.set()
     await within(asyncio.gather(*living))
-    assert await owners(other, "/sem") == {}
-
-
-async def test_shared_by_tasks_that_enter(zk: corral.Client, other: corral.Client) -> None:
-    """L7: each of many tasks that enter a shared object gets a lease of its own, and leaves that one."""
-    await make_parents(zk)
-    semaphore = zk.semaphore("/sem", 2)
-    seen: list[str] = []
-
-    async def enter() -> None:
-        async with semaphore as lease:
-            seen.append(lease.node)
-            name = lease.node.rpartition("/")[2]
-            assert name in [each.name for each in await other.semaphore("/sem", 2).holders()]
-            await turns()
-            assert lease.is_valid
-        assert name not in await children(other, "/sem/leases")
-
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        for _ in range(8):
-            group.create_task(enter())
-    assert len(set(seen)) == 8
     assert await owners(other, "/sem") == {}
 
 
@@ -699,329 +443,11 @@ async def test_a_lock_that_curator_holds(zk: corral.Client, other: corral.Client
 
 # Cancel
 
-SCENES = ["no parent", "free", "in line", "full", "in line and full"]
-
-
-@asynccontextmanager
-async def scene(rig: Rig, kind: str, path: str) -> AsyncIterator[None]:
-    """What a semaphore is like when `rig.zk` comes: another stands in the lock's line, or has the only lease, or
-    both. Each leaves when `rig.zk` waits for it; and all when the block ends."""
-    if kind == "no parent":
-        yield
-        return
-    await make_parents(rig.other, path)
-    ahead: list[tuple[str, Callable[[Message], bool]]] = []
-    if "in line" in kind:
-        node = await rig.other.create(f"{path}/locks/_c_1-lock-", ephemeral=True, sequential=True)
-        ahead.append((node, watches(GET, node)))
-    if "full" in kind:
-        node = await rig.other.create(f"{path}/leases/_c_1-lease-", ephemeral=True, sequential=True)
-        ahead.append((node, watches(CHILDREN, f"{path}/leases")))
-
-    async def move_on() -> None:
-        for node, is_awaited in ahead:
-            await rig.tap.seen(lambda is_awaited=is_awaited: any(map(is_awaited, rig.tap.messages)))  # type: ignore[misc]
-            await settle(rig.zk)  # its answer comes after that to the watch
-            await rig.other.delete(node)
-
-    mover = asyncio.create_task(move_on())
-    try:
-        yield
-    finally:
-        mover.cancel()
-        await ended(mover)
-        for node, _ in ahead:
-            with suppress(corral.NoNode):
-                await rig.other.delete(node)
-
-
-@pytest.mark.parametrize("cut", ["", "FIN", "RST"])
-@pytest.mark.parametrize("moment", ["while it waits", "as it is answered"])
-@pytest.mark.parametrize(
-    ("kind", "way"),
-    [(kind, "acquire") for kind in SCENES] + [(kind, "try_acquire") for kind in ("free", "in line", "full")],
-)
-async def test_cancelled_at_each_step(rig: Rig, kind: str, way: str, moment: str, cut: str) -> None:
-    """L3: cancelled at any point at which it waits, in the lock's line, for a lease, or for an answer; or in the tick
-    in which what it waits for is there; with the connection lost at the same time or not: it ends at once and nothing
-    of it is left in either line."""
-    session = rig.zk.session_id
-    for step in itertools.count():
-        path = f"/sem-{step}"
-        async with scene(rig, kind, path):
-            acquiring = getattr(rig.zk.semaphore(path, 1), way)()
-            task = await struck(rig, step, acquiring, moment=moment, cut=cut)
-            if task is not None:
-                held = await within(task)
-                if held is not None:
-                    await held.release()
-                break
-        await assert_nothing_left(rig, path, session)
-    least = {"free": 4, "no parent": 6, "in line": 5, "full": 6, "in line and full": 7}[kind]
-    assert step >= (1 if way == "try_acquire" and kind != "free" else least)
-
-
-@pytest.mark.parametrize("lost", ["request", "reply"])
-async def test_cancelled_at_each_step_of_finding_out(rig: Rig, lost: str) -> None:
-    """L3: cancelled at any point while it finds out what became of a lease whose answer is lost, an acquire ends at
-    once and leaves neither the lease nor the lock."""
-    session = rig.zk.session_id
-    lose = before if lost == "request" else committed
-    for step in itertools.count():
-        path = f"/sem-{step}"
-        await make_parents(rig.other, path)
-        async with rig.proxy.cut_at(lose(match=of(CREATE2, f"{path}/leases/")), reset=True):
-            task = await struck(rig, step, rig.zk.semaphore(path, 1).acquire(), moment="while it waits")
-        if task is not None:
-            await (await within(task)).release()
-            break
-        await assert_nothing_left(rig, path, session)
-    assert step >= 6
-
-
-@pytest.mark.parametrize("kind", SCENES)
-async def test_many_cancelled_together(rig: Rig, kind: str) -> None:
-    """L3: many waiters of one object, all cancelled in one tick, leave nothing."""
-    semaphore = rig.zk.semaphore("/sem", 1)
-    async with scene(rig, kind, "/sem"):
-        tasks = [asyncio.create_task(semaphore.acquire()) for _ in range(20)]
-        await turns()
-        for task in tasks:
-            task.cancel()
-        await turns()
-        assert all(task.cancelled() for task in tasks)
-    await assert_nothing_left(rig, "/sem", rig.zk.session_id)
-
-
-@pytest.mark.parametrize("kind", ["no parent", "free", "in line", "full"])
-@pytest.mark.parametrize("fault", ["black hole", "no server"])
-async def test_a_timeout_with_no_answer(rig: Rig, kind: str, fault: str) -> None:
-    """L3: asyncio.timeout around an acquire ends it at once though the server is silent or not there; what the server
-    may have made is removed when it is there again."""
-    session = rig.zk.session_id
-    async with scene(rig, kind, "/sem"), AsyncExitStack() as stack:
-        if fault == "black hole":
-            hole = await stack.enter_async_context(rig.proxy.black_hole())
-        else:
-            await stack.enter_async_context(rig.proxy.refuse())
-            await rig.proxy.cut()
-        scopes: list[asyncio.Timeout] = []
-
-        async def acquire() -> None:
-            async with asyncio.timeout(None) as scope:
-                scopes.append(scope)
-                await rig.zk.semaphore("/sem", 1).acquire()
-
-        task = asyncio.create_task(acquire())
-        await turns()
-        if fault == "black hole":
-            await within(hole.arrived())
-        scopes[0].reschedule(asyncio.get_running_loop().time())
-        await turns()
-        assert task.done()
-        assert isinstance(task.exception(), TimeoutError)
-    await assert_nothing_left(rig, "/sem", session)
-
-
-async def test_a_waiter_that_leaves_lets_the_next_one_wait(zk: corral.Client, other: corral.Client) -> None:
-    """L3: whoever waits for a lease and is cancelled makes room for the next in line, who gets the next lease."""
-    held = await other.semaphore("/sem", 1).acquire()
-    tasks = []
-    for place in range(3):
-        tasks.append(asyncio.create_task(zk.semaphore("/sem", 1).acquire()))
-        await until_waiting(other, "/sem", place + 1, 1)
-    for task in (tasks[0], tasks[1]):
-        task.cancel()
-        await ended(task)
-    await until_waiting(other, "/sem", 1, 1)
-    assert not tasks[2].done()
-    await held.release()
-    await (await within(tasks[2])).release()
-
-
-@pytest.mark.parametrize("end", ["entered", "cancelled"])
-@pytest.mark.parametrize("where", ["for a lease", "in line"])
-async def test_no_watch_is_left(rig: Rig, where: str, end: str) -> None:
-    """S8: once a waiter has entered or was cancelled, the server has no watch of its for anything in the semaphore:
-    whatever changes there is no news to it."""
-    await make_parents(rig.other)
-    line, name = ("leases", "_c_1-lease-") if where == "for a lease" else ("locks", "_c_1-lock-")
-    ahead = await rig.other.create(f"/sem/{line}/{name}", ephemeral=True, sequential=True)
-    task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
-    is_awaited = watches(CHILDREN, "/sem/leases") if where == "for a lease" else watches(GET, ahead)
-    await rig.tap.seen(lambda: any(map(is_awaited, rig.tap.messages)))
-    await settle(rig.zk)
-    if end == "entered":
-        await rig.other.delete(ahead)
-        await within(task)
-    else:
-        task.cancel()
-        await ended(task)
-    await settle(rig.zk)
-    assert registered(rig.zk) == 0
-    start = len(rig.tap.messages)
-    for node in (ahead, f"/sem/{line}/new"):
-        with suppress(corral.NodeExists):
-            await rig.other.create(node, b"old")
-        await rig.other.set(node, b"new")
-    await rig.other.delete("/sem", recursive=True)
-    await settle(rig.zk)
-    assert rig.tap.events(start) == []
-
-
-def registered(zk: corral.Client) -> int:
-    """How many watched paths a client has."""
-    return sum(zk.statistics().watches.values())
-
-
-@pytest.mark.parametrize("holders", [0, 1])
-async def test_closing_the_client_ends_those_who_wait(
-    connect: Connect, other: corral.Client, holders: int
-) -> None:
-    """S5: whoever waits when the client is closed, in the lock's line or for a lease, gets ClientClosed, and nothing
-    of it is left."""
-    await make_parents(other)
-    async with connect() as zk:
-        ahead = [await other.create("/sem/locks/_c_1-lock-", ephemeral=True, sequential=True)]
-        if holders:
-            await other.create("/sem/leases/_c_1-lease-", ephemeral=True, sequential=True)
-            await other.delete(ahead.pop())
-        tasks = [asyncio.create_task(zk.semaphore("/sem", 1).acquire()) for _ in range(3)]
-        await until_line(other, "/sem/locks", 3 + len(ahead))
-        await zk.close()
-        for task in tasks:
-            with pytest.raises(corral.ClientClosed):
-                await within(task)
-    assert await owners(other, "/sem") == {other.session_id: 1}
-
 
 # Lost messages
 
 
-@pytest.mark.parametrize("lost", ["request", "reply"])
-@pytest.mark.parametrize(
-    ("kind", "operation", "part"),
-    [
-        ("no parent", CREATE_CONTAINER, "/sem/locks"),
-        ("no parent", CREATE_CONTAINER, "/sem/leases"),
-        ("free", CREATE2, "/sem/locks/"),
-        ("free", CHILDREN, "/sem/locks"),
-        ("free", CREATE2, "/sem/leases/"),
-        ("free", CHILDREN, "/sem/leases"),
-        ("free", GET, "/sem/leases"),
-        ("free", MULTI, ""),  # that sets the limit
-        ("free", DELETE, "/sem/locks/"),
-        ("in line", GET, "/sem/locks/"),
-        ("full", "watch", "/sem/leases"),
-        ("full", REMOVE_WATCHES, "/sem/leases"),
-        ("full", DELETE, "/sem/locks/"),
-    ],
-    ids=str,
-)
-async def test_a_lost_message(rig: Rig, kind: str, operation: Operation | str, part: str, lost: str) -> None:
-    """L3, S2: whichever message of an acquire is lost, before the server or behind it, the acquire succeeds, with one
-    lease, no lock, and the limit in its place."""
-    session = rig.zk.session_id
-    lose = before if lost == "request" else committed
-    match = watches(CHILDREN, part) if isinstance(operation, str) else of(operation, part)
-    async with scene(rig, kind, "/sem"), rig.proxy.cut_at(lose(match=match), reset=True) as loss:
-        held = await within(rig.zk.semaphore("/sem", 1).acquire())
-        await within(loss.fired.wait())
-        assert held.session_id == session
-        assert held.is_valid
-        await settle(rig.zk)
-        assert rig.zk.session_id == session
-        await until_line(rig.other, "/sem/locks", 0)
-        assert await children(rig.other, "/sem/leases") == [held.node.rpartition("/")[2]]
-        assert (await rig.other.get("/sem/leases"))[0] == b"1"
-    await held.release()
-    assert await owners(rig.other, "/sem") == {}
-
-
-@pytest.mark.parametrize("lost", ["request", "reply"])
-@pytest.mark.parametrize("part", ["/sem/locks/", "/sem/leases/"])
-async def test_try_acquire_with_a_lost_message(rig: Rig, part: str, lost: str) -> None:
-    """L3: try_acquire knows what became of a create that is lost: a lease of a free semaphore, with one node; none of
-    one that is full, with nothing left."""
-    lose = before if lost == "request" else committed
-    await make_parents(rig.other)
-    semaphore = rig.zk.semaphore("/sem", 1)
-    async with rig.proxy.cut_at(lose(match=of(CREATE2, part)), reset=True):
-        held = await within(semaphore.try_acquire())
-    assert held is not None
-    await settle(rig.zk)
-    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
-    await held.release()
-    async with rig.other.semaphore("/sem", 1):
-        await settle(rig.other)
-        async with rig.proxy.cut_at(lose(match=of(CREATE2, part)), reset=True):
-            assert await within(semaphore.try_acquire()) is None
-        await settle(rig.zk)
-        assert await owners(rig.other, "/sem") == {rig.other.session_id: 1}
-
-
 # Loss while it waits
-
-
-@pytest.mark.parametrize("how", ["cut", "reset", "black hole", "expired"])
-@pytest.mark.parametrize("where", ["for a lease", "in line"])
-async def test_a_waiter_survives(rig: Rig, where: str, how: str) -> None:
-    """L1, S4: a waiter keeps its place over a lost connection and a silent server, and gets its turn even if that came
-    while it was away; after an expired session it stands in line again."""
-    theirs = await rig.other.semaphore("/sem", 1).acquire()
-    tasks = []
-    if where == "in line":
-        tasks.append(asyncio.create_task(rig.other.semaphore("/sem", 1).acquire()))
-        await until_waiting(rig.other, "/sem", 1, 1)
-    task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
-    await until_waiting(rig.other, "/sem", len(tasks) + 1, 1)
-    session = rig.zk.session_id
-    place = [name for name, owner in await nodes(rig, "/sem") if owner == session]
-
-    async def move_on() -> None:
-        await theirs.release()
-        for each in tasks:
-            await (await within(each)).release()
-
-    if how == "black hole":
-        async with rig.proxy.black_hole():
-
-            async def noticed() -> bool:
-                return rig.zk.state is corral.State.SUSPENDED
-
-            await until(noticed, "the silence is noticed")
-            await move_on()
-    else:
-        async with rig.proxy.refuse():
-            if how == "expired":
-                await end_session(rig.tap, rig.server, session)
-            else:
-                await rig.proxy.cut(reset=how == "reset")
-            await move_on()
-    held = await within(task)
-    if how == "expired":
-        assert held.session_id == rig.zk.session_id != session
-    else:
-        assert held.session_id == session
-        if where == "for a lease":
-            assert held.node.rpartition("/")[2] in place
-        else:  # it has created one node in all in the lock's line
-            made = [message for message in rig.tap.messages if of(CREATE2, "/sem/locks/")(message)]
-            assert len(made) == 1
-    await settle(rig.zk)
-    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
-    await held.release()
-
-
-async def nodes(rig: Rig, path: str) -> list[tuple[str, int]]:
-    """The nodes in both lines with their sessions."""
-    found = []
-    for line in ("locks", "leases"):
-        for name in await children(rig.other, f"{path}/{line}"):
-            stat = await rig.other.exists(f"{path}/{line}/{name}")
-            if stat is not None:
-                found.append((name, stat.ephemeral_owner))
-    return found
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
@@ -1116,26 +542,6 @@ async def test_somebody_deletes_the_locks_of_those_who_wait(zk: corral.Client, o
 
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
-@pytest.mark.parametrize("line", ["locks", "leases"])
-async def test_a_parent_vanishes_meanwhile(rig: Rig, line: str, way: str) -> None:
-    """L10: a parent that was made and is gone again when a node is to be created is made again."""
-    point = committed(match=of(CREATE_CONTAINER, f"/sem/{line}"))
-    async with rig.proxy.black_hole(point, requests=False) as hole:
-        task = asyncio.create_task(getattr(rig.zk.semaphore("/sem", 1), way)())
-        await within(hole.fired.wait())
-        with suppress(corral.NoNode):  # the server removes it too
-            await rig.other.delete(f"/sem/{line}")
-    held = await within(task)
-    assert held is not None
-    made = [message for message in rig.tap.messages if of(CREATE_CONTAINER, f"/sem/{line}")(message)]
-    assert len(made) == 2
-    await settle(rig.zk)
-    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 1}
-    assert (await rig.other.get("/sem/leases"))[0] == b"1"
-    await held.release()
-
-
-@pytest.mark.parametrize("way", ["acquire", "try_acquire"])
 @pytest.mark.parametrize("operation", [GET, MULTI], ids=["read", "set"])
 async def test_the_leases_vanish_as_the_limit_is(rig: Rig, operation: Operation, way: str) -> None:
     """L10: when the whole line of leases is gone as the limit is read, or set, an acquire begins anew."""
@@ -1176,45 +582,6 @@ async def test_the_parents_go_and_come_again(zk: corral.Client, other: corral.Cl
 
 
 # Loss while it holds
-
-
-@pytest.mark.parametrize("how", WAYS_TO_LOSE)
-async def test_the_body_is_told_before_the_next_holds(rig: Rig, how: str, root: str) -> None:
-    """L4: whichever way a lease is lost, the body is cancelled once and LockLost comes out. If the session's lease
-    lapsed it is told before another may enter; who holds the other lease goes on."""
-    events: list[str] = []
-    entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
-
-    async def body() -> None:
-        async with rig.zk.semaphore("/sem", 2) as lease:
-            entered.set_result(lease)
-            try:
-                with noted(events, "told"):
-                    await forever()
-            finally:
-                assert not lease.is_valid
-                await turns(20)  # a clean-up may wait: it is not cancelled again
-                events.append("cleaned up")
-
-    async def next_one() -> None:
-        async with rig.other.semaphore("/sem", 2):
-            events.append("next holds")
-
-    async with rig.other.semaphore("/sem", 2) as bystander:
-        task = asyncio.create_task(body())
-        lease = await within(asyncio.shield(entered))
-        following = asyncio.create_task(next_one())
-        await until_waiting(rig.other, "/sem", 1, 2)
-        async with rig.losing(how, lease.node.removeprefix(root)):
-            with pytest.raises(corral.LockLost, match="semaphore '/sem' was lost"):
-                await within(task)
-        await within(following)
-        assert bystander.is_valid
-    if how == "lapsed":
-        assert events == ["told", "cleaned up", "next holds"]
-    else:
-        assert sorted(events) == ["cleaned up", "next holds", "told"]
-    assert isinstance(await lease.wait_lost(), corral.LockLost)
 
 
 async def test_one_of_several_leases_of_a_task(rig: Rig, root: str) -> None:
@@ -1267,31 +634,3 @@ async def test_all_leases_of_a_task(rig: Rig, how: str) -> None:
     async with rig.losing(how):
         with pytest.raises(corral.LockLost):
             await within(task)
-
-
-async def test_leases_can_be_taken_again_after_a_lapse(rig: Rig) -> None:
-    """S3, L4: after a lapse the leases can be had again, all of them: the nodes that were lost do not stand in the
-    way."""
-    semaphore = rig.zk.semaphore("/sem", 2)
-    held = [await semaphore.acquire() for _ in range(2)]
-    async with rig.proxy.black_hole():
-        for each in held:
-            await within(each.wait_lost())
-    again = [await within(semaphore.acquire()) for _ in range(2)]
-    await settle(rig.zk)
-    assert await owners(rig.other, "/sem") == {rig.zk.session_id: 2}
-    for each in (*held, *again):
-        await each.release()
-    assert await owners(rig.other, "/sem") == {}
-
-
-@pytest.mark.parametrize("lost", ["request", "reply"])
-async def test_a_release_whose_connection_breaks(rig: Rig, lost: str) -> None:
-    """L6: a release on which the connection breaks, before the server or behind it, is done all the same."""
-    await make_parents(rig.other)
-    held = await rig.zk.semaphore("/sem", 1).acquire()
-    lose = before if lost == "request" else committed
-    async with rig.proxy.cut_at(lose(match=of(DELETE, "/sem/leases/")), reset=True) as loss:
-        await within(held.release())
-        assert loss.fired.is_set()
-    assert await owners(rig.other, "/sem") == {}

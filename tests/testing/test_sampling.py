@@ -1,4 +1,4 @@
-"""`--points=tenth` leaves out nine tenths of the points and nothing else, by a seed."""
+"""`--points=tenth` leaves out nine tenths of the cases of each sampled test and nothing else, by a seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ import pytest
 @pytest.mark.parametrize("point", range(40))
 def test_point(point):
     print("ran", point)
+
+@pytest.mark.parametrize("few", range(3))
+def test_few(few):
+    pass
 """
 
 
@@ -23,7 +27,7 @@ QUIET = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--import-mode=importlib"
 
 @pytest.fixture(autouse=True)
 def project(pytester: pytest.Pytester) -> None:
-    """Points in three files, and something else in two of them and beside."""
+    """Points in four files, and something else in two of them and beside."""
     pytester.makeconftest("""
         import pytest
 
@@ -39,6 +43,7 @@ def project(pytester: pytest.Pytester) -> None:
             "sampled/test_points": POINTS,
             "sampled/test_a_loss": POINTS + other,
             "sampled/test_a_cancel": POINTS + other,
+            "sampled/test_a_conformance": POINTS,
             "sampled/test_beside": POINTS,
         }
     )
@@ -54,21 +59,21 @@ def ran(pytester: pytest.Pytester, *arguments: str) -> tuple[set[str], int]:
 
 
 def test_a_tenth(pytester: pytest.Pytester) -> None:
-    """Of each file of points a tenth; all that needs real servers, and all that is not about points."""
+    """Of the cases of each test a tenth, and at least one; all that needs real servers, and all that is not sampled."""
     result = pytester.runpytest_inprocess(*QUIET, "--points=tenth")
-    result.assert_outcomes(passed=3 * 4 + 2 + 40, deselected=3 * 36)
+    result.assert_outcomes(passed=4 * (4 + 1) + 2 + 43, deselected=4 * (36 + 2))
 
 
 def test_all(pytester: pytest.Pytester) -> None:
     """Unless a tenth is asked for."""
     result = pytester.runpytest_inprocess(*QUIET)
-    result.assert_outcomes(passed=4 * 40 + 2)
+    result.assert_outcomes(passed=5 * 43 + 2)
 
 
 def test_the_seed(pytester: pytest.Pytester) -> None:
     """The header tells it, and the workers of pytest-xdist share it. With it the same points run again; with
     another one others."""
     first, seed = ran(pytester, "--points=tenth", "-n2")
-    assert len(first) == 3 * 4 + 2 + 40
+    assert len(first) == 4 * (4 + 1) + 2 + 43
     assert ran(pytester, "--points=tenth", f"--points-seed={seed}") == (first, seed)
     assert ran(pytester, "--points=tenth", f"--points-seed={seed + 1}")[0] != first

@@ -39,7 +39,7 @@ async def client(server: EmbeddedServer) -> AsyncIterator[FrameClient]:
 async def bystander(server: EmbeddedServer) -> AsyncIterator[FrameClient]:
     """Somebody who does everything right, and has to be served as ever when the test is over."""
     async with FrameClient(server.address) as own:
-        await own.begin()
+        await own.begin(timeout=20.0)  # a test that keeps the processor busy must not end its session
         assert await own.create("/bystander", flags=EPHEMERAL) == 0
         yield own
         assert await own.exists("/bystander")
