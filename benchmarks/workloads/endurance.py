@@ -1,4 +1,4 @@
-"""Memory and cost of many holds, waiters, timed-out writes and waits, for which the peers have no counterpart.
+"""Memory and cost of many holds, waiters, timed-out writes and waits: the peers have no counterpart.
 
 - *holds*: one client holds 3,000 locks for two session timeouts. CPU time, transactions (as the server counts
   them) and requests for each second of holding.

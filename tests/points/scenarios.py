@@ -13,7 +13,7 @@ import corral
 from corral.testing import FaultProxy, before, committed
 from corral.testing.enumerators import InvariantViolated, Outcome, Run, Scenario
 from line_kinds import KINDS, LineKind, is_valid, nodes_below, release
-from support import PATIENCE, settle, until
+from support import PATIENCE, settle, turns, until
 from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, watching_sessions
 
 Connect = Callable[..., corral.Client]
@@ -437,6 +437,7 @@ def observing(phase: str) -> Callable[[Stage], Scenario]:
                     leader = await anext(leaders) if outcome.cancelled else outcome.result()
                 require(leader is not None and leader.data == b"new", f"told of {leader}")
                 leaders.close()
+                await turns()  # the task that reads for all observers ends
                 await check_no_watch(stage, zk, path)
             await stage.other.delete(path, recursive=True)
 

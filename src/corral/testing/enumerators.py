@@ -113,6 +113,7 @@ class Run:
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=self._bound)
                 raise InvariantViolated(f"the operation hangs: not done after {self._bound:g} s")
+        coroutine.close()  # the task may have been cancelled before it started
         await self._ended()
         if self._task.cancelled():
             if not self.reached:
