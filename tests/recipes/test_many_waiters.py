@@ -15,7 +15,7 @@ import corral
 from client_support import asks_for
 from corral.testing import EmbeddedServer, FaultProxy, before, committed
 from corral.wire.messages import CHILDREN, CREATE2, EXISTS, GET
-from support import PATIENCE, children, settle, until_line, within
+from support import PATIENCE, children, settle, turns, until_line, within
 
 MANY = 300
 
@@ -270,3 +270,24 @@ async def test_a_list_is_put_off_for_so_many(monkeypatch: pytest.MonkeyPatch) ->
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+
+async def test_a_list_that_waited_for_the_connection(rig: Rig) -> None:
+    """S2: a list that waits for a connection is replaced by one behind a create that is sent at once, and is not shared
+    any more after that."""
+    await rig.other.create("/line")
+    states = rig.zk.states()
+    async with rig.proxy.refuse():
+        await rig.proxy.cut()
+        while await anext(states) is not corral.State.SUSPENDED:
+            pass
+        looking = asyncio.create_task(rig.zk.lock("/line").locked())
+        await turns()
+    while await anext(states) is not corral.State.CONNECTED:
+        pass
+    # In this turn the connection is idle, and what has waited is not sent yet.
+    held = await within(rig.zk.lock("/line").acquire())
+    assert await within(looking)
+    assert await within(rig.zk.lock("/line").locked())
+    await held.release()
+    assert not await within(rig.zk.lock("/line").locked())

@@ -85,6 +85,8 @@ class Lists:
             raise
         if not request.attempts and not answer.done():
             unsent[full] = request
+        elif replaced is not None:
+            unsent.pop(full, None)
         return answer
 
 
