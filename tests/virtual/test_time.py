@@ -213,13 +213,23 @@ async def test_an_ensemble_that_went_back_is_the_end(server: EmbeddedServer) -> 
         states = zk.states()
         for _ in range(100):
             await zk.create("/node-", sequential=True)
+        leaders = zk.election("/election").leaders()
+        assert await anext(leaders) is None
+        observing = asyncio.create_task(leaders.__anext__())
         port = int(server.address.rpartition(":")[2])
         await server.close()
         async with EmbeddedServer(port=port):
             with pytest.raises(corral.EnsembleBehind):
                 await zk.get("/")
         assert [state async for state in states][-1] is corral.State.CLOSED
-        for use in (lambda: zk.get("/"), lambda: zk.lock("/l").acquire(), lambda: anext(zk.watch("/"))):
+        with pytest.raises(corral.EnsembleBehind):
+            await observing
+        for use in (
+            lambda: zk.get("/"),
+            lambda: zk.lock("/l").acquire(),
+            lambda: anext(zk.watch("/")),
+            lambda: anext(zk.election("/election").leaders()),
+        ):
             with pytest.raises(corral.EnsembleBehind):
                 await use()
         with pytest.raises(corral.EnsembleBehind):

@@ -33,7 +33,7 @@ class LeaderFeed(Feed):
         if self._job is None:
             self._job = self.session.spawn(self._follow, f"corral leaders of {self.full}")
             if self._job is None:
-                self.wake(errors.ClientClosed("the client was closed"))
+                self.wake(self.session.final_error())
 
     def stop(self) -> None:
         if self._job is not None:
@@ -54,7 +54,7 @@ class LeaderFeed(Feed):
                 problem = f"{name} was listed and not there {MOST_ROUNDS} times in a row"
                 rounds.again(errors.NoNode("leaders", self.path, problem))
         except asyncio.CancelledError:
-            self.wake(errors.ClientClosed("the client was closed"))  # unless the last reader has left
+            self.wake(self.session.final_error())  # nobody, if the last reader has left
             raise
         except errors.CorralError as error:
             self.wake(error)

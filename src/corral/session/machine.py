@@ -226,7 +226,7 @@ class Machine:
         self._holds.disconnected()
         for request, losses in self.requests.reclaim(now):
             request.reject(
-                self._final_error() if self.closing else failures.connection_lost(request, losses, why)
+                self.final_error() if self.closing else failures.connection_lost(request, losses, why)
             )
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(failures.session_expired())
@@ -275,7 +275,7 @@ class Machine:
     def submit(self, request: Request) -> None:
         """Queue a request. It is rejected at once if it can never be answered."""
         if self.closing or self.state in FINAL:
-            request.reject(self._final_error())
+            request.reject(self.final_error())
         elif request.bound_to and request.bound_to != self.session_id:
             request.reject(failures.session_expired())
         else:
@@ -286,7 +286,7 @@ class Machine:
     def hold(self, hold: LeaseHold, now: float) -> None:
         """Send heartbeats for `hold` from now on, and notify it when it is lost, which may be at once."""
         if self.closing or self.state in FINAL:
-            hold.lost(self._final_error(), now)
+            hold.lost(self.final_error(), now)
             return
         self._holds.add(hold, now)
         self.deadline_moved = (
@@ -317,7 +317,7 @@ class Machine:
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these, too, now and on each connection to come."""
         if self.closing or self.state in FINAL:
-            raise self._final_error()
+            raise self.final_error()
         is_connected = self.phase is _UP
         auth = self._handshake.add_credentials(credentials, is_connected=is_connected)
         if is_connected:
@@ -331,8 +331,8 @@ class Machine:
         """
         self.advance(now)
         self.closing = True
-        self._holds.lose_all(self._final_error(), now)
-        self.fail_waiting(self._final_error())
+        self._holds.lose_all(self.final_error(), now)
+        self.fail_waiting(self.final_error())
         if not self.session_id:
             return False
         self.requests.add(Request(messages.CLOSE, b"", None, waiter, bound_to=self.session_id))
@@ -344,7 +344,7 @@ class Machine:
         self.closing = True
         self.phase = _DOWN
         self.session_id = 0
-        reason = self._final_error(error)
+        reason = self.final_error(error)
         self._holds.lose_all(reason, now)
         for request in self.requests.drop_all():
             request.reject(reason)
@@ -613,7 +613,7 @@ class Machine:
     def _refuse_credentials(self, code: int) -> None:
         logger.error("the server refused our credentials (error code %d)", code)
         self._change(Transition.CREDENTIALS_REFUSED)
-        error = self._final_error()
+        error = self.final_error()
         self._holds.lose_all(error, self.last_contact)
         for request in self.requests.drop_all():
             request.reject(error)
@@ -634,7 +634,8 @@ class Machine:
             logger.debug("session 0x%x: %s, as %s", self.session_id, self.state.value, transition.value)
             self._on_state(self.state)
 
-    def _final_error(self, broken: BaseException | None = None) -> errors.SessionError:
+    def final_error(self, broken: BaseException | None = None) -> errors.SessionError:
+        """The error of everything that is still requested, once there will be no session any more."""
         if self.fatal_error is not None:
             return type(self.fatal_error)(*self.fatal_error.args)
         if self.state is State.AUTH_FAILED:

@@ -324,6 +324,10 @@ class Session:
         if self._connection is not None:
             self._connection.flush_soon()
 
+    def final_error(self) -> errors.SessionError:
+        """The error of every request once there will be no session any more."""
+        return self._machine.final_error()
+
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None] | None:
         """Run a job beside the session; it is cancelled when the session ends. None if it is over."""
         if self._supervisor is None or self._machine.closing:
