@@ -346,6 +346,7 @@ async def test_lost_while_watches_are_set_again(
     await other.create("/node", b"old")
     async with proxied.watch("/node") as events, requests_seen(proxy) as requests:
         await next_of(events)
+        await proxied.exists("/")  # confirms the zxid from which the watch is set again
         waiting = asyncio.create_task(next_of(events))
         lose = before if lost == "request" else committed
         async with proxy.cut_at(lose(match=asks_for(messages.SET_WATCHES)), reset=True) as loss:

@@ -95,6 +95,7 @@ async def test_reconnect_sets_one_watch_for_all(
     await other.create("/node", b"x")
     watches = [proxied.watch("/node") for _ in range(10)]
     await asyncio.gather(*map(next_of, watches))
+    await proxied.exists("/")  # confirms the zxid from which the watch is set again
     waiting = [asyncio.create_task(next_of(events)) for events in watches]
     async with requests_seen(proxy) as requests:
         await proxy.cut()
