@@ -2,5 +2,6 @@
 
 `ops` reads and writes znodes. `certain` repeats a write until its outcome is certain. `protected` creates a
 znode that is found again when the answer is lost. `order` tells who came first. `line` is a queue of
-ephemeral znodes. `held_node` is a znode that holds something, `lockable` whatever is acquired by one.
+ephemeral znodes. `holding` is a znode of ours that holds something, and `held` what users see of it.
+`lockable` is whatever is acquired by such a znode.
 """
