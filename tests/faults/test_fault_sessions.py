@@ -79,6 +79,12 @@ async def test_lapsed_and_resumed(connect: Connect, proxy: FaultProxy, other: co
         await until(lambda: stands_in_line(other, "/line", 2), "it stands in the line")
         line = await in_line(other, "/line")
         held = await zk.lock("/lock").acquire()
+
+        async def lease_is_short() -> bool:
+            return (zk.statistics().lease_left or 0) < LONG["session_timeout"] - LONG["tick_time"] / 2 + 0.5
+
+        # From then on the lease ends well before the session, by what the client takes for half a tick.
+        await until(lease_is_short, "the lease is proven by heartbeats")
         async with disconnected(proxy):
             writing = asyncio.create_task(zk.create("/written-meanwhile"))
             assert isinstance(await within(held.wait_lost()), corral.LockLost)
