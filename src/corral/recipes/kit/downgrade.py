@@ -54,15 +54,15 @@ class WriteHolding(Holding):
             exchange = self._begin_exchange()
         elif not exchange.is_pending:
             raise errors.UsageStateError(f"{self.name} was downgraded already")
-        elif exchange.error is not None and self._phase is HoldPhase.HELD:
+        elif exchange.error is not None and self.phase is HoldPhase.HELD:
             self._send(exchange)
-        while exchange.is_under_way and self._phase is HoldPhase.HELD:
+        while exchange.is_under_way and self.phase is HoldPhase.HELD:
             await self._next_phase()
         if exchange.error is not None and not isinstance(exchange.error, errors.NoNode):
             raise exchange.error
-        while exchange.error is not None and self._phase is HoldPhase.HELD:
+        while exchange.error is not None and self.phase is HoldPhase.HELD:
             await self._next_phase()  # our znode is gone: the next heartbeat says that, and cancels the body
-        if self._phase is not HoldPhase.HELD:
+        if self.phase is not HoldPhase.HELD:
             raise await self.wait_lost() or errors.UsageStateError(f"{self.name} was released meanwhile")
 
     def _begin_exchange(self) -> _Exchange:
@@ -109,9 +109,9 @@ class WriteHolding(Holding):
             self._place, self._exchange = exchange.writer, None
         # If it was released meanwhile, that deleted the reader's znode, and may have come before the
         # exchange: what is sent again after a lost connection goes behind what was not sent yet.
-        if self._phase is HoldPhase.RELEASING:
+        if self.phase is HoldPhase.RELEASING:
             self._remove()
-        elif self._phase is not HoldPhase.HELD:
+        elif self.phase is not HoldPhase.HELD:
             self._leave()
         self._wake()
 

@@ -71,7 +71,8 @@ class Holding:
         self._session = context.session
         self._line = line
         self._place = place
-        self._phase = _HELD
+        self.phase = _HELD
+        """The state that it is in. Only the holding changes it."""
         self._waiting: list[asyncio.Future[None]] = []
         self._error: errors.SessionError | None = None
         self._ended = 0.0
@@ -84,7 +85,7 @@ class Holding:
         """Register it, and have the session keep it. False if it was lost in the same turn."""
         self._context.shared.held.add(self._context.full, self)
         self._session.hold(self)
-        if self._phase is _HELD:
+        if self.phase is _HELD:
             return True
         self._unregister()
         return False
@@ -112,7 +113,7 @@ class Holding:
     @property
     def is_leaving(self) -> bool:
         """Whether the znode is being deleted by its holder."""
-        return self._phase is _RELEASING
+        return self.phase is _RELEASING
 
     @property
     def session_id(self) -> int:
@@ -122,7 +123,7 @@ class Holding:
     @property
     def is_valid(self) -> bool:
         """Whether it is held now, by the clock."""
-        return self._phase is _HELD and self._session.is_held(self)
+        return self.phase is _HELD and self._session.is_held(self)
 
     def transaction(self) -> Transaction:
         """A transaction that the server applies only if the znode exists."""
@@ -135,9 +136,9 @@ class Holding:
     async def wait_lost(self) -> errors.LockLost | None:
         """Wait until it is lost, and return the error; None once it is released."""
         self._session.ensure_loop()
-        while self._phase in (_HELD, _RELEASING):
+        while self.phase in (_HELD, _RELEASING):
             await self._next_phase()
-        return self._lost_error() if self._phase is _LOST else None
+        return self._lost_error() if self.phase is _LOST else None
 
     async def release(self) -> None:
         """Delete the znode and wait until that is certain, or until the lease has ended."""
@@ -152,13 +153,13 @@ class Holding:
     def start_release(self) -> None:
         """Start the release. Does nothing if it is under way, was done, or is not needed any more."""
         self._unregister()
-        if self._phase is _HELD or self._failure is not None:
-            self._phase = _RELEASING
+        if self.phase is _HELD or self._failure is not None:
+            self.phase = _RELEASING
             self._remove()
 
     async def wait_released(self) -> None:
         """Wait for the end of the release. Raises the reason if it failed."""
-        while self._phase is _RELEASING and self._failure is None:
+        while self.phase is _RELEASING and self._failure is None:
             await self._next_phase()
         if self._failure is not None:
             raise self._release_error(self._failure)
@@ -173,7 +174,7 @@ class Holding:
 
     def _left(self, place: QueueNode, failure: BaseException | None) -> None:
         """The deletion of the znode at `place` has ended."""
-        if self._phase is not _RELEASING or place is not self._place:
+        if self.phase is not _RELEASING or place is not self._place:
             return
         if failure is None:
             self._session.unhold(self)
@@ -182,7 +183,7 @@ class Holding:
         self._failure = failure
         self._context.shared.held.add(self._context.full, self)  # it can be released again
         if isinstance(failure, errors.ServerError):  # so nothing was applied
-            self._phase = _HELD
+            self.phase = _HELD
         self._wake()
 
     def _release_error(self, failure: BaseException) -> BaseException:
@@ -210,7 +211,7 @@ class Holding:
     def lost(self, error: errors.SessionError, ended: float) -> None:
         """For the session: it is not held any more."""
         self._failure = None
-        if self._phase is _RELEASING:
+        if self.phase is _RELEASING:
             self._enter(_RELEASED)  # the deletion goes on, but nobody has to wait for it any more
             return
         self._error = error
@@ -226,7 +227,7 @@ class Holding:
             )
 
     def _enter(self, phase: HoldPhase) -> None:
-        self._phase = phase
+        self.phase = phase
         self._wake()
 
     def _wake(self) -> None:
@@ -256,10 +257,10 @@ class Holding:
 
     def enter(self, task: asyncio.Task[object] | None) -> None:
         """This task owns it from now on, and is cancelled if it is lost."""
-        if self._phase is not _HELD:
+        if self.phase is not _HELD:
             raise (
                 self._lost_error()
-                if self._phase is _LOST
+                if self.phase is _LOST
                 else errors.UsageStateError(f"{self.name} was released; acquire it again")
             )
         if self._task is not None:
@@ -274,7 +275,7 @@ class Holding:
         self._session.ensure_loop()
         task, self._task = self._task, None  # from here on a loss cancels nobody
         self._session.check_lease()  # the loop may have been blocked: the body's end is not before the loss
-        if self._phase is not _LOST:
+        if self.phase is not _LOST:
             self.start_release()
             if isinstance(exc, asyncio.CancelledError):
                 # Whoever cancels a body wants it to end. On a dead network the answer would come at the
@@ -304,11 +305,6 @@ class Holding:
             raise self._lost_error() from exc
         if isinstance(exc, Exception):
             exc.add_note(f"corral: meanwhile {self._lost_error()}")
-
-    @property
-    def phase(self) -> HoldPhase:
-        """The state that it is in."""
-        return self._phase
 
 
 async def _absorb_pending_cancel(*, keep: bool) -> None:

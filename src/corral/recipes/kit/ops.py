@@ -18,7 +18,7 @@ from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
-    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "Outcome", "Write", "check", "children", "create", "data_of_each",
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "Outcome", "Write", "check", "create", "data_of_each",
     "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "set_data", "stat_of_each",
 ]  # fmt: skip
 
@@ -39,11 +39,6 @@ def exists(
     """A znode's `Stat`. Raises `NoNode`. Servers from 3.9 on raise `NoAuth` if we may not read it."""
     body = messages.encode_exists(full, False)
     return session.ask(messages.EXISTS, body, path, bound_to=bound_to, at_once=at_once)
-
-
-def children(session: Session, full: str, path: str) -> Awaitable[list[str]]:
-    """The names of a znode's children. Raises `NoNode`."""
-    return session.ask(messages.CHILDREN, messages.encode_children(full, False), path)
 
 
 async def data_of_each(
