@@ -129,7 +129,32 @@ class ServerStatus(NamedTuple):
         return None if zxid is None or mode is None else cls(int(zxid[1], 16) >> 32, mode[1])
 
 
-class Server(ABC):
+class StartedInBlock(ABC):
+    """Starts in ``async with``, and closes on leaving it, or if it does not start."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start, and wait until it serves."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End it in any state, and remove its data."""
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Server(StartedInBlock):
     """A ZooKeeper server that a test starts, stops, kills and pauses.
 
     ``async with`` starts it; on leaving, it is killed and its data is removed. Its methods may be called from
@@ -199,19 +224,6 @@ class Server(ABC):
             return ServerStatus.parse(await self.four_letter_word("srvr", timeout=timeout))
         except OSError:  # TimeoutError is a subclass
             return None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 async def four_letter_word(address: str, word: str, timeout: float = ANSWER_TIMEOUT) -> str:

@@ -13,14 +13,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Self, TypeAlias, TypeVar, Unpack
+from typing import TypeAlias, TypeVar, Unpack
 
 from corral.errors import UsageStateError, UsageValueError
 from corral.testing.event_loop import running_loop
 from corral.testing.network.peers import Peer, PeerNetwork
 
-from .base import ANSWER_TIMEOUT, POLL, ServerStatus, ServerUnavailable
+from .base import ANSWER_TIMEOUT, POLL, ServerStatus, ServerUnavailable, StartedInBlock
 from .local import LocalOptions, LocalServer
 from .ports import PORT_ATTEMPTS, free_ports
 from .process import PortTaken, ServerProcess, start_all, stop_all
@@ -36,7 +35,7 @@ _BYPASSES_PROXIES = {
 _T = TypeVar("_T")
 
 
-class LocalEnsemble:
+class LocalEnsemble(StartedInBlock):
     """Several `LocalServer` that replicate one tree; three by default.
 
     ``init_limit`` and ``sync_limit`` are ZooKeeper's, in ticks: how long a follower may take to join, and how
@@ -194,19 +193,6 @@ class LocalEnsemble:
             return [server for server, status in statuses.items() if status.role == "follower"]
 
         return await self._wait_for(settled_followers, timeout)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     def _processes(self) -> list[ServerProcess]:
         return [server._process for server in self._servers]
