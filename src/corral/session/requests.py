@@ -1,9 +1,9 @@
 """Requests and their answers: the only owner of what is queued and what is in flight.
 
 There are three places: *urgent* (the session's own messages, which go first: credentials, watches,
-heartbeats),
-*waiting* (users' requests, in order) and *in flight* (sent and unanswered, in the order of sending, which is
-the order of the answers). When the connection is lost, `reclaim` decides what becomes of each request.
+heartbeats), *waiting* (users' requests, in order) and *in flight* (sent and unanswered, in the order of
+sending, which is the order of the answers). When the connection is lost, `reclaim` decides what becomes of
+each request.
 
 How many are in flight
 ----------------------
