@@ -73,7 +73,8 @@ class Patient:
                     self._checks.violated(f"entering fails with {type(error).__name__}", error)
                     raise asyncio.CancelledError from error
                 self._checks.require(loop.time() - began <= limit + CLOSING, "entering is late", error)
-                await asyncio.sleep(0.1)  # whoever begins anew at once makes the storm of connects
+                # In virtual time. A user who retries without a pause makes a storm of connects that is not ours.
+                await asyncio.sleep(0.1)
 
     # Working
 

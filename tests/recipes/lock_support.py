@@ -106,6 +106,26 @@ class Rig(NamedTuple):
     server: str
 
     @contextlib.asynccontextmanager
+    async def away(self, how: str) -> AsyncIterator[None]:
+        """Inside the block `zk` reaches no server: its connection is "cut" or "reset", is in a "black hole", or its
+        session has "expired". When the block ends, the client has noticed."""
+        if how == "black hole":
+            async with self.proxy.black_hole():
+                yield
+
+                async def noticed() -> bool:
+                    return self.zk.state is corral.State.SUSPENDED
+
+                await until(noticed, "the silence is noticed")
+        else:
+            async with self.proxy.refuse():
+                if how == "expired":
+                    await end_session(self.tap, self.server, self.zk.session_id)
+                else:
+                    await self.proxy.cut(reset=how == "reset")
+                yield
+
+    @contextlib.asynccontextmanager
     async def losing(self, how: str, node: str = "") -> AsyncIterator[None]:
         """What `zk` holds is being lost inside the block. `node`, without our chroot, for "deleted"."""
         if how == "lapsed":

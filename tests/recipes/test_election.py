@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
-from lock_support import Rig, end_session, ended, noted
+from lock_support import Rig, ended, noted
 
 import corral
 from client_support import asks_for
@@ -602,23 +602,9 @@ async def test_an_observer_survives(rig: Rig, phase: str, how: str, news_meanwhi
             await rig.other.delete(node)
 
     async with observer.waiting(rig) as news:
-        if how == "black hole":
-            async with rig.proxy.black_hole():
-                if news_meanwhile:
-                    await change()
-
-                async def noticed() -> bool:
-                    return rig.zk.state is corral.State.SUSPENDED
-
-                await until(noticed, "the silence is noticed")
-        else:
-            async with rig.proxy.refuse():
-                if how == "expired":
-                    await end_session(rig.tap, rig.server, session)
-                else:
-                    await rig.proxy.cut(reset=how == "reset")
-                if news_meanwhile:
-                    await change()
+        async with rig.away(how):
+            if news_meanwhile:
+                await change()
         if not news_meanwhile:
             await settle(rig.zk)
             await until_it_waits(rig)

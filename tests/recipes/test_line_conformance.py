@@ -535,21 +535,8 @@ async def test_a_waiter_survives(rig: Rig, kind: LineKind, place: str, how: str)
         for task in ahead:
             await release(await within(task))
 
-    if how == "black hole":
-        async with rig.proxy.black_hole():
-
-            async def noticed() -> bool:
-                return rig.zk.state is corral.State.SUSPENDED
-
-            await until(noticed, "the silence is noticed")
-            await move_on()
-    else:
-        async with rig.proxy.refuse():
-            if how == "expired":
-                await end_session(rig.tap, rig.server, session)
-            else:
-                await rig.proxy.cut(reset=how == "reset")
-            await move_on()
+    async with rig.away(how):
+        await move_on()
     held = await within(waiter)
     assert {each.session_id for each in each_held(held)} == {rig.zk.session_id}
     assert (rig.zk.session_id != session) == (how == "expired")

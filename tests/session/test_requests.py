@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 from driven import body_of
@@ -206,39 +207,36 @@ async def create(*, sent: bool = True) -> tuple[Request, asyncio.Future[object],
     return request, future, Answer()
 
 
-@pytest.mark.parametrize("result", ["made", None])
+LOST = errors.ConnectionLoss("set", "/a", "lost")
+
+
+@pytest.mark.parametrize(
+    ("settle", "outcome"),
+    [
+        (lambda request: request.resolve("made"), ("made", None)),
+        (lambda request: request.resolve(None), (None, None)),
+        (lambda request: request.reject(LOST), (None, LOST)),
+    ],
+    ids=["a result", "None", "an error"],
+)
 @pytest.mark.parametrize("when", ["before the cancel", "after the cancel", "later"])
-async def test_the_answer_goes_to_whom_it_was_handed_over(when: str, result: str | None) -> None:
-    """L3: the answer of a request that was handed over is not lost, whenever it comes: before its future was
-    cancelled, between that and the handing over, or afterwards. It is given once."""
+async def test_the_answer_goes_to_whom_it_was_handed_over(
+    when: str, settle: Callable[[Request], None], outcome: tuple[object, BaseException | None]
+) -> None:
+    """L3: the answer of a request that was handed over, or its error, is not lost, whenever it comes: before its
+    future was cancelled, between that and the handing over, or afterwards. It is given once."""
     request, future, other = await create()
     if when == "before the cancel":
-        request.resolve(result)
+        settle(request)
     future.cancel()
     if when == "after the cancel":
-        request.resolve(result)
+        settle(request)
     request.hand_over(other)
     assert other.answered is (when != "later")
     if when == "later":
-        request.resolve(result)
+        settle(request)
     assert other.answered
-    assert (other.result, other.error) == (result, None)
-
-
-@pytest.mark.parametrize("when", ["before the cancel", "after the cancel", "later"])
-async def test_so_does_the_error(when: str) -> None:
-    """L3: so is its error."""
-    request, future, other = await create()
-    error = errors.ConnectionLoss("set", "/a", "lost")
-    if when == "before the cancel":
-        request.reject(error)
-    future.cancel()
-    if when == "after the cancel":
-        request.reject(error)
-    request.hand_over(other)
-    if when == "later":
-        request.reject(error)
-    assert (other.result, other.error) == (None, error)
+    assert (other.result, other.error) == outcome
 
 
 async def test_what_was_not_sent_is_not_handed_over() -> None:
