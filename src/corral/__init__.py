@@ -10,6 +10,7 @@ from .recipes.kit.line import Contender as Contender
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
+from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
 from .recipes.rwlock import RWLock as RWLock
@@ -41,6 +42,7 @@ __all__ = [
     "RWLock",
     "RawWatch",
     "ReadLock",
+    "Registration",
     "Semaphore",
     "StateStream",
     "Statistics",

@@ -14,8 +14,10 @@ from .paths import locate
 from .recipes.election import Election
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
+from .recipes.kit.registration import OnTaken
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
+from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
 from .session import hosts as connect_string
@@ -256,6 +258,18 @@ class Client(Nodes):
         verify.distinct([context.full for context in contexts], "paths")
         names = layout_named(MUTEX, layout)
         return MultiLock([(context.full, Lock(context, names)) for context in contexts])
+
+    def registration(
+        self,
+        path: str,
+        data: bytes = b"",
+        *,
+        on_taken: OnTaken = "wait",
+        acl: Sequence[Acl] = OPEN_ACL,
+    ) -> Registration:
+        """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
+        does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
+        return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

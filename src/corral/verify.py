@@ -13,6 +13,7 @@ from .errors import UsageTypeError, UsageValueError, shown
 from .types import Acl, Perm
 
 F = TypeVar("F")
+T = TypeVar("T")
 
 _INT32 = 0x80000000
 
@@ -61,6 +62,13 @@ def limit(value: int) -> int:
         raise UsageTypeError(f"limit must be an int, not {shown(value)}")
     if not 1 <= value < _INT32:
         raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {shown(value)}")
+    return value
+
+
+def on_taken(value: T) -> T:
+    """Check what a registration does if its path is taken."""
+    if value not in ("wait", "raise"):
+        raise UsageValueError(f"on_taken must be 'wait' or 'raise', not {shown(value)}")
     return value
 
 

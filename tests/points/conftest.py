@@ -1,17 +1,36 @@
-"""Tallies of the points that were tried, told at the end of the run."""
+"""Where scenarios play, and tallies of the points that were tried, told at the end of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from scenarios import Connect, Stage
 
+import corral
+from corral.testing import FaultProxy
 from corral.testing.enumerators import Report
 from support import told_by_tests
 
 PROPERTY = "points tried"
 """The property that a test's report is."""
+
+
+@pytest.fixture
+async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> Stage:
+    return Stage(connect, proxy, other, itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def quick_garbage() -> Iterator[None]:
+    """Each point collects garbage: do not look again and again at what was there before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from scenarios import (
     FOLLOWED,
     OPERATIONS,
-    Connect,
     Stage,
     acquiring,
     campaigning,
@@ -26,8 +23,6 @@ from scenarios import (
     watching,
 )
 
-import corral
-from corral.testing import FaultProxy
 from corral.testing.enumerators import CancelMode, Report, Scenario, every_cancel, every_cut
 from line_kinds import KINDS
 
@@ -83,20 +78,6 @@ SCENARIOS: dict[str, Make] = {
     "watch": watching,
     **WATCHES,
 }
-
-
-@pytest.fixture
-async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> Stage:
-    return Stage(connect, proxy, other, itertools.count())
-
-
-@pytest.fixture(autouse=True)
-def quick_garbage() -> Iterator[None]:
-    """Each point collects garbage: do not look again and again at what was there before."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, "lock, given up"])

@@ -121,6 +121,13 @@ async def turns(zk: corral.Client) -> None:
         assert_type(several, tuple[corral.Held, ...])
     await zk.multi_lock(["/a", "/b"]).release()
     assert_type(await zk.lock("/l").evict(), corral.Contender | None)
+    async with zk.registration("/nodes/host-7", b"up", on_taken="raise") as me:
+        assert_type(me, corral.Registration)
+        assert_type(me.data, bytes)
+        assert_type(me.is_present, bool)
+        await me.update(b"draining")
+        await me.wait_present()
+    zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]
 

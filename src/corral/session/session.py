@@ -22,7 +22,6 @@ from .contact import ContactLog
 from .hosts import Address, Resolver
 from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
-from .new_session_callbacks import NewSessionCallbacks
 from .requests import Request
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
@@ -67,7 +66,6 @@ class Session:
         )
         self._contact = ContactLog()
         self._state_queues: weakref.WeakSet[StateQueue] = weakref.WeakSet()
-        self._new_session_callbacks = NewSessionCallbacks(self._machine)
         self._connection: Connection | None = None  # the newest one: the dialer's
         self._bytes_sent = self._bytes_received = 0  # on the connections before that one
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -171,7 +169,7 @@ class Session:
         """Send a request at the end of this turn of the loop, in one write with all others of the turn.
         Raises `FrameTooLarge` before anything is sent."""
         if len(request.body) > self.max_body:
-            raise self._too_large(request)
+            raise self._too_large(request.op, request.body, request.path)
         self._machine.submit(request)
         if self._connection is not None:
             self._connection.flush_soon()
@@ -180,16 +178,20 @@ class Session:
         """Send a request, and `behind` it another one that is not larger, at once if no request is in flight;
         else as `submit`. For callers that send nothing else in this turn of the loop."""
         if len(request.body) > self.max_body:
-            raise self._too_large(request)
+            raise self._too_large(request.op, request.body, request.path)
         self._machine.submit(request)
         if behind is not None:
             self._machine.submit(behind)
         if self._connection is not None:
             self._connection.flush_now()
 
-    def _too_large(self, request: Request) -> errors.FrameTooLarge:
-        size, limit = len(request.body) + 8, self._options.max_request
-        return errors.FrameTooLarge(request.op.name, request.path, size, limit)
+    def check_size(self, op: Operation, body: bytes, path: str | None) -> None:
+        """Raise `FrameTooLarge` if a request with this body would not be sent."""
+        if len(body) > self.max_body:
+            raise self._too_large(op, body, path)
+
+    def _too_large(self, op: Operation, body: bytes, path: str | None) -> errors.FrameTooLarge:
+        return errors.FrameTooLarge(op.name, path, len(body) + 8, self._options.max_request)
 
     # Watches and observers
 
@@ -283,15 +285,6 @@ class Session:
         self._state_queues.add(queue)
         return StateStream(queue, self._check_loop)
 
-    def on_session(self, callback: Callable[[int], None]) -> Callable[[], None]:
-        """Call `callback` with the session's id whenever a new session is established, and in the next turn
-        of the loop if there is one now.
-
-        An exception of it is logged. It is not called while the client is being closed, nor afterwards.
-        Returns a function that unsubscribes it.
-        """
-        return self._new_session_callbacks.add(callback, self.ensure_loop())
-
     def statistics(self, *, caches: int, cached_znodes: int) -> Statistics:
         """What the session knows of itself, with two numbers that its watches know."""
         self._check_loop()
@@ -346,7 +339,6 @@ class Session:
             queue.put(state)
         if state is State.CONNECTED and self._supervisor is not None:
             self._supervisor.established()
-            self._new_session_callbacks.established()
 
     def _log_contact(self, state: State) -> None:
         machine, now = self._machine, self.clock()

@@ -9,6 +9,7 @@ from corral.types import Acl
 from corral.watch.shared import Feeds
 
 from .listing import Lists
+from .marks import Marks
 from .registry import HeldRegistry
 
 __all__ = ["RecipeContext", "SharedByRecipes"]
@@ -21,6 +22,9 @@ class SharedByRecipes:
         self.feeds = feeds
         self.held = HeldRegistry[Any]()  # of `holding.Holding`, which is made with a context
         self.lists = Lists()
+        self.marks = Marks()
+        self.registered = set[str]()
+        """The full paths of the znodes that are kept; see `registration`."""
 
 
 class RecipeContext(NamedTuple):

@@ -52,19 +52,20 @@ def _exclusive(naming: Naming, label: str, *contenders: str) -> Layout:
     return Layout(naming, label, contenders, contenders)
 
 
-_CURATOR = Naming("_c_", dashes=True)
+PROTECTED = Naming("_c_", dashes=True)
+"""Curator's "protection", which every name of ours has by default."""
 _KAZOO = Naming("", dashes=False)
 
 # Our labels begin with a dash. Without Curator's protection a name has no GUID and no dash
 # ("lock-0000000007").
 MUTEX: Mapping[str, Layout] = {
-    "curator": _exclusive(_CURATOR, "-lock-", "lock-", "__lock__", "__lock__-"),
+    "curator": _exclusive(PROTECTED, "-lock-", "lock-", "__lock__", "__lock__-"),
     "kazoo": _exclusive(_KAZOO, "__lock__", "__lock__"),
 }
 """Curator's InterProcessMutex, which here also waits for kazoo's znodes; kazoo's Lock."""
 
 ELECTION: Mapping[str, Layout] = {
-    "curator": _exclusive(_CURATOR, "-latch-", "latch-"),
+    "curator": _exclusive(PROTECTED, "-latch-", "latch-"),
     "kazoo": MUTEX["kazoo"],
 }
 """Curator's LeaderLatch; kazoo's Election, which is its Lock."""
@@ -86,13 +87,13 @@ def _rw_layout(naming: Naming, read: str, write: str, downgrade_label: str = "")
 
 
 READ_WRITE: Mapping[str, RWLayout] = {
-    "curator": _rw_layout(_CURATOR, "-__READ__", "-__WRIT__", downgrade_label="-__READ__"),
+    "curator": _rw_layout(PROTECTED, "-__READ__", "-__WRIT__", downgrade_label="-__READ__"),
     "kazoo": _rw_layout(_KAZOO, "__rlock__", "__lock__"),
 }
 """Curator's InterProcessReadWriteLock; kazoo's ReadLock and WriteLock."""
 
 SEMAPHORE_LOCK = MUTEX["curator"]
-SEMAPHORE_LEASE = _exclusive(_CURATOR, "-lease-", "lease-")
+SEMAPHORE_LEASE = _exclusive(PROTECTED, "-lease-", "lease-")
 """Curator's InterProcessSemaphoreV2: the lock of those that wait, and the leases."""
 
 

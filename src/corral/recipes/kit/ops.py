@@ -18,10 +18,12 @@ from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
-    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "Outcome", "Write", "check", "create", "data_of_each",
-    "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "set_data", "stat_of_each",
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "create", "data_of_each",
+    "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "send_create", "send_delete", "send_set",
+    "set_data", "stat_of_each",
 ]  # fmt: skip
 
+PERSISTENT = verify.create_flags()
 EPHEMERAL = verify.create_flags(ephemeral=True, sequential=False)
 EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 
@@ -79,6 +81,32 @@ async def _of_each(
     return found
 
 
+# Single writes. They are sent once: `ConnectionLoss` means that the outcome is unknown, and the caller
+# resolves it.
+
+
+def send_create(
+    session: Session, full: str, path: str, data: bytes, acl: tuple[Acl, ...], flags: int
+) -> Awaitable[tuple[str, Stat]]:
+    """Create a znode; returns its full path and its `Stat`. Raises `NodeExists` and `NoNode`."""
+    return session.request(messages.CREATE2, messages.encode_create(full, data, acl, flags), path)
+
+
+def send_set(
+    session: Session, full: str, path: str, data: bytes, version: int, *, bound_to: int = 0
+) -> Awaitable[Stat]:
+    """Set a znode's data if its data version is this one (-1 for any). Raises `NoNode` and `BadVersion`."""
+    return session.request(messages.SET, messages.encode_set(full, data, version), path, bound_to=bound_to)
+
+
+def send_delete(
+    session: Session, full: str, path: str, version: int, *, bound_to: int = 0
+) -> Awaitable[None]:
+    """Delete a znode if its data version is this one (-1 for any). Raises `NoNode`, `BadVersion`, and
+    `NotEmpty`."""
+    return session.request(messages.DELETE, messages.encode_delete(full, version), path, bound_to=bound_to)
+
+
 # Transactions
 
 Write: TypeAlias = "tuple[Operation, bytes]"
@@ -100,9 +128,9 @@ def set_data(full: str, data: bytes, version: int = -1) -> Write:
     return messages.SET, messages.encode_set(full, data, version)
 
 
-def delete(full: str) -> Write:
-    """Delete a znode."""
-    return messages.DELETE, messages.encode_delete(full, -1)
+def delete(full: str, version: int = -1) -> Write:
+    """Delete a znode, if its data version is this one (-1 for any)."""
+    return messages.DELETE, messages.encode_delete(full, version)
 
 
 class Outcome(NamedTuple):

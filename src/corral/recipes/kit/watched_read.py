@@ -77,10 +77,17 @@ class WatchedRead:
                     return refusal
                 self._op = messages.EXISTS
 
-    async def changed(self) -> WatchEvent:
-        """Wait until what was read may have changed."""
-        if self._is_unreadable:
-            await asyncio.wait([self._fired], timeout=self._session.timeout * LOOK_AGAIN_EVERY)
+    async def changed(self, or_when: asyncio.Future[None] | None = None) -> WatchEvent:
+        """Wait until what was read may have changed, or `or_when` is done."""
+        if self._is_unreadable or or_when is not None:
+            awaited: list[asyncio.Future[Any]] = [self._fired]
+            if or_when is not None:
+                awaited.append(or_when)
+            await asyncio.wait(
+                awaited,
+                timeout=self._session.timeout * LOOK_AGAIN_EVERY if self._is_unreadable else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if not self._fired.done():
                 return WatchEvent.UNKNOWN
         change = await self._fired
