@@ -40,6 +40,7 @@ async def check_gone(stage: Stage, zk: corral.Client, path: str) -> None:
     async def is_gone() -> bool:
         return await stage.other.exists(path) is None
 
+    await settle(zk)  # a create that is under way is carried out first
     await until(is_gone, f"{path} is gone", patience=stage.patience)
     await settle(zk)
     require(await is_gone(), f"{path} has come back")

@@ -282,6 +282,17 @@ async def test_leaving_does_not_touch_somebody_elses_znode(zk: corral.Client, ot
     assert (await other.get(PATH))[0] == b"theirs"
 
 
+async def test_a_znode_that_this_client_has_created_otherwise(
+    zk: corral.Client, other: corral.Client
+) -> None:
+    """N1: it belongs to this session, so it is taken over, and gets the data."""
+    await zk.create(PATH, b"by hand", ephemeral=True, make_parents=True)
+    async with zk.registration(PATH, b"up", on_taken="raise") as me:
+        await until_data(other, b"up")
+        assert me.is_present
+    assert await owner(other) is None
+
+
 # Lost replies
 
 
@@ -355,18 +366,14 @@ async def test_many_updates_at_once(rig: Rig) -> None:
 
 async def test_updates_that_never_end(zk: corral.Client) -> None:
     """N1: an update returns when its data was set, although there is always a newer one."""
-    is_done = False
-
-    async def update_again_and_again(me: corral.Registration) -> None:
-        while not is_done:
-            await me.update(b"x")
-
     async with zk.registration(PATH, b"up") as me, asyncio.TaskGroup() as tasks:
-        for _ in range(3):
-            tasks.create_task(update_again_and_again(me))
-        for _ in range(40):
-            await within(me.update(b"y"))
-        is_done = True
+        first = tasks.create_task(me.update(b"first"))
+        for _ in range(10_000):
+            newer = tasks.create_task(me.update(b"newer"))
+            await asyncio.sleep(0)
+            if first.done():
+                break
+        assert not newer.done()
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
@@ -592,6 +599,8 @@ async def test_registered_again_before_the_last_one_is_gone(rig: Rig) -> None:
         await turns()
         assert not second.done()
     await until_data(rig.other, b"second")
+    await settle(rig.zk)
+    assert [each for each in rig.tap.requests() if each in (CREATE2, DELETE)][-2:] == [DELETE, CREATE2]
     second.cancel()
     await ended(second)
     await until_owner(rig.other, None)
@@ -713,6 +722,25 @@ async def test_its_own_acl_does_not_let_it_be_read(version: Literal["3.8", "3.9"
                 await until_data(they, b"busy")
                 assert await owner(they) == zk.session_id
             assert await owner(they) is None
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9"])
+async def test_an_abandoned_znode_that_we_may_not_read(version: Literal["3.8", "3.9"]) -> None:
+    """N1, S2: it is found and deleted all the same."""
+    async with (
+        unreadable(version) as (proxy, _, they),
+        corral.connect(proxy.address, session_timeout=3) as zk,
+    ):
+        async with proxy.black_hole(requests=False) as hole:
+            entering = asyncio.create_task(zk.registration(PATH, acl=BLIND).__aenter__())
+            await hole.arrived()
+            await they.wait_present(PATH)
+            entering.cancel()
+            await ended(entering)
+            await proxy.cut()
+        session_id = zk.session_id
+        await until_owner(they, None)
+        assert zk.session_id == session_id
 
 
 @pytest.mark.parametrize("version", ["3.8", "3.9"])
