@@ -324,7 +324,7 @@ async def test_an_update_while_the_create_is_lost(rig: Rig) -> None:
 
 async def test_an_abandoned_create_is_resolved_behind_a_quorum_write(rig: Rig) -> None:
     """N1, S2: entering is cancelled while its create is under way, and the reply is lost. A server that lags behind
-    may not know the znode yet: so a quorum write is answered before it is looked for."""
+    may not know the znode yet: so a quorum write is answered before it is looked for. Who enters again waits for that."""
     await rig.other.create("/here")
     start = len(rig.tap.messages)
     async with rig.proxy.black_hole(requests=False) as hole:
@@ -333,12 +333,16 @@ async def test_an_abandoned_create_is_resolved_behind_a_quorum_write(rig: Rig) -
         await rig.other.wait_present(PATH)
         entering.cancel()
         await ended(entering)
+        again = asyncio.create_task(rig.zk.registration(PATH, b"again").__aenter__())
         await rig.proxy.cut()
-    await until_owner(rig.other, None)
+    me = await within(again)
+    assert (await rig.other.get(PATH))[0] == b"again"
+    await settle(rig.zk)
     asked = rig.tap.requests(start, ours=False)
     assert [each for each in asked if each in (CREATE2, MULTI, EXISTS, DELETE)] == [
-        CREATE2, MULTI, EXISTS, DELETE
+        CREATE2, MULTI, EXISTS, DELETE, CREATE2
     ]  # fmt: skip
+    await me.__aexit__(None, None, None)
 
 
 # Updating
