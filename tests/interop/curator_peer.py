@@ -115,6 +115,10 @@ class Curator:
         """A `LeaderLatch`: `acquire` starts it and waits to lead, `release` closes it."""
         return await self._make("latch", path, id)
 
+    async def node(self, path: str, data: str) -> Recipe:
+        """An ephemeral `PersistentNode`: `acquire` starts it and waits until it exists, `release` closes it."""
+        return await self._make("node", path, data)
+
     async def _make(self, kind: str, *arguments: str) -> Recipe:
         handle = f"{kind}{next(self._ids)}"
         await self.tell(handle, kind, *arguments)

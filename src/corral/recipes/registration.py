@@ -42,7 +42,8 @@ class Registration:
 
     It requires the permissions CREATE and DELETE on the parent, and WRITE on the znode for `update`. A znode
     that we may not read, ours or somebody else's, is looked at every third of the session timeout, since
-    servers do not report its end. Missing parents are created, as containers. The layout is that of Curator's ``PersistentNode``.
+    servers do not report its end. Missing parents are created, as containers. The layout is that of Curator's
+    ``PersistentNode``.
     """
 
     _kind = "registration of"
@@ -77,8 +78,8 @@ class Registration:
         set. On cancel the data may be set. On loss of the connection it continues. Raises `NoAuth` and the
         like if the server refuses it: the data stays as it was. Raises `ConnectionLoss` and `ReplyError` as
         entering does: the znode has the old data or the new. While the znode cannot be created, it raises
-        the reason, and the znode will have the new data. Also raises `FrameTooLarge`, `SessionError` when the client cannot have a session any
-        more, and `UsageStateError` outside the ``async with`` block.
+        the reason, and the znode will have the new data. Also raises `FrameTooLarge`, `SessionError` when the
+        client cannot have a session any more, and `UsageStateError` outside the ``async with`` block.
         """
         await self._node.update(verify.data(data))
 
