@@ -98,14 +98,15 @@ async def test_no_instance(zk: corral.Client, other: corral.Client) -> None:
         assert picks(web, 3) == ["2"] * 3
 
 
-async def test_picking_sends_nothing(zk: corral.Client, rig: Rig) -> None:
+async def test_picking_sends_nothing(rig: Rig) -> None:
     """N2: pick, note_error and note_success send nothing, and need no connection: the last known instances stay."""
     await register(rig.other, "1", "2")
     async with provider(rig.zk) as web:
         async with requests_seen(rig.proxy) as requests:
             for _ in range(100):
-                web.note_error(web.pick())
-                web.note_success(web.pick())
+                picked = web.pick()
+                web.note_error(picked)
+                web.note_success(picked)
             await turns()
             assert requests.opcodes == []
         async with rig.away("cut"):

@@ -62,6 +62,8 @@ class RegisteredNode:
         self._on_taken = on_taken
         self._phase = _Phase.NEW
         self._job: asyncio.Task[None] | None = None
+        self._before: asyncio.Task[None] | None = None
+        """The job of a registration of the same path through this client, which still deletes its znode."""
         self._error: errors.CorralError | None = None  # why the job has ended
         self._is_entered = False  # whether the znode has existed once
         self._is_taken = False  # whether somebody else's znode was there when it was last read
@@ -90,16 +92,18 @@ class RegisteredNode:
         if self._phase is not _Phase.NEW:
             raise errors.UsageStateError(f"{self.name} was entered before; make another object for it")
         registered = self._context.shared.registered
-        if self._context.full in registered:
+        before: RegisteredNode | None = registered.get(self._context.full)
+        if before is not None and before._phase is _Phase.REGISTERED:
             raise errors.UsageStateError(
                 f"{self.name} is registered through this client already; leave that registration first"
             )
         self._phase = _Phase.REGISTERED
+        self._before = None if before is None else before._job
         self._job = self._session.spawn(self._run, f"corral {self.name}")
         if self._job is None:
             self._phase = _Phase.OVER
             raise self._session.final_error()
-        registered.add(self._context.full)
+        registered[self._context.full] = self
         self._job.add_done_callback(self._job_done)
         try:
             while not self._is_entered:
@@ -174,7 +178,9 @@ class RegisteredNode:
             self._attention.set_result(None)
 
     def _job_done(self, job: asyncio.Task[None]) -> None:
-        self._context.shared.registered.discard(self._context.full)
+        registered = self._context.shared.registered
+        if registered[self._context.full] is self:
+            del registered[self._context.full]
         self._phase = _Phase.OVER
         self.stat = None
         if job.cancelled():
@@ -196,6 +202,9 @@ class RegisteredNode:
 
     async def _run(self) -> None:
         try:
+            if self._before is not None:
+                await asyncio.wait([self._before])
+                self._before = None
             await self._keep()
         except errors.CorralError as error:
             self._error = error
