@@ -115,6 +115,10 @@ class Curator:
         """A `LeaderLatch`: `acquire` starts it and waits to lead, `release` closes it."""
         return await self._make("latch", path, id)
 
+    async def member(self, path: str, id: str, data: str) -> Recipe:
+        """A `GroupMember`: `acquire` starts it, `release` closes it; `participants` are all members, as id=data."""
+        return await self._make("member", path, id, data)
+
     async def _make(self, kind: str, *arguments: str) -> Recipe:
         handle = f"{kind}{next(self._ids)}"
         await self.tell(handle, kind, *arguments)
