@@ -21,11 +21,11 @@ from discovery_support import (
 from lock_support import Rig
 
 import corral
-from client_support import requests_seen
+from client_support import asks_for, requests_seen
 from corral import Acl
-from corral.testing import FaultProxy
+from corral.testing import FaultProxy, before
 from corral.wire import messages
-from support import turns, until, within
+from support import settle, turns, until, within
 
 ONLY_USER = [Acl.digest("user", "secret")]
 
@@ -89,6 +89,27 @@ async def test_a_session_later_it_is_a_member_again(rig: Rig) -> None:
         assert member.data == b"2"
         assert member.stat.ephemeral_owner == rig.zk.session_id != before
         await within(me.wait_present())
+
+
+async def test_leaving_does_not_remove_who_joins_next(rig: Rig) -> None:
+    """N1: a member of this client that takes a name which another one of it is still leaving comes after that, also
+    where the removal is lost and made again; a name that is not being left is refused."""
+    group = rig.zk.group("/workers")
+    first, second = group.join(b"1", name="us"), group.join(b"2", name="us")
+    await first.__aenter__()
+    with pytest.raises(corral.UsageStateError, match="registered through this client already"):
+        await second.__aenter__()
+    second = group.join(b"2", name="us")
+    async with rig.proxy.cut_at(before(match=asks_for(messages.DELETE))):
+        leaving = asyncio.create_task(first.__aexit__(None, None, None))
+        await turns()
+        await within(second.__aenter__())
+    [member] = await rig.other.group("/workers").members()
+    assert member.data == b"2"
+    await within(leaving)
+    await settle(rig.zk)
+    assert await rig.other.group("/workers").members() == [member]
+    await second.__aexit__(None, None, None)
 
 
 # Members

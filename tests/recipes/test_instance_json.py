@@ -131,6 +131,7 @@ INVALID: dict[str, bytes] = {
         for value in values
     },
     "no number": json.dumps(ONLY_NEEDED).replace("80", "NaN").encode(),
+    "no number in the payload": json.dumps(ONLY_NEEDED | {"payload": float("nan")}).encode(),
     "an infinite number": json.dumps(ONLY_NEEDED).replace("80", "1e400").encode(),
     "a number of too many digits": json.dumps(ONLY_NEEDED).replace("80", "9" * 5000).encode(),
 }  # fmt: skip

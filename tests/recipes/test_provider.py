@@ -258,10 +258,12 @@ async def test_errors_of_what_is_gone_are_forgotten(zk: corral.Client, other: co
         await remove(other, "1")
         await knows(web, "2")
         web.note_error(one)
-        web.note_success(one)
         await register(other, "1")
         await knows(web, "1", "2")
         assert sorted(picks(web, 2)) == ["1", "2"]
+        await remove(other, "1")
+        await knows(web, "2")
+        web.note_success(one)
 
 
 # When it cannot be kept current

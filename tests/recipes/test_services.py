@@ -13,6 +13,9 @@ from discovery_support import next_of, next_that, tells_nothing, warnings_of, wa
 from lock_support import Rig
 
 import corral
+from client_support import asks_for
+from corral.testing import committed
+from corral.wire.messages import DELETE
 from support import until, within
 
 
@@ -135,6 +138,25 @@ async def test_static_replaces_a_dynamic_one(zk: corral.Client, other: corral.Cl
     assert stat.ephemeral_owner == 0
     await other.close()
     assert await zk.services("/services").instances("db") == [instance]
+
+
+async def test_what_is_registered_meanwhile_is_not_removed(rig: Rig) -> None:
+    """D1: the answer to a removal is lost, and before we are connected again somebody registers the id anew: that
+    instance stays, and ours was removed."""
+    theirs = rig.other.services("/services")
+    await theirs.register_static("db", id="main", address="old")
+    async with rig.proxy.refuse():
+        async with rig.proxy.cut_at(committed(match=asks_for(DELETE))):
+            removing = asyncio.create_task(rig.zk.services("/services").unregister("db", "main"))
+
+            async def is_away() -> bool:
+                return rig.zk.state is corral.State.SUSPENDED
+
+            await until(is_away, "the connection is lost")
+        assert await theirs.instances("db") == []
+        again = await theirs.register_static("db", id="main", address="new")
+    assert await within(removing) is True
+    assert await theirs.instances("db") == [again]
 
 
 # Finding
