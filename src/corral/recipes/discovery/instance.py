@@ -159,7 +159,7 @@ def decode(name: str, id: str, data: bytes) -> ServiceInstance:
     """The instance that was registered as this data. `name` and `id` are for what it does not tell: those of
     its znode. Raises `InvalidInstance`."""
     try:
-        fields = json.loads(data, parse_constant=_no_number)
+        fields = _DECODER.decode(data.decode())
     except RecursionError:
         raise InvalidInstance("it is nested too deeply") from None
     except ValueError as error:
@@ -191,6 +191,9 @@ def decode(name: str, id: str, data: bytes) -> ServiceInstance:
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(constant)  # NaN and the infinities are not JSON
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 def _text(fields: dict[str, Any], key: str, default: str | None) -> str:

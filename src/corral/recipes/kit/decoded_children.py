@@ -43,12 +43,12 @@ class DecodedChildren(Generic[T]):
     def __init__(self, decode: Decode[T]) -> None:
         self._decode = decode
         self._names: list[str] = []  # sorted
-        self._values: dict[str, T] = {}
+        self._values: list[T] = []  # in the same order: a tuple of them is made for each change
 
     @property
     def values(self) -> tuple[T, ...]:
         """The children now, in the order of their names."""
-        return tuple([self._values[name] for name in self._names])
+        return tuple(self._values)
 
     def take(self, copy: TreeCopy, cursor: TreeCursor) -> ChildrenChange[T] | None:
         """Take all news of a reader. None if nothing has changed, except for the first time, when all
@@ -63,21 +63,22 @@ class DecodedChildren(Generic[T]):
             if full == copy.root:
                 continue
             name = full.rpartition("/")[2]
-            before = self._values.get(name)
+            index = bisect.bisect_left(self._names, name)
+            is_there = index < len(self._names) and self._names[index] == name
+            before = self._values[index] if is_there else None
             after = None if node is None else self._decode(name, node)
             if before == after:
                 continue
             if after is None:
                 assert before is not None
-                del self._values[name]
-                del self._names[bisect.bisect_left(self._names, name)]
+                del self._names[index], self._values[index]
                 removed.append(before)
-                continue
-            self._values[name] = after
-            if before is None:
-                bisect.insort(self._names, name)
+            elif before is None:
+                self._names.insert(index, name)
+                self._values.insert(index, after)
                 added.append(after)
             else:
+                self._values[index] = after
                 changed.append(after)
         if is_first or added or removed or changed:
             return ChildrenChange(tuple(added), tuple(removed), tuple(changed))
