@@ -6,6 +6,7 @@ from bench import Workload
 from workloads import (
     cache,
     connect,
+    discovery,
     endurance,
     event_delay,
     failover,
@@ -35,6 +36,7 @@ WORKLOADS: dict[str, Workload] = {
         watched_paths.WORKLOAD,
         event_delay.WORKLOAD,
         *cache.WORKLOADS,
+        discovery.WORKLOAD,
         *failover.WORKLOADS,
         *endurance.WORKLOADS,
         connect.WORKLOAD,

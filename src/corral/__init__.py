@@ -4,7 +4,21 @@ from .client import Client as Client
 from .client import connect as connect
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.discovery.instance import ServiceInstance as ServiceInstance
+from .recipes.discovery.instance import ServiceType as ServiceType
+from .recipes.discovery.provider import ServiceProvider as ServiceProvider
+from .recipes.discovery.services import ServiceRegistration as ServiceRegistration
+from .recipes.discovery.services import Services as Services
+from .recipes.discovery.services import ServiceWatch as ServiceWatch
+from .recipes.discovery.strategies import Random as Random
+from .recipes.discovery.strategies import RoundRobin as RoundRobin
+from .recipes.discovery.strategies import Sticky as Sticky
 from .recipes.election import Election as Election
+from .recipes.group import Group as Group
+from .recipes.group import GroupWatch as GroupWatch
+from .recipes.group import Member as Member
+from .recipes.group import Members as Members
+from .recipes.group import Membership as Membership
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
@@ -33,19 +47,33 @@ __all__ = [
     "Client",
     "Contender",
     "Election",
+    "Group",
+    "GroupWatch",
     "Held",
     "HeldWrite",
     "LeaderWatch",
     "Lock",
+    "Member",
+    "Members",
+    "Membership",
     "MultiLock",
     "NodeWatch",
     "RWLock",
+    "Random",
     "RawWatch",
     "ReadLock",
     "Registration",
+    "RoundRobin",
     "Semaphore",
+    "ServiceInstance",
+    "ServiceProvider",
+    "ServiceRegistration",
+    "ServiceType",
+    "ServiceWatch",
+    "Services",
     "StateStream",
     "Statistics",
+    "Sticky",
     "Transaction",
     "TreeWatch",
     "WriteLock",

@@ -11,7 +11,9 @@ from typing import Literal
 from . import errors, verify
 from .nodes import Nodes
 from .paths import locate
+from .recipes.discovery.services import Services
 from .recipes.election import Election
+from .recipes.group import GROUP, Group, GroupLayoutName
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.kit.registration import OnTaken
@@ -270,6 +272,16 @@ class Client(Nodes):
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
+
+    def group(
+        self, path: str, *, acl: Sequence[Acl] = OPEN_ACL, layout: GroupLayoutName = "curator"
+    ) -> Group:
+        """A group of members; see `Group`."""
+        return Group(self._recipe(path, b"", acl), layout_named(GROUP, layout))
+
+    def services(self, base: str, *, acl: Sequence[Acl] = OPEN_ACL) -> Services:
+        """Service discovery: the services below a path; see `Services`."""
+        return Services(self._recipe(base, b"", acl))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

@@ -18,6 +18,7 @@
     │   └── EnsembleBehind        every server has seen fewer transactions than we have: restored or wiped
     ├── ConnectTimeout            no session within `connect_timeout`
     ├── LimitMismatch             the current holders use the semaphore with another limit
+    ├── NoInstance                no instance of the service is registered, or none is enabled
     ├── InternalError             a defect of corral; please report it
     └── UsageError                the call itself is wrong; nothing was sent
         ├── UsageValueError       (also ValueError)  a bad path, host string, timeout, size...
@@ -57,6 +58,7 @@ __all__ = [
     "LockLost",
     "NoAuth",
     "NoChildrenForEphemerals",
+    "NoInstance",
     "NoNode",
     "NoWatcher",
     "NodeExists",
@@ -380,6 +382,20 @@ class LimitMismatch(CorralError):
         )
         self.ours = ours
         self.theirs = theirs
+
+
+class NoInstance(CorralError):
+    """A provider has no instance of the service to pick: none is registered, or none is enabled.
+
+    `service` is the name of the service, `registered` how many instances there are. Try again later, or wait
+    for one with ``services.watch(name)``.
+    """
+
+    def __init__(self, service: str, registered: int) -> None:
+        found = f"none of its {registered:,} instances is enabled" if registered else "it has no instance"
+        super().__init__(f"service {service!r}: {found}; try again later, or wait for one with watch()")
+        self.service = service
+        self.registered = registered
 
 
 class InternalError(CorralError):

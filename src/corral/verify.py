@@ -72,6 +72,36 @@ def on_taken(value: T) -> T:
     return value
 
 
+def node_name(value: str, what: str) -> str:
+    """Check the name of a znode: one part of a path."""
+    if not isinstance(value, str):
+        raise UsageTypeError(f"{what} must be a str, not {shown(value)}")
+    if not value:
+        raise UsageValueError(f"{what} is empty; it is the name of a znode, such as 'host-7'")
+    if "/" in value:
+        raise UsageValueError(f"{what} {shown(value)} contains '/', which separates znodes; replace it")
+    paths.validate(f"/{value}", what)
+    return value
+
+
+def port(value: int | None, what: str) -> int | None:
+    """Check a port, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"{what} must be an int, or None, not {shown(value)}")
+    if not 0 <= value <= 65535:
+        raise UsageValueError(f"{what} must be from 0 to 65535, not {shown(value)}")
+    return value
+
+
+def flag(value: bool, what: str) -> bool:
+    """Check a bool."""
+    if not isinstance(value, bool):
+        raise UsageTypeError(f"{what} must be True or False, not {shown(value)}")
+    return value
+
+
 def depth(value: int | None) -> int | None:
     """Check a number of levels of a tree, or None for all."""
     if value is None:

@@ -1,5 +1,6 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayDeque;
 import java.util.Collection;
 import java.util.Deque;
@@ -18,6 +19,7 @@ import org.apache.curator.framework.recipes.locks.InterProcessMutex;
 import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
 import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
 import org.apache.curator.framework.recipes.locks.Lease;
+import org.apache.curator.framework.recipes.nodes.GroupMember;
 import org.apache.curator.framework.recipes.nodes.PersistentNode;
 import org.apache.curator.retry.RetryNTimes;
 import org.apache.zookeeper.CreateMode;
@@ -27,7 +29,7 @@ import org.apache.zookeeper.CreateMode;
  *
  * <p>A line of standard input is a command: an id, a handle, a verb and its arguments. Its answer is a line of standard
  * output: the id, and "ok" and words, or "error" and a message. All are separated by tabs. A handle is one recipe, made
- * by the verbs mutex, read, write, semaphore, latch and node, with a path. It has a thread of its own, as a mutex is the
+ * by the verbs mutex, read, write, semaphore, latch, node and member, with a path. It has a thread of its own, as a mutex is the
  * thread's that acquired it: what is told to one handle is done in order, and none waits for another. The program ends
  * when its input does.
  */
@@ -138,6 +140,23 @@ public final class CuratorPeer {
         }
     }
 
+    /** GroupMember: acquired when it is started, which does not wait until it is a member; released by closing it. */
+    record Member(GroupMember member) implements Recipe {
+        public void acquire() {
+            member.start();
+        }
+
+        public void release() {
+            member.close();
+        }
+
+        public Collection<String> participants() {
+            return member.getCurrentMembers().entrySet().stream()
+                    .map(entry -> entry.getKey() + "=" + new String(entry.getValue(), StandardCharsets.UTF_8))
+                    .toList();
+        }
+    }
+
     record Handle(Recipe recipe, ExecutorService thread) {}
 
     public static void main(String[] arguments) throws Exception {
@@ -180,6 +199,10 @@ public final class CuratorPeer {
             case "semaphore" -> {
                 int limit = Integer.parseInt(words[4]);
                 yield new Semaphore(new InterProcessSemaphoreV2(client, path, limit), new ArrayDeque<>());
+            }
+            case "member" -> {
+                byte[] payload = words[5].getBytes(StandardCharsets.UTF_8);
+                yield new Member(new GroupMember(client, path, words[4], payload));
             }
             case "latch" -> new Latch(() -> new LeaderLatch(client, path, words[4]));
             case "node" -> new Node(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import assert_type
+from typing import Any, assert_type
 
 import corral
 
@@ -127,6 +127,55 @@ async def turns(zk: corral.Client) -> None:
         assert_type(me.is_present, bool)
         await me.update(b"draining")
         await me.wait_present()
+    group = zk.group("/workers", layout="kazoo_shallow")
+    assert_type(group, corral.Group)
+    assert_type(group.path, str)
+    async with group.join(b"host-7:8080", name="host-7", on_taken="raise") as member:
+        assert_type(member, corral.Membership)
+        assert_type(member.name, str)
+    async with group.watch() as membership:
+        assert_type(membership, corral.GroupWatch)
+        async for now in membership:
+            assert_type(now, corral.Members)
+            assert_type(now.members, tuple[corral.Member, ...])
+            assert_type((now.joined, now.left), tuple[tuple[corral.Member, ...], tuple[corral.Member, ...]])
+            assert_type(now.changed[0].stat, corral.Stat)
+    assert_type(await group.members(), list[corral.Member])
+    zk.group("/g", layout="redis")  # type: ignore[arg-type]
+    services = zk.services("/services")
+    assert_type(services, corral.Services)
+    async with services.register("web", address="10.0.0.7", port=8080, payload={"version": "1.2"}) as mine:
+        assert_type(mine, corral.ServiceRegistration)
+        assert_type(mine.instance, corral.ServiceInstance)
+        await mine.update(payload="text", enabled=False)
+    static = await services.register_static("db", id="main", address="db1", uri_spec="{scheme}://{address}")
+    assert_type(static.service_type, corral.ServiceType)
+    kinds = [corral.ServiceType.DYNAMIC, corral.ServiceType.DYNAMIC_SEQUENTIAL]
+    kinds += [corral.ServiceType.STATIC, corral.ServiceType.PERMANENT]
+    assert_type((static.id, static.ssl_port, static.uri_spec), tuple[str, int | None, str | None])
+    assert_type((static.registration_time, static.enabled), tuple[float, bool])
+    assert_type(static.payload, Any)
+    assert_type(await services.unregister("db", "main"), bool)
+    assert_type(await services.names(), list[str])
+    assert_type(await services.instances("web"), list[corral.ServiceInstance])
+    async with services.watch("web") as found:
+        assert_type(found, corral.ServiceWatch)
+        assert_type(await anext(found), tuple[corral.ServiceInstance, ...])
+    async with services.provider("web", strategy=corral.RoundRobin()) as web:
+        assert_type(web, corral.ServiceProvider)
+        try:
+            picked = web.pick()
+        except corral.NoInstance as none:
+            assert_type((none.service, none.registered), tuple[str, int])
+        else:
+            assert_type((picked.name, picked.address, picked.port), tuple[str, str, int | None])
+            web.note_error(picked)
+            web.note_success(picked)
+        assert_type(web.instances, tuple[corral.ServiceInstance, ...])
+        assert_type((web.is_current, web.name), tuple[bool, str])
+        web.close()
+    for strategy in (corral.Random(), corral.Sticky(), lambda found: found[-1]):
+        services.provider("web", strategy)
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]

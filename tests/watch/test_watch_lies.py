@@ -190,7 +190,7 @@ async def test_events_that_never_were(
         await tells_nothing(lied_to, node)
         assert dict(cache) == before
         assert cache.is_current
-        feed = cache._feed
+        feed = cache._kept.feed
         assert feed is not None
         assert not feed.reads
         assert not feed.reads.recreated

@@ -11,10 +11,56 @@ from corral import errors, verify
 from .kit.context import RecipeContext
 from .kit.registration import OnTaken, RegisteredNode
 
-__all__ = ["Registration"]
+__all__ = ["RegisteredObject", "Registration"]
 
 
-class Registration:
+class RegisteredObject:
+    """What a registration of any kind has: see `Registration`, which also says what happens on cancel and on
+    loss of the connection."""
+
+    _kind = "registration of"
+
+    def __init__(self, context: RecipeContext, on_taken: OnTaken) -> None:
+        self.path = context.path
+        self._node = RegisteredNode(context, self._kind, on_taken)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the znode exists in the current session, as far as this client knows."""
+        return self._node.is_present
+
+    async def wait_present(self) -> None:
+        """Wait until the znode exists in the current session; return at once if it does.
+
+        The wait has no bound: use `asyncio.timeout`. On cancel nothing changes. On loss of the connection it
+        continues. Raises `SessionError` when the client cannot have a session any more, and `UsageStateError`
+        outside the ``async with`` block.
+        """
+        await self._node.wait_present()
+
+    async def __aenter__(self) -> Self:
+        await self._node.register()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(exc, asyncio.CancelledError):
+            # Whoever cancels a body wants it to end, also on a dead network.
+            self._node.unregister_nowait()
+            return
+        try:
+            await self._node.unregister()
+        except errors.CorralError as failure:
+            if exc is None:
+                raise
+            exc.add_note(f"corral: meanwhile {failure}")  # which is logged as well
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path!r}, {'present' if self.is_present else 'not present'}>"
+
+
+class Registration(RegisteredObject):
     """A znode that exists as long as this client does. Made by ``zk.registration(path, data)``.
 
     ``async with zk.registration("/nodes/host-7", b"up") as me:`` creates an ephemeral znode and waits until
@@ -46,30 +92,10 @@ class Registration:
     ``PersistentNode``.
     """
 
-    _kind = "registration of"
-
-    def __init__(self, context: RecipeContext, on_taken: OnTaken) -> None:
-        self.path = context.path
-        self._node = RegisteredNode(context, self._kind, on_taken)
-
     @property
     def data(self) -> bytes:
         """The data that the znode has, or will have."""
         return self._node.data
-
-    @property
-    def is_present(self) -> bool:
-        """Whether the znode exists in the current session, as far as this client knows."""
-        return self._node.is_present
-
-    async def wait_present(self) -> None:
-        """Wait until the znode exists in the current session; return at once if it does.
-
-        The wait has no bound: use `asyncio.timeout`. On cancel nothing changes. On loss of the connection it
-        continues. Raises `SessionError` when the client cannot have a session any more, and `UsageStateError`
-        outside the ``async with`` block.
-        """
-        await self._node.wait_present()
 
     async def update(self, data: bytes) -> None:
         """Set the znode's data, and wait until it has it. A later session's znode has it, too.
@@ -82,24 +108,3 @@ class Registration:
         client cannot have a session any more, and `UsageStateError` outside the ``async with`` block.
         """
         await self._node.update(verify.data(data))
-
-    async def __aenter__(self) -> Self:
-        await self._node.register()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if isinstance(exc, asyncio.CancelledError):
-            # Whoever cancels a body wants it to end, also on a dead network.
-            self._node.unregister_nowait()
-            return
-        try:
-            await self._node.unregister()
-        except errors.CorralError as failure:
-            if exc is None:
-                raise
-            exc.add_note(f"corral: meanwhile {failure}")  # which is logged as well
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path!r}, {'present' if self.is_present else 'not present'}>"

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from corral import errors, paths, verify
 from corral.session.session import Session
-from corral.types import Acl, Stat
+from corral.types import Acl, Stat, Znode
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
-    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "create", "data_of_each",
-    "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi", "quorum_barrier", "send_create",
-    "send_delete", "send_set", "set_data", "stat_of_each",
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "children", "create",
+    "data_of_each", "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi", "quorum_barrier",
+    "read_children", "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
 ]  # fmt: skip
 
 PERSISTENT = verify.create_flags()
@@ -50,11 +50,32 @@ async def is_own_ephemeral(session: Session, full: str, path: str) -> bool:
     return full in await session.ask(messages.GET_EPHEMERALS, body, path)
 
 
+async def children(session: Session, full: str, path: str) -> list[str]:
+    """The names of a znode's children. Raises `NoNode` and `NoAuth`."""
+    names: list[str] = await session.ask(messages.CHILDREN, messages.encode_children(full, False), path)
+    return names
+
+
 async def data_of_each(
     session: Session, parent: str, names: Iterable[str], path: str
 ) -> dict[str, tuple[bytes, Stat] | errors.NoAuth]:
     """Data and `Stat` of each of these children that exists, or the refusal."""
     return await _of_each(session, messages.GET, parent, names, path)
+
+
+async def read_children(session: Session, full: str, path: str) -> list[tuple[str, Znode]]:
+    """The children of a znode that exist and that we may read, in the order of their names; none if there is
+    no such znode. Raises `NoAuth` if we may not list them."""
+    try:
+        names = await children(session, full, path)
+    except errors.NoNode:
+        return []
+    found = await data_of_each(session, full, names, path)
+    return [
+        (name, Znode(*answer))
+        for name, answer in sorted(found.items())
+        if not isinstance(answer, errors.NoAuth)
+    ]
 
 
 async def stat_of_each(
