@@ -4,12 +4,15 @@ from .client import Client as Client
 from .client import connect as connect
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.barrier import Barrier as Barrier
+from .recipes.double_barrier import DoubleBarrier as DoubleBarrier
 from .recipes.election import Election as Election
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
+from .recipes.once import Once as Once
 from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
@@ -28,10 +31,12 @@ from .watch.tree.cache import Cache as Cache
 from .watch.tree.watch import TreeWatch as TreeWatch
 
 __all__ = [
+    "Barrier",
     "Cache",
     "ChildrenWatch",
     "Client",
     "Contender",
+    "DoubleBarrier",
     "Election",
     "Held",
     "HeldWrite",
@@ -39,6 +44,7 @@ __all__ = [
     "Lock",
     "MultiLock",
     "NodeWatch",
+    "Once",
     "RWLock",
     "RawWatch",
     "ReadLock",

@@ -11,12 +11,15 @@ from typing import Literal
 from . import errors, verify
 from .nodes import Nodes
 from .paths import locate
+from .recipes.barrier import Barrier
+from .recipes.double_barrier import DoubleBarrier
 from .recipes.election import Election
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.kit.registration import OnTaken
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
+from .recipes.once import Once
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
@@ -270,6 +273,23 @@ class Client(Nodes):
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
+
+    def barrier(self, path: str, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL) -> Barrier:
+        """A gate that any client may close and open; see `Barrier`."""
+        return Barrier(self._recipe(path, data, acl))
+
+    def double_barrier(
+        self, path: str, n: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> DoubleBarrier:
+        """A rendezvous of `n` members, who enter and leave together; see `DoubleBarrier`."""
+        return DoubleBarrier(self._recipe(path, data, acl), verify.limit(n, "n"))
+
+    def once(
+        self, path: str, *, ttl: float | None = None, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> Once:
+        """A job that is run by one client, and whose result the others get; see `Once`. After `ttl` seconds
+        the result does not count any more."""
+        return Once(self._recipe(path, data, acl), None if ttl is None else verify.seconds(ttl, "ttl"))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

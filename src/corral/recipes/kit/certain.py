@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from corral.wire import messages
 from .ops import Outcome, Write
 from .rounds import MOST_ROUNDS
 
-__all__ = ["CertainTransaction", "GuaranteedDelete", "UntilCertain"]
+__all__ = ["CertainTransaction", "GuaranteedDelete", "UntilCertain", "delete_certainly"]
 
 logger = logging.getLogger("corral.recipes")
 
@@ -104,6 +105,21 @@ class GuaranteedDelete(UntilCertain):
         )
         if self._on_done is not None:
             self._on_done(error)
+
+
+async def delete_certainly(session: Session, full: str, session_id: int) -> None:
+    """Delete a znode of ours, and wait until it is gone. Raises the error with which that was given up. On
+    cancel it goes on."""
+    gone: asyncio.Future[BaseException | None] = session.loop.create_future()
+
+    def is_done(failure: BaseException | None) -> None:
+        if not gone.done():
+            gone.set_result(failure)
+
+    GuaranteedDelete(session, full, session_id, is_done)
+    failure = await gone
+    if failure is not None:
+        raise failure
 
 
 class CertainTransaction(UntilCertain):

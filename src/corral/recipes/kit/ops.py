@@ -18,9 +18,9 @@ from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
-    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "create", "data_of_each",
-    "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "send_create", "send_delete", "send_set",
-    "set_data", "stat_of_each",
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "children", "create",
+    "current_session", "data_of_each", "delete", "exists", "get", "is_gone", "multi", "quorum_barrier",
+    "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
 ]  # fmt: skip
 
 PERSISTENT = verify.create_flags()
@@ -41,6 +41,12 @@ def exists(
     """A znode's `Stat`. Raises `NoNode`. Servers from 3.9 on raise `NoAuth` if we may not read it."""
     body = messages.encode_exists(full, False)
     return session.ask(messages.EXISTS, body, path, bound_to=bound_to, at_once=at_once)
+
+
+def children(session: Session, full: str, path: str) -> Awaitable[tuple[list[str], Stat]]:
+    """The names of a znode's children, and its own `Stat`. Raises `NoNode`, and `NoAuth` if it takes a
+    permission that we lack."""
+    return session.ask(messages.CHILDREN2, messages.encode_children2(full, False), path)
 
 
 async def data_of_each(
@@ -172,6 +178,13 @@ async def quorum_barrier(session: Session, full: str, path: str) -> None:
     answers it (S2).
     """
     await multi(session, [check(full)], path)
+
+
+async def current_session(session: Session, full: str, path: str) -> int:
+    """The id of the current session; waits until there is one."""
+    while not session.session_id:
+        await quorum_barrier(session, full, path)
+    return session.session_id
 
 
 async def is_gone(session: Session, full: str, path: str, *, bound_to: int) -> bool:
