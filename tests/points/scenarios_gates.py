@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from scenarios import Stage, check_no_watch, require
 
@@ -143,11 +143,6 @@ async def _when_it_waits(zk: corral.Client, act: Callable[[], object]) -> None:
 # The double barrier
 
 
-@contextlib.asynccontextmanager
-async def _members(stage: Stage, path: str, count: int) -> AsyncIterator[list[corral.DoubleBarrier]]:
-    yield [stage.other.double_barrier(path, count + 1) for _ in range(count)]
-
-
 async def _check_nothing_of_ours(stage: Stage, zk: corral.Client, path: str) -> None:
     session = zk.session_id
 
@@ -173,6 +168,11 @@ def entering(scene: str) -> Callable[[Stage], Scenario]:
             path = stage.path()
             n = {"alone": 1, "last": 3}.get(scene, 2)
             theirs = [stage.other.double_barrier(path, n) for _ in range(2)]
+
+            async def until_below(count: int) -> None:
+                while len(await names(stage.other, path) - {"ready"}) < count:
+                    await asyncio.sleep(0.002)
+
             tasks = []
             if scene == "last":
                 tasks = [asyncio.create_task(each.enter()) for each in theirs]
@@ -185,10 +185,6 @@ def entering(scene: str) -> Callable[[Stage], Scenario]:
             async def follow() -> None:
                 await until_below(1)
                 await theirs[0].enter()
-
-            async def until_below(count: int) -> None:
-                while len(await names(stage.other, path) - {"ready"}) < count:
-                    await asyncio.sleep(0.002)
 
             if scene in ("first", "left over"):
                 tasks = [asyncio.create_task(follow())]

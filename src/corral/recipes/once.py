@@ -213,8 +213,8 @@ class _Turns(QueueLock[Held]):
 
     async def counts(self, record: Stat, node: str, session_id: int) -> bool:
         """Whether a record is not too old. The time to compare with is when our znode was created: a record
-        that is newer than that counts, and one that was too old then does not. Raises `PlaceLost` if our znode
-        is gone."""
+        that is newer than that counts, and one that was too old then does not. Raises `PlaceLost` if our
+        znode is gone."""
         if self._ttl is None:
             return True
         try:
