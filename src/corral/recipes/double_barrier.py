@@ -29,7 +29,7 @@ from corral.ensure import make_path
 from corral.types import Stat
 
 from .kit import ops
-from .kit.certain import GuaranteedDelete, delete_certainly
+from .kit.certain import GuaranteedDelete, create_certainly, delete_certainly
 from .kit.context import RecipeContext
 from .kit.line import PlaceLost
 from .kit.node_names import IS_MEMBER, MEMBER
@@ -147,8 +147,7 @@ class DoubleBarrier:
             name = MEMBER.new_guid()
             member = _Member(name, paths.join(context.full, name), session_id)
             try:
-                await self._create(member, rounds)
-                if flag.fired.done():  # by what happened before our znode existed
+                if await self._create(member, flag, rounds):
                     await flag.changed()
                     await flag.read()
                 entered = await self._wait_ready(member, flag, rounds)
@@ -162,19 +161,25 @@ class DoubleBarrier:
             else:
                 self._member = entered
 
-    async def _create(self, member: _Member, rounds: Rounds) -> None:
+    async def _create(self, member: _Member, flag: WatchedRead, rounds: Rounds) -> bool:
+        """Create our znode. Returns whether the flag has changed before that."""
         context, session = self._context, self._session
-        create = ops.create(member.full, context.data, context.acl, ops.EPHEMERAL)
+        has_changed = False
+
+        def note() -> None:
+            nonlocal has_changed
+            has_changed = flag.fired.done()
+
         while True:
-            # Repeated after a lost connection: the name is ours alone, so a znode that exists is ours.
-            outcome = await ops.multi(session, [create], self.path, bound_to=member.session_id)
-            if outcome.refused is None or outcome.is_refused(0, errors.NodeExists):
-                return
-            refusal = outcome.error("enter", self.path)
-            if not isinstance(refusal, errors.NoNode):
-                raise refusal
-            rounds.again(refusal)
-            await make_path(session, context.full, context.acl, container=True, chroot=context.chroot)
+            try:
+                await create_certainly(
+                    session, member.full, self.path, context.data, context.acl, member.session_id, note
+                )
+            except errors.NoNode as error:
+                rounds.again(error)
+                await make_path(session, context.full, context.acl, container=True, chroot=context.chroot)
+            else:
+                return has_changed
 
     async def _wait_ready(self, member: _Member, flag: WatchedRead, rounds: Rounds) -> _Member:
         """Wait until the barrier is open for our znode. Raises `PlaceLost` if that is gone."""

@@ -147,9 +147,9 @@ class Once:
             except errors.LockLost as lost:
                 if await held.wait_lost() is None:
                     raise  # of another lock, in the job
-                logger.warning("%s; it was not recorded as done, and is run again", lost)
+                logger.warning("%s; the job is run again, unless its result was recorded", lost)
             except PlaceLost:
-                logger.warning("%s: evicted when it was done; it is run again", held.name)
+                logger.warning("%s: evicted before its result was recorded; the job is run again", held.name)
 
     async def _result(self, held: Held, job: Job) -> bytes:
         """The result, if it was recorded before we held the lock. Otherwise run the job and record it.
