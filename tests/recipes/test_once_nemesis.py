@@ -157,18 +157,19 @@ async def play(
     return violations, begun
 
 
-def rounds() -> int:
-    """How many there is time for."""
-    return 15 if isinstance(asyncio.get_running_loop(), VirtualLoop) else 2
+def is_virtual() -> bool:
+    """Whether time costs nothing."""
+    return isinstance(asyncio.get_running_loop(), VirtualLoop)
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_once_is_once(server_address: str, root: str, other: corral.Client, seed: int) -> None:
     """X1, L4: whatever ends meanwhile, one result is recorded, everybody gets it, two never run at the same time, and
     nobody runs it after it was recorded."""
-    violations, begun = await play(once, server_address, root, other, seed, rounds=rounds())
+    rounds = 15 if is_virtual() else 1
+    violations, begun = await play(once, server_address, root, other, seed, rounds=rounds)
     assert violations == []
-    assert begun > rounds() or rounds() < 10  # some were run again
+    assert begun > rounds or not is_virtual()  # some were run again
 
 
 @pytest.mark.parametrize("run", [without_a_fence, without_a_second_look])
@@ -176,6 +177,8 @@ async def test_the_checker_finds_what_is_wrong(
     server_address: str, root: str, other: corral.Client, run: Run
 ) -> None:
     """X1, L4: the same check fails for a job that is run once as people write it."""
+    if not is_virtual():
+        pytest.skip("about the check itself, which needs several minutes")
     found = []
     for seed in range(10):
         violations, _ = await play(run, server_address, root, other, seed, rounds=1, stay=8 * SESSION_TIMEOUT)

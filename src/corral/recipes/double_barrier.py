@@ -193,7 +193,8 @@ class DoubleBarrier:
                     await own.changed()
                     self._known(await own.read())
                 names, parent = await self._children()
-                if parent is None or member.name not in names:
+                is_ours = member.session_id == session.session_id  # else it is about to vanish (L10)
+                if parent is None or member.name not in names or not is_ours:
                     raise PlaceLost
                 if ready is None and READY in names:
                     ready = self._readable(await flag.read())
@@ -209,8 +210,6 @@ class DoubleBarrier:
                 else:
                     is_created = await flag.changed(own.fired) is WatchEvent.CREATED
                     rounds.waited()
-                    if member.session_id != session.session_id:
-                        raise PlaceLost
                     ready = self._readable(await flag.read())
                     continue
                 problem = f"{READY!r} was created and deleted {MOST_ROUNDS} times in a row"
