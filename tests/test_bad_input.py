@@ -60,6 +60,9 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "chroot": lambda zk, path: zk.chroot(path),
     "lock": lambda zk, path: zk.lock(path),
     "registration": lambda zk, path: zk.registration(path),
+    "barrier": lambda zk, path: zk.barrier(path),
+    "double barrier": lambda zk, path: zk.double_barrier(path, 2),
+    "once": lambda zk, path: zk.once(path),
     "watch": lambda zk, path: zk.watch(path),
 }
 
@@ -155,6 +158,11 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "limit, beyond what Python writes": Bad(
         lambda zk: zk.semaphore("/s", 10**5000), ValueError, ("thousands of digits", "limit")
     ),
+    "n of a double barrier": Bad(lambda zk: zk.double_barrier("/d", 0), ValueError, ("n must be", "not 0")),
+    "n, text": Bad(lambda zk: zk.double_barrier("/d", "2"), TypeError, ("n must be an int", "'2'")),
+    "ttl of a job": Bad(lambda zk: zk.once("/o", ttl=-1), ValueError, ("ttl", "positive", "-1")),
+    "a job that is none": Bad(lambda zk: zk.once("/o").run(b"x"), TypeError, ("job", "async function")),
+    "data of a barrier": Bad(lambda zk: zk.barrier("/b", data="x"), TypeError, ("bytes, not a str",)),
     "version of ACL": Bad(
         lambda zk: zk.set_acl("/", corral.OPEN_ACL, version="1"), TypeError, ("'1'", "stat.version")
     ),

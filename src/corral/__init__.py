@@ -4,6 +4,7 @@ from .client import Client as Client
 from .client import connect as connect
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.barrier import Barrier as Barrier
 from .recipes.discovery.instance import ServiceInstance as ServiceInstance
 from .recipes.discovery.instance import ServiceType as ServiceType
 from .recipes.discovery.provider import ServiceProvider as ServiceProvider
@@ -13,6 +14,7 @@ from .recipes.discovery.services import ServiceWatch as ServiceWatch
 from .recipes.discovery.strategies import Random as Random
 from .recipes.discovery.strategies import RoundRobin as RoundRobin
 from .recipes.discovery.strategies import Sticky as Sticky
+from .recipes.double_barrier import DoubleBarrier as DoubleBarrier
 from .recipes.election import Election as Election
 from .recipes.group import Group as Group
 from .recipes.group import GroupWatch as GroupWatch
@@ -24,6 +26,7 @@ from .recipes.kit.line import Contender as Contender
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
+from .recipes.once import Once as Once
 from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
@@ -42,10 +45,12 @@ from .watch.tree.cache import Cache as Cache
 from .watch.tree.watch import TreeWatch as TreeWatch
 
 __all__ = [
+    "Barrier",
     "Cache",
     "ChildrenWatch",
     "Client",
     "Contender",
+    "DoubleBarrier",
     "Election",
     "Group",
     "GroupWatch",
@@ -58,6 +63,7 @@ __all__ = [
     "Membership",
     "MultiLock",
     "NodeWatch",
+    "Once",
     "RWLock",
     "Random",
     "RawWatch",

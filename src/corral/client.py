@@ -11,7 +11,9 @@ from typing import Literal
 from . import errors, verify
 from .nodes import Nodes
 from .paths import locate
+from .recipes.barrier import Barrier
 from .recipes.discovery.services import Services
+from .recipes.double_barrier import DoubleBarrier
 from .recipes.election import Election
 from .recipes.group import GROUP, Group, GroupLayoutName
 from .recipes.kit.context import RecipeContext, SharedByRecipes
@@ -19,6 +21,7 @@ from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, lay
 from .recipes.kit.registration import OnTaken
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
+from .recipes.once import Once
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
@@ -282,6 +285,23 @@ class Client(Nodes):
     def services(self, base: str, *, acl: Sequence[Acl] = OPEN_ACL) -> Services:
         """Service discovery: the services below a path; see `Services`."""
         return Services(self._recipe(base, b"", acl))
+
+    def barrier(self, path: str, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL) -> Barrier:
+        """A gate that any client may close and open; see `Barrier`."""
+        return Barrier(self._recipe(path, data, acl))
+
+    def double_barrier(
+        self, path: str, n: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> DoubleBarrier:
+        """A rendezvous of `n` members, who enter and leave together; see `DoubleBarrier`."""
+        return DoubleBarrier(self._recipe(path, data, acl), verify.limit(n, "n"))
+
+    def once(
+        self, path: str, *, ttl: float | None = None, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> Once:
+        """A job that is run by one client, and whose result the others get; see `Once`. After `ttl` seconds
+        the result does not count any more."""
+        return Once(self._recipe(path, data, acl), None if ttl is None else verify.seconds(ttl, "ttl"))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

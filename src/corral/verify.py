@@ -56,12 +56,19 @@ def version(value: int | None) -> int:
     return value
 
 
-def limit(value: int) -> int:
-    """Check the limit of a semaphore: how many may hold it at once."""
+def limit(value: int, name: str = "limit") -> int:
+    """Check how many may hold a semaphore at once, or how many a barrier waits for."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageTypeError(f"limit must be an int, not {shown(value)}")
+        raise UsageTypeError(f"{name} must be an int, not {shown(value)}")
     if not 1 <= value < _INT32:
-        raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {shown(value)}")
+        raise UsageValueError(f"{name} must be from 1 to {_INT32 - 1}, not {shown(value)}")
+    return value
+
+
+def coroutine_function(value: F, name: str) -> F:
+    """Check a function whose result can be awaited. Only calling it tells for certain."""
+    if not callable(value) or inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+        raise UsageTypeError(f"{name} must be an async function, not {shown(value)}")
     return value
 
 

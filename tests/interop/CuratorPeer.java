@@ -13,6 +13,8 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
+import org.apache.curator.framework.recipes.barriers.DistributedBarrier;
+import org.apache.curator.framework.recipes.barriers.DistributedDoubleBarrier;
 import org.apache.curator.framework.recipes.leader.LeaderLatch;
 import org.apache.curator.framework.recipes.leader.Participant;
 import org.apache.curator.framework.recipes.locks.InterProcessMutex;
@@ -29,7 +31,8 @@ import org.apache.zookeeper.CreateMode;
  *
  * <p>A line of standard input is a command: an id, a handle, a verb and its arguments. Its answer is a line of standard
  * output: the id, and "ok" and words, or "error" and a message. All are separated by tabs. A handle is one recipe, made
- * by the verbs mutex, read, write, semaphore, latch, node and member, with a path. It has a thread of its own, as a mutex is the
+ * by the verbs mutex, read, write, semaphore, latch, node, member, barrier and doublebarrier, with a path. It has a
+ * thread of its own, as a mutex is the
  * thread's that acquired it: what is told to one handle is done in order, and none waits for another. The program ends
  * when its input does.
  */
@@ -44,7 +47,13 @@ public final class CuratorPeer {
 
         void release() throws Exception;
 
-        Collection<String> participants() throws Exception;
+        default void close() throws Exception {
+            throw new UnsupportedOperationException();
+        }
+
+        default Collection<String> participants() throws Exception {
+            throw new UnsupportedOperationException();
+        }
 
         default String leader() throws Exception {
             throw new UnsupportedOperationException();
@@ -157,6 +166,32 @@ public final class CuratorPeer {
         }
     }
 
+    /** DistributedBarrier: closed by setting it, acquired by waiting at it, released by removing it. */
+    record Barrier(DistributedBarrier barrier) implements Recipe {
+        public void close() throws Exception {
+            barrier.setBarrier();
+        }
+
+        public void acquire() throws Exception {
+            barrier.waitOnBarrier();
+        }
+
+        public void release() throws Exception {
+            barrier.removeBarrier();
+        }
+    }
+
+    /** DistributedDoubleBarrier: acquired by entering it, released by leaving it. */
+    record DoubleBarrier(DistributedDoubleBarrier barrier) implements Recipe {
+        public void acquire() throws Exception {
+            barrier.enter();
+        }
+
+        public void release() throws Exception {
+            barrier.leave();
+        }
+    }
+
     record Handle(Recipe recipe, ExecutorService thread) {}
 
     public static void main(String[] arguments) throws Exception {
@@ -204,6 +239,9 @@ public final class CuratorPeer {
                 byte[] payload = words[5].getBytes(StandardCharsets.UTF_8);
                 yield new Member(new GroupMember(client, path, words[4], payload));
             }
+            case "barrier" -> new Barrier(new DistributedBarrier(client, path));
+            case "doublebarrier" -> new DoubleBarrier(
+                    new DistributedDoubleBarrier(client, path, Integer.parseInt(words[4])));
             case "latch" -> new Latch(() -> new LeaderLatch(client, path, words[4]));
             case "node" -> new Node(
                     new PersistentNode(client, CreateMode.EPHEMERAL, false, path, words[4].getBytes()));
@@ -226,6 +264,7 @@ public final class CuratorPeer {
                 return List.of(String.valueOf(recipe.tryAcquire()));
             }
             case "release" -> recipe.release();
+            case "close" -> recipe.close();
             case "participants" -> {
                 return recipe.participants();
             }

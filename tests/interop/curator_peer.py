@@ -123,6 +123,14 @@ class Curator:
         """A `GroupMember`: `acquire` starts it, `release` closes it; `participants` are all members, as id=data."""
         return await self._make("member", path, id, data)
 
+    async def barrier(self, path: str) -> Recipe:
+        """A `DistributedBarrier`: `close` sets it, `acquire` waits at it, `release` removes it."""
+        return await self._make("barrier", path)
+
+    async def double_barrier(self, path: str, n: int) -> Recipe:
+        """A `DistributedDoubleBarrier`: `acquire` enters it, `release` leaves it."""
+        return await self._make("doublebarrier", path, str(n))
+
     async def _make(self, kind: str, *arguments: str) -> Recipe:
         handle = f"{kind}{next(self._ids)}"
         await self.tell(handle, kind, *arguments)
@@ -187,6 +195,10 @@ class Recipe:
     async def release(self) -> None:
         """Give it up."""
         await self._curator.tell(self._handle, "release")
+
+    async def close(self) -> None:
+        """Close it; of a barrier alone."""
+        await self._curator.tell(self._handle, "close")
 
     async def __aenter__(self) -> Recipe:
         await self.acquire()

@@ -181,6 +181,35 @@ async def turns(zk: corral.Client) -> None:
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]
 
 
+async def gates(zk: corral.Client) -> None:
+    barrier: corral.Barrier = zk.barrier("/gate", data=b"maintenance")
+    await barrier.close()
+    await barrier.open()
+    await barrier.wait()
+    assert_type(await barrier.is_closed(), bool)
+    assert_type(barrier.path, str)
+    async with zk.double_barrier("/step", 5) as step:
+        assert_type(step, corral.DoubleBarrier)
+        assert_type((step.n, step.path), tuple[int, str])
+    await step.enter()
+    await step.leave()
+
+    async def job(held: corral.Held) -> bytes:
+        return str(held.fencing_token).encode()
+
+    async def without_result(held: corral.Held) -> None:
+        await held.release()
+
+    once: corral.Once = zk.once("/jobs/migrate-7", ttl=86_400)
+    assert_type(await once.run(job), bytes)
+    assert_type(await once.try_run(without_result), bytes | None)
+    assert_type(await once.record(), corral.Znode | None)
+    await once.reset()
+    assert_type((once.ttl, once.path), tuple[float | None, str])
+    await once.run(lambda held: 7)  # type: ignore[arg-type, return-value]
+    zk.double_barrier("/step")  # type: ignore[call-arg]
+
+
 async def watches(zk: corral.Client) -> None:
     async for event in zk.watch("/config"):
         assert_type(event, corral.Event)

@@ -224,9 +224,10 @@ class Services:
         """
         context = self._context
         try:
-            return sorted(await ops.children(context.session, context.full, context.path))
+            names, _ = await ops.children(context.session, context.full, context.path)
         except errors.NoNode:
             return []
+        return sorted(names)
 
     async def instances(self, name: str) -> list[ServiceInstance]:
         """The instances of a service now, in the order of their znodes' names, disabled ones included.

@@ -32,16 +32,16 @@ __all__ = ["MarkedWrites", "Marks"]
 
 
 class Marks:
-    """The marked writes of one client, by the full path of the marked znode."""
+    """The marked writes of one client, by the full path of the marked znode, and what errors name."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, MarkedWrites] = {}
+        self._by_path: dict[tuple[str, str], MarkedWrites] = {}
 
     def at(self, session: Session, full: str, path: str, acl: tuple[Acl, ...]) -> MarkedWrites:
         """The writes to the znode at `full`; `path` is what errors name. Use them in ``async with``."""
-        writes = self._by_path.get(full)
+        writes = self._by_path.get((full, path))
         if writes is None:
-            writes = self._by_path[full] = MarkedWrites(self._by_path, session, full, path, acl)
+            writes = self._by_path[full, path] = MarkedWrites(self._by_path, session, full, path, acl)
         return writes
 
 
@@ -50,7 +50,7 @@ class MarkedWrites:
 
     def __init__(
         self,
-        by_path: dict[str, MarkedWrites],
+        by_path: dict[tuple[str, str], MarkedWrites],
         session: Session,
         full: str,
         path: str,
@@ -89,9 +89,10 @@ class MarkedWrites:
 
     def _retire(self) -> None:
         """Delete the mark, unless somebody is writing."""
-        if self._users or self._by_path.get(self._full) is not self:
+        key = self._full, self._path
+        if self._users or self._by_path.get(key) is not self:
             return
-        del self._by_path[self._full]
+        del self._by_path[key]
         if self._marked_in:
             GuaranteedDelete(self._session, self._mark, self._marked_in)
 
@@ -105,7 +106,7 @@ class MarkedWrites:
         session, rounds = self._session, Rounds()
         token = PROTECTED.new_guid().encode()
         while True:
-            session_id = await self._current_session()
+            session_id = await ops.current_session(session, self._full, self._path)
             had_mark = self._marked_in == session_id
             try:
                 outcome = await self._send(writes, token, session_id)
@@ -132,12 +133,6 @@ class MarkedWrites:
             if outcome.refused is None:
                 await session.wait_caches_current()
             return outcome
-
-    async def _current_session(self) -> int:
-        """The session to write in; waits until there is one."""
-        while not self._session.session_id:
-            await ops.quorum_barrier(self._session, self._full, self._path)
-        return self._session.session_id
 
     async def _send(self, writes: Sequence[Write], token: bytes, session_id: int) -> Outcome:
         if self._marked_in == session_id:

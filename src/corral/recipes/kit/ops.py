@@ -19,8 +19,8 @@ from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
     "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "children", "create",
-    "data_of_each", "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi", "quorum_barrier",
-    "read_children", "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
+    "current_session", "data_of_each", "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi",
+    "quorum_barrier", "read_children", "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
 ]  # fmt: skip
 
 PERSISTENT = verify.create_flags()
@@ -50,10 +50,10 @@ async def is_own_ephemeral(session: Session, full: str, path: str) -> bool:
     return full in await session.ask(messages.GET_EPHEMERALS, body, path)
 
 
-async def children(session: Session, full: str, path: str) -> list[str]:
-    """The names of a znode's children. Raises `NoNode` and `NoAuth`."""
-    names: list[str] = await session.ask(messages.CHILDREN, messages.encode_children(full, False), path)
-    return names
+def children(session: Session, full: str, path: str) -> Awaitable[tuple[list[str], Stat]]:
+    """The names of a znode's children, and its own `Stat`. Raises `NoNode`, and `NoAuth` if it takes a
+    permission that we lack."""
+    return session.ask(messages.CHILDREN2, messages.encode_children2(full, False), path)
 
 
 async def data_of_each(
@@ -67,7 +67,7 @@ async def read_children(session: Session, full: str, path: str) -> list[tuple[st
     """The children of a znode that exist and that we may read, in the order of their names; none if there is
     no such znode. Raises `NoAuth` if we may not list them."""
     try:
-        names = await children(session, full, path)
+        names, _ = await children(session, full, path)
     except errors.NoNode:
         return []
     found = await data_of_each(session, full, names, path)
@@ -208,6 +208,13 @@ async def quorum_barrier(session: Session, full: str, path: str) -> None:
     answers it (S2).
     """
     await multi(session, [check(full)], path)
+
+
+async def current_session(session: Session, full: str, path: str) -> int:
+    """The id of the current session; waits until there is one."""
+    while not session.session_id:
+        await quorum_barrier(session, full, path)
+    return session.session_id
 
 
 async def is_gone(session: Session, full: str, path: str, *, bound_to: int) -> bool:
