@@ -2,11 +2,16 @@
 
 from .client import Client as Client
 from .client import connect as connect
+from .codecs import *  # noqa: F403
+from .codecs import __all__ as _codecs
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.counter import Counter as Counter
+from .recipes.counter import CounterWatch as CounterWatch
 from .recipes.election import Election as Election
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
+from .recipes.kit.versioned import Versioned as Versioned
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
@@ -16,6 +21,8 @@ from .recipes.rwlock import ReadLock as ReadLock
 from .recipes.rwlock import RWLock as RWLock
 from .recipes.rwlock import WriteLock as WriteLock
 from .recipes.semaphore import Semaphore as Semaphore
+from .recipes.value import Value as Value
+from .recipes.value import ValueWatch as ValueWatch
 from .session.state_stream import StateStream as StateStream
 from .statistics import Statistics as Statistics
 from .transaction import Transaction as Transaction
@@ -32,6 +39,8 @@ __all__ = [
     "ChildrenWatch",
     "Client",
     "Contender",
+    "Counter",
+    "CounterWatch",
     "Election",
     "Held",
     "HeldWrite",
@@ -48,8 +57,12 @@ __all__ = [
     "Statistics",
     "Transaction",
     "TreeWatch",
+    "Value",
+    "ValueWatch",
+    "Versioned",
     "WriteLock",
     "connect",
+    *_codecs,
     *_errors,
     *_types,
 ]

@@ -6,20 +6,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, TypeVar, overload
 
 from . import errors, verify
+from .codecs import BYTES, Codec
 from .nodes import Nodes
 from .paths import locate
+from .recipes.counter import LAYOUTS, Counter, CounterLayout
 from .recipes.election import Election
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.kit.registration import OnTaken
+from .recipes.kit.versioned import NO_DEFAULT
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
+from .recipes.value import Value
 from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.session import Options, Session
@@ -39,6 +43,8 @@ from .watch.tree.watch import TreeWatch
 from .wire import framing
 
 __all__ = ["Client", "connect"]
+
+T = TypeVar("T")
 
 HOSTS_VARIABLE = "CORRAL_HOSTS"
 DEFAULT_HOSTS = "localhost:2181"
@@ -270,6 +276,34 @@ class Client(Nodes):
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
+
+    @overload
+    def value(self, path: str, *, default: bytes = ..., acl: Sequence[Acl] = OPEN_ACL) -> Value[bytes]: ...
+
+    @overload
+    def value(
+        self, path: str, *, codec: Codec[T], default: T = ..., acl: Sequence[Acl] = OPEN_ACL
+    ) -> Value[T]: ...
+
+    def value(
+        self,
+        path: str,
+        *,
+        codec: Codec[Any] = BYTES,
+        default: Any = NO_DEFAULT,
+        acl: Sequence[Acl] = OPEN_ACL,
+    ) -> Value[Any]:
+        """A value that many clients read, watch and change; see `Value`. `codec` encodes it as the znode's
+        data: `BYTES`, `TEXT`, `JSON`, or any object with `encode` and `decode`. `default` is the value while
+        the znode does not exist; without it, reading that raises `NoNode`."""
+        return Value(self._recipe(path, b"", acl), verify.codec(codec), default)
+
+    def counter(
+        self, path: str, *, layout: CounterLayout = "curator", acl: Sequence[Acl] = OPEN_ACL
+    ) -> Counter:
+        """A number that many clients add to; see `Counter`, also for the layouts."""
+        verify.counter_layout(layout, LAYOUTS)
+        return Counter(self._recipe(path, b"", acl), layout)
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

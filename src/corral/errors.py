@@ -18,6 +18,7 @@
     │   └── EnsembleBehind        every server has seen fewer transactions than we have: restored or wiped
     ├── ConnectTimeout            no session within `connect_timeout`
     ├── LimitMismatch             the current holders use the semaphore with another limit
+    ├── InvalidValue              the data of a value or a counter does not decode
     ├── InternalError             a defect of corral; please report it
     └── UsageError                the call itself is wrong; nothing was sent
         ├── UsageValueError       (also ValueError)  a bad path, host string, timeout, size...
@@ -53,6 +54,7 @@ __all__ = [
     "FrameTooLarge",
     "InternalError",
     "InvalidAcl",
+    "InvalidValue",
     "LimitMismatch",
     "LockLost",
     "NoAuth",
@@ -380,6 +382,18 @@ class LimitMismatch(CorralError):
         )
         self.ours = ours
         self.theirs = theirs
+
+
+class InvalidValue(CorralError):
+    """The data of a value or a counter does not decode: somebody wrote it in another format.
+
+    `path` and `version` tell which data it is. `__cause__` is what the codec has raised.
+    """
+
+    def __init__(self, kind: str, path: str, version: int, problem: str) -> None:
+        super().__init__(f"{kind} {str(path)!r} at version {version}: {problem}")
+        self.path = str(path)
+        self.version = version
 
 
 class InternalError(CorralError):
