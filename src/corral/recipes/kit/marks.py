@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple
 
 from corral import errors, paths
+from corral.session.requests import Request
 from corral.session.session import Session
 from corral.types import Acl
 from corral.wire import messages
@@ -33,7 +35,14 @@ from .node_names import PROTECTED
 from .ops import Outcome, Write
 from .rounds import Rounds
 
-__all__ = ["MarkedWrites", "Marks"]
+__all__ = ["Known", "MarkedWrites", "Marks"]
+
+
+class Known(NamedTuple):
+    """Data of a znode, and the version that it has."""
+
+    data: bytes
+    version: int
 
 
 class _Mark:
@@ -47,6 +56,41 @@ class _Mark:
         """The session in which the mark exists, or may exist; 0 for none."""
         self.created: asyncio.Future[object] | None = None
         """The answer to its create; None once it is known to exist."""
+        self.known: Known | None = None
+        self.deletion: _Deletion | None = None
+        """Its deletion, if nobody uses it."""
+
+
+class _Deletion(GuaranteedDelete):
+    """Deletes a mark, unless it is used again before that is sent."""
+
+    __slots__ = ("_is_withdrawn", "_requests")
+
+    def __init__(
+        self,
+        session: Session,
+        full: str,
+        session_id: int,
+        on_done: Callable[[BaseException | None], None],
+    ) -> None:
+        self._is_withdrawn = False
+        self._requests: list[Request] = []
+        super().__init__(session, full, session_id, on_done)
+
+    def _send(self, body: bytes) -> None:
+        # At the end of the turn of the loop: a task that writes again at once keeps the mark. If it deletes
+        # the znode instead, that is behind this.
+        request = Request(self._op, body, self._path, self, bound_to=self._session_id)
+        self._requests.append(request)
+        self._session.submit(request)
+
+    def done(self) -> bool:
+        return self._is_withdrawn
+
+    def withdraw(self) -> bool:
+        """Do not send it. False if it was sent already."""
+        self._is_withdrawn = not any(request.sent for request in self._requests)
+        return self._is_withdrawn
 
 
 class Marks:
@@ -63,31 +107,33 @@ class Marks:
         what errors name; `acl` is for the mark, and must let us read and write it."""
         session.ensure_loop()
         mark = self._by_path.get(full)
-        if mark is None:
+        if mark is None or (mark.deletion is not None and not mark.deletion.withdraw()):
             mark = self._by_path[full] = _Mark()
+        mark.deletion = None
         mark.users += 1
         try:
             async with mark.turn:
                 yield MarkedWrites(session, mark, full, path, acl)
         finally:
             mark.users -= 1
-            # In the next turn of the loop: a task that writes again at once keeps the mark.
-            session.loop.call_soon(self._retire, session, full, mark)
+            if not mark.users:
+                self._retire(session, full, mark)
 
     def _retire(self, session: Session, full: str, mark: _Mark) -> None:
-        """Delete the mark, unless somebody is writing."""
-        if mark.users or self._by_path.get(full) is not mark:
-            return
-        del self._by_path[full]
+        """Nobody writes any more: delete the mark."""
+
+        def deleted(error: BaseException | None) -> None:
+            if error is not None:
+                mark.deletion = None  # we may not delete it: use it again, rather than create one more
+            elif self._by_path.get(full) is mark:
+                del self._by_path[full]
+
         if mark.created is not None:
             mark.created.cancel()  # it is not sent, if it was not sent yet
         if mark.session_id:
-
-            def deleted(error: BaseException | None) -> None:
-                if error is not None:  # we may not delete it: use it again, rather than create one more
-                    self._by_path.setdefault(full, mark)
-
-            GuaranteedDelete(session, mark.full, mark.session_id, deleted)
+            mark.deletion = _Deletion(session, mark.full, mark.session_id, deleted)
+        else:
+            deleted(None)
 
 
 class MarkedWrites:
@@ -99,6 +145,15 @@ class MarkedWrites:
         self._full = full
         self._path = path
         self._acl = acl
+
+    @property
+    def known(self) -> Known | None:
+        """What a task of this client has just written to the znode, if it is likely to be there still."""
+        return self._mark.known
+
+    @known.setter
+    def known(self, known: Known | None) -> None:
+        self._mark.known = known
 
     def prepare(self) -> None:
         """Send the create of the mark, if there is none in this session. `write` does so as well, and waits

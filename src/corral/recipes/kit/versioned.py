@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from corral import errors, paths
 from corral.codecs import Codec
@@ -15,7 +15,7 @@ from corral.types import Stat
 
 from . import ops
 from .context import RecipeContext
-from .marks import MarkedWrites
+from .marks import Known, MarkedWrites
 from .rounds import Rounds
 
 __all__ = ["ABSENT", "MOST_ATTEMPTS", "NO_DEFAULT", "NoDefault", "UnfitError", "Versioned", "VersionedNode"]
@@ -87,11 +87,6 @@ class Versioned(Generic[T]):
         return f"<Versioned {str(self.path)!r}, {state}{invalid}>"
 
 
-class _Found(NamedTuple):
-    data: bytes
-    version: int
-
-
 class VersionedNode(Generic[T]):
     """The znode at the path of a context, with a value as its data. Writes are applied exactly once (X1)."""
 
@@ -114,7 +109,7 @@ class VersionedNode(Generic[T]):
         error: errors.CorralError | None = None
         version = ABSENT if stat is None else stat.version
         try:
-            value = self._decoded(None if data is None else _Found(data, version))
+            value = self._decoded(None if data is None else Known(data, version))
         except (errors.InvalidValue, errors.NoNode) as refusal:
             error = refusal
         return Versioned(self.path, version, stat, value, error)
@@ -137,6 +132,7 @@ class VersionedNode(Generic[T]):
         if version is None:
             return self._written(value, await self._rewrite(lambda _: data))
         async with self._marked() as marked:
+            marked.known = None
             if version == ABSENT:
                 refusal = await self._create(marked, data)
             else:
@@ -149,7 +145,7 @@ class VersionedNode(Generic[T]):
         """Replace the value by what `change` makes of it, again whenever another client was faster."""
         value: T
 
-        def rewrite(found: _Found | None) -> bytes:
+        def rewrite(found: Known | None) -> bytes:
             nonlocal value
             value = change(self._decoded(found))
             return self._encoded(value)
@@ -157,21 +153,26 @@ class VersionedNode(Generic[T]):
         before = await self._rewrite(rewrite)
         return self._written(value, before)
 
-    async def _rewrite(self, rewrite: Callable[[_Found | None], bytes]) -> int:
+    async def _rewrite(self, rewrite: Callable[[Known | None], bytes]) -> int:
         """Write what `rewrite` makes of the data; returns the version that it replaced."""
         async with self._marked() as marked:
             longest = SHORTEST_ATTEMPT
             for attempt in range(MOST_ATTEMPTS):
                 started = self._session.clock()
                 marked.prepare()
-                found = await self._read()
+                found, marked.known = marked.known, None
+                if found is None:
+                    found = await self._read()
                 data = rewrite(found)
                 if found is None:
                     refusal = await self._create(marked, data)
                 else:
                     refusal = await self._set(marked, data, found.version)
                 if refusal is None:
-                    return ABSENT if found is None else found.version
+                    before = ABSENT if found is None else found.version
+                    if attempt == 0:  # other clients do not compete, so the next write need not read it
+                        marked.known = Known(data, _next(before))
+                    return before
                 if not _was_overtaken(refusal):
                     raise refusal
                 longest = max(longest, self._session.clock() - started)
@@ -186,12 +187,12 @@ class VersionedNode(Generic[T]):
         context = self._context
         return context.shared.marks.at(self._session, context.full, self.path, context.acl)
 
-    async def _read(self) -> _Found | None:
+    async def _read(self) -> Known | None:
         try:
             data, stat = await ops.get(self._session, self._context.full, self.path)
         except errors.NoNode:
             return None
-        return _Found(data, stat.version)
+        return Known(data, stat.version)
 
     async def _set(self, marked: MarkedWrites, data: bytes, version: int) -> errors.ServerError | None:
         """Set the data, if the znode has this version. Returns the refusal."""
@@ -228,7 +229,7 @@ class VersionedNode(Generic[T]):
             "set", self.path, f"{states[0]}, expected: {states[1]}", expected=expected, found=found
         )
 
-    def _decoded(self, found: _Found | None) -> T:
+    def _decoded(self, found: Known | None) -> T:
         if found is None:
             if isinstance(self._default, NoDefault):
                 problem = f"no such znode, and the {self._kind} has no default; set it, or pass default="
@@ -269,9 +270,13 @@ class VersionedNode(Generic[T]):
         return data
 
     def _written(self, value: T, before: int) -> Versioned[T]:
-        """What replaced the version `before`. The server's versions wrap."""
-        version = (before + 1 + 2**31) % 2**32 - 2**31
-        return Versioned(self.path, version, None, value, None)
+        """What replaced the version `before`."""
+        return Versioned(self.path, _next(before), None, value, None)
+
+
+def _next(version: int) -> int:
+    """The version after this one. The server's versions wrap."""
+    return (version + 1 + 2**31) % 2**32 - 2**31
 
 
 def _was_overtaken(refusal: errors.ServerError) -> bool:
