@@ -38,14 +38,14 @@ class TextCodec:
     """Text in UTF-8."""
 
     def encode(self, value: str, /) -> bytes:
-        """Raises `TypeError` if it is not a str, and `UnicodeEncodeError` if it has a lone surrogate."""
+        """Raises `TypeError` if it is not a str, and `ValueError` if it has a lone surrogate."""
         if not isinstance(value, str):
             raise TypeError(f"not a str but {type(value).__name__}")
-        return value.encode()
+        return _to_utf8(value)
 
     def decode(self, data: bytes, /) -> str:
-        """Raises `UnicodeDecodeError`."""
-        return data.decode()
+        """Raises `ValueError`."""
+        return _from_utf8(data)
 
 
 class JsonCodec:
@@ -54,11 +54,27 @@ class JsonCodec:
     def encode(self, value: Any, /) -> bytes:
         """Raises `TypeError` or `ValueError` for what JSON cannot express."""
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode()
+        return _to_utf8(text)
 
     def decode(self, data: bytes, /) -> Any:
         """Raises `ValueError`."""
-        return json.loads(data.decode(), parse_constant=_refuse)
+        return json.loads(_from_utf8(data), parse_constant=_refuse)
+
+
+def _to_utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        where = error.start  # raised below, since this error contains the text
+    raise ValueError(f"a lone surrogate at index {where}")
+
+
+def _from_utf8(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        where = error.start  # raised below, since this error contains the data
+    raise ValueError(f"not UTF-8 at index {where}")
 
 
 def _refuse(constant: str) -> NoReturn:

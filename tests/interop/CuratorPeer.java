@@ -1,5 +1,6 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayDeque;
 import java.util.Collection;
 import java.util.Deque;
@@ -12,12 +13,18 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
+import org.apache.curator.framework.recipes.atomic.AtomicValue;
+import org.apache.curator.framework.recipes.atomic.DistributedAtomicInteger;
+import org.apache.curator.framework.recipes.atomic.DistributedAtomicLong;
 import org.apache.curator.framework.recipes.leader.LeaderLatch;
 import org.apache.curator.framework.recipes.leader.Participant;
 import org.apache.curator.framework.recipes.locks.InterProcessMutex;
 import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
 import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
 import org.apache.curator.framework.recipes.locks.Lease;
+import org.apache.curator.framework.recipes.shared.SharedCount;
+import org.apache.curator.framework.recipes.shared.SharedValue;
+import org.apache.curator.framework.recipes.shared.VersionedValue;
 import org.apache.curator.retry.RetryNTimes;
 
 /**
@@ -28,6 +35,8 @@ import org.apache.curator.retry.RetryNTimes;
  * by the verbs mutex, read, write, semaphore and latch, with a path. It has a thread of its own, as a mutex is the
  * thread's that acquired it: what is told to one handle is done in order, and none waits for another. The program ends
  * when its input does.
+ *
+ * <p>The verbs count, text, long and int make something shared, which "get" reads, and "change" adds to, or sets.
  */
 public final class CuratorPeer {
     /** What each recipe can be told. */
@@ -118,6 +127,80 @@ public final class CuratorPeer {
         }
     }
 
+    /** SharedCount, SharedValue, DistributedAtomicLong and DistributedAtomicInteger. */
+    interface Shared extends Recipe {
+        String get() throws Exception;
+
+        /** Adds a number, or sets a text; the result. */
+        String change(String by) throws Exception;
+
+        default void acquire() {
+            throw new UnsupportedOperationException();
+        }
+
+        default void release() {
+            throw new UnsupportedOperationException();
+        }
+
+        default Collection<String> participants() {
+            throw new UnsupportedOperationException();
+        }
+    }
+
+    record Count(SharedCount count) implements Shared {
+        public String get() {
+            return String.valueOf(count.getCount());
+        }
+
+        public String change(String by) throws Exception {
+            while (true) {
+                VersionedValue<Integer> before = count.getVersionedValue();
+                int sum = before.getValue() + Integer.parseInt(by);
+                if (count.trySetCount(before, sum)) {
+                    return String.valueOf(sum);
+                }
+            }
+        }
+    }
+
+    record Text(SharedValue value) implements Shared {
+        public String get() {
+            return new String(value.getValue(), StandardCharsets.UTF_8);
+        }
+
+        public String change(String by) throws Exception {
+            value.setValue(by.getBytes(StandardCharsets.UTF_8));
+            return by;
+        }
+    }
+
+    record Long64(DistributedAtomicLong number) implements Shared {
+        public String get() throws Exception {
+            return number.get().postValue().toString();
+        }
+
+        public String change(String by) throws Exception {
+            return succeeded(number.add(Long.parseLong(by)));
+        }
+    }
+
+    record Int32(DistributedAtomicInteger number) implements Shared {
+        public String get() throws Exception {
+            return number.get().postValue().toString();
+        }
+
+        public String change(String by) throws Exception {
+            return succeeded(number.add(Integer.parseInt(by)));
+        }
+    }
+
+    private static String succeeded(AtomicValue<?> result) {
+        if (!result.succeeded()) {
+            throw new IllegalStateException("others were faster");
+        }
+        return result.postValue().toString();
+    }
+
     record Handle(Recipe recipe, ExecutorService thread) {}
 
     public static void main(String[] arguments) throws Exception {
@@ -130,12 +213,12 @@ public final class CuratorPeer {
         for (String line = input.readLine(); line != null; line = input.readLine()) {
             String[] words = line.split("\t");
             String id = words[0], verb = words[2];
-            if (words.length > 3) {
+            if (!handles.containsKey(words[1])) {
                 handles.put(words[1], new Handle(make(client, words), newThread()));
                 say(id, "ok", List.of());
             } else {
                 Handle handle = handles.get(words[1]);
-                handle.thread().execute(() -> answer(id, handle.recipe(), verb));
+                handle.thread().execute(() -> answer(id, handle.recipe(), verb, words));
             }
         }
         client.close(); // and with its session goes whatever is held
@@ -151,7 +234,7 @@ public final class CuratorPeer {
                 });
     }
 
-    private static Recipe make(CuratorFramework client, String[] words) {
+    private static Recipe make(CuratorFramework client, String[] words) throws Exception {
         String kind = words[2], path = words[3];
         return switch (kind) {
             case "mutex" -> new Mutex(new InterProcessMutex(client, path));
@@ -161,21 +244,39 @@ public final class CuratorPeer {
                 int limit = Integer.parseInt(words[4]);
                 yield new Semaphore(new InterProcessSemaphoreV2(client, path, limit), new ArrayDeque<>());
             }
+            case "count" -> {
+                SharedCount count = new SharedCount(client, path, 0);
+                count.start();
+                yield new Count(count);
+            }
+            case "text" -> {
+                SharedValue value = new SharedValue(client, path, new byte[0]);
+                value.start();
+                yield new Text(value);
+            }
+            case "long" -> new Long64(new DistributedAtomicLong(client, path, new RetryNTimes(1000, 1)));
+            case "int" -> new Int32(new DistributedAtomicInteger(client, path, new RetryNTimes(1000, 1)));
             case "latch" -> new Latch(() -> new LeaderLatch(client, path, words[4]));
             default -> throw new IllegalArgumentException(kind);
         };
     }
 
-    private static void answer(String id, Recipe recipe, String verb) {
+    private static void answer(String id, Recipe recipe, String verb, String[] words) {
         try {
-            say(id, "ok", obey(recipe, verb));
+            say(id, "ok", obey(recipe, verb, words));
         } catch (Throwable error) { // told to the test, which knows what it means
             say(id, "error", List.of(error.toString().replaceAll("\\s", " ")));
         }
     }
 
-    private static Collection<String> obey(Recipe recipe, String verb) throws Exception {
+    private static Collection<String> obey(Recipe recipe, String verb, String[] words) throws Exception {
         switch (verb) {
+            case "get" -> {
+                return List.of(((Shared) recipe).get());
+            }
+            case "change" -> {
+                return List.of(((Shared) recipe).change(words[3]));
+            }
             case "acquire" -> recipe.acquire();
             case "try" -> {
                 return List.of(String.valueOf(recipe.tryAcquire()));

@@ -16,7 +16,7 @@ from corral.recipes.kit.rounds import MOST_ROUNDS
 from corral.recipes.kit.versioned import MOST_ATTEMPTS
 from corral.testing import EmbeddedServer, before, committed
 from corral.wire import messages
-from corral.wire.messages import CREATE, MULTI
+from corral.wire.messages import CREATE, GET, MULTI
 from support import settle, turns, until, within
 
 PATH = "/number"
@@ -118,6 +118,16 @@ async def test_a_lost_answer(rig: Rig, meanwhile: str, lost: str) -> None:
         assert await number(rig.other) == left.get(meanwhile, expected)
     assert await counter(rig.zk).add(1) == await number(rig.other)
     await no_mark(rig.other)
+
+
+async def test_the_mark_is_read_behind_a_quorum_write(rig: Rig) -> None:
+    """X1, S2: after a loss a quorum write is asked for, and then the mark: a server that has lost its leader could
+    show it as it was."""
+    start = len(rig.tap.messages)
+    async with adding(rig, "reply"):
+        pass
+    asked = rig.tap.requests(start, ours=False)
+    assert asked[asked.index(MULTI) + 1 : asked.index(MULTI) + 3] == [MULTI, GET]
 
 
 @pytest.mark.parametrize("lost", POINTS)

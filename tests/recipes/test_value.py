@@ -175,7 +175,15 @@ async def test_data_that_does_not_decode(zk: corral.Client) -> None:
         assert (caught.value.path, caught.value.version) == ("/v", 0)
         assert isinstance(caught.value.__cause__, json.JSONDecodeError)
         assert "secret" not in str(caught.value)
+        assert "secret" not in repr(caught.value.__cause__)
     assert (await zk.get("/v"))[1].version == 0
+    await zk.set("/v", b"secret\xff")
+    for codec in (corral.JSON, corral.TEXT):
+        with pytest.raises(corral.InvalidValue) as caught:
+            await zk.value("/v", codec=codec).get()
+        for error in (caught.value.__cause__, caught.value.__context__):
+            assert "secret" not in repr(error)
+            assert not isinstance(error, UnicodeError)  # it has the data in it
 
 
 class Odd:

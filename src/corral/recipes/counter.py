@@ -21,7 +21,7 @@ CounterLayout: TypeAlias = Literal["curator", "curator-int", "kazoo"]
 
 class _Layout(Codec[int], Protocol):
     def has(self, data: bytes, /) -> bool:
-        """Whether some data is a number in this layout."""
+        """Whether some data is a number in this layout. No data is 0 in all of them."""
 
 
 class _Binary:
@@ -31,7 +31,7 @@ class _Binary:
         self._size = size
 
     def has(self, data: bytes, /) -> bool:
-        return len(data) == self._size
+        return len(data) in (0, self._size)
 
     def encode(self, value: int, /) -> bytes:
         try:
@@ -46,7 +46,7 @@ class _Binary:
 
 
 class _Decimal:
-    """A whole number in decimal digits, or nothing for 0."""
+    """A whole number in decimal digits."""
 
     _FORM = re.compile(rb"(-?[0-9]{1,4300})?")  # Python does not read and write longer ones
 
@@ -90,8 +90,9 @@ class Counter:
       kazoo's ``Counter`` with ``support_curator=True``;
     - ``"kazoo"``: decimal digits, for kazoo's ``Counter`` of whole numbers.
 
-    Data of another form raises `InvalidValue`, which names the layout that fits. A result out of the range of
-    the layout raises `UsageValueError`, and nothing is written.
+    A znode without data, as kazoo creates it, is 0. Data of another form raises `InvalidValue`, which names
+    the layout that fits. A result out of the range of the layout raises `UsageValueError`, and nothing is
+    written.
 
     An `add` that returns was applied **exactly once**, although the connection may have been lost meanwhile.
     **On cancel** and **on loss** of the connection a counter behaves as `Value` does. That class also says
