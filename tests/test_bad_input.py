@@ -247,7 +247,9 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     ),
     "codec, None": Bad(lambda zk: zk.value("/v", codec=None), TypeError, ("codec", "None")),
     "fn, a coroutine function": Bad(
-        lambda zk: zk.value("/v", default=b"").update(a_coroutine_function), TypeError, ("fn", "ordinary function")
+        lambda zk: zk.value("/v", default=b"").update(a_coroutine_function),
+        TypeError,
+        ("fn", "ordinary function"),
     ),
     "fn, a value": Bad(lambda zk: zk.value("/v").update(b"new"), TypeError, ("fn", "function")),
     "version of a value": Bad(lambda zk: zk.value("/v").set(b"", version="3"), TypeError, ("'3'", "version")),
