@@ -221,13 +221,12 @@ class VersionedNode(Generic[T]):
         found = ABSENT if current is None else current.version
         if found == expected:  # it was changed, and deleted and created again
             return errors.BadVersion("set", self.path, expected=expected)
-        states = [
-            "it does not exist" if version == ABSENT else f"version is {version}"
-            for version in (found, expected)
-        ]
-        return errors.BadVersion(
-            "set", self.path, f"{states[0]}, expected: {states[1]}", expected=expected, found=found
-        )
+        problem = None
+        if found == ABSENT:
+            problem = f"the znode does not exist, expected version {expected}"
+        elif expected == ABSENT:
+            problem = f"version is {found}, expected no znode"
+        return errors.BadVersion("set", self.path, problem, expected=expected, found=found)
 
     def _decoded(self, found: Known | None) -> T:
         if found is None:
