@@ -6,6 +6,7 @@ from bench import Workload
 from workloads import (
     cache,
     connect,
+    counters,
     endurance,
     event_delay,
     failover,
@@ -30,6 +31,7 @@ WORKLOADS: dict[str, Workload] = {
         lock.WORKLOAD,
         thousand_locks.WORKLOAD,
         handoffs.WORKLOAD,
+        counters.WORKLOAD,
         watchers.WORKLOAD,
         follow.WORKLOAD,
         watched_paths.WORKLOAD,
