@@ -100,8 +100,8 @@ class Counter:
     algorithm is that of `Value`, too.
 
     If other clients are faster 100 times in a row, writing raises `BadVersion`. Before each further attempt
-    it waits for a random time, which is longer the more often that happens. The tasks of one client do not
-    compete.
+    it waits for a random time, which is longer the more often that happens, but at most a quarter of the
+    session timeout. The tasks of one client do not compete.
     """
 
     def __init__(self, context: RecipeContext, layout: CounterLayout) -> None:

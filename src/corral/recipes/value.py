@@ -73,11 +73,11 @@ class Value(Generic[T]):
         """Replace the value by what `fn` makes of it. Returns the new value with its version.
 
         `fn` is an ordinary function. It is called again, with the newer value, whenever another client has
-        written meanwhile; after a random wait, which is longer the more often that happens. Only the result
-        of the last call is written, once. An exception of `fn` is raised here, and nothing is written. Raises
-        `BadVersion` if other clients were faster 100 times in a row, `InvalidValue` if the value that is
-        there does not decode, and `NoNode` as `get` does. On cancel, on loss of the connection, and for other
-        errors, see the class.
+        written meanwhile; after a random wait, which is longer the more often that happens, but at most a
+        quarter of the session timeout. Only the result of the last call is written, once. An exception of
+        `fn` is raised here, and nothing is written. Raises `BadVersion` if other clients were faster 100
+        times in a row, `InvalidValue` if the value that is there does not decode, and `NoNode` as `get` does.
+        On cancel, on loss of the connection, and for other errors, see the class.
         """
         return await self._node.update(verify.predicate(fn, "fn"))
 

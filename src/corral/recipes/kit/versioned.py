@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -30,8 +31,10 @@ MOST_ATTEMPTS = 100
 """How often an update is tried while others are faster."""
 
 # After each attempt in which another client was faster, an update waits for a random time. The limit of that
-# time is what the attempt took, doubled with each attempt: the more clients compete, the fewer do so at once.
+# time is what the quickest attempt took, doubled with each attempt, but at most this part of T: the more
+# clients compete, the fewer do so at once.
 MOST_DOUBLINGS = 8
+LONGEST_WAIT = 1 / 4
 SHORTEST_ATTEMPT = 0.001
 """Seconds that an attempt counts for, at least."""
 
@@ -156,7 +159,7 @@ class VersionedNode(Generic[T]):
     async def _rewrite(self, rewrite: Callable[[Known | None], bytes]) -> int:
         """Write what `rewrite` makes of the data; returns the version that it replaced."""
         async with self._marked() as marked:
-            longest = SHORTEST_ATTEMPT
+            quickest = math.inf
             for attempt in range(MOST_ATTEMPTS):
                 started = self._session.clock()
                 marked.prepare()
@@ -175,8 +178,10 @@ class VersionedNode(Generic[T]):
                     return before
                 if not _was_overtaken(refusal):
                     raise refusal
-                longest = max(longest, self._session.clock() - started)
-                limit = longest * 2 ** min(attempt, MOST_DOUBLINGS)
+                quickest = min(quickest, max(self._session.clock() - started, SHORTEST_ATTEMPT))
+                limit = min(
+                    quickest * 2 ** min(attempt, MOST_DOUBLINGS), self._session.timeout * LONGEST_WAIT
+                )
                 await asyncio.sleep(self._session.rng.uniform(0, limit))
         problem = (
             f"other clients were faster {MOST_ATTEMPTS} times in a row; try again, or let fewer write at once"
