@@ -64,6 +64,8 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "double barrier": lambda zk, path: zk.double_barrier(path, 2),
     "once": lambda zk, path: zk.once(path),
     "watch": lambda zk, path: zk.watch(path),
+    "value": lambda zk, path: zk.value(path),
+    "counter": lambda zk, path: zk.counter(path),
 }
 
 # Each with what the message says of the rule.
@@ -130,6 +132,10 @@ class Bad(NamedTuple):
 
 def _add_to_transaction(**options: Any) -> Call:
     return lambda zk: zk.transaction().create("/a", **options)
+
+
+async def a_coroutine_function(old: Any) -> Any:
+    return old
 
 
 BAD_ARGUMENTS: dict[str, Bad] = {
@@ -246,6 +252,35 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "credentials, swapped text": Bad(
         lambda zk: zk.add_auth("a:b", b"digest"), ValueError, ("scheme must be a name", '"digest"')
     ),
+    "codec, a class": Bad(
+        lambda zk: zk.value("/v", codec=dict), TypeError, ("encode(value)", "corral.JSON", "not dict")
+    ),
+    "codec, a module": Bad(
+        lambda zk: zk.value("/v", codec=asyncio), TypeError, ("encode(value)", "value of type module")
+    ),
+    "codec, None": Bad(lambda zk: zk.value("/v", codec=None), TypeError, ("codec", "None")),
+    "fn, a coroutine function": Bad(
+        lambda zk: zk.value("/v", default=b"").update(a_coroutine_function),
+        TypeError,
+        ("fn", "ordinary function"),
+    ),
+    "fn, a value": Bad(lambda zk: zk.value("/v").update(b"new"), TypeError, ("fn", "function")),
+    "version of a value": Bad(lambda zk: zk.value("/v").set(b"", version="3"), TypeError, ("'3'", "version")),
+    "a value, text": Bad(
+        lambda zk: zk.value("/v").set("text"), TypeError, ("value '/v'", "BytesCodec", "type str")
+    ),
+    "layout of a counter": Bad(
+        lambda zk: zk.counter("/n", layout="redis"), ValueError, ("'redis'", "'curator-int'", "'kazoo'")
+    ),
+    "layout of a counter, a list": Bad(
+        lambda zk: zk.counter("/n", layout=["kazoo"]), ValueError, ("type list", "'curator'")
+    ),
+    "n, float": Bad(lambda zk: zk.counter("/n").add(1.0), TypeError, ("n must be an int", "1.0")),
+    "n, bool": Bad(lambda zk: zk.counter("/n").add(True), TypeError, ("n must be an int", "True")),
+    "a number, text": Bad(lambda zk: zk.counter("/n").set("3"), TypeError, ("value must be an int", "'3'")),
+    "a number, out of range": Bad(
+        lambda zk: zk.counter("/n").set(2**63), ValueError, ("counter '/n'", "range of 64 bits")
+    ),
     "delete the root": Bad(lambda zk: zk.delete("/", recursive=True), ValueError, ("'/'", "below")),
 }
 
@@ -328,6 +363,9 @@ TELLTALES: dict[str, Call] = {
     "data as a path": lambda zk: zk.create(b"hush", "/a"),  # type: ignore[call-overload]
     "data as a version": lambda zk: zk.transaction().set("/a", b"", b"hush"),  # type: ignore[arg-type]
     "data as a condition": lambda zk: zk.wait_until("/a", b"hush"),  # type: ignore[arg-type]
+    "a value that does not encode": lambda zk: zk.value("/v", codec=corral.TEXT).set("hush\ud800"),
+    "a value of another type": lambda zk: zk.value("/v").set("hush"),  # type: ignore[arg-type]
+    "a value in JSON": lambda zk: zk.value("/v", codec=corral.JSON).set({"hush": {"hush"}}),
     "data as a condition of children": lambda zk: zk.wait_children("/a", b"hush"),  # type: ignore[arg-type]
 }
 """Calls that are wrong, each with a secret in it: hush."""
@@ -524,6 +562,11 @@ VERBS: dict[str, Call] = {
     "is it locked": lambda zk: zk.lock("/l").locked(),
     "who is in line": lambda zk: zk.lock("/l").contenders(),
     "watch": lambda zk: anext(zk.watch("/")),
+    "get a value": lambda zk: zk.value("/v").get(),
+    "set a value": lambda zk: zk.value("/v").set(b""),
+    "set a version of a value": lambda zk: zk.value("/v").set(b"", version=3),
+    "watch a value": lambda zk: anext(zk.value("/v").watch()),
+    "add": lambda zk: zk.counter("/n").add(),
 }
 
 

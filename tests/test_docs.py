@@ -117,6 +117,8 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
         async with asyncio.timeout(PATIENCE):
             await code["main"](server.address)
             await code["register"](server.address)
+            await code["configure"](zk)
+            assert await code["done"](zk) == 1
             campaigning = asyncio.create_task(code["campaign"](zk))
             async for leader in zk.election("/leader").leaders():
                 if leader is not None:

@@ -73,6 +73,9 @@ class Client(Survivor, Protocol):
     async def locks_at_once(self, paths: Sequence[str]) -> None:
         """Acquire a lock at every path, and when all are held release them all."""
 
+    async def adds_in_turn(self, path: str, count: int) -> None:
+        """Add one to the counter at `path`, in decimal digits, `count` times."""
+
     async def watch(self, path: str, count: int, tally: Tally) -> None:
         """Start `count` watchers of one node, each for itself; returns at once. Until the client is closed,
         each tells `tally` of the state that it finds, and then of each change."""

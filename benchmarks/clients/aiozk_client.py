@@ -44,6 +44,12 @@ class AiozkClient:
         await asyncio.gather(*(self._lock(path).acquire() for path in paths))
         await asyncio.gather(*(self._lock(path).release() for path in paths))
 
+    async def adds_in_turn(self, path: str, count: int) -> None:
+        counter = self._zk.recipes.Counter(path)
+        await counter.start()
+        for _ in range(count):
+            await counter.incr()
+
     async def watch(self, path: str, count: int, tally: Tally) -> None:
         await self.follow([path] * count, tally)
 

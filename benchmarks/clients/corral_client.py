@@ -39,6 +39,10 @@ class CorralClient:
         held = await asyncio.gather(*(self._zk.lock(path).acquire() for path in paths))
         await asyncio.gather(*(each.release() for each in held))
 
+    async def adds_in_turn(self, path: str, count: int) -> None:
+        for _ in range(count):
+            await self._zk.counter(path, layout="kazoo").add(1)
+
     async def watch(self, path: str, count: int, tally: Tally) -> None:
         await self.follow([path] * count, tally)
 

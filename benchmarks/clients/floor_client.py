@@ -21,6 +21,7 @@ from clients import Tally
 from clients.floor_tree import load_tree
 from clients.floor_wire import (
     ANY_VERSION,
+    BAD_VERSION,
     CHILDREN,
     CLOSE,
     CONNECT,
@@ -141,9 +142,9 @@ class Floor(asyncio.BufferedProtocol):
         name = path.encode()
         return decode_get(await self.request(GET, INT.pack(len(name)) + name + b"\0"))
 
-    async def set(self, path: str, data: bytes) -> Stat:
+    async def set(self, path: str, data: bytes, version: int = -1) -> Stat:
         name = path.encode()
-        body = INT.pack(len(name)) + name + INT.pack(len(data)) + data + ANY_VERSION
+        body = INT.pack(len(name)) + name + INT.pack(len(data)) + data + INT.pack(version)
         return Stat._make(STAT.unpack_from(await self.request(SET, body)))
 
     async def children(self, path: str) -> list[bytes]:
@@ -209,6 +210,18 @@ class Floor(asyncio.BufferedProtocol):
     async def locks_at_once(self, paths: Sequence[str]) -> None:
         held = await asyncio.gather(*(self.acquire(path) for path in paths))
         await asyncio.gather(*(self.release(path) for path in held))
+
+    async def adds_in_turn(self, path: str, count: int) -> None:
+        for _ in range(count):
+            while True:
+                data, stat = await self.get(path)
+                try:
+                    await self.set(path, b"%d" % (int(data) + 1), stat.version)
+                except FloorError as refusal:
+                    if refusal.code != BAD_VERSION:
+                        raise
+                else:
+                    break
 
     async def watch(self, path: str, count: int, tally: Tally) -> None:
         """One watch and one read a change for all; each watcher is a task that waits for the next state."""

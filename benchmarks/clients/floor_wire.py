@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 DELETE, GET, SET, CHILDREN, PING, CREATE2, MULTI_READ, ADD_WATCH, CLOSE = 2, 4, 5, 8, 11, 15, 22, 106, -11
 NOTIFICATION, PING_XID = -1, -2
-NO_NODE = -101
+NO_NODE, BAD_VERSION = -101, -103
 
 INT = struct.Struct(">i")
 CONNECT = struct.Struct(">iiqiqi16s?")

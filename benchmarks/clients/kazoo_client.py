@@ -73,6 +73,14 @@ class KazooClient:
         await asyncio.gather(*(self._apart(self._lock(path).acquire) for path in paths))
         await asyncio.gather(*(self._apart(self._lock(path).release) for path in paths))
 
+    async def adds_in_turn(self, path: str, count: int) -> None:
+        def adds() -> None:
+            counter = self._zk.Counter(path)
+            for _ in range(count):
+                counter += 1
+
+        await self._apart(adds)
+
     async def watch(self, path: str, count: int, tally: Tally) -> None:
         await self.follow([path] * count, tally)
 

@@ -6,6 +6,7 @@ from bench import Workload
 from workloads import (
     cache,
     connect,
+    counters,
     discovery,
     endurance,
     event_delay,
@@ -31,6 +32,7 @@ WORKLOADS: dict[str, Workload] = {
         lock.WORKLOAD,
         thousand_locks.WORKLOAD,
         handoffs.WORKLOAD,
+        counters.WORKLOAD,
         watchers.WORKLOAD,
         follow.WORKLOAD,
         watched_paths.WORKLOAD,

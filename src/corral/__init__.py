@@ -2,9 +2,13 @@
 
 from .client import Client as Client
 from .client import connect as connect
+from .codecs import *  # noqa: F403
+from .codecs import __all__ as _codecs
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 from .recipes.barrier import Barrier as Barrier
+from .recipes.counter import Counter as Counter
+from .recipes.counter import CounterWatch as CounterWatch
 from .recipes.discovery.instance import ServiceInstance as ServiceInstance
 from .recipes.discovery.instance import ServiceType as ServiceType
 from .recipes.discovery.provider import ServiceProvider as ServiceProvider
@@ -23,6 +27,7 @@ from .recipes.group import Members as Members
 from .recipes.group import Membership as Membership
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
+from .recipes.kit.versioned import Versioned as Versioned
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
@@ -33,6 +38,8 @@ from .recipes.rwlock import ReadLock as ReadLock
 from .recipes.rwlock import RWLock as RWLock
 from .recipes.rwlock import WriteLock as WriteLock
 from .recipes.semaphore import Semaphore as Semaphore
+from .recipes.value import Value as Value
+from .recipes.value import ValueWatch as ValueWatch
 from .session.state_stream import StateStream as StateStream
 from .statistics import Statistics as Statistics
 from .transaction import Transaction as Transaction
@@ -50,6 +57,8 @@ __all__ = [
     "ChildrenWatch",
     "Client",
     "Contender",
+    "Counter",
+    "CounterWatch",
     "DoubleBarrier",
     "Election",
     "Group",
@@ -82,8 +91,12 @@ __all__ = [
     "Sticky",
     "Transaction",
     "TreeWatch",
+    "Value",
+    "ValueWatch",
+    "Versioned",
     "WriteLock",
     "connect",
+    *_codecs,
     *_errors,
     *_types,
 ]

@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, TypeVar, overload
 
 from . import errors, verify
+from .codecs import BYTES, Codec
 from .nodes import Nodes
 from .paths import locate
 from .recipes.barrier import Barrier
+from .recipes.counter import LAYOUTS, Counter, CounterLayout
 from .recipes.discovery.services import Services
 from .recipes.double_barrier import DoubleBarrier
 from .recipes.election import Election
@@ -19,12 +21,14 @@ from .recipes.group import GROUP, Group, GroupLayoutName
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.kit.registration import OnTaken
+from .recipes.kit.versioned import NO_DEFAULT
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
 from .recipes.once import Once
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
+from .recipes.value import Value
 from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.session import Options, Session
@@ -44,6 +48,8 @@ from .watch.tree.watch import TreeWatch
 from .wire import framing
 
 __all__ = ["Client", "connect"]
+
+T = TypeVar("T")
 
 HOSTS_VARIABLE = "CORRAL_HOSTS"
 DEFAULT_HOSTS = "localhost:2181"
@@ -302,6 +308,34 @@ class Client(Nodes):
         """A job that is run by one client, and whose result the others get; see `Once`. After `ttl` seconds
         the result does not count any more."""
         return Once(self._recipe(path, data, acl), None if ttl is None else verify.seconds(ttl, "ttl"))
+
+    @overload
+    def value(self, path: str, *, default: bytes = ..., acl: Sequence[Acl] = OPEN_ACL) -> Value[bytes]: ...
+
+    @overload
+    def value(
+        self, path: str, *, codec: Codec[T], default: T = ..., acl: Sequence[Acl] = OPEN_ACL
+    ) -> Value[T]: ...
+
+    def value(
+        self,
+        path: str,
+        *,
+        codec: Codec[Any] = BYTES,
+        default: Any = NO_DEFAULT,
+        acl: Sequence[Acl] = OPEN_ACL,
+    ) -> Value[Any]:
+        """A value that many clients read, watch and change; see `Value`. `codec` encodes it as the znode's
+        data: `BYTES`, `TEXT`, `JSON`, or any object with `encode` and `decode`. `default` is the value while
+        the znode does not exist; without it, reading that raises `NoNode`."""
+        return Value(self._recipe(path, b"", acl), verify.codec(codec), default)
+
+    def counter(
+        self, path: str, *, layout: CounterLayout = "curator", acl: Sequence[Acl] = OPEN_ACL
+    ) -> Counter:
+        """A number that many clients add to; see `Counter`, also for the layouts."""
+        verify.counter_layout(layout, LAYOUTS)
+        return Counter(self._recipe(path, b"", acl), layout)
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

@@ -19,6 +19,7 @@
     ├── ConnectTimeout            no session within `connect_timeout`
     ├── LimitMismatch             the current holders use the semaphore with another limit
     ├── NoInstance                no instance of the service is registered, or none is enabled
+    ├── InvalidValue              the data of a value or a counter does not decode
     ├── InternalError             a defect of corral; please report it
     └── UsageError                the call itself is wrong; nothing was sent
         ├── UsageValueError       (also ValueError)  a bad path, host string, timeout, size...
@@ -54,6 +55,7 @@ __all__ = [
     "FrameTooLarge",
     "InternalError",
     "InvalidAcl",
+    "InvalidValue",
     "LimitMismatch",
     "LockLost",
     "NoAuth",
@@ -396,6 +398,18 @@ class NoInstance(CorralError):
         super().__init__(f"service {service!r}: {found}; try again later, or wait for one with watch()")
         self.service = service
         self.registered = registered
+
+
+class InvalidValue(CorralError):
+    """The data of a value or a counter does not decode: somebody wrote it in another format.
+
+    `path` and `version` tell which data it is. `__cause__` is what the codec has raised.
+    """
+
+    def __init__(self, kind: str, path: str, version: int, problem: str) -> None:
+        super().__init__(f"{kind} {str(path)!r} at version {version}: {problem}")
+        self.path = str(path)
+        self.version = version
 
 
 class InternalError(CorralError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from . import paths
@@ -69,6 +69,33 @@ def coroutine_function(value: F, name: str) -> F:
     """Check a function whose result can be awaited. Only calling it tells for certain."""
     if not callable(value) or inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
         raise UsageTypeError(f"{name} must be an async function, not {shown(value)}")
+    return value
+
+
+def integer(value: int, name: str) -> int:
+    """Check a whole number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"{name} must be an int, not {shown(value)}")
+    return value
+
+
+def codec(value: T) -> T:
+    """Check something that encodes and decodes values."""
+    if isinstance(value, type) or not all(
+        callable(getattr(value, name, None)) for name in ("encode", "decode")
+    ):
+        raise UsageTypeError(
+            "codec must be an object with encode(value) and decode(data), such as corral.JSON, "
+            f"not {value.__name__ if isinstance(value, type) else shown(value)}"
+        )
+    return value
+
+
+def counter_layout(value: T, layouts: Collection[str]) -> T:
+    """Check the name of a counter's layout."""
+    if value not in tuple(layouts):
+        names = ", ".join(map(repr, layouts))
+        raise UsageValueError(f"layout of a counter must be one of {names}, not {shown(value)}")
     return value
 
 

@@ -13,6 +13,9 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
+import org.apache.curator.framework.recipes.atomic.AtomicValue;
+import org.apache.curator.framework.recipes.atomic.DistributedAtomicInteger;
+import org.apache.curator.framework.recipes.atomic.DistributedAtomicLong;
 import org.apache.curator.framework.recipes.barriers.DistributedBarrier;
 import org.apache.curator.framework.recipes.barriers.DistributedDoubleBarrier;
 import org.apache.curator.framework.recipes.leader.LeaderLatch;
@@ -23,6 +26,9 @@ import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
 import org.apache.curator.framework.recipes.locks.Lease;
 import org.apache.curator.framework.recipes.nodes.GroupMember;
 import org.apache.curator.framework.recipes.nodes.PersistentNode;
+import org.apache.curator.framework.recipes.shared.SharedCount;
+import org.apache.curator.framework.recipes.shared.SharedValue;
+import org.apache.curator.framework.recipes.shared.VersionedValue;
 import org.apache.curator.retry.RetryNTimes;
 import org.apache.zookeeper.CreateMode;
 
@@ -32,9 +38,10 @@ import org.apache.zookeeper.CreateMode;
  * <p>A line of standard input is a command: an id, a handle, a verb and its arguments. Its answer is a line of standard
  * output: the id, and "ok" and words, or "error" and a message. All are separated by tabs. A handle is one recipe, made
  * by the verbs mutex, read, write, semaphore, latch, node, member, barrier and doublebarrier, with a path. It has a
- * thread of its own, as a mutex is the
- * thread's that acquired it: what is told to one handle is done in order, and none waits for another. The program ends
- * when its input does.
+ * thread of its own, as a mutex is the thread's that acquired it: what is told to one handle is done in order, and none
+ * waits for another. The program ends when its input does.
+ *
+ * <p>The verbs count, text, long and int make something shared, which "get" reads, and "change" adds to, or sets.
  */
 public final class CuratorPeer {
     /** What each recipe can be told. */
@@ -192,6 +199,80 @@ public final class CuratorPeer {
         }
     }
 
+    /** SharedCount, SharedValue, DistributedAtomicLong and DistributedAtomicInteger. */
+    interface Shared extends Recipe {
+        String get() throws Exception;
+
+        /** Adds a number, or sets a text; the result. */
+        String change(String by) throws Exception;
+
+        default void acquire() {
+            throw new UnsupportedOperationException();
+        }
+
+        default void release() {
+            throw new UnsupportedOperationException();
+        }
+
+        default Collection<String> participants() {
+            throw new UnsupportedOperationException();
+        }
+    }
+
+    record Count(SharedCount count) implements Shared {
+        public String get() {
+            return String.valueOf(count.getCount());
+        }
+
+        public String change(String by) throws Exception {
+            while (true) {
+                VersionedValue<Integer> before = count.getVersionedValue();
+                int sum = before.getValue() + Integer.parseInt(by);
+                if (count.trySetCount(before, sum)) {
+                    return String.valueOf(sum);
+                }
+            }
+        }
+    }
+
+    record Text(SharedValue value) implements Shared {
+        public String get() {
+            return new String(value.getValue(), StandardCharsets.UTF_8);
+        }
+
+        public String change(String by) throws Exception {
+            value.setValue(by.getBytes(StandardCharsets.UTF_8));
+            return by;
+        }
+    }
+
+    record Long64(DistributedAtomicLong number) implements Shared {
+        public String get() throws Exception {
+            return number.get().postValue().toString();
+        }
+
+        public String change(String by) throws Exception {
+            return succeeded(number.add(Long.parseLong(by)));
+        }
+    }
+
+    record Int32(DistributedAtomicInteger number) implements Shared {
+        public String get() throws Exception {
+            return number.get().postValue().toString();
+        }
+
+        public String change(String by) throws Exception {
+            return succeeded(number.add(Integer.parseInt(by)));
+        }
+    }
+
+    private static String succeeded(AtomicValue<?> result) {
+        if (!result.succeeded()) {
+            throw new IllegalStateException("others were faster");
+        }
+        return result.postValue().toString();
+    }
+
     record Handle(Recipe recipe, ExecutorService thread) {}
 
     public static void main(String[] arguments) throws Exception {
@@ -204,12 +285,12 @@ public final class CuratorPeer {
         for (String line = input.readLine(); line != null; line = input.readLine()) {
             String[] words = line.split("\t");
             String id = words[0], verb = words[2];
-            if (words.length > 3) {
+            if (!handles.containsKey(words[1])) {
                 handles.put(words[1], new Handle(make(client, words), newThread()));
                 say(id, "ok", List.of());
             } else {
                 Handle handle = handles.get(words[1]);
-                handle.thread().execute(() -> answer(id, handle.recipe(), verb));
+                handle.thread().execute(() -> answer(id, handle.recipe(), verb, words));
             }
         }
         client.close(); // and with its session goes whatever is held
@@ -225,7 +306,7 @@ public final class CuratorPeer {
                 });
     }
 
-    private static Recipe make(CuratorFramework client, String[] words) {
+    private static Recipe make(CuratorFramework client, String[] words) throws Exception {
         String kind = words[2], path = words[3];
         return switch (kind) {
             case "mutex" -> new Mutex(new InterProcessMutex(client, path));
@@ -242,6 +323,18 @@ public final class CuratorPeer {
             case "barrier" -> new Barrier(new DistributedBarrier(client, path));
             case "doublebarrier" -> new DoubleBarrier(
                     new DistributedDoubleBarrier(client, path, Integer.parseInt(words[4])));
+            case "count" -> {
+                SharedCount count = new SharedCount(client, path, 0);
+                count.start();
+                yield new Count(count);
+            }
+            case "text" -> {
+                SharedValue value = new SharedValue(client, path, new byte[0]);
+                value.start();
+                yield new Text(value);
+            }
+            case "long" -> new Long64(new DistributedAtomicLong(client, path, new RetryNTimes(1000, 1)));
+            case "int" -> new Int32(new DistributedAtomicInteger(client, path, new RetryNTimes(1000, 1)));
             case "latch" -> new Latch(() -> new LeaderLatch(client, path, words[4]));
             case "node" -> new Node(
                     new PersistentNode(client, CreateMode.EPHEMERAL, false, path, words[4].getBytes()));
@@ -249,16 +342,22 @@ public final class CuratorPeer {
         };
     }
 
-    private static void answer(String id, Recipe recipe, String verb) {
+    private static void answer(String id, Recipe recipe, String verb, String[] words) {
         try {
-            say(id, "ok", obey(recipe, verb));
+            say(id, "ok", obey(recipe, verb, words));
         } catch (Throwable error) { // told to the test, which knows what it means
             say(id, "error", List.of(error.toString().replaceAll("\\s", " ")));
         }
     }
 
-    private static Collection<String> obey(Recipe recipe, String verb) throws Exception {
+    private static Collection<String> obey(Recipe recipe, String verb, String[] words) throws Exception {
         switch (verb) {
+            case "get" -> {
+                return List.of(((Shared) recipe).get());
+            }
+            case "change" -> {
+                return List.of(((Shared) recipe).change(words[3]));
+            }
             case "acquire" -> recipe.acquire();
             case "try" -> {
                 return List.of(String.valueOf(recipe.tryAcquire()));

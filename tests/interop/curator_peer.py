@@ -131,6 +131,11 @@ class Curator:
         """A `DistributedDoubleBarrier`: `acquire` enters it, `release` leaves it."""
         return await self._make("doublebarrier", path, str(n))
 
+    async def shared(self, kind: str, path: str) -> Recipe:
+        """A `SharedCount` ("count"), `SharedValue` ("text"), `DistributedAtomicLong` ("long") or
+        `DistributedAtomicInteger` ("int"), for `get` and `change`."""
+        return await self._make(kind, path)
+
     async def _make(self, kind: str, *arguments: str) -> Recipe:
         handle = f"{kind}{next(self._ids)}"
         await self.tell(handle, kind, *arguments)
@@ -215,3 +220,13 @@ class Recipe:
         """The id of the latch that leads."""
         [id] = await self._curator.tell(self._handle, "leader")
         return id
+
+    async def get(self) -> str:
+        """What is shared, as Curator knows it; a `SharedCount` or `SharedValue` learns of changes by a watch."""
+        [value] = await self._curator.tell(self._handle, "get")
+        return value
+
+    async def change(self, by: str) -> str:
+        """Add a number, or set a text; returns the result."""
+        [value] = await self._curator.tell(self._handle, "change", by)
+        return value

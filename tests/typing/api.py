@@ -177,6 +177,38 @@ async def turns(zk: corral.Client) -> None:
     for strategy in (corral.Random(), corral.Sticky(), lambda found: found[-1]):
         services.provider("web", strategy)
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
+    values: corral.ValueWatch[str] = zk.value("/v", codec=corral.TEXT).watch()
+    values.close()
+    numbers: corral.CounterWatch = zk.counter("/n").watch()
+    numbers.close()
+    codec: corral.Codec[bytes] = corral.BYTES
+    assert_type(codec.decode(codec.encode(b"")), bytes)
+    plain = zk.value("/v", default=b"")
+    assert_type(plain.path, str)
+    assert_type(plain, corral.Value[bytes])
+    assert_type(await plain.get(), corral.Versioned[bytes])
+    text = zk.value("/v", codec=corral.TEXT, default="none")
+    assert_type(text, corral.Value[str])
+    assert_type((await text.update(str.upper)).value, str)
+    assert_type((await text.set("a", version=3)).version, int)
+    async for current in text.watch():
+        assert_type(current, corral.Versioned[str])
+        assert_type(current.stat, corral.Stat | None)
+        assert_type(current.exists, bool)
+    try:
+        await text.get()
+    except corral.InvalidValue as invalid:
+        assert_type(invalid.version, int)
+        assert_type(invalid.path, str)
+    assert_type(zk.counter("/n"), corral.Counter)
+    await zk.counter("/n").set(3)
+    assert_type(zk.value("/v", codec=corral.JSON, default={"rps": 10}), corral.Value[Any])
+    zk.value("/v", codec=corral.TEXT, default=b"none")  # type: ignore[misc]
+    zk.value("/v", default="none")  # type: ignore[call-overload]
+    assert_type(await zk.counter("/n", layout="curator-int").add(-1), int)
+    async for total in zk.counter("/n").watch():
+        assert_type(total, int)
+    zk.counter("/n", layout="redis")  # type: ignore[arg-type]
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]
 

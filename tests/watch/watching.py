@@ -74,8 +74,8 @@ async def until_unregistered(zk: corral.Client) -> None:
     await until(unregistered, "the client has no watch left")
 
 
-Reader: TypeAlias = (
-    "corral.NodeWatch | corral.ChildrenWatch | corral.TreeWatch | corral.RawWatch"  # whatever can be iterated
+Reader: TypeAlias = (  # whatever can be iterated
+    "corral.NodeWatch | corral.ChildrenWatch | corral.TreeWatch | corral.RawWatch | corral.ValueWatch[bytes]"
 )
 
 
@@ -95,6 +95,8 @@ class WatchKind(NamedTuple):
 
     def make(self, zk: corral.Client, path: str = "/node") -> Reader:
         """A watch of this kind."""
+        if self.verb == "value(...).watch":
+            return zk.value(path, default=b"").watch()
         watch: Reader = getattr(zk, self.verb)(path)
         return watch
 
@@ -113,6 +115,12 @@ KINDS = {
         messages.GET,
         lambda zk, n: zk.set("/node", b"%d" % n),
         lambda event, n: event.data == b"%d" % n,
+    ),
+    "value": WatchKind(
+        "value(...).watch",
+        messages.GET,
+        lambda zk, n: zk.set("/node", b"%d" % n),
+        lambda current, n: current.value == b"%d" % n,
     ),
     "children": WatchKind(
         "watch_children",

@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import asyncio
+import random
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class Session:
         """The event loop that opened the session."""
         self.clock: Clock
         """The time in seconds; it only increases. Set by `open`."""
+        self.rng: random.Random
+        """The source of randomness. Set by `open`."""
         self.max_body = options.max_request - 8  # the request header is part of the frame
         """The largest body of a request, in bytes."""
         self._options = options
@@ -83,14 +86,14 @@ class Session:
             self._loop = self.loop = loop = asyncio.get_running_loop()
         except RuntimeError:
             raise _no_loop() from None
-        self.clock, rng = clock_and_rng(loop)
+        self.clock, self.rng = clock_and_rng(loop)
         self._opened_at = self.clock()
         self._supervisor = Supervisor(
             self._machine,
-            Resolver(self._options.servers, rng),
+            Resolver(self._options.servers, self.rng),
             loop=loop,
             clock=self.clock,
-            rng=rng,
+            rng=self.rng,
             connect_timeout=self._options.connect_timeout,
             contact=self._contact,
             use=self._use,

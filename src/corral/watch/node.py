@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from corral.session.watchers import WatchKind
 from corral.types import Event, EventKind, Stat
@@ -13,7 +14,9 @@ from .read import ReadFeed
 from .reader import Reader
 from .shared import Cursor, Feeds
 
-__all__ = ["NO_NODE", "NodeState", "NodeWatch"]
+__all__ = ["NO_NODE", "NodeReader", "NodeState", "NodeWatch"]
+
+E = TypeVar("E")
 
 NodeState: TypeAlias = "tuple[bytes | None, Stat | None]"
 """A node's data (None if it was not read) and its `Stat`; both None if it does not exist."""
@@ -32,7 +35,47 @@ class NodeFeed(ReadFeed[NodeState]):
         return state
 
 
-class NodeWatch(Reader[ReadFeed[NodeState], Cursor, Event]):
+class NodeReader(Reader[ReadFeed[NodeState], Cursor, E]):
+    """Iterates over the states of one znode, in the form that the subclass gives them."""
+
+    _seen: NodeState | None = None
+
+    def __init__(self, feeds: Feeds, full: str, path: str) -> None:
+        super().__init__(feeds, full, path, Cursor())
+
+    def _find_feed(self) -> ReadFeed[NodeState]:
+        key = (NodeFeed, self._full)
+        return self._feeds.get(key, lambda: NodeFeed(self._feeds, key, self._full, self._path))
+
+    def _next_event(self, feed: ReadFeed[NodeState], cursor: Cursor) -> E | None:
+        state = feed.state
+        if state is None:
+            return None
+        data, stat = state
+        if self._seen is None:
+            kind = EventKind.ABSENT if stat is None else EventKind.PRESENT
+        else:
+            seen = self._seen[1]
+            if stat is None:
+                if seen is None:
+                    return None
+                kind = EventKind.DELETED
+            # Compare czxids, not versions: the version starts at 0 again when a node is created again.
+            elif seen is None or seen.czxid != stat.czxid:
+                kind = EventKind.CREATED
+            elif seen.mzxid == stat.mzxid:
+                return None
+            else:
+                kind = EventKind.CHANGED
+        self._seen = state
+        return self._item(Event(kind, self._path, data, stat))
+
+    @abstractmethod
+    def _item(self, event: Event) -> E:
+        """What `anext` returns for a state."""
+
+
+class NodeWatch(NodeReader[Event]):
     """The states of one znode as events: the state now, then each change.
 
     Use it as ``async for event in zk.watch(path)``, or as ``async with zk.watch(path) as events`` for a
@@ -55,34 +98,5 @@ class NodeWatch(Reader[ReadFeed[NodeState], Cursor, Event]):
     such a change also uses up the watch, and later changes are not reported until the next reconnect.
     """
 
-    _seen: NodeState | None = None
-
-    def __init__(self, feeds: Feeds, full: str, path: str) -> None:
-        super().__init__(feeds, full, path, Cursor())
-
-    def _find_feed(self) -> ReadFeed[NodeState]:
-        key = (NodeFeed, self._full)
-        return self._feeds.get(key, lambda: NodeFeed(self._feeds, key, self._full, self._path))
-
-    def _next_event(self, feed: ReadFeed[NodeState], cursor: Cursor) -> Event | None:
-        state = feed.state
-        if state is None:
-            return None
-        data, stat = state
-        if self._seen is None:
-            kind = EventKind.ABSENT if stat is None else EventKind.PRESENT
-        else:
-            seen = self._seen[1]
-            if stat is None:
-                if seen is None:
-                    return None
-                kind = EventKind.DELETED
-            # Compare czxids, not versions: the version starts at 0 again when a node is created again.
-            elif seen is None or seen.czxid != stat.czxid:
-                kind = EventKind.CREATED
-            elif seen.mzxid == stat.mzxid:
-                return None
-            else:
-                kind = EventKind.CHANGED
-        self._seen = state
-        return Event(kind, self._path, data, stat)
+    def _item(self, event: Event) -> Event:
+        return event
