@@ -1,4 +1,5 @@
-"""What all watches have in common, each kind held to it (W1 to W5); what is particular is in a file for each kind."""
+"""What all watches have in common, tested with each kind (W1 to W5); what is specific to one kind has its own
+file."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ ONLY_USER = [Acl.digest("user", "secret")]
 
 
 def reads(requests: Seen, kind: WatchKind) -> int:
-    """How many times a state was read."""
+    """How often a state was read."""
     return 0 if kind.read is None else requests.count(kind.read)
 
 
