@@ -1,4 +1,5 @@
-"""The loop of a run: `VirtualLoop`, which measures how long it is blocked, and notices a client that never waits."""
+"""The event loop of a run: a `VirtualLoop` that measures how long it is blocked, and detects a client that
+never waits."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 from corral.testing import VirtualLoop
 
 MOST_TURNS = 100_000
-"""Turns of the loop in which no time passes, after which it is said to spin."""
+"""If no time passes for so many turns of the loop, it is spinning."""
 
 
 class Spins(Exception):
@@ -16,7 +17,7 @@ class Spins(Exception):
 
 
 class MeasuredLoop(VirtualLoop):
-    """Counts and measures its turns."""
+    """A loop that counts and measures its turns."""
 
     def __init__(self, **options: Any) -> None:
         self.longest = 0.0
