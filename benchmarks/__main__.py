@@ -111,8 +111,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--hosts",
         metavar="HOST:PORT",
-        help="an existing server (a single one, so that all clients are connected to the same); it must answer "
-        "'cons'; nodes are created below /corral-benchmarks and deleted (default: start a local server)",
+        help="an existing server (a single one, so that all clients are connected to the same); it must "
+        "answer 'cons'; nodes are created below /corral-benchmarks and deleted (default: a local server)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results in this file")
     options = parser.parse_args()

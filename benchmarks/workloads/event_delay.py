@@ -73,4 +73,4 @@ async def run(bench: Bench) -> None:
     await bench.take_turns(prepare)
 
 
-WORKLOAD = Workload(name="event-delay", title="from a write until a watcher has seen it", run=run, main="wall")
+WORKLOAD = Workload(name="event-delay", title="from a write until a watcher sees it", run=run, main="wall")
