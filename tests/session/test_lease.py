@@ -173,7 +173,7 @@ def test_never_outlives_the_server_over_a_reconnect(
 
 def test_a_touch_counts_once_the_leader_must_know_of_it() -> None:
     """S3: a write's answer moves the lease to the newest request that was answered long enough before the
-    write was sent: half a tick, plus the longer of the write's round trip and T/50."""
+    write was sent: half a tick, plus the write's round trip, plus T/50."""
     driven = Driven(half_tick=1.0)
     driven.connect()
     ends = []
@@ -186,8 +186,8 @@ def test_a_touch_counts_once_the_leader_must_know_of_it() -> None:
         driven.now += 1 / 2
         driven.reply(sent)
         ends.append(driven.machine.lease_end() + LATENESS - T - START)
-    # The round trip is half a second, so a read counts for a write that is sent 1.5 s after the read's
-    # answer.
+    # Half a tick is 1 s, the round trip 0.5 s, and T/50 is 0.24 s: a read counts for a write that is sent
+    # 1.74 s after the read's answer.
     assert ends == pytest.approx([0, 0, 0, 1, 2, 3])
 
 
