@@ -144,7 +144,7 @@ async def test_a_transaction_is_for_once(zk: corral.Client, refused: bool) -> No
 
 
 async def test_a_commit_in_the_body_is_the_one(zk: corral.Client) -> None:
-    """Committing by hand inside `async with` makes the exit an error that says so, not a second commit."""
+    """After a commit by hand inside `async with`, the exit raises an error that says so, and does not commit again."""
 
     async def commit_inside() -> None:
         async with zk.transaction() as tx:

@@ -28,7 +28,7 @@ class MeasuredLoop(VirtualLoop):
 
     def _run_once(self) -> None:
         began = time.thread_time()
-        super()._run_once()  # type: ignore[misc]  # typeshed does not tell of it
+        super()._run_once()  # type: ignore[misc]  # typeshed does not have it
         self.longest = max(self.longest, time.thread_time() - began)
         self._turns += 1
         if self.time() != self._at:

@@ -500,7 +500,7 @@ def giving_up(stage: Stage) -> Scenario:
 
 
 def holding(stage: Stage) -> Scenario:
-    """``async with`` on a free lock: the body runs while it is held, and nothing is left behind it."""
+    """``async with`` on a free lock: the body runs while it is held, and nothing is left afterwards."""
 
     async def scenario(run: Run) -> None:
         path = stage.path()

@@ -20,7 +20,7 @@ PATH = "/made/for/it"
 async def test_nobody_else_stands_in_line(
     connect: Callable[..., corral.Client], other: corral.Client, kind: LineKind
 ) -> None:
-    """with an ACL, the line and its nodes are ours: other clients are refused, and those with the same
+    """With an ACL, the line and its nodes are ours: other clients are refused, and those with the same
     credentials can join."""
     credentials = [("digest", b"me:secret")]
     async with connect(auth=credentials) as zk, connect(auth=credentials) as friend:

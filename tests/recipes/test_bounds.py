@@ -212,7 +212,7 @@ async def test_a_leader_who_is_listed_and_not_there(ask: str) -> None:
 
 async def test_rounds_that_have_waited_do_not_count(rig: Rig) -> None:
     """L3, L10: a waiter that is evicted more often than the limit of fruitless rounds, but has waited each
-    time, goes on waiting in line."""
+    time, continues to wait in line."""
     held = await rig.other.lock("/lock").acquire()
     waiter = asyncio.create_task(rig.zk.lock("/lock").acquire())
     for _ in range(MOST_ROUNDS + 3):

@@ -480,7 +480,7 @@ async def stand(rig: Rig, data: bytes) -> str:
 
 
 async def test_leaders(rig: Rig) -> None:
-    """the current leader is yielded first, then each new one, with its data, and None while there is none. No
+    """The current leader is yielded first, then each new one, with its data, and None while there is none. No
     leader is yielded twice. The observer is no candidate."""
     observer = Observer(rig.zk.election("/election", data=b"not a candidate"))
     assert await observer.next() is None  # not even the parent exists

@@ -156,7 +156,7 @@ async def test_until_then_both_act_and_the_server_knows(rig: Rig) -> None:
 
 
 async def test_one_that_hangs(rig: Rig) -> None:
-    """a holder that hangs, and does not even clean up when it is cancelled, no longer blocks others: they
+    """A holder that hangs, and does not even clean up when it is cancelled, no longer blocks others: they
     acquire and release. It ends with LockLost whenever it ends, and its late release affects nobody."""
     hanging, told, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

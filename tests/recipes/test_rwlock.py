@@ -244,7 +244,7 @@ def exchanges(message: Message) -> bool:
 
 
 async def test_a_downgrade_lets_readers_in_and_no_writer(zk: corral.Client, other: corral.Client) -> None:
-    """as Curator has done since CURATOR-621: new readers may share it, unless they are behind a waiting
+    """As Curator has done since CURATOR-621: new readers may share it, unless they are behind a waiting
     writer. The waiting writer acquires when the last of those ahead has released."""
     async with zk.rwlock("/rw", data=b"me").write() as held:
         token, node = held.fencing_token, held.node

@@ -261,7 +261,7 @@ def test_refused_credentials_reach_everybody(feed: Feed) -> None:
     assert driven.machine.close_reason is not None
 
 
-# The second rule of the machine's preamble
+# The second rule of the machine's docstring
 
 
 def assignments(tree: ast.AST, function: str = "") -> Iterator[tuple[str, str]]:

@@ -108,7 +108,7 @@ async def test_several_clients_do_not_wait_for_each_other(
 
 
 async def test_a_client_that_nobody_leaves(connect: Connect, other: corral.Client, real_time: None) -> None:
-    """S5: a client that was entered by hand, and that nobody leaves, is closed on the server all the same."""
+    """S5: a client that was entered by hand, and that nobody leaves, is closed on the server nevertheless."""
 
     async def main() -> None:
         zk = await connect().__aenter__()

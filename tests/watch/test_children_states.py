@@ -32,7 +32,7 @@ async def test_first_event_of_a_node_that_exists(zk: corral.Client, other: corra
 
 
 async def test_first_event_of_a_node_without_children(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a node that has no children exists all the same."""
+    """W1: a node without children exists."""
     await other.create("/node")
     event = await next_of(zk.watch_children("/node"))
     assert (event.kind, event.children, event.exists) == (EventKind.PRESENT, frozenset(), True)

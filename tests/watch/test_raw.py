@@ -28,7 +28,7 @@ async def several(events: corral.RawWatch, count: int) -> list[tuple[RawKind, st
 
 @pytest.mark.parametrize("recursive", [False, True], ids=["one node", "recursive"])
 async def test_first_event(zk: corral.Client, other: corral.Client, recursive: bool) -> None:
-    """the first event says that nothing is known of earlier changes; nothing else is reported about them."""
+    """The first event says that nothing is known of earlier changes; nothing else is reported about them."""
     await other.create("/node", b"x")
     async with zk.watch_raw("/node", recursive=recursive) as events:
         assert await next_of(events) == RawEvent(RawKind.MISSED, "/node", None)
@@ -81,7 +81,7 @@ async def test_each_event_in_order(
     expected: list[tuple[RawKind, str]],
     waits: bool,
 ) -> None:
-    """each change is one event, whether a reader waits or not. A watch of one node gets its own changes and
+    """Each change is one event, whether a reader waits or not. A watch of one node gets its own changes and
     those of its list of children; a watch of a subtree gets the changes of each node. The zxid is that of the
     change, if the server sends it."""
     async with zk.watch_raw("/node", recursive=recursive) as events:
@@ -97,7 +97,7 @@ async def test_each_event_in_order(
 
 
 async def test_recreated_in_one_transaction(zk: corral.Client, other: corral.Client) -> None:
-    """changes that no later read could show are reported, too."""
+    """Changes that no later read could show are reported, too."""
     await other.create("/node")
     async with zk.watch_raw("/node") as events:
         await next_of(events)
@@ -150,7 +150,7 @@ async def test_late_reader(
 async def test_reconnect(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, recursive: bool
 ) -> None:
-    """W3: after a reconnect the reader is told that events may have been missed, and then gets each event
+    """W3: after a reconnect the reader is notified that events may have been missed, and then gets each event
     again."""
     await other.create("/node")
     async with proxied.watch_raw("/node", recursive=recursive) as events:

@@ -306,7 +306,7 @@ async def test_task_that_waits_all_its_life(zk: corral.Client, other: corral.Cli
     """W5: a task keeps no reference to the watches that it has used, however many."""
     await family(other)
     task = asyncio.current_task()
-    before = len(task._callbacks or ())  # type: ignore[union-attr]  # no public attribute tells
+    before = len(task._callbacks or ())  # type: ignore[union-attr]  # no public attribute shows it
     readers = []
     for _ in range(rounds):
         await zk.wait_present("/node")

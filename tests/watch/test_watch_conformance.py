@@ -111,7 +111,7 @@ async def test_late_reader_begins_with_the_state_now(
 async def test_node_that_is_created_again(
     zk: corral.Client, other: corral.Client, kind: WatchKind, waits: bool
 ) -> None:
-    """W1: Zxids tell states apart: a node created again with the same data, version and children is another node."""
+    """W1: States differ by their zxids: a node created again with the same data, version and children is another node."""
     await grow(other, "/node", "/node/a")
     async with kind.make(zk) as events:
         first: Any = await next_of(events)
@@ -195,7 +195,7 @@ async def test_a_thousand_readers_cost_the_server_one(
 async def test_refused_read_is_raised_and_tried_again(
     zk: corral.Client, other: corral.Client, kind: WatchKind
 ) -> None:
-    """W1, W4: All waiting readers raise the server's refusal; the next `anext` tries again, and goes on from there."""
+    """W1, W4: All waiting readers raise the server's refusal; the next `anext` tries again, and continues from there."""
     await other.create("/node")
     other.add_auth("digest", b"user:secret")
     async with kind.make(zk) as events, kind.make(zk) as more:

@@ -210,7 +210,7 @@ Step: TypeAlias = Callable[[corral.Client, str], Awaitable[object]]
 
 
 class History(NamedTuple):
-    """What happens to a node, step by step, while it is followed in one way."""
+    """The changes of a node, step by step, and one way of following them."""
 
     follow: Callable[[corral.Client, str, Follower], Coroutine[Any, Any, None]]
     """Pass the events to a follower, for ever."""

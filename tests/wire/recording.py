@@ -62,7 +62,7 @@ class _Learned(enum.Enum):
 
 
 SESSION_ID, PASSWORD = _Learned
-"""Of the session that the step "connect" opened."""
+"""The id and the password of the session that the step "connect" opened."""
 
 
 class Either(NamedTuple):

@@ -281,7 +281,7 @@ _sizes = st.one_of(
 _turns = st.lists(
     st.tuples(
         st.one_of(st.integers(1, 30), st.integers(1, 3 * INITIAL), st.just(20 * LIMIT)),  # bytes to write
-        st.integers(0, 4) | st.none(),  # frames to read then: this many, or all available
+        st.integers(0, 4) | st.none(),  # frames to read then; None: all
     ),
     max_size=40,
 )
