@@ -1,20 +1,21 @@
-"""What corral costs, beside a floor and its peers, on a real ZooKeeper.
+"""The cost of corral, compared with a floor and with other clients, on a real ZooKeeper.
 
-    python benchmarks                             all of it, in about twenty-five minutes: one table
+    python benchmarks                             all workloads, in about twenty-five minutes: one table
     python benchmarks --quick --only get lock     a first look at two workloads
     python benchmarks --json results.json && python benchmarks/plot.py results.json docs/benchmarks.svg
 
-It takes Java and ZooKeeper (see the README) and the packages of the dependency group ``benchmark``.
+It needs Java and ZooKeeper (see the README) and the packages of the dependency group ``benchmark``.
 
-`clients/` has a small file for each client, with the same verbs; `workloads/` one for each workload, which
-says what is measured, how the floor does it, and what the budget is. The floor (`clients/floor_client.py`) is
-the least that does the same work, on the same event loop, in the same run.
+`clients/` has a small file for each client, all with the same verbs. `workloads/` has a file for each
+workload, which says what is measured, how the floor does it, and what the budget is. The floor
+(`clients/floor_client.py`) is the minimal client that does the same work, on the same event loop, in the same
+run.
 
-How to read it: client CPU time for an operation comes first, since it is the steadier figure; wall time is
-that of client, server and machine together. Medians over the rounds, with the least and the most. Ratios are
-to the floor of the same section. Where the floor's own rounds are far apart the machine was busy: then look
-at ratios alone, and not at small ones, and in how many of the rounds a budget was met. A missed budget fails
-nothing; it is there to be seen.
+How to read the table: the client's CPU time for one operation comes first, since it varies least; wall time
+includes client, server and machine. Figures are medians over the rounds, with the minimum and the maximum.
+Ratios are relative to the floor in the same section. If the floor's own rounds differ widely, the machine was
+busy: then rely only on large ratios, and on the number of rounds in which a budget was met. A missed budget
+is shown, but is no failure.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ROUNDS, QUICK_ROUNDS = 12, 3
 
 
 async def one_pass(workload: Workload, loop: str, address: str, options: argparse.Namespace) -> Result:
-    """Measure one workload on one loop; see `one_pass.py`."""
+    """Measure one workload on one event loop; see `one_pass.py`."""
     result = Result(workload.name, loop)
     with tempfile.NamedTemporaryFile("r") as lines:
         process = await asyncio.create_subprocess_exec(
@@ -70,10 +71,11 @@ async def one_pass(workload: Workload, loop: str, address: str, options: argpars
 
 @asynccontextmanager
 async def warm_server(hosts: str | None) -> AsyncIterator[str]:
-    """The address of the one that all are measured against."""
+    """The address of the server that all clients are measured against, after warming it up."""
     async with AsyncExitStack() as stack:
         if hosts is None:
-            # The tick of ZooKeeper's own sample configuration; directories of locks stay between rounds.
+            # The tick of ZooKeeper's own sample configuration; the long interval keeps the parents of locks
+            # between rounds.
             server = LocalServer(tick_time=2.0, container_check_interval=3600.0)
             hosts = (await stack.enter_async_context(server)).address
         else:
@@ -83,7 +85,7 @@ async def warm_server(hosts: str | None) -> AsyncIterator[str]:
 
 
 async def measure(options: argparse.Namespace) -> Results:
-    """Everything that was asked for, against one warm server."""
+    """Measure all requested workloads, against one warm server."""
     results = Results(about_this_machine(options.clients))
     load = load_average()
     async with warm_server(options.hosts) as address:
@@ -97,7 +99,7 @@ async def measure(options: argparse.Namespace) -> Results:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,14 +107,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clients", nargs="+", choices=MODULES, default=list(MODULES))
     parser.add_argument("--loop", choices=(*LOOPS, "both"), default="both")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds: for a first look")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, for a first look")
     parser.add_argument(
         "--hosts",
         metavar="HOST:PORT",
-        help="a server of yours (of an ensemble one, so that all clients are connected to the same); it must "
-        "answer 'cons'; nodes are made below /corral-benchmarks and removed (default: start one here)",
+        help="an existing server (a single one, so that all clients are connected to the same); it must "
+        "answer 'cons'; nodes are created below /corral-benchmarks and deleted (default: a local server)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to save the results")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the results in this file")
     options = parser.parse_args()
     options.loop = LOOPS if options.loop == "both" else (options.loop,)
     options.rounds = QUICK_ROUNDS if options.quick else options.rounds

@@ -1,7 +1,8 @@
-"""Turns that are each taken in a process of its own, so that memory can be measured.
+"""Turns that each run in a process of their own, so that memory can be measured.
 
-In one process memory that an earlier turn has freed is used again, and hides what this one takes. It is
-measured as the system sees it, with what was needed only on the way and was not given back.
+Within one process, memory that an earlier turn has freed is reused, and hides what a later turn needs. Memory
+is measured as the system reports it, which includes memory that was only needed temporarily and was not
+returned.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PAGES = Path("/proc/self/statm")
 
 
 def alone(bench: Bench, workload: str, name: str) -> Turn:
-    """The turn of a client, as the workload's `alone` prepares it."""
+    """A turn of a client, as prepared by the workload's `alone`."""
 
     async def turn(meter: Meter) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -46,7 +47,7 @@ def alone(bench: Bench, workload: str, name: str) -> Turn:
 
 
 def resident() -> int | None:
-    """Bytes of this process that are in memory; None if the system does not tell (it is Linux that does)."""
+    """The resident memory of this process in bytes; None if the system does not report it (Linux does)."""
     gc.collect()
     if not PAGES.exists():
         return None
@@ -55,7 +56,7 @@ def resident() -> int | None:
 
 @contextlib.contextmanager
 def grown(meter: Meter, measure: str, count: int) -> Iterator[None]:
-    """Measure by how many bytes the process grows, for each of so many."""
+    """Measure by how many bytes the process grows, divided by `count`."""
     before = resident()
     yield
     after = resident()

@@ -1,7 +1,7 @@
-"""One workload on one event loop, in a process of its own: nothing of another is left in it.
+"""One workload on one event loop, in a process of its own, which has nothing left from other workloads.
 
-Run by `__main__`, which ends it should it hang. Each measurement is a line of JSON in a file, written when it
-is made, so that what was measured before is not lost.
+`__main__` runs it, and ends it if it hangs. Each measurement is appended to a file as a line of JSON at once,
+so that earlier measurements are not lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(workload: str, loop: str, address: str, rounds: int, clients: list[str]
     def say(**line: object) -> None:
         print(json.dumps(line), file=out, flush=True)
 
-    logging.disable(logging.CRITICAL)  # that a server is gone, which we know, and which costs those who tell
+    logging.disable(logging.CRITICAL)  # clients log that a server is gone, which costs those that log more
     chosen = WORKLOADS[workload]
     bench = Bench(
         address=address,
@@ -33,7 +33,7 @@ def main(workload: str, loop: str, address: str, rounds: int, clients: list[str]
     )
     with runner(loop) as running:
         running.run(chosen.run(bench))
-        # Threads of a client that has hung would keep the interpreter from ending.
+        # Threads of a client that hangs would keep the interpreter from ending.
         os._exit(0)
 
 

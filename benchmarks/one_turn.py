@@ -1,6 +1,6 @@
-"""One turn of one client, in a process of its own: nothing of an earlier turn is left in it.
+"""One turn of one client, in a process of its own, which has nothing left from earlier turns.
 
-Run by `alone`. What is measured is printed, as a line of JSON.
+`alone` runs it. It prints the measures as a line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from clients import load
 from workloads import WORKLOADS
 
 SESSION_TIMEOUT = 40.0
-"""The longest that the server allows: a client that is busy for long is to be measured, not to expire."""
+"""The longest timeout that the server allows: the session of a client that is busy for long must not
+expire."""
 
 
 def main(workload: str, loop: str, address: str, name: str) -> None:
@@ -28,12 +29,12 @@ def main(workload: str, loop: str, address: str, name: str) -> None:
     assert prepare is not None
     with runner(loop) as running:
         running.run(measure(prepare, address, name))
-        # As in `one_pass`: what has not let itself be closed must not keep the interpreter from ending.
+        # As in `one_pass`: a client that could not be closed must not keep the interpreter from ending.
         os._exit(0)
 
 
 async def measure(prepare: PrepareAlone, address: str, name: str) -> None:
-    """Connect, take the turn, print."""
+    """Connect, take the turn, and print the measures."""
     stack = AsyncExitStack()
     client = await stack.enter_async_context(load(name)(address, SESSION_TIMEOUT))
     turn = await prepare(address, name, client, stack)

@@ -1,10 +1,11 @@
-"""The plot of the README, made of saved results: client CPU beside the floor, fewer being better.
+"""The plot of the README, made from saved results: client CPU time relative to the floor; less is better.
 
     python benchmarks/plot.py results.json docs/benchmarks.svg
 
-For each workload a bar for corral, aiozk and kazoo: its median CPU time, as a ratio to the floor's, on
-asyncio's loop. The scale is logarithmic, since a peer's thousand locks are far out; the floor is the line
-at 1. The colours are legible on light and on dark backgrounds, and there is no background of its own.
+For each workload there is a bar for corral, aiozk and kazoo: the median CPU time, as a ratio to the floor's,
+on asyncio's loop. The scale is logarithmic, since the ratio of a peer's thousand locks is very large; the
+floor is the line at 1. The colours are legible on light and on dark backgrounds, and the background is
+transparent.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Bar(NamedTuple):
 
 
 def groups(results: Results) -> Iterator[tuple[str, list[Bar]]]:
-    """The label of each workload that was measured, and its bars."""
+    """The label and the bars of each workload that was measured."""
     found: dict[str, Result] = {each.workload: each for each in results.results if each.loop == LOOP}
     for name, label in SHOWN.items():
         if name in found:
@@ -66,7 +67,7 @@ def svg(shown: Sequence[tuple[str, list[Bar]]], about: dict[str, str]) -> str:
     height = TOP + GROUP * len(shown) + FOOT
 
     def x(ratio: float) -> float:
-        # A bar begins at a half, so that one as short as the floor's can be seen.
+        # A bar begins at a ratio of one half, so that one as short as the floor's is visible.
         share = math.log(max(ratio, 0.5) * 2) / math.log(highest * 2)
         return LABELS + share * (WIDTH - LABELS - RIGHT)
 

@@ -1,4 +1,4 @@
-"""The table: for each workload and loop a line for each client, and whether corral met the budgets."""
+"""The table: for each workload and event loop a line for each client, and whether corral met the budgets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE = "  {:8} {:>8} {:17} {:>7} {:>8} {:17} {}"
 
 
 def table(results: Results) -> str:
-    """All of it."""
+    """The whole table."""
     lines = [", ".join(f"{name} {value}" for name, value in results.about.items())]
     for result in results.results:
         lines += ["", *_section(WORKLOADS[result.workload], result)]
@@ -26,7 +26,7 @@ def table(results: Results) -> str:
 
 def _section(workload: Workload, result: Result) -> Iterator[str]:
     spread = _spread(result, workload.main)
-    noise = "" if spread is None else f"; the floor's rounds spread over {spread:.0%}"
+    noise = "" if spread is None else f"; the floor's rounds vary by {spread:.0%}"
     yield f"{workload.title} ({result.loop}, {workload.unit}{noise})"
     yield LINE.format("", "CPU", "", "x floor", "wall", "", "").rstrip()
     for client in (name for name in MODULES if name in result.measures):
@@ -63,7 +63,7 @@ def _figure(values: list[float] | None, workload: Workload) -> tuple[str, str]:
 
 
 def _spread(result: Result, measure: str) -> float | None:
-    """How far the floor's rounds were apart, as a share of their median: how noisy it was."""
+    """The range of the floor's rounds, relative to their median: a measure of noise."""
     values = result.measures.get("floor", {}).get(measure)
     if not values or len(values) < 2:
         return None
@@ -71,7 +71,7 @@ def _spread(result: Result, measure: str) -> float | None:
 
 
 def judged(budget: Budget, workload: Workload, result: Result) -> str | None:
-    """A sentence on a budget; None if corral was not measured."""
+    """A sentence about a budget; None if corral was not measured."""
     figure = (result.ratio if budget.of_floor else result.median)("corral", budget.measure)
     if figure is None:
         return None

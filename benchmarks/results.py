@@ -1,4 +1,5 @@
-"""What was measured, and where: kept in a file, so that a table or a plot can be made of it again."""
+"""The measurements, and the machine they were made on, in a file from which a table or a plot can be made
+later."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Self
 
 Measures = dict[str, list[float]]
-"""By name, a figure for each round."""
+"""For each measure by name, a figure for each round."""
 
 
 @dataclass
 class Result:
-    """One workload on one loop: what each client measured, and who was left out, and why."""
+    """One workload on one event loop: the measures of each client, and which clients were left out, and
+    why."""
 
     workload: str
     loop: str
@@ -26,22 +28,22 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, client: str, measures: dict[str, float]) -> None:
-        """One more round of a client."""
+        """Add a round of a client."""
         for name, value in measures.items():
             self.measures.setdefault(client, {}).setdefault(name, []).append(value)
 
     def median(self, client: str, measure: str) -> float | None:
-        """None if it was not measured."""
+        """The median of a measure; None if it was not measured."""
         values = self.measures.get(client, {}).get(measure)
         return statistics.median(values) if values else None
 
     def ratio(self, client: str, measure: str) -> float | None:
-        """How many times the floor's; None if one of the two was not measured."""
+        """The ratio to the floor; None if one of the two was not measured."""
         ours, floor = self.median(client, measure), self.median("floor", measure)
         return ours / floor if ours is not None and floor else None
 
     def ratios(self, client: str, measure: str) -> list[float]:
-        """As `ratio`, of each round by itself: a miss in all of them is no noise."""
+        """As `ratio`, for each round separately: a miss in all of them is not noise."""
         ours, floor = (self.measures.get(name, {}).get(measure, []) for name in (client, "floor"))
         return [one / other for one, other in zip(ours, floor, strict=False)]
 
@@ -55,19 +57,19 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """As saved."""
+        """Read a saved file."""
         raw = json.loads(path.read_text())
         return cls(raw["about"], [Result(**each) for each in raw["results"]])
 
     def save(self, path: Path) -> None:
-        """One line for each workload and loop, with six digits that count."""
+        """Save one line for each workload and event loop, with six significant digits."""
         lines = [json.dumps(_rounded(asdict(result))) for result in self.results]
         body = ",\n  ".join(lines)
         path.write_text(f'{{"about": {json.dumps(self.about)},\n "results": [\n  {body}]}}\n')
 
 
 def about_this_machine(clients: list[str]) -> dict[str, str]:
-    """What the figures depend on."""
+    """The environment that the figures depend on."""
     versions = {name: metadata.version(name) for name in (*clients, "uvloop") if name != "floor"}
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -78,7 +80,7 @@ def about_this_machine(clients: list[str]) -> dict[str, str]:
 
 
 def load_average() -> str:
-    """Of the last minute: how many processes wanted to run."""
+    """The load average of the last minute: how many processes wanted to run."""
     return f"{os.getloadavg()[0]:.1f}"
 
 

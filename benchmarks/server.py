@@ -1,4 +1,4 @@
-"""What is asked of the server that all clients are measured against, and a tap on the wire to it."""
+"""Requests to the server that all clients are measured against, and a relay that counts traffic."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import corral
 from clients.floor_client import connect
 
 ROOT = "/corral-benchmarks"
-"""What everything is made below."""
+"""Every node is created below this."""
 
 WARMING_ROUNDS = 20
 WARMING_REQUESTS = 1000
 
 
 async def make_nodes(address: str, paths: Iterable[str] | Mapping[str, bytes], data: bytes = b"") -> None:
-    """Create nodes, with their parents; those that are there are given the data, of which a mapping has each
-    node's."""
+    """Create nodes, with their parents. Existing ones get the data; a mapping has the data of each node."""
     each = paths if isinstance(paths, Mapping) else dict.fromkeys(paths, data)
     async with corral.connect(address) as zk:
 
@@ -34,7 +33,7 @@ async def make_nodes(address: str, paths: Iterable[str] | Mapping[str, bytes], d
 
 
 async def warm(address: str) -> None:
-    """Give the server's JVM time to compile what it will do: reads, writes and locks."""
+    """Let the server's JVM compile the code for later requests: reads, writes and locks."""
     data, lock = f"{ROOT}/warm/data", f"{ROOT}/warm/lock"
     await make_nodes(address, [data, lock])
     async with connect(address, 10.0) as floor:
@@ -45,40 +44,40 @@ async def warm(address: str) -> None:
 
 
 async def clear(address: str) -> None:
-    """Remove everything that was made."""
+    """Delete everything that was created."""
     async with corral.connect(address) as zk:
         with suppress(corral.NoNode):
             await zk.delete(ROOT, recursive=True)
 
 
 async def connections(address: str) -> dict[int, int]:
-    """By its id, how many requests the server has received from each session that is connected."""
+    """For each connected session, by its id, how many requests the server has received."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"cons")
     answer = (await reader.read(-1)).decode()
     writer.close()
     if "not in the whitelist" in answer:
-        raise LookupError("the server does not answer 'cons': allow it by its 4lw.commands.whitelist")
+        raise LookupError("the server does not answer 'cons': add it to the server's 4lw.commands.whitelist")
     found = re.findall(r"recved=(\d+).*?sid=0x([0-9a-f]+)", answer)
     return {int(session_id, 16): int(received) for received, session_id in found}
 
 
 async def children(address: str, path: str) -> list[str]:
-    """The names below a node, as of this server."""
+    """The names of the children of a node, as this server has them."""
     async with connect(address, 10.0) as floor:
         return [name.decode() for name in await floor.children(path)]
 
 
 async def requests_of(address: str, session_ids: Iterable[int]) -> int:
-    """How many requests the server has received from these sessions on their present connections."""
+    """How many requests the server has received from these sessions on their current connections."""
     received = await connections(address)
     return sum(received[session_id] for session_id in session_ids)
 
 
 @dataclass
 class Tap:
-    """A relay that counts what passes. It is in the way, so nothing is timed through it."""
+    """A relay that counts what passes. It adds latency, so no times are measured through it."""
 
     address: str = ""
     connections: int = 0
@@ -87,7 +86,7 @@ class Tap:
     received: int = 0
     """Bytes to the client."""
     round_trips: int = 0
-    """How often a client went on to speak when it had been spoken to, or began to."""
+    """How often the client sent something for the first time, or after it had received something."""
 
     def reset(self) -> None:
         """Count from zero."""
@@ -96,7 +95,7 @@ class Tap:
 
 @asynccontextmanager
 async def tapped(address: str) -> AsyncIterator[Tap]:
-    """A tap in front of a server."""
+    """A relay in front of a server."""
     tap = Tap()
     host, _, port = address.rpartition(":")
     tasks: set[asyncio.Task[None]] = set()

@@ -1,6 +1,6 @@
-"""Changes nodes from a process of its own, so that the changing is not measured with the watching.
+"""Changes nodes from a process of its own, so that the cost of the changes is not part of the measurement.
 
-Run by `Writer`: it reads lines from its standard input, and sets all its nodes to each of them.
+`Writer` runs it: it reads lines from its standard input, and sets all its nodes to each of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of a client's verbs share: the requests that pass a proxy."""
+"""Helpers for tests of a client's verbs: the requests that pass a proxy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from corral.wire import messages
 
 
 def asks_for(*operations: messages.Operation) -> Callable[[Message], bool]:
-    """Matches requests for one of some operations, told apart by their opcodes."""
+    """Matches requests for one of some operations, by their opcodes."""
     wanted = {operation.opcode for operation in operations}
     return lambda message: message.kind is MessageKind.REQUEST and message.opcode in wanted
 
 
 class Seen:
-    """The requests that have come to a proxy, in order, without pings and connect requests."""
+    """The requests that a proxy received, in order, without pings and connect requests."""
 
     def __init__(self, requests: list[Message]) -> None:
         self.requests = requests
 
     @property
     def opcodes(self) -> list[int]:
-        """What was asked for."""
+        """The opcodes of these requests."""
         return [request.opcode for request in self.requests]
 
     def count(self, *operations: messages.Operation) -> int:

@@ -1,12 +1,12 @@
-"""Clients on the ZooKeeper that is tested on, and what every test is held to beside its own promise.
+"""Clients of the ZooKeeper under test, and what every test is checked for apart from its own subject.
 
-corral's own plugin gives the server that most tests share, chosen by `--zookeeper`; without it `auto` (see
-pyproject.toml): everything promised is tested on a real one. A test that kills, pauses or restarts its server
-gets one of its own by `make_server`. One that is about real servers asks for `real_servers`, and is skipped, with
+corral's own plugin provides the server that most tests share, chosen by `--zookeeper`. The default is `auto`
+(see pyproject.toml), since every promise is tested on a real server. A test that kills, pauses or restarts
+its server gets its own from `make_server`. A test of real servers uses `real_servers`, and is skipped, with
 the reason, where there are none.
 
-With `--loop=virtual` the same tests run in virtual time, with no real socket, each on an embedded server of its own;
-those that are about threads, processes or the kernel's sockets ask for `real_time`, and run as ever.
+With `--loop=virtual` the same tests run in virtual time, with no real socket, each on its own embedded
+server. Tests of threads, processes or the kernel's sockets use `real_time`, and run as usual.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServe
 pytest_plugins = ["corral.testing.plugin", "sampling"]
 
 SESSION_TIMEOUT = 4.0
-"""What tests ask for unless they are about it; short, as some wait for a session to end."""
+"""The session timeout of tests that do not test it; short, since some wait for a session to end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +50,7 @@ def pytest_asyncio_loop_factories(
 
 
 def _no_real_servers(config: pytest.Config) -> str | None:
-    """Why no test may start a real server of its own, if so."""
+    """The reason why no test may start a real server of its own, if there is one."""
     if (config.getoption("--zookeeper") or config.getini("zookeeper")) == "embedded":
         return "this run is on the embedded one"
     return LocalServer.missing()
@@ -80,26 +80,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {config.getoption('--loop')}"
 
 
-# How long an example takes says nothing on a busy machine.
+# On a busy machine the duration of an example means nothing.
 hypothesis.settings.register_profile("corral", deadline=None)
 hypothesis.settings.load_profile("corral")
 
 
 @pytest.fixture(scope="session")
 def real_servers(pytestconfig: pytest.Config) -> None:
-    """Asked for by what starts real servers of its own."""
+    """Used by tests that start real servers of their own."""
     if reason := _no_real_servers(pytestconfig):
         pytest.skip(f"about real servers: {reason}")
 
 
 @pytest.fixture(scope="session")
 def real_time() -> None:
-    """Asked for by what is about threads, processes or the kernel's sockets: never in virtual time."""
+    """Used by tests of threads, processes or the kernel's sockets: they never run in virtual time."""
 
 
 @pytest.fixture(scope="session")
 def ensemble(real_servers: None) -> Iterator[LocalEnsemble]:
-    """Three local servers, for tests that do not break more than they mend."""
+    """Three local servers, for tests that repair everything that they break."""
     servers = LocalEnsemble(3)
     asyncio.run(servers.start())
     try:
@@ -110,9 +110,10 @@ def ensemble(real_servers: None) -> Iterator[LocalEnsemble]:
 
 @pytest.fixture
 def make_server(pytestconfig: pytest.Config) -> Callable[..., Server]:
-    """Makes a server of the test's own, of the kind that is tested on, with options that both kinds have.
+    """Makes a server of the test's own, of the kind under test, with options that both kinds have.
 
-    It is local where the shared one is in Docker, or given: it is to be paused and killed quickly.
+    It is a local one if the shared server is in Docker, or external, since it must be paused and killed
+    quickly.
     """
     is_embedded = _no_real_servers(pytestconfig) is not None
 
@@ -130,19 +131,19 @@ def _is_virtual() -> bool:
 
 @pytest.fixture
 def root(zookeeper_root: str) -> str:
-    """A znode of the test's own on the server, gone when it ends."""
+    """A znode of the test's own on the server, deleted when the test ends."""
     return zookeeper_root
 
 
 @pytest.fixture
 def server_address(_servers: Hosts) -> str:
-    """Where the server is, straight: the shared one, or in virtual time the test's own."""
+    """The address of the server without a proxy: the shared one, or in virtual time the test's own."""
     return str(_servers)
 
 
 @pytest.fixture
 def connect(server_address: str, root: str) -> Callable[..., corral.Client]:
-    """`corral.connect` to the server, below the test's own znode; `to=` for another address."""
+    """`corral.connect` to the server, below the test's own znode; `to=` is for another address."""
 
     def make(to: str = server_address, **options: Any) -> corral.Client:
         return corral.connect(f"{to}{root}", **{"session_timeout": SESSION_TIMEOUT, **options})
@@ -159,30 +160,30 @@ async def zk(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.Clie
 
 @pytest.fixture
 async def other(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.Client]:
-    """A second client, with a session of its own: the independent observer."""
+    """A second client, with its own session: an independent observer."""
     async with connect() as client:
         yield client
 
 
 @pytest.fixture
 def proxy(faults: FaultProxy) -> FaultProxy:
-    """A proxy before the shared server, to break connections with."""
+    """A proxy in front of the shared server, for breaking connections."""
     return faults
 
 
 @pytest.fixture(autouse=True)
 async def nothing_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Every test ends without a task left behind, and without an error that only the event loop saw."""
+    """No test leaves a task, or an exception that only the event loop has seen."""
     if not inspect.iscoroutinefunction(request.function):
-        yield  # nothing asynchronous ran; and collecting garbage after thousands of pure tests takes minutes
+        yield  # no loop ran, and garbage collections after pure tests take minutes
         return
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     before = asyncio.all_tasks()
-    gc.freeze()  # what is there by now is not looked through after each test
+    gc.freeze()  # existing objects are not examined after each test
     yield
-    gc.collect()  # for "exception was never retrieved", which is said when a future goes
+    gc.collect()  # for "exception was never retrieved", which is logged when a future is collected
     await asyncio.sleep(0)
     left = [
         task

@@ -1,4 +1,4 @@
-"""The kinds of recipes that stand in line, one row each: a new recipe is a row here, and every conformance test runs
+"""The kinds of recipes with a line, one row each: a new recipe is a new row, and every conformance test runs
 on it."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KAZOO_NAME = re.compile(r"[0-9a-f]{32}__lock__\d{10}")
 
 
 class Line(NamedTuple):
-    """One line of nodes below the path of a recipe, and who stands in it."""
+    """One line of nodes below the path of a recipe, and which contenders have a node in it."""
 
     below: str
     """Appended to the path."""
@@ -40,51 +40,52 @@ class Line(NamedTuple):
     waiters: bool = True
     """Whether each waiter has a node in it."""
     first_waiter: bool = False
-    """Whether the first waiter has one although the others have none."""
+    """Whether the first waiter has one, even if the others have none."""
 
     def length(self, holders: int, waiters: int) -> int:
-        """How many nodes are in it while so many hold and so many wait."""
+        """How many nodes it has with this many holders and waiters."""
         first = self.first_waiter and waiters > 0
         return holders * self.holders + (waiters if self.waiters else int(first))
 
 
 class LineKind(NamedTuple):
-    """One kind of recipe that stands in line. What is acquired is a `Held`, or a tuple of them."""
+    """One kind of recipe with a line. An acquire returns a `Held`, or a tuple of them."""
 
     make: Callable[..., Any]
-    """Makes one: of a client and a path, with options such as `data` and `acl`."""
+    """Makes one from a client and a path, with options such as `data` and `acl`."""
     name: re.Pattern[str]
     """The name of a holder's node."""
     called: str
-    """What messages call it, before its path."""
+    """The name in messages, in front of the path."""
     limit: int | None = 1
     """How many can hold it at once; None: any number."""
     rival: Callable[..., Any] | None = None
-    """Makes what excludes it; another one of its own kind if None."""
+    """Makes a recipe that excludes it; another one of its own kind if None."""
     lines: tuple[Line, ...] = (Line(""),)
     """In the order in which they are joined."""
 
     @property
     def crowd(self) -> int:
-        """How many the tests have hold it at once."""
+        """How many hold it at once in these tests."""
         return self.limit or 3
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether one alone can hold it."""
+        """Whether only one can hold it."""
         return self.limit == 1
 
     @property
     def is_one_line(self) -> bool:
-        """Whether it is held by standing first in the line at its path."""
+        """Whether the first in the line at its path holds it."""
         return self.lines == (Line(""),) and self.is_exclusive
 
     def opponent(self, client: corral.Client, path: str = PATH, **options: Any) -> Any:
-        """What excludes it."""
+        """A recipe that excludes it."""
         return (self.rival or self.make)(client, path, **options)
 
     async def make_lines(self, client: corral.Client, path: str = PATH) -> None:
-        """Create the lines: those that a recipe creates itself vanish while they are empty, at any time."""
+        """Create the lines beforehand: those that a recipe creates itself may be removed while they are
+        empty."""
         for line in self.lines:
             await client.create(path + line.below, make_parents=True)
 
@@ -98,12 +99,12 @@ class LineKind(NamedTuple):
     async def until_standing(
         self, client: corral.Client, holders: int, waiters: int, path: str = PATH
     ) -> None:
-        """Wait until so many hold it and so many wait for it, as `client` sees it."""
+        """Wait until this many hold it and this many wait for it, as `client` sees it."""
         for line in self.lines:
             await until_line(client, path + line.below, line.length(holders, waiters))
 
     async def is_standing(self, client: corral.Client, holders: int, waiters: int, path: str = PATH) -> bool:
-        """Whether so many hold it and so many wait for it, as `client` sees it."""
+        """Whether this many hold it and this many wait for it, as `client` sees it."""
         lengths = [len(await children(client, path + line.below)) for line in self.lines]
         return lengths == [line.length(holders, waiters) for line in self.lines]
 
@@ -128,7 +129,7 @@ class LineKind(NamedTuple):
         return lambda message: asks_for(CREATE2)(message) and folder in (message.path or "")
 
     async def seen(self, made: Any) -> list[Contender]:
-        """Who holds it, then who waits for it."""
+        """Its holders, then its waiters."""
         if isinstance(made, corral.Semaphore):
             return [*await made.holders(), *await made.waiters()]
         contenders: list[Contender] = await made.contenders()
@@ -136,24 +137,24 @@ class LineKind(NamedTuple):
 
 
 def each_held(acquired: Any) -> Sequence[corral.Held]:
-    """What an acquire returned, one by one."""
+    """The result of an acquire as a list."""
     return acquired if isinstance(acquired, tuple) else (acquired,)
 
 
 async def release(acquired: Any) -> None:
-    """Release all that an acquire returned."""
+    """Release everything that an acquire returned."""
     await asyncio.gather(*(held.release() for held in each_held(acquired)))
 
 
 def is_valid(acquired: Any) -> bool:
-    """Whether all that an acquire returned is held; either all of it is, or none."""
+    """Whether everything that an acquire returned is held; checks that it is all or nothing."""
     states = {held.is_valid for held in each_held(acquired)}
     assert len(states) == 1
     return states.pop()
 
 
 def node_below(held: Any, path: str = PATH) -> str:
-    """The path, without the chroot, of the node by which it is held: the first of several."""
+    """The path, without the chroot, of the node by which it is held; of the first of several."""
     node = each_held(held)[0].node
     return node[node.index(f"{path}/") :]
 
@@ -165,7 +166,7 @@ def nodes_below(acquired: Any, path: str = PATH) -> set[str]:
 
 @asynccontextmanager
 async def filled(kind: LineKind, client: corral.Client, path: str = PATH) -> AsyncIterator[list[Any]]:
-    """As `fill`, and released when the block ends."""
+    """As `fill`; releases at the end of the block."""
     async with AsyncExitStack() as stack:
         held = await kind.fill(client, path)
         for each in held:

@@ -1,9 +1,9 @@
-"""`--points=tenth`: of the tests that break or cancel at each point, and of the conformance suites, a tenth of the cases
-of each test, chosen by a seed that the header prints.
+"""`--points=tenth`: runs a tenth of the cases of each test that breaks or cancels at each point, and of each
+conformance test, chosen by a seed that the header shows.
 
-On real servers all of them take minutes, and in virtual time, where CI runs all of them, seconds. A tenth on real
-servers shows that the two agree; each run has another tenth. At least one case of each test stays, so that everything
-that is promised is proven on a real server in each run.
+On real servers all of them take minutes, and in virtual time, where CI runs all of them, seconds. A tenth on
+real servers checks that the two agree, and each run has another tenth. At least one case of each test is
+kept, so that each run proves every promise on a real server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 __all__ = ["chosen", "is_sampled"]
 
 ONLY_REAL = frozenset({"real_servers", "ensemble"})
-"""Fixtures of tests that do not run in virtual time: none of these is left out."""
+"""Fixtures of tests that do not run in virtual time: none of these tests is left out."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """A worker of pytest-xdist is about to be started: all choose the same."""
+    """A worker of pytest-xdist is about to start: all of them must choose the same cases."""
     node.workerinput["points_seed"] = node.config.option.points_seed
 
 
@@ -61,14 +61,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_sampled(item: pytest.Item) -> bool:
-    """Whether it is one of many cases, which all run in virtual time, too."""
+    """Whether it is one of many cases that all run in virtual time, too."""
     path = item.path
     is_one_of_many = path.name == "test_points.py" or path.stem.endswith(("_cancel", "_loss", "_conformance"))
     return is_one_of_many and ONLY_REAL.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def chosen(items: Sequence[pytest.Item], seed: int) -> list[pytest.Item]:
-    """All items but nine tenths of the cases of each test that is sampled, rounded in favour of more."""
+    """The items without nine tenths of the cases of each sampled test; the rest is rounded up."""
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0] if is_sampled(item) else None].append(item)

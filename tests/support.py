@@ -1,4 +1,4 @@
-"""What several test modules need."""
+"""Helpers for several test modules."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from corral.testing import VirtualLoop
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds after which a wait has failed; never a measure of how fast something is."""
+"""A wait that takes longer than this many seconds has failed. It does not measure speed."""
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:
-    """Wait until an observation from outside comes true."""
+    """Wait until a condition becomes true for which there is no event."""
     try:
         async with asyncio.timeout(patience):
             while not await condition():
@@ -27,7 +27,7 @@ async def until(condition: Callable[[], Awaitable[object]], what: str, patience:
 
 
 def block(seconds: float) -> None:
-    """Keep the event loop from running for so long."""
+    """Block the event loop for this many seconds."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, VirtualLoop):
         loop.block(seconds)
@@ -36,7 +36,7 @@ def block(seconds: float) -> None:
 
 
 def told_by_tests(terminalreporter: Any, name: str) -> list[Any]:
-    """The values of a property that tests have recorded, from whatever processes they ran in."""
+    """The values of a property that tests have recorded, whatever processes they ran in."""
     return [
         value
         for reports in terminalreporter.stats.values()
@@ -48,8 +48,8 @@ def told_by_tests(terminalreporter: Any, name: str) -> list[Any]:
 
 
 async def children(client: corral.Client, path: str) -> list[str]:
-    """The names of a line's nodes in their numbers' order; none if there is no line: the server removes one that is
-    empty, at any time."""
+    """The names of a line's nodes in the order of their numbers; none if there is no line, since the server
+    may remove an empty one."""
     try:
         return sorted(await client.children(path), key=lambda name: name[-10:])
     except corral.NoNode:
@@ -57,19 +57,19 @@ async def children(client: corral.Client, path: str) -> list[str]:
 
 
 async def turns(count: int = 5) -> None:
-    """Let the event loop go round, for whatever is ready to run."""
+    """Let the event loop run some turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def within(awaitable: Awaitable[T]) -> T:
-    """Its result, unless it hangs."""
+    """The result of an awaitable, with a time limit."""
     async with asyncio.timeout(PATIENCE):
         return await awaitable
 
 
 async def until_line(client: corral.Client, path: str, length: int) -> list[str]:
-    """Wait until so many nodes stand in a line, as `client` sees it; returns them."""
+    """Wait until a line has this many nodes, as `client` sees it; returns their names."""
     names: list[str] = []
 
     async def there() -> bool:
@@ -84,8 +84,8 @@ async def until_line(client: corral.Client, path: str, length: int) -> list[str]
 
 
 async def settle(client: corral.Client) -> None:
-    """Let all that `client` has sent so far be carried out, or be certain never to be: a write of the same
-    session, on whatever connection it has by now, is ordered behind it."""
+    """Wait until everything that `client` has sent so far is applied, or certain never to be: a write of the
+    same session comes after it, on whatever connection."""
     while True:
         try:
             await within(client.set("/", b""))

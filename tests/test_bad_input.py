@@ -1,4 +1,4 @@
-"""What cannot be right is refused before anything is sent; the message has value, rule and remedy."""
+"""Invalid input is refused before anything is sent; the message has the value, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RW: Any = "rw"
 
 
 async def carry_out(result: object) -> None:
-    """Wait for what a call has returned, if that is to be waited for."""
+    """Await what a call has returned, if it can be awaited."""
     if inspect.isawaitable(result):
         await result
 
 
 async def refusal(zk: corral.Client, call: Call) -> corral.UsageError:
-    """The error of a call that is wrong in itself."""
+    """The error of an invalid call."""
     with pytest.raises(corral.UsageError) as caught:
         await carry_out(call(zk))
     return caught.value
@@ -68,7 +68,7 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "counter": lambda zk, path: zk.counter(path),
 }
 
-# Each with what the message says of the rule.
+# Each with the part of the message that states the rule.
 BAD_PATHS: list[tuple[Any, type[Exception], str]] = [
     ("", ValueError, "start with '/'"),
     ("a", ValueError, "start with '/'"),
@@ -92,7 +92,8 @@ BAD_PATHS: list[tuple[Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize("verb", PATH_TAKERS)
 async def test_bad_paths(connect: Connect, proxy: FaultProxy, verb: str) -> None:
-    """Every verb and factory that takes a path refuses one that cannot be, alike, and sends nothing."""
+    """Every verb and factory that takes a path refuses an invalid one with the same error, and sends
+    nothing."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         for path, builtin, rule in BAD_PATHS:
             error = await refusal(zk, lambda zk, path=path: PATH_TAKERS[verb](zk, path))
@@ -105,7 +106,7 @@ async def test_bad_paths(connect: Connect, proxy: FaultProxy, verb: str) -> None
 
 @pytest.mark.parametrize("verb", [verb for verb in PATH_TAKERS if verb != "create sequential"])
 async def test_a_path_does_not_end_with_a_slash(zk: corral.Client, verb: str) -> None:
-    """Only a sequential node's path may end with '/'; the message has the path as it should be."""
+    """Only a sequential node's path may end with '/'; the message has the corrected path."""
     error = await refusal(zk, lambda zk: PATH_TAKERS[verb](zk, "/a/"))
     assert isinstance(error, corral.UsageValueError)
     assert "'/a/' must not end with '/'; write '/a'" in str(error)
@@ -113,7 +114,7 @@ async def test_a_path_does_not_end_with_a_slash(zk: corral.Client, verb: str) ->
 
 @pytest.mark.parametrize("path", ["/a.b", "/...", "/-", "/a b", "/ü", "/日本", "/zookeeper2", "/a\u00a0"])
 async def test_unusual_paths_are_good(zk: corral.Client, path: str) -> None:
-    """The server takes what we take: no path that can be is refused."""
+    """Valid paths, however unusual, are accepted by the client and by the server."""
     assert await zk.create(path) == path
     assert await zk.children("/") == [path[1:]]
 
@@ -122,12 +123,12 @@ async def test_unusual_paths_are_good(zk: corral.Client, path: str) -> None:
 
 
 class Bad(NamedTuple):
-    """A call that is wrong in itself."""
+    """An invalid call."""
 
     call: Call
     builtin: type[Exception]
     says: tuple[str, ...]
-    """What the message has: the value, the rule, the remedy."""
+    """What the message contains: the value, the rule, the remedy."""
 
 
 def _add_to_transaction(**options: Any) -> Call:
@@ -287,7 +288,7 @@ BAD_ARGUMENTS: dict[str, Bad] = {
 
 @pytest.mark.parametrize("case", BAD_ARGUMENTS)
 async def test_bad_arguments(connect: Connect, proxy: FaultProxy, case: str) -> None:
-    """An argument that cannot be is a UsageError, and Python's ValueError or TypeError; nothing is sent."""
+    """An invalid argument raises a UsageError that is also a ValueError or a TypeError; nothing is sent."""
     call, builtin, says = BAD_ARGUMENTS[case]
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         error = await refusal(zk, call)
@@ -298,13 +299,13 @@ async def test_bad_arguments(connect: Connect, proxy: FaultProxy, case: str) -> 
 
 
 async def test_secrets_are_not_told(zk: corral.Client) -> None:
-    """No message and no repr shows a secret."""
+    """No message and no repr contains a secret."""
     for name, call in TELLTALES.items():
         error = await refusal(zk, call)
         assert "hush" not in str(error), name
         for other in (error.__cause__, error.__context__):
             assert "hush" not in repr(other), name
-            assert not isinstance(other, UnicodeError), name  # it has the text in it
+            assert not isinstance(other, UnicodeError), name  # it would contain the text
     for auth in ([("digest", b"ann:hush")], [("hush", b"digest")]):
         client = corral.connect(auth=auth)
         assert "hush" not in repr(client)
@@ -368,15 +369,15 @@ TELLTALES: dict[str, Call] = {
     "a value in JSON": lambda zk: zk.value("/v", codec=corral.JSON).set({"hush": {"hush"}}),
     "data as a condition of children": lambda zk: zk.wait_children("/a", b"hush"),  # type: ignore[arg-type]
 }
-"""Calls that are wrong, each with a secret in it: hush."""
+"""Invalid calls, each with a secret in it: hush."""
 
 
 # Frames
 
 
 async def test_a_frame_over_the_limit_is_not_sent(connect: Connect, proxy: FaultProxy) -> None:
-    """S7: a request over the limit is refused with its size and the limit; one of exactly the limit, which is
-    the server's own, is taken."""
+    """S7: a request over the limit is refused with its size and the limit. One of exactly the limit, which is
+    also the server's, is accepted."""
     limit = framing.DEFAULT_MAX_REQUEST
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         with pytest.raises(corral.FrameTooLarge) as caught:
@@ -415,7 +416,7 @@ TOO_LARGE: dict[str, Call] = {
 
 @pytest.mark.parametrize("case", TOO_LARGE)
 async def test_whatever_is_too_large_is_not_sent(connect: Connect, proxy: FaultProxy, case: str) -> None:
-    """S7: max_request holds for every request; the connection and its neighbours are unaffected."""
+    """S7: max_request applies to every request; the connection and other requests are not affected."""
     async with connect(proxy.address, max_request=1024) as zk, requests_seen(proxy) as seen:
         before = asyncio.create_task(carry_out(zk.exists("/")))
         with pytest.raises(corral.FrameTooLarge, match=r"2,\d{3} bytes, over the limit of 1,024"):
@@ -426,7 +427,7 @@ async def test_whatever_is_too_large_is_not_sent(connect: Connect, proxy: FaultP
         assert proxy.accepted == 1
 
 
-# What connect is given
+# Arguments of connect
 
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = {
@@ -518,7 +519,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 async def test_bad_options(case: str) -> None:
-    """What connect cannot work with it refuses at once, before there is a client."""
+    """connect refuses invalid arguments at once, before there is a client."""
     options, builtin, says = BAD_OPTIONS[case]
     with pytest.raises(corral.UsageError) as caught:
         corral.connect(**{"hosts": "localhost", **options})
@@ -528,7 +529,7 @@ async def test_bad_options(case: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "host:"])
 async def test_hosts_from_the_environment_are_checked(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A CORRAL_HOSTS that cannot be is refused like an argument; an empty one is none."""
+    """An invalid CORRAL_HOSTS is refused like an argument; an empty one counts as missing."""
     monkeypatch.setenv("CORRAL_HOSTS", value)
     if value:
         with pytest.raises(corral.UsageValueError, match=r"'host:' has an empty port.*host:port"):
@@ -537,7 +538,7 @@ async def test_hosts_from_the_environment_are_checked(monkeypatch: pytest.Monkey
         assert "localhost:2181" in repr(corral.connect())
 
 
-# The right call at the wrong time or place
+# Valid calls at the wrong time or place
 
 VERBS: dict[str, Call] = {
     "get": lambda zk: zk.get("/"),
@@ -576,7 +577,7 @@ async def _commit(zk: corral.Client) -> None:
 
 
 async def refused(zk: corral.Client, call: Call) -> corral.UsageStateError:
-    """The error of a call at a wrong time or place."""
+    """The error of a call at the wrong time or place."""
     async with asyncio.timeout(PATIENCE):
         error = await refusal(zk, call)
     assert isinstance(error, corral.UsageStateError)
@@ -586,14 +587,15 @@ async def refused(zk: corral.Client, call: Call) -> corral.UsageStateError:
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_not_opened(connect: Connect, verb: str) -> None:
-    """A client that was not entered says how to; it does not wait for a connection that never comes."""
+    """A client that was not entered raises an error that says how to enter it; it does not wait for a
+    connection that never comes."""
     error = await refused(connect(), VERBS[verb])
     assert "async with corral.connect" in str(error)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_closed(connect: Connect, proxy: FaultProxy, verb: str) -> None:
-    """S5: a client that was closed says so, to everything that is asked of it; and connects no more."""
+    """S5: a closed client raises ClientClosed for every call, and does not connect again."""
     async with connect(proxy.address) as zk:
         pass
     accepted = proxy.accepted
@@ -606,7 +608,8 @@ async def test_closed(connect: Connect, proxy: FaultProxy, verb: str) -> None:
 
 @pytest.mark.parametrize("closed", [False, True])
 async def test_opened_twice(connect: Connect, proxy: FaultProxy, closed: bool) -> None:
-    """A client is for one use: entering it again is refused, open or closed, and it goes on as it was."""
+    """A client can be entered once: entering it again is refused, whether it is open or closed, and does not
+    affect it."""
     async with connect(proxy.address) as zk:
         if closed:
             await zk.close()
@@ -673,8 +676,8 @@ async def _guarded(held: corral.Held) -> None:
 @pytest.mark.parametrize("place", ELSEWHERE)
 @pytest.mark.parametrize("verb", [*VERBS, "close"])
 async def test_in_another_thread(connect: Connect, proxy: FaultProxy, place: str, verb: str) -> None:
-    """S8: use from another thread, with an event loop of its own or without one, is an error that says so;
-    nothing is sent and the client goes on in its own."""
+    """S8: using a client from another thread, with or without an event loop there, raises an error that says
+    so. Nothing is sent, and the client continues in its own loop."""
     call: Call = VERBS.get(verb, lambda zk: zk.close())
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         error = in_a_thread(lambda: ELSEWHERE[place](zk, call))
@@ -690,7 +693,8 @@ async def test_in_another_thread(connect: Connect, proxy: FaultProxy, place: str
 async def test_what_is_held_belongs_to_its_loop(
     connect: Connect, proxy: FaultProxy, other: corral.Client, place: str, verb: str
 ) -> None:
-    """S8: so it is with what the client has given out: another thread gets an error, and it stays held."""
+    """S8: the same holds for objects that the client has returned: another thread gets an error, and what is
+    held stays held."""
     async with connect(proxy.address) as zk:
         lock = zk.lock("/l")
         held = await lock.acquire()
@@ -707,7 +711,8 @@ async def test_what_is_held_belongs_to_its_loop(
 
 @pytest.mark.parametrize("place", ELSEWHERE)
 async def test_a_watch_and_states_belong_to_their_loop(connect: Connect, place: str) -> None:
-    """S8: a watch or a stream of states that is iterated in another thread says so, after its start too."""
+    """S8: iterating a watch or a stream of states in another thread raises an error, also after iteration has
+    started."""
     async with connect() as zk, zk.watch("/") as events:
         states = zk.states()
         await anext(events)
@@ -722,7 +727,7 @@ async def test_a_watch_and_states_belong_to_their_loop(connect: Connect, place: 
 
 @pytest.mark.parametrize("place", ELSEWHERE)
 async def test_after_a_fork(connect: Connect, proxy: FaultProxy, place: str) -> None:
-    """S8: in a forked process the client is an error that says so; the parent's goes on."""
+    """S8: in a forked process the client raises an error that says so; the parent's client continues."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -730,7 +735,7 @@ async def test_after_a_fork(connect: Connect, proxy: FaultProxy, place: str) -> 
             )  # "may lead to deadlocks": this child takes no lock
             child = os.fork()
         if child == 0:
-            status = 1  # something else than an error that says so
+            status = 1  # it raised another error
             try:
                 for call in VERBS.values():
                     try:
@@ -758,7 +763,8 @@ MISUSES: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] = {
 
 @pytest.mark.parametrize("case", MISUSES)
 async def test_misuse(connect: Connect, proxy: FaultProxy, case: str) -> None:
-    """What has no meaning at this moment says so, names the lock and sends nothing."""
+    """A call that makes no sense in the current state raises an error that names the lock, and sends
+    nothing."""
     call, says = MISUSES[case]
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         error = await refused(zk, call)

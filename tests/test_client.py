@@ -1,4 +1,5 @@
-"""A client's life on a real server: connecting, states, closing, tasks, cancellation, its API by example."""
+"""A client's life on a real server: connecting, states, closing, tasks, cancellation, and its API by
+example."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ Situation = Callable[[FaultProxy, corral.Client], contextlib.AbstractAsyncContex
 
 
 class Footprint:
-    """What there is of tasks, sockets and timers, to see what has come since."""
+    """A snapshot of tasks, sockets and timers, to find later what is new."""
 
     def __init__(self) -> None:
         self._tasks = asyncio.all_tasks()
@@ -39,7 +40,7 @@ class Footprint:
         self._timers = self._live_timers()
 
     def new(self) -> list[object]:
-        """What has come since, and is still there."""
+        """What was created since, and still exists."""
         tasks = {task for task in asyncio.all_tasks() - self._tasks if not task.done()}
         return [
             *(tasks - {asyncio.current_task()}),
@@ -48,8 +49,8 @@ class Footprint:
         ]
 
     async def restored(self) -> None:
-        """Wait until nothing is left; a server that runs in this process closes its sockets a little later."""
-        for _ in range(round(PATIENCE / 0.01)):  # not by a timeout, which would be a timer that has come
+        """Wait until nothing new is left; a server in this process closes its sockets a little later."""
+        for _ in range(round(PATIENCE / 0.01)):  # not asyncio.timeout, whose timer would be new
             if not self.new():
                 return
             await asyncio.sleep(0.01)
@@ -59,40 +60,40 @@ class Footprint:
     def _open_sockets() -> set[str]:
         found = set()
         for entry in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").exists() else ():
-            with contextlib.suppress(OSError):  # the one that lists them is closed already
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed already
                 found.add(os.readlink(entry))
         return {link for link in found if link.startswith("socket:")}
 
     @staticmethod
     def _live_timers() -> set[asyncio.TimerHandle]:
-        # asyncio's own list of timers, which it offers no other way to see; uvloop has none.
+        # asyncio's own list of timers, which has no public accessor; uvloop has none.
         timers: list[asyncio.TimerHandle] = getattr(asyncio.get_running_loop(), "_scheduled", [])
         return {timer for timer in timers if not timer.cancelled() and not is_of_a_server(timer)}
 
 
 def is_of_a_server(timer: asyncio.TimerHandle) -> bool:
-    """Whether an embedded server in this loop has set it: that one still expires sessions."""
+    """Whether an embedded server in this loop has set it: that server still expires sessions."""
     return isinstance(getattr(timer._callback, "__self__", None), Process)  # type: ignore[attr-defined]
 
 
 async def ended(awaitable: Awaitable[Any]) -> Any:
-    """Its result, or its error; an error of ours if it hangs."""
+    """The result or the error of an awaitable; fails if it hangs."""
     async with asyncio.timeout(PATIENCE):
         return (await asyncio.gather(awaitable, return_exceptions=True))[0]
 
 
 async def nobody_connected(proxy: FaultProxy) -> None:
-    """Wait until the proxy has seen every client go."""
+    """Wait until the proxy has no client connection."""
 
     async def none() -> bool:
         return proxy.connections == 0
 
     await until(none, f"nobody is connected to {proxy}")
-    await proxy.cut()  # nobody is left to be cut: waits for what the proxy itself has to close
+    await proxy.cut()  # there is none left to cut: this waits for the proxy to close its sockets
 
 
 async def is_open(address: str, session_id: int) -> bool:
-    """Whether the server has the session."""
+    """Whether the session exists on the server."""
     return f"0x{session_id:x}" in (await four_letter_word(address, "dump")).split()
 
 
@@ -100,7 +101,7 @@ async def is_open(address: str, session_id: int) -> bool:
 
 
 async def test_the_api_by_example(server_address: str, root: str, other: corral.Client) -> None:
-    """The lines of the design's first section work as they stand there."""
+    """The lines of the design's first section work as they are written there."""
     await other.create("/config")
     for version in range(3):
         await other.set("/config", b"v%d" % (version + 1))
@@ -165,13 +166,13 @@ async def test_the_api_by_example(server_address: str, root: str, other: corral.
 
 
 def test_everything_public_is_exported_once() -> None:
-    """Every public name is in `__all__`, once, and nothing else is without an underscore or a module."""
+    """`__all__` has every public name, once; every other name has an underscore or is a module."""
     assert len(set(corral.__all__)) == len(corral.__all__)
     assert all(hasattr(corral, name) for name in corral.__all__)
 
 
 async def test_reprs(connect: Connect) -> None:
-    """What is printed tells what it is, of what, and where it stands."""
+    """A repr says what the object is, what it belongs to, and its state."""
     zk = connect()
     assert "suspended" in repr(zk)
     async with zk:
@@ -205,7 +206,7 @@ async def test_reprs(connect: Connect) -> None:
 async def test_where_the_servers_are(
     server_address: str, root: str, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Servers and chroot are taken from the argument, else from CORRAL_HOSTS."""
+    """Servers and chroot are taken from the argument, otherwise from CORRAL_HOSTS."""
     monkeypatch.setenv("CORRAL_HOSTS", f"{server_address}{root}" if how == "environment" else "nowhere:1")
     hosts = {"string": f"{server_address}{root}", "list": [server_address], "environment": None}[how]
     async with corral.connect(hosts) as zk:
@@ -216,7 +217,7 @@ async def test_where_the_servers_are(
 
 
 async def test_a_name_is_resolved(server_address: str) -> None:
-    """S1: a server may be named; each address of the name is tried."""
+    """S1: a server may be given by name; each address of the name is tried."""
     port = server_address.rpartition(":")[2]
     async with corral.connect(f"localhost:{port}") as zk:
         assert zk.server is not None
@@ -224,7 +225,7 @@ async def test_a_name_is_resolved(server_address: str) -> None:
 
 
 async def test_the_server_decides_on_the_timeout(connect: Connect) -> None:
-    """session_timeout is what was asked for, then what the server has granted."""
+    """session_timeout is the requested one, and later the granted one."""
     zk = connect(session_timeout=999)
     assert zk.session_timeout == 999
     assert zk.session_id == 0
@@ -234,8 +235,8 @@ async def test_the_server_decides_on_the_timeout(connect: Connect) -> None:
 
 
 async def test_unreachable_servers(connect: Connect) -> None:
-    """Servers that do not answer end the entering with ConnectTimeout, which names each of them and why;
-    nothing is left, and the client is closed."""
+    """If no server answers, entering raises ConnectTimeout, which names each server and the reason. Nothing
+    is left, and the client is closed."""
     refusing = [f"{LOOPBACK}:{port}" for port in free_ports(2)]
     before = Footprint()
     zk = corral.connect([*refusing, "no..name"], connect_timeout=0.3)
@@ -254,7 +255,8 @@ async def test_unreachable_servers(connect: Connect) -> None:
 
 @pytest.mark.parametrize("others", [0, 1])
 async def test_connect_timeout_names_each_server(proxy: FaultProxy, others: int) -> None:
-    """A server that takes the connection and is silent is named too, and so is one whose turn never came."""
+    """The error also names a server that accepts the connection and is silent, and one that was not tried in
+    time."""
     servers = [proxy.address, *(f"{LOOPBACK}:{port}" for port in free_ports(others))]
     before = Footprint()
     async with proxy.black_hole():
@@ -268,7 +270,7 @@ async def test_connect_timeout_names_each_server(proxy: FaultProxy, others: int)
 
 
 async def test_a_silent_server_does_not_stop_the_search(server_address: str, proxy: FaultProxy) -> None:
-    """S1: a server that takes connections and says nothing is left for the next one, if it comes first."""
+    """S1: if the first server accepts connections and is silent, the client tries the next one."""
     async with proxy.black_hole():
         while proxy.accepted < 2:
             async with asyncio.timeout(PATIENCE):
@@ -278,7 +280,7 @@ async def test_a_silent_server_does_not_stop_the_search(server_address: str, pro
 
 
 async def test_the_order_is_random(server_address: str, proxy: FaultProxy) -> None:
-    """S1: clients with one list spread over its servers."""
+    """S1: clients with the same list spread over its servers."""
     used = set()
     async with asyncio.timeout(PATIENCE):
         while len(used) < 2:
@@ -287,7 +289,7 @@ async def test_the_order_is_random(server_address: str, proxy: FaultProxy) -> No
 
 
 async def test_waiting_for_ever(connect: Connect, proxy: FaultProxy) -> None:
-    """connect_timeout=None waits until there is a server, whenever that is."""
+    """connect_timeout=None waits until there is a server, however long that takes."""
     async with proxy.refuse():
         entering = asyncio.create_task(connect(proxy.address, connect_timeout=None).__aenter__())
         await turns(100)
@@ -298,7 +300,7 @@ async def test_waiting_for_ever(connect: Connect, proxy: FaultProxy) -> None:
     await zk.close()
 
 
-# Credentials that are refused
+# Refused credentials
 
 
 async def test_refused_credentials(connect: Connect, proxy: FaultProxy) -> None:
@@ -314,8 +316,8 @@ async def test_refused_credentials(connect: Connect, proxy: FaultProxy) -> None:
 
 
 async def test_credentials_refused_later(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
-    """S6: a client whose added credentials are refused is of no more use: all that waits, and all that is
-    asked of it later, raises AuthFailed; what it holds is lost; no connection is tried again."""
+    """S6: if credentials that were added later are refused, the client cannot be used any more: everything
+    that waits, and every later call, raises AuthFailed. What it holds is lost, and it does not reconnect."""
     await other.create("/n")
     async with connect(proxy.address, session_timeout=10) as zk:
         states, lock = zk.states(), zk.lock("/l")
@@ -348,7 +350,8 @@ async def test_credentials_refused_later(connect: Connect, proxy: FaultProxy, ot
 
 
 async def test_states_tell_each_change(connect: Connect, proxy: FaultProxy) -> None:
-    """S3: the state now, then each change: over a cut, suspended and connected again; last of all, closed."""
+    """S3: `states` yields the current state, then each change: when the connection is cut, suspended and
+    connected again; at the end, closed."""
     zk = connect(proxy.address)
     early = zk.states()
     async with zk:
@@ -367,7 +370,7 @@ async def test_states_tell_each_change(connect: Connect, proxy: FaultProxy) -> N
 
 
 async def test_a_very_slow_reader_of_states_misses_the_oldest() -> None:
-    """A reader that falls very far behind loses the oldest states, never the newest; memory is bounded."""
+    """A reader that is very far behind loses the oldest states, never the newest; memory is bounded."""
     queue = StateQueue(State.SUSPENDED)
     stream = StateStream(queue, lambda: None)
     told = [State.CONNECTED, State.SUSPENDED] * 1000 + [State.CONNECTED, State.CLOSED]
@@ -379,7 +382,8 @@ async def test_a_very_slow_reader_of_states_misses_the_oldest() -> None:
 
 
 async def test_states_are_for_one_reader(connect: Connect) -> None:
-    """Two tasks that read one stream are told so; the first goes on; a cancelled reader has lost nothing."""
+    """A second task that reads the same stream gets an error; the first continues. A cancelled reader loses
+    nothing."""
     async with connect() as zk:
         states = zk.states()
         await anext(states)
@@ -398,18 +402,18 @@ async def test_states_are_for_one_reader(connect: Connect) -> None:
 # Closing
 
 
-# In which a client is closed while somebody waits.
+# Situations in which a client is closed while callers wait.
 
 
 @contextlib.asynccontextmanager
 async def connected(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
-    """All is well."""
+    """With a connection."""
     yield
 
 
 @contextlib.asynccontextmanager
 async def disconnected(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
-    """There is no server, and the client knows it."""
+    """Without a server; the client has noticed that."""
     states = zk.states()
     async with proxy.refuse():
         await proxy.cut()
@@ -421,14 +425,14 @@ async def disconnected(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[No
 
 @contextlib.asynccontextmanager
 async def in_flight(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
-    """The server answers, and its answers do not come."""
+    """The server answers, and its answers do not arrive."""
     async with proxy.black_hole(requests=False):
         yield
 
 
 @contextlib.asynccontextmanager
 async def black_hole(proxy: FaultProxy, zk: corral.Client) -> AsyncIterator[None]:
-    """Nothing passes either way."""
+    """Nothing passes in either direction."""
     async with proxy.black_hole():
         yield
 
@@ -458,7 +462,7 @@ async def _second_event(zk: corral.Client, path: str = "/n") -> object:
 
 
 def what_came(waiting: dict[str, asyncio.Task[Any]]) -> dict[str, str]:
-    """What each waiter was told, in a word."""
+    """The name of the error that each waiter got."""
     return {name: type(task.result()).__name__ if task.done() else "hangs" for name, task in waiting.items()}
 
 
@@ -466,8 +470,8 @@ def what_came(waiting: dict[str, asyncio.Task[Any]]) -> dict[str, str]:
 async def test_closing_wakes_requests(
     connect: Connect, proxy: FaultProxy, other: corral.Client, situation: Situation
 ) -> None:
-    """S5: a request that waits, for a connection or for its answer, ends with ClientClosed when the client is
-    closed; and closing ends, whatever the network does."""
+    """S5: a request that waits for a connection or for its answer ends with ClientClosed when the client is
+    closed. Closing ends, whatever the network does."""
     await other.create("/n")
     before = Footprint()
     async with connect(proxy.address, session_timeout=2) as zk, situation(proxy, zk):
@@ -486,18 +490,18 @@ async def test_closing_wakes_requests(
 async def test_closing_wakes_who_waits_for_others(
     connect: Connect, proxy: FaultProxy, other: corral.Client, situation: Situation
 ) -> None:
-    """S5: so it is with those who wait for what others do: in the line of a lock, for a change of a node."""
+    """S5: so do calls that wait for other clients: in the line of a lock, or for a change of a node."""
     await other.create("/n")
     async with other.lock("/l"), connect(proxy.address, session_timeout=2) as zk:
         async with requests_seen(proxy) as seen:
             waiting = {name: asyncio.create_task(ended(call(zk))) for name, call in EVENTS.items()}
 
             async def settled() -> bool:
-                # What sets their watches: a read each, and one of existence where there is no node.
+                # The requests that set their watches: a read each, and an `exists` if there is no node.
                 return seen.count(messages.GET, messages.EXISTS) == 4
 
             await until(settled, "they wait")
-        await zk.exists("/")  # so that the watches are there
+        await zk.exists("/")  # after this the watches are set
         async with situation(proxy, zk):
             assert what_came(waiting) == dict.fromkeys(EVENTS, "hangs")
             assert await ended(zk.close()) is None
@@ -506,8 +510,8 @@ async def test_closing_wakes_who_waits_for_others(
 
 
 async def test_closing_tells_the_holder(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
-    """S5, L4: what is held is lost with the client: the holder is told before the server is, and then others
-    can hold it at once."""
+    """S5, L4: what is held is lost when the client is closed. The holder is notified before the server is
+    told, and then others can hold at once."""
     async with connect(proxy.address) as zk:
         held = await zk.lock("/l").acquire()
         waiting = asyncio.create_task(held.wait_lost())
@@ -516,7 +520,7 @@ async def test_closing_tells_the_holder(connect: Connect, proxy: FaultProxy, oth
             closing = asyncio.create_task(zk.close())
             await turns()
             assert not closing.done()
-            assert waiting.done()  # and the server knows of nothing
+            assert waiting.done()  # and the server has not been told yet
             assert not held.is_valid
         await closing
         error = await waiting
@@ -527,7 +531,8 @@ async def test_closing_tells_the_holder(connect: Connect, proxy: FaultProxy, oth
 
 
 async def test_closing_leaves_nothing(connect: Connect, server_address: str) -> None:
-    """S5: when a client is closed there is no task, socket or timer of it, and the server has no session."""
+    """S5: when a client is closed none of its tasks, sockets or timers is left, and the server has no
+    session."""
     before = Footprint()
     async with connect() as zk:
         session = zk.session_id
@@ -541,7 +546,7 @@ async def test_closing_leaves_nothing(connect: Connect, server_address: str) -> 
 
 
 async def test_closing_is_bounded(real_servers: None) -> None:
-    """S5: closing ends while the server is frozen, and leaves nothing here."""
+    """S5: closing ends even if the server is paused, and leaves nothing in the client."""
     async with LocalServer() as server:
         before = Footprint()
         async with corral.connect(server.address, session_timeout=1) as zk:
@@ -552,7 +557,7 @@ async def test_closing_is_bounded(real_servers: None) -> None:
 
 
 async def test_closing_twice_and_at_once(connect: Connect, server_address: str) -> None:
-    """S5: closing may be asked for by many, and again; each returns when it is done."""
+    """S5: several tasks may close a client, repeatedly; each call returns when it is closed."""
     async with connect() as zk:
         session = zk.session_id
         assert await asyncio.gather(zk.close(), zk.close(), zk.chroot("/a").close()) == [None] * 3
@@ -562,8 +567,8 @@ async def test_closing_twice_and_at_once(connect: Connect, server_address: str) 
 
 
 def test_a_loop_that_ends_while_a_client_closes() -> None:
-    """S8: closing that is cancelled twice, and a loop that then ends all its tasks, leave no error behind that nobody
-    has seen."""
+    """S8: closing is cancelled twice, and then the loop ends all its tasks: no exception is left that nobody
+    has retrieved."""
     complaints: list[dict[str, Any]] = []
 
     async def main(server: EmbeddedServer) -> None:
@@ -585,13 +590,13 @@ def test_a_loop_that_ends_while_a_client_closes() -> None:
 
     with EmbeddedServer(thread=True) as server:
         asyncio.run(main(server))
-    gc.collect()  # for what is said of a future when it goes
+    gc.collect()  # futures log unretrieved exceptions when they are collected
     assert complaints == []
 
 
 @pytest.mark.parametrize("after", range(1, 8))
 async def test_a_cancelled_close_closes(connect: Connect, server_address: str, after: int) -> None:
-    """S5, S8: cancelling the wait, after any number of turns, does not stop the closing."""
+    """S5, S8: cancelling the wait, after any number of loop turns, does not stop the closing."""
     async with connect() as zk:
         session = zk.session_id
         closing = asyncio.create_task(zk.close())
@@ -606,7 +611,7 @@ async def test_a_cancelled_close_closes(connect: Connect, server_address: str, a
 
 
 async def test_closing_while_it_opens(connect: Connect, proxy: FaultProxy) -> None:
-    """S5: a client that is closed while it is being opened ends the entering with ClientClosed."""
+    """S5: if a client is closed while it is being entered, entering raises ClientClosed."""
     before = Footprint()
     async with proxy.black_hole():
         zk = connect(proxy.address)
@@ -619,7 +624,7 @@ async def test_closing_while_it_opens(connect: Connect, proxy: FaultProxy) -> No
 
 
 async def test_a_client_that_was_never_opened_can_be_closed(connect: Connect) -> None:
-    """S5: closing what was not opened does nothing."""
+    """S5: closing a client that was not entered does nothing."""
     zk = connect()
     await zk.close()
     async with zk:
@@ -630,7 +635,7 @@ async def test_a_client_that_was_never_opened_can_be_closed(connect: Connect) ->
 
 
 async def in_another_task(awaitable: Awaitable[Any]) -> Any:
-    """Await it in a task that ends with it."""
+    """Await it in a new task."""
 
     async def run() -> Any:
         return await awaitable
@@ -640,14 +645,14 @@ async def in_another_task(awaitable: Awaitable[Any]) -> Any:
 
 @pytest.fixture
 async def opened(connect: Connect) -> AsyncIterator[corral.Client]:
-    """A client whose entering and leaving pytest-asyncio runs in tasks of its own."""
+    """A client that pytest-asyncio enters and leaves in different tasks."""
     async with connect() as zk, zk.lock("/fixture"), zk.watch("/") as events:
         await anext(events)
         yield zk
 
 
 async def test_in_a_fixture(opened: corral.Client, other: corral.Client) -> None:
-    """S8: a fixture that enters client, lock and watch in one task and leaves them in another just works."""
+    """S8: a fixture may enter client, lock and watch in one task and leave them in another."""
     assert await opened.exists("/") is not None
     assert await other.lock("/fixture").try_acquire() is None
 
@@ -695,8 +700,8 @@ async def test_an_exit_stack_that_moves(connect: Connect, other: corral.Client) 
 
 
 async def test_connecting_can_be_cancelled_anywhere(connect: Connect, proxy: FaultProxy) -> None:
-    """S8: entering that is cancelled after any number of turns ends at once and leaves nothing: no task, no
-    timer, no connection at the server's side."""
+    """S8: if entering is cancelled, after any number of loop turns, it ends at once and leaves nothing: no
+    task, no timer, and no connection on the server."""
     before = Footprint()
     for count in range(10_000):
         zk = connect(proxy.address)
@@ -717,13 +722,14 @@ async def test_connecting_can_be_cancelled_anywhere(connect: Connect, proxy: Fau
 async def test_cancelled_as_the_session_comes(
     connect: Connect, server_address: str, proxy: FaultProxy
 ) -> None:
-    """S8: entering that is cancelled in the very turn in which there is a session ends that on the server."""
+    """S8: if entering is cancelled in the very turn in which the session is established, the session is ended
+    on the server."""
     zk = connect(proxy.address)
     entering = asyncio.create_task(zk.__aenter__())
     while zk.state is not State.CONNECTED:
         await asyncio.sleep(0)
     session = zk.session_id
-    if entering.done():  # the loop has run it before us
+    if entering.done():  # the loop has run it before this task
         await zk.close()
     else:
         entering.cancel()
@@ -736,8 +742,8 @@ async def test_cancelled_as_the_session_comes(
 
 
 async def test_a_lock_is_kept_under_load(real_time: None, connect: Connect, proxy: FaultProxy) -> None:
-    """S1, S3: ten thousand requests at once do not hold up the heartbeats of a lock: they go out in between,
-    the lock is kept for longer than the session timeout, and every request is answered."""
+    """S1, S3: ten thousand requests at once do not delay the heartbeats of a lock: these are sent in between.
+    The lock is kept for longer than the session timeout, and every request is answered."""
     gets = heartbeats = within_a_batch = 0
 
     def count(message: Message) -> bool:
@@ -745,11 +751,12 @@ async def test_a_lock_is_kept_under_load(real_time: None, connect: Connect, prox
         gets += asks_for(messages.GET)(message)
         if asks_for(messages.MULTI)(message):
             heartbeats += 1
-            # Behind what was asked for before it, it would come when a whole batch has been sent.
+            # After all earlier requests, it would come when a whole batch has been sent.
             within_a_batch += gets % 10_000 != 0
         return False
 
-    # Ten thousand tasks block the loop for a while on a busy machine: longer than that must the lease be.
+    # Ten thousand tasks block the loop for a while on a busy machine, and the lease must last longer than
+    # that.
     async with connect(proxy.address, session_timeout=6) as zk:
         await zk.create("/n", b"data")
         async with zk.lock("/l") as held, proxy.record(count), asyncio.timeout(PATIENCE):
@@ -765,19 +772,19 @@ async def test_a_lock_is_kept_under_load(real_time: None, connect: Connect, prox
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What corral says, from INFO on."""
+    """What corral logs at INFO and above."""
     with caplog.at_level(logging.INFO, "corral"):
         yield caplog
 
 
 def warnings_in(log: pytest.LogCaptureFixture) -> list[str]:
-    """The messages that somebody should look at."""
+    """The messages at WARNING and above."""
     return [record.getMessage() for record in log.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_normal_life_is_quiet(connect: Connect, log: pytest.LogCaptureFixture) -> None:
-    """Connecting, locks that are waited for and given up, watches, refusals, a moment's outage and closing
-    are no reason for a warning."""
+    """Connecting, waiting for locks, giving up, watches, refusals, a short outage and closing log no
+    warning."""
     async with connect() as zk, connect() as rival:
         async with zk.lock("/l"):
             waiting = asyncio.create_task(rival.lock("/l").acquire())
@@ -797,7 +804,8 @@ async def test_a_normal_life_is_quiet(connect: Connect, log: pytest.LogCaptureFi
 
 
 async def test_a_cut_is_two_lines(connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture) -> None:
-    """Contact that is lost and back is one line each: which server and why, what is held, how long it was."""
+    """The loss of the connection and the reconnect are one line each: which server and why, what is held, and
+    how long it took."""
     async with connect(proxy.address) as zk, zk.lock("/l") as held:
         await proxy.cut(reset=True)
         await zk.exists("/")
@@ -811,7 +819,8 @@ async def test_a_cut_is_two_lines(connect: Connect, proxy: FaultProxy, log: pyte
 async def test_rounds_in_vain_are_no_warnings(
     connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
 ) -> None:
-    """While no server is there, there is one warning; what each round finds, server by server, is at DEBUG."""
+    """While there is no server, one warning is logged; the outcome of each round, server by server, is logged
+    at DEBUG."""
 
     def rounds() -> list[str]:
         return [text for record in log.records if "trying on" in (text := record.getMessage())]
@@ -836,7 +845,7 @@ async def test_rounds_in_vain_are_no_warnings(
 async def test_a_session_that_could_not_be_closed_is_a_warning(
     connect: Connect, proxy: FaultProxy, log: pytest.LogCaptureFixture
 ) -> None:
-    """S5: closing says so once if the session, with its ephemerals, had to be left to expire."""
+    """S5: closing logs once if the session, with its ephemerals, had to be left to expire."""
     async with connect(proxy.address, session_timeout=1) as zk:
         session = zk.session_id
         async with proxy.refuse():

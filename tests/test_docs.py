@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def python_blocks(document: str) -> list[str]:
-    """The Python code in a document."""
+    """The Python code blocks of a document."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
     return blocks
 
 
 def diagram() -> str:
-    """The states of a session and what leads from one to the next, for Mermaid."""
+    """The states of a session and their transitions, for Mermaid."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> suspended"]
     for state, changes in TRANSITIONS.items():
         for change, following in changes.items():
@@ -42,7 +42,7 @@ def diagram() -> str:
 
 
 def test_the_state_diagram_is_drawn_from_the_table() -> None:
-    """The picture in the architecture cannot drift from the machine's table."""
+    """The diagram in the architecture equals the machine's table."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     found = re.search(r"```mermaid\n.*?```", text, re.DOTALL)
     assert found is not None
@@ -55,20 +55,20 @@ DOCUMENTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
-    """Every relative link of a document names a file that is there."""
+    """Every relative link of a document names an existing file."""
     path = ROOT / document
     links = re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_the_readme_is_python() -> None:
-    """The README's examples are code that compiles, as it would in an asyncio program."""
+    """The README's examples compile, as part of an asyncio program."""
     for code in python_blocks("README.md"):
         compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_what_the_readme_acquires_it_releases() -> None:
-    """Nobody copies a lock from the README that is never released."""
+    """The README has no example of a lock that is never released."""
     for code in python_blocks("README.md"):
         tree = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
         acquired = re.findall(r"(\w+) = await .*\.acquire\(\)", code)
@@ -83,7 +83,7 @@ def test_what_the_readme_acquires_it_releases() -> None:
 
 
 def test_every_name_in_the_architecture_is_there() -> None:
-    """The architecture names files that exist."""
+    """The architecture names existing files only."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     files = set(re.findall(r"`((?:\w+/)*\w+\.py|\w+/)`", text))
     assert files
@@ -92,7 +92,7 @@ def test_every_name_in_the_architecture_is_there() -> None:
 
 
 def test_the_code_in_the_guide_to_testing_runs(pytester: pytest.Pytester) -> None:
-    """Each piece of code in it names its file: those of an example are found there, the others are a project
+    """Each code block in it names its file. Those of an example are found in it; the others are a project
     whose tests pass."""
     tests = 0
     for block in python_blocks("docs/testing.md"):
@@ -109,7 +109,7 @@ def test_the_code_in_the_guide_to_testing_runs(pytester: pytest.Pytester) -> Non
 
 
 async def test_the_code_in_the_guide_to_recipes_runs() -> None:
-    """It runs to its end, and who campaigns leads."""
+    """The examples run to their end, and the candidate leads."""
     code: dict[str, Any] = {}
     for block in python_blocks("docs/recipes.md"):
         exec(block, code)
@@ -130,7 +130,7 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
 
 
 async def test_the_code_in_the_guide_to_watches_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs to its end, and prints what it says."""
+    """The example runs to its end, and prints the documented output."""
     [block] = python_blocks("docs/watches.md")
     code: dict[str, Any] = {}
     exec(block, code)
@@ -142,7 +142,7 @@ async def test_the_code_in_the_guide_to_watches_runs(capsys: pytest.CaptureFixtu
 
 
 async def test_the_code_in_the_guide_to_errors_runs() -> None:
-    """It replaces the value, also where another client writes or an answer is lost, and once only."""
+    """The example replaces the value exactly once, even if another client writes or an answer is lost."""
     [block] = python_blocks("docs/errors.md")
     code: dict[str, Any] = {}
     exec(block, code)
@@ -157,13 +157,13 @@ async def test_the_code_in_the_guide_to_errors_runs() -> None:
 
 
 def test_every_document_is_reached_from_the_readme() -> None:
-    """A reader of the README finds all the documents."""
+    """The README refers to all documents."""
     text = (ROOT / "README.md").read_text()
     assert [name for name in DOCUMENTS[1:] if f"({name})" not in text] == []
 
 
 def test_the_guide_to_testing_has_every_fixture_and_fault() -> None:
-    """The tables name each fixture of the plugin, each of its choices, and each fault of the proxy."""
+    """The tables list each fixture of the plugin, each of its options, and each fault of the proxy."""
     text = (ROOT / "docs" / "testing.md").read_text()
     named = set(re.findall(r"^\| `(?:await |async with )?(\w+)", text, re.MULTILINE))
     faults = {
@@ -176,7 +176,7 @@ def test_the_guide_to_testing_has_every_fixture_and_fault() -> None:
 
 
 def test_the_example_project_passes() -> None:
-    """The tests of the example of a service pass, with nothing but pytest and corral."""
+    """The tests of the example service pass, with only pytest and corral installed."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "examples/testing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

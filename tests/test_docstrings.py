@@ -1,4 +1,5 @@
-"""Every public coroutine says what happens on cancel and on loss of the connection, or names the class that does."""
+"""The docstring of every public coroutine, or of a class that it names, says what happens on cancel and on
+loss of the connection."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 
 import corral
 
-# How a docstring may put each of the two.
+# The phrases that count for each of the two.
 _CANCEL = re.compile(r"\bcancel", re.IGNORECASE)
 _LOSS = re.compile(
     r"\bon loss\b|\bloss of the connection|\bconnection (?:is|was) (?:lost|down)|\bconnection down|`ConnectionLoss`",
@@ -25,7 +26,7 @@ _IMPLICIT = ("__aenter__", "__aexit__", "__anext__")
 
 
 def is_awaited(function: Any) -> bool:
-    """Whether callers await what a function returns, or iterate over it: also where it is no `async def`."""
+    """Whether callers await what a function returns, or iterate over it, even if it is no `async def`."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return True
     returns = str(inspect.get_annotations(function).get("return", "")) if inspect.isfunction(function) else ""
@@ -36,7 +37,7 @@ def is_awaited(function: Any) -> bool:
 
 
 def coroutines() -> Iterator[tuple[str, Any, Any]]:
-    """The name of each public coroutine, its function, and the public class that has it, if one does."""
+    """The name of each public coroutine, its function, and its public class, if it has one."""
     for name in sorted(corral.__all__):
         value = getattr(corral, name)
         if inspect.isclass(value):
@@ -52,15 +53,15 @@ COROUTINES = {name: (function, cls) for name, function, cls in coroutines()}
 
 
 def text_of(name: str, function: Any, cls: Any) -> str:
-    """The docstring that documents a coroutine: its own; that of its class for what `async with` and `async for` await,
-    and where its own says "see the class"."""
+    """The docstring that documents a coroutine: its own, or that of its class for what `async with` and
+    `async for` await, and if its own says "see the class"."""
     own = function.__doc__ or ""
     is_of_class = name.rpartition(".")[2] in _IMPLICIT or "see the class" in own.lower()
     return (cls.__doc__ or "") if is_of_class else own
 
 
 def documented(name: str, cls: Any) -> list[tuple[str, Any]]:
-    """The docstring that a reference means, and the class that it belongs to."""
+    """The docstring that a reference means, and its class."""
     found = []
     for start in (cls, corral):
         value = start
@@ -72,7 +73,7 @@ def documented(name: str, cls: Any) -> list[tuple[str, Any]]:
 
 
 def says(text: str, cls: Any, what: re.Pattern[str], seen: frozenset[str] = frozenset()) -> bool:
-    """Whether a docstring says it, or refers to one that does."""
+    """Whether a docstring, or one that it refers to, says it."""
     if what.search(text):
         return True
     return any(
@@ -90,7 +91,7 @@ def class_says(cls: Any) -> list[str]:
 
 
 def test_there_are_coroutines() -> None:
-    """The search finds coroutines, what `async with` and `async for` await, and the like."""
+    """The search finds coroutines, what `async with` and `async for` await, and other awaitables."""
     assert {"Client.get", "Client.ensure_path", "Lock.acquire", "Held.release", "Transaction.commit"} <= set(
         COROUTINES
     )
@@ -101,7 +102,8 @@ def test_there_are_coroutines() -> None:
 
 
 def test_a_docstring_that_says_nothing_is_found() -> None:
-    """Neither a docstring that is silent, nor one that names a class that is silent, counts as documented."""
+    """A docstring without these phrases does not count as documented, and neither does one that refers to
+    such a docstring."""
     for text in ("Wait.", "Wait; see `Stat`.", "Wait, as `Client.chroot` does."):
         assert not says(text, corral.Client, _CANCEL)
         assert not says(text, corral.Client, _LOSS)
@@ -110,8 +112,8 @@ def test_a_docstring_that_says_nothing_is_found() -> None:
 
 @pytest.mark.parametrize("name", COROUTINES)
 def test_cancel_and_loss_are_documented(name: str) -> None:
-    """A coroutine's docstring says what happens on cancel and on loss of the connection; or that of its class does,
-    in a paragraph on each; or one that it refers to as "see `X`"."""
+    """A coroutine's docstring says what happens on cancel and on loss of the connection. Otherwise that of
+    its class does, in a paragraph on each, or one that it refers to as "see `X`"."""
     function, cls = COROUTINES[name]
     text = text_of(name, function, cls)
     missing = [
@@ -124,7 +126,7 @@ def test_cancel_and_loss_are_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", COROUTINES)
 def test_references_of_docstrings_lead_somewhere(name: str) -> None:
-    """Where a coroutine's docstring says "see `X`", there is an X, public and documented."""
+    """If a coroutine's docstring says "see `X`", X exists, and is public and documented."""
     function, cls = COROUTINES[name]
     named = re.findall(r"\b[Ss]ee `(?:corral\.)?([\w.]+)`", text_of(name, function, cls))
     assert [each for each in named if not documented(each, cls)] == []

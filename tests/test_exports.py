@@ -1,4 +1,4 @@
-"""What is public: exported once, documented, and drawn as it is."""
+"""The public names: exported once, documented, and equal to the drawings and tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ LIBRARY = {name: module for name, module in MODULES.items() if not name.startswi
 
 
 def test_exports_are_what_is_there() -> None:
-    """`corral.__all__` has every public name of the package once, and nothing else is there beside modules."""
+    """`corral.__all__` has every public name of the package once, and the package has no others except
+    modules."""
     there = {
         name
         for name, value in vars(corral).items()
@@ -46,7 +47,8 @@ def test_exports_are_what_is_there() -> None:
 
 @pytest.mark.parametrize("module", ["corral.errors", "corral.types"])
 def test_modules_of_public_names_are_exported_whole(module: str) -> None:
-    """Every error and every record is public, and `__all__` of its module says so, sorted as a reader expects."""
+    """Every error and every record is public, and is in its module's `__all__`, which is in alphabetical
+    order."""
     names = MODULES[module].__all__
     own = {
         name
@@ -55,7 +57,7 @@ def test_modules_of_public_names_are_exported_whole(module: str) -> None:
         and getattr(value, "__module__", None) == module
         and inspect.isclass(value)
     }
-    hidden = {"ChrootedPath"}  # of modules that name paths in errors, not of users
+    hidden = {"ChrootedPath"}  # for modules that name paths in errors, not for users
     assert own - hidden <= set(names) <= set(PUBLIC)
 
 
@@ -68,7 +70,7 @@ def test_all_is_right_in_every_module() -> None:
 
 
 def classes_in(annotation: Any) -> Iterator[type]:
-    """The classes of ours that an annotation, as text, names."""
+    """Our classes that an annotation, as text, names."""
     for word in re.findall(r"[A-Za-z_][A-Za-z_.]*", str(annotation)):
         name = word.rpartition(".")[2]
         for module in LIBRARY.values():
@@ -79,7 +81,7 @@ def classes_in(annotation: Any) -> Iterator[type]:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_users_get_is_public(name: str) -> None:
-    """Whatever a public function or method returns, or a public property is, users can name: it is public too."""
+    """Every type that a public function or method returns, or a public property has, is public."""
     value = getattr(corral, name)
     calls = [value] if inspect.isfunction(value) else [member for _, member in public_members(value)]
     for call in calls:
@@ -90,7 +92,7 @@ def test_what_users_get_is_public(name: str) -> None:
 
 
 def public_members(cls: Any) -> list[tuple[str, Any]]:
-    """The public methods and properties of a class that are written in this package."""
+    """The public methods and properties of a class that are defined in this package."""
     if not inspect.isclass(cls):
         return []
     found = []
@@ -106,11 +108,11 @@ def public_members(cls: Any) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_is_public_is_documented(name: str) -> None:
-    """Every public name has a docstring of its own, and so has each of its public methods and properties; enums
-    and records say what each value and field is."""
+    """Every public name has its own docstring, and so has each of its public methods and properties;
+    enumerations and records document each value and field."""
     value = getattr(corral, name)
     if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return  # a constant: its module says what it is, and `test_constants_are_documented` sees to it
+        return  # a constant: `test_constants_are_documented` checks it
     assert value.__doc__, f"{name} has no docstring"
     if inspect.isclass(value):
         assert value.__doc__ != getattr(value.__base__, "__doc__", None), f"{name} has its base's docstring"
@@ -119,7 +121,7 @@ def test_what_is_public_is_documented(name: str) -> None:
 
 
 def test_constants_are_documented() -> None:
-    """A constant has its docstring behind it, where documentation tools and readers look for it."""
+    """A constant is followed by its docstring, where documentation tools and readers expect it."""
     source = inspect.getsource(corral.types) + inspect.getsource(corral.codecs)
     constants = [name for name in PUBLIC if not callable(getattr(corral, name))]
     assert constants
@@ -129,7 +131,7 @@ def test_constants_are_documented() -> None:
 
 @pytest.mark.parametrize("name", ["State", "EventKind", "Stat"])
 def test_each_value_is_documented(name: str) -> None:
-    """The members of what users compare against, and the fields of what they read, are documented one by one."""
+    """Each member of an enumeration and each field of a record is documented."""
     cls = getattr(corral, name)
     source = inspect.getsource(cls)
     values = list(cls.__members__) if issubclass(cls, enum.Enum) else cls._fields
@@ -139,7 +141,7 @@ def test_each_value_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_every_module_is_documented(name: str) -> None:
-    """Every module says what it is about, and so does every class and function in it that others may use."""
+    """Every module has a docstring, and so has every public class and function in it."""
     module = LIBRARY[name]
     assert module.__doc__, name
     public = [
@@ -156,7 +158,7 @@ def test_every_module_is_documented(name: str) -> None:
 
 
 def drawn() -> dict[str, tuple[str | None, str]]:
-    """Each class of the drawing in `errors`: what it is drawn below, and what is said of it."""
+    """Each class of the drawing in `errors`: its base in the drawing, and its description."""
     assert errors.__doc__ is not None
     parents: list[str] = []
     found: dict[str, tuple[str | None, str]] = {}
@@ -175,7 +177,7 @@ def drawn() -> dict[str, tuple[str | None, str]]:
 
 
 def test_the_drawing_of_the_errors_is_right() -> None:
-    """The drawing in `corral.errors` has every error that is public, below the class that it is derived from."""
+    """The drawing in `corral.errors` has every public error, below the class that it is derived from."""
     tree = drawn()
     assert set(tree) == set(errors.__all__)
     for name, (parent, _) in tree.items():
@@ -185,7 +187,7 @@ def test_the_drawing_of_the_errors_is_right() -> None:
 
 
 def test_what_the_drawing_says_of_builtins_is_right() -> None:
-    """An error that is drawn as "also ValueError" is one, and those that are not, are not."""
+    """Exactly the errors that are drawn as "also ValueError" are ValueErrors."""
     for name, (parent, said) in drawn().items():
         also = re.search(r"also (\w+)", said)
         inherited = parent is not None and issubclass(
@@ -201,8 +203,8 @@ def test_what_the_drawing_says_of_builtins_is_right() -> None:
 
 
 def test_every_error_is_reached_from_its_code() -> None:
-    """Every error of the server that has a code is made from it, names the operation and the path, and is a
-    `ServerError`; any other code makes an `OtherServerError` that has it."""
+    """Each error code of the server makes its error class, which names the operation and the path, and is a
+    `ServerError`; any other code makes an `OtherServerError` with that code."""
     with_code = [
         cls
         for cls in map(vars(errors).get, errors.__all__)
@@ -225,21 +227,21 @@ def test_every_error_is_reached_from_its_code() -> None:
     [("get", "READ"), ("set", "WRITE"), ("create", "CREATE"), ("delete", "DELETE"), ("set_acl", "ADMIN")],
 )
 def test_a_permission_that_is_not_granted_is_named(operation: str, needed: str) -> None:
-    """NoAuth names the permission that the operation needs, where one operation needs one."""
+    """NoAuth names the permission that the operation needs, if it is only one."""
     error = errors.server_error(errors.NoAuth.code, operation, "/a/b")
     assert f"the ACL does not grant {needed};" in str(error)
     assert "the ACL does not allow it" in str(errors.server_error(errors.NoAuth.code, "watch", "/a/b"))
 
 
 def test_a_path_with_a_chroot_is_a_plain_path_in_the_error() -> None:
-    """The path that an error has is what the caller named, although the message names the chroot as well."""
+    """The path of an error is the one that the caller passed, although the message also names the chroot."""
     error = errors.server_error(errors.NoNode.code, "get", paths.named("/app", "/a"))
     assert str(error) == "get '/a': no such znode (below the chroot '/app')"
     assert error.path == "/a"
     assert type(error.path) is str
 
 
-# What users see: the documents, the types and the classes compared
+# What users see: the documents, the types and the classes agree
 
 
 ROOT = Path(__file__).parent.parent
@@ -247,8 +249,8 @@ TESTED_TYPES = (ROOT / "tests" / "typing" / "api.py").read_text()
 
 
 def table_rows(document: str) -> Iterator[tuple[list[str], str]]:
-    """The rows of a document's tables: the names in the first column, none in a row that continues the one before, and
-    the last column."""
+    """The rows of a document's tables: the names in the first column (none in a row that continues the
+    previous one), and the last column."""
     for line in (ROOT / "docs" / document).read_text().splitlines():
         if line.startswith("|"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -256,7 +258,7 @@ def table_rows(document: str) -> Iterator[tuple[list[str], str]]:
 
 
 def documented() -> dict[str, set[str]]:
-    """Each name in docs/api.md and docs/errors.md, with the members that the tables give it."""
+    """Each name in docs/api.md and docs/errors.md, with the members in the tables."""
     found: dict[str, set[str]] = {}
     names: list[str] = []
     for row, last in [*table_rows("api.md"), *table_rows("errors.md")]:
@@ -270,7 +272,8 @@ DOCUMENTED = documented()
 
 
 def visible(cls: type) -> set[str]:
-    """The members of a class and its instances that completion shows, without those of Python's own classes."""
+    """The members of a class and its instances that completion offers, without those of Python's own
+    classes."""
     found: set[str] = set()
     for base in cls.__mro__:
         if base.__module__ in ("builtins", "enum"):
@@ -296,8 +299,8 @@ def test_the_documents_have_every_public_name() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_completion_shows_is_documented(name: str) -> None:
-    """Each member of a public class is in the tables, with the class or with a base of it, or is listed as internal; the
-    tables have no member that is not there."""
+    """Each member of a public class is in the tables, for the class or a base of it, or is listed as
+    internal; the tables have no member that does not exist."""
     cls = getattr(corral, name)
     if not inspect.isclass(cls):
         return
@@ -305,7 +308,7 @@ def test_what_completion_shows_is_documented(name: str) -> None:
     listed = set().union(*(DOCUMENTED.get(base, set()) for base in bases))
     if issubclass(
         cls, corral.CorralError
-    ):  # the last column of their tables is prose, but for the attributes
+    ):  # the last column of their tables is prose, apart from the attributes
         assert sorted(visible(cls) - listed) == []
     else:
         assert sorted(visible(cls)) == sorted(listed)

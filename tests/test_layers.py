@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md, held to the import statements of the source."""
+"""The layers of docs/architecture.md, compared with the import statements of the source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = {module_of(path): path for path in PACKAGE.rglob("*.py") if "testing" no
 
 
 def imported(module: str) -> set[str]:
-    """The modules of corral that a module imports when it is loaded; not those for type checkers alone."""
+    """The modules of corral that a module imports when it is loaded, without those for type checkers only."""
     path = FILES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set[str]()
@@ -41,7 +41,8 @@ def imported(module: str) -> set[str]:
 
 
 def statements(tree: ast.AST) -> list[ast.stmt]:
-    """The statements of a module, without those in `if TYPE_CHECKING:` and those that run later, in functions."""
+    """The statements of a module, without those in `if TYPE_CHECKING:` and those in functions, which run
+    later."""
     found = []
     for node in ast.iter_child_nodes(tree):
         is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -81,18 +82,20 @@ ALLOWED = {
     "recipes": {"base", "watch", "kit", "recipes"},
     "client": {"base", "wire", "session", "watch", "kit", "recipes", "client"},
 }
-"""Which layers each layer may import. `base` is what stands beside the layers: paths, errors, types, typed operations."""
+"""The layers that each layer may import. `base` is what all layers may use: paths, errors, types, typed
+operations."""
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
 def test_a_module_imports_only_what_its_layer_may(module: str) -> None:
-    """A recipe imports neither the session nor the wire, a watch no recipe, the session no client."""
+    """For example, a recipe imports neither the session nor the wire, a watch no recipe, the session no
+    client."""
     allowed = ALLOWED[layer(module)]
     assert sorted(name for name in IMPORTS[module] if name != "corral" and layer(name) not in allowed) == []
 
 
 def test_no_import_circles() -> None:
-    """Each module can be loaded by itself, and read without the ones that use it."""
+    """There are no circular imports: each module can be loaded, and read, without the modules that use it."""
     finished, circles = set[str](), []
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -109,7 +112,7 @@ def test_no_import_circles() -> None:
 
 
 def test_the_checks_see_what_they_forbid() -> None:
-    """The imports are found: the client has all recipes, the kit has the session."""
+    """The checks find imports: the client imports all recipes, the kit imports the session."""
     assert {"corral.recipes.lock", "corral.session.session"} <= IMPORTS["corral.client"]
     assert "corral.session.requests" in IMPORTS["corral.recipes.kit.line"]
     assert layer("corral.recipes.kit.line") == "kit"

@@ -1,4 +1,4 @@
-"""What becomes of requests when the connection breaks under them: a real server behind a proxy (S2, S7)."""
+"""Requests whose connection breaks: a real server behind a proxy (S2, S7)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Write(NamedTuple):
     operation: Operation
     call: Callable[[corral.Client], Awaitable[object]]
     name: str
-    """How errors begin: the verb and the path."""
+    """The start of its errors: the verb and the path."""
     times: Callable[[corral.Client], Awaitable[int]]
-    """How often it was applied, as others see it."""
+    """How often it was applied, as another client sees it."""
 
 
 async def _transact(zk: corral.Client) -> None:
@@ -45,7 +45,7 @@ async def _stat(zk: corral.Client) -> corral.Stat:
 
 
 async def _children_made(zk: corral.Client) -> int:
-    """How many children were ever made: the next sequential number tells, whatever was deleted."""
+    """How many children were ever created, including deleted ones, by the next sequential number."""
     await zk.sync("/n")
     path = await zk.create("/n/probe-", sequential=True)
     await zk.delete(path)
@@ -109,7 +109,7 @@ async def test_a_write_is_never_sent_twice(
     connect: Connect, proxy: FaultProxy, other: corral.Client, case: str, lost: str
 ) -> None:
     """S2: a write on which the connection breaks raises ConnectionLoss, which names it; the server may have
-    applied it, and may not. It is not sent again, and the session goes on."""
+    applied it or not. It is not sent again, and the session continues."""
     write = WRITES[case]
     await other.create("/n", b"old")
     lose = committed if lost == "reply" else before
@@ -118,7 +118,7 @@ async def test_a_write_is_never_sent_twice(
         async with proxy.cut_at(lose(match=asks_for(write.operation)), reset=True):
             with pytest.raises(corral.ConnectionLoss) as caught:
                 await write.call(zk)
-        await zk.exists("/")  # what had been sent again would have gone before
+        await zk.exists("/")  # a write that is sent again would have come before this
         assert seen.count(write.operation) == 1
         assert proxy.accepted == 2
         assert zk.session_id == session
@@ -147,7 +147,8 @@ READS: dict[str, tuple[Operation, Callable[[corral.Client], Awaitable[Any]], str
 async def test_a_read_is_sent_again(
     connect: Connect, proxy: FaultProxy, other: corral.Client, case: str, lost: str
 ) -> None:
-    """S2: a read on which the connection breaks is sent again on the next, and its caller does not notice."""
+    """S2: a read on which the connection breaks is sent again on the next one, and its caller does not
+    notice."""
     operation, call, _ = READS[case]
     await other.create("/n", b"old")
     expected = await call(other)
@@ -164,7 +165,7 @@ async def test_a_read_is_sent_again(
 async def test_a_read_that_kills_two_connections_fails(
     connect: Connect, proxy: FaultProxy, other: corral.Client, case: str
 ) -> None:
-    """S2: a read on which the connection dies twice fails, since it may be what kills it; others go on."""
+    """S2: a read on which two connections break fails, since it may be the cause; other requests continue."""
     operation, call, name = READS[case]
     await other.create("/n")
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
@@ -177,7 +178,7 @@ async def test_a_read_that_kills_two_connections_fails(
 
 
 async def disconnected(zk: corral.Client) -> None:
-    """Wait until the client has noticed that its connection is gone."""
+    """Wait until the client has noticed the loss of its connection."""
 
     async def noticed() -> bool:
         return zk.state is corral.State.SUSPENDED
@@ -188,7 +189,7 @@ async def disconnected(zk: corral.Client) -> None:
 async def test_requests_wait_while_disconnected(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S2: a request made while disconnected, read or write, waits and is carried out; it does not fail."""
+    """S2: a request made while disconnected, read or write, waits and is then sent; it does not fail."""
     await other.create("/n", b"old")
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         async with proxy.refuse():
@@ -207,7 +208,7 @@ async def test_requests_wait_while_disconnected(
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*tasks)
         assert proxy.accepted == 2
-    assert await _sets(other) == 2  # set, and the transaction
+    assert await _sets(other) == 2  # the set, and the transaction
 
 
 async def _call(call: Callable[[corral.Client], Awaitable[object]], zk: corral.Client) -> object:
@@ -217,7 +218,7 @@ async def _call(call: Callable[[corral.Client], Awaitable[object]], zk: corral.C
 async def test_what_is_cancelled_while_it_waits_is_not_sent(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S8: a request whose caller has gone before it was sent is never sent."""
+    """S8: a request whose caller was cancelled before it was sent is never sent."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         async with proxy.refuse():
             await proxy.cut()
@@ -236,13 +237,13 @@ async def test_what_is_cancelled_while_it_waits_is_not_sent(
 async def test_the_order_is_kept_over_a_reconnect(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S4: one session is one FIFO: reads that are sent again go first, then what has waited, in the order of
-    the calls; so each read sees exactly the writes that were asked for before it."""
+    """S4: a session is one FIFO: reads that are sent again go first, then the waiting requests in the order
+    of the calls. So each read sees exactly the writes that were requested before it."""
     await other.create("/n", b"old")
     read, look, write = messages.GET.opcode, messages.EXISTS.opcode, messages.SET.opcode
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         async with proxy.black_hole(requests=False):
-            # So many that the last of them wait for others' answers, with what comes behind.
+            # So many that the last of them must wait for answers to others, and so must what follows.
             early: list[asyncio.Task[Any]] = []
             for _ in range(MAX_IN_FLIGHT // 2):
                 early += [asyncio.create_task(zk.get("/n")), asyncio.create_task(zk.exists("/n"))]
@@ -297,19 +298,20 @@ async def test_reads_and_writes_in_flight_together(
 async def test_parents_are_made_over_a_loss(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S2: making parents is sent again, since it changes nothing where they are; the create itself is not."""
+    """S2: creating parents is sent again, since it changes nothing if they exist; the create itself is
+    not."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         async with proxy.cut_at(committed(match=asks_for(messages.CREATE)), reset=True):
             path, _ = await zk.create("/a/b/c", b"leaf", make_parents=True, with_stat=True)
         assert path == "/a/b/c"
-        assert seen.count(messages.CREATE2) == 2  # refused for its parents, then done
+        assert seen.count(messages.CREATE2) == 2  # refused for its missing parents, then applied
         assert proxy.accepted == 2
     assert (await other.get("/a/b/c"))[0] == b"leaf"
 
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_fin_and_reset_are_one_event(connect: Connect, proxy: FaultProxy, reset: bool) -> None:
-    """S1: however the connection ends, the session goes on at once on the next."""
+    """S1: however the connection ends, the session continues at once on the next."""
     async with connect(proxy.address) as zk:
         session = zk.session_id
         await zk.create("/e", ephemeral=True)
@@ -327,8 +329,8 @@ async def test_fin_and_reset_are_one_event(connect: Connect, proxy: FaultProxy, 
 async def test_a_too_large_reply_fails_its_own_request(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S7: a reply over max_reply is ReplyError, with size and limit, for its own request, which is not
-    sent again; the neighbours in the same flight are answered, and the connection goes on."""
+    """S7: a reply over max_reply raises ReplyError, with size and limit, for its own request, which is not
+    sent again. Other requests in flight are answered, and the connection stays open."""
     await other.create("/large", bytes(500_000))
     await other.create("/small", b"small")
     async with connect(proxy.address, max_reply=1024) as zk, requests_seen(proxy) as seen:
@@ -351,7 +353,7 @@ async def test_a_too_large_reply_fails_its_own_request(
 
 
 async def test_a_reply_of_the_limit_is_taken(connect: Connect, other: corral.Client) -> None:
-    """S7: max_reply is the largest reply that is taken, to the byte."""
+    """S7: max_reply is the largest reply that is accepted, to the byte."""
     await other.create("/n", bytes(1025))
     async with connect(max_reply=1024) as zk:
         with pytest.raises(corral.ReplyError) as caught:
@@ -368,7 +370,7 @@ async def test_a_reply_of_the_limit_is_taken(connect: Connect, other: corral.Cli
 
 
 async def test_a_write_whose_reply_is_too_large(connect: Connect, other: corral.Client) -> None:
-    """S7: a write whose reply is too large is ReplyError; it was carried out, once."""
+    """S7: a write whose reply is too large raises ReplyError; it was applied, once."""
     name = "x" * 2000
     async with connect(max_reply=1024) as zk:
         with pytest.raises(corral.ReplyError, match="create '/xx"):
@@ -380,8 +382,8 @@ async def test_a_write_whose_reply_is_too_large(connect: Connect, other: corral.
 async def test_a_watch_of_what_is_too_large(
     connect: Connect, other: corral.Client, server_address: str, root: str
 ) -> None:
-    """S7, W5: a watch whose state is too large raises ReplyError, as often as it is asked, and goes on when
-    the state fits again; left while it does not, nothing stays registered on the server."""
+    """S7, W5: a watch whose state is too large raises ReplyError on each read, and continues when the state
+    fits again. If it is left before that, nothing stays registered on the server."""
     await other.create("/n", bytes(5000))
     async with connect(max_reply=1024) as zk:
         async with zk.watch("/n") as events:

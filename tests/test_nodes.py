@@ -34,7 +34,7 @@ async def gone(client: corral.Client, path: str) -> None:
 
 
 class Elsewhere:
-    """A client in a thread of its own, whose work can be waited for where nothing can be awaited."""
+    """A client in its own thread, for work that must be waited for where nothing can be awaited."""
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
@@ -54,7 +54,7 @@ class Elsewhere:
         self._loop.close()
 
     def run(self, work: Callable[[corral.Client], Any]) -> Any:
-        """Do something there, and wait for it here."""
+        """Run it in that thread, and wait for it in this one."""
         return self._wait(work(self._client))
 
     def _wait(self, work: Any) -> Any:
@@ -66,7 +66,7 @@ class Elsewhere:
 
 @pytest.mark.parametrize("data", [b"", b"\x00payload\xff", bytearray(b"array"), memoryview(b"view")])
 async def test_what_is_created_can_be_read(zk: corral.Client, other: corral.Client, data: bytes) -> None:
-    """A created node has the data, whichever bytes type that was, and belongs to nobody's session."""
+    """A created node has the data, whichever bytes type it was passed as, and belongs to no session."""
     assert await zk.create("/a", data) == "/a"
     found, stat = await other.get("/a")
     assert type(found) is bytes
@@ -76,7 +76,7 @@ async def test_what_is_created_can_be_read(zk: corral.Client, other: corral.Clie
 
 
 async def test_ephemerals_go_with_their_session(connect: Connect, other: corral.Client) -> None:
-    """S5: an ephemeral node names its session as owner, and is gone when the client has closed."""
+    """S5: an ephemeral node has its session as owner, and is gone when the client has closed."""
     async with connect() as zk:
         await zk.create("/e", ephemeral=True)
         stat = await other.exists("/e")
@@ -91,7 +91,8 @@ async def test_ephemerals_go_with_their_session(connect: Connect, other: corral.
 @pytest.mark.parametrize("ephemeral", [False, True])
 @pytest.mark.parametrize("prefix", ["/q/job-", "/q/"])
 async def test_sequential_names_are_numbered(zk: corral.Client, prefix: str, ephemeral: bool) -> None:
-    """A sequential node's path is given with its number, which grows; the name before it may be empty."""
+    """The returned path of a sequential node has its number, which increases; the name before it may be
+    empty."""
     await zk.create("/q")
     made = [await zk.create(prefix, sequential=True, ephemeral=ephemeral) for _ in range(3)]
     assert made == [f"{prefix}{number:010d}" for number in range(3)]
@@ -99,14 +100,14 @@ async def test_sequential_names_are_numbered(zk: corral.Client, prefix: str, eph
 
 
 async def test_a_sequential_node_at_the_root(zk: corral.Client) -> None:
-    """A sequential name may be empty at the client's own root, too."""
+    """A sequential name may be empty at the client's root, too."""
     path = await zk.create("/", sequential=True)
     assert path == f"/{int(path[1:]):010d}"
     assert await zk.exists(path) is not None
 
 
 async def test_containers_are_collected(zk: corral.Client) -> None:
-    """The server removes a container after its last child has gone, and not before it had one."""
+    """The server removes a container after its last child was deleted, and not before it had one."""
     await zk.create("/c", container=True)
     await zk.create("/c/child")
     await zk.delete("/c/child")
@@ -117,7 +118,7 @@ async def test_containers_are_collected(zk: corral.Client) -> None:
 async def test_nodes_with_a_ttl_are_removed(
     connect: Connect, proxy: FaultProxy, other: corral.Client, sequential: bool
 ) -> None:
-    """A node with a TTL (seconds) is removed when nothing happened to it for so long; it is no ephemeral."""
+    """A node with a TTL (seconds) is removed when it was not changed for that long; it is no ephemeral."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         brief = await zk.create("/brief-", b"data", ttl=0.05, sequential=sequential)
         lasting, stat = await zk.create("/lasting-", ttl=3600, sequential=sequential, with_stat=True)
@@ -135,7 +136,7 @@ async def test_nodes_with_a_ttl_are_removed(
     ids=lambda kind: next(iter(kind), "persistent"),
 )
 async def test_create_can_tell_the_stat(zk: corral.Client, kind: dict[str, Any]) -> None:
-    """With `with_stat` create gives what exists would: for each kind of node."""
+    """With `with_stat`, create returns the Stat that exists would return, for each kind of node."""
     path, stat = await zk.create("/n", b"four", with_stat=True, **kind)
     assert stat == await zk.exists(path)
     assert stat.data_length == 4
@@ -146,7 +147,8 @@ async def test_create_can_tell_the_stat(zk: corral.Client, kind: dict[str, Any])
 
 @pytest.mark.parametrize("path", ["/a/b", "/a/b/c"])
 async def test_ensure_path(zk: corral.Client, other: corral.Client, path: str) -> None:
-    """ensure_path makes a node and what is missing above it, persistent and empty; what exists stays as it is."""
+    """ensure_path creates a node and its missing ancestors, persistent and empty; existing ones are not
+    changed."""
     await zk.create("/a", b"old")
     assert await zk.ensure_path(path) is None
     data, stat = await other.get(path)
@@ -162,7 +164,8 @@ async def test_ensure_path(zk: corral.Client, other: corral.Client, path: str) -
 
 
 async def test_ensure_path_below_a_chroot(zk: corral.Client, other: corral.Client) -> None:
-    """What ensure_path makes is below the chroot; of "/" it makes the chroot itself; the server's own root is there."""
+    """ensure_path creates nodes below the chroot. With "/" it creates the chroot itself, and at the server's
+    own root it does nothing."""
     team = zk.chroot("/org/team")
     await team.ensure_path("/")
     assert await other.children("/org") == ["team"]
@@ -176,8 +179,8 @@ async def test_ensure_path_below_a_chroot(zk: corral.Client, other: corral.Clien
 
 
 async def test_ensure_path_that_is_not_allowed(connect: Connect, zk: corral.Client, root: str) -> None:
-    """A refusal names the path below the chroot; of an ancestor of the chroot, the note has its full path. An ancestor
-    where nothing may be created is no obstacle if all is there."""
+    """A refusal names the path below the chroot; for an ancestor of the chroot, the note has its full path.
+    An ancestor in which nothing may be created is no obstacle if all nodes exist."""
     async with connect(auth=[USER]) as ann:
         await ann.create("/closed", acl=[corral.Acl.world(corral.Perm.READ), *HERS])
         with pytest.raises(corral.NoAuth) as caught:
@@ -199,7 +202,7 @@ async def test_ensure_path_that_is_not_allowed(connect: Connect, zk: corral.Clie
 
 
 async def test_ensure_path_too_long_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
-    """S7: of a path of which only the last part is over the frame limit nothing is made."""
+    """S7: if only the last part of a path makes it exceed the frame limit, nothing is created."""
     async with connect(proxy.address, max_request=2048) as zk, requests_seen(proxy) as seen:
         with pytest.raises(corral.FrameTooLarge, match="over the limit of 2,048"):
             await zk.ensure_path(f"/a/b/{'x' * 2000}")
@@ -211,7 +214,7 @@ async def test_ensure_path_too_long_sends_nothing(connect: Connect, proxy: Fault
 async def test_ensure_path_over_a_loss(
     connect: Connect, proxy: FaultProxy, other: corral.Client, reply: bool
 ) -> None:
-    """S2: making paths is sent again after a loss, as it does no harm."""
+    """S2: creating paths is sent again after a loss, since that does no harm."""
     lose = committed if reply else before
     async with connect(proxy.address) as zk:
         async with proxy.cut_at(lose(match=asks_for(messages.CREATE), nth=2), reset=True, times=2) as cut:
@@ -224,8 +227,8 @@ async def test_ensure_path_over_a_loss(
 async def test_ensure_path_that_breaks_every_connection(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """A create on which connection after connection breaks is given up as ConnectionLoss, and then the client goes
-    on."""
+    """A create on which one connection after another breaks is given up with ConnectionLoss, and the client
+    continues."""
     async with connect(proxy.address) as zk:
         async with proxy.cut_at(before(match=asks_for(messages.CREATE)), reset=True, times=100):
             async with asyncio.timeout(PATIENCE):
@@ -240,7 +243,7 @@ async def test_ensure_path_that_breaks_every_connection(
 async def test_ensure_path_gives_up_when_others_never_do(
     real_time: None, connect: Connect, proxy: FaultProxy
 ) -> None:
-    """A parent that others delete whenever it was made is NoNode after 16 rounds."""
+    """If another client deletes the parent each time it was created, the error is NoNode, after 16 rounds."""
     rounds = 0
 
     async def remove(zk: corral.Client) -> None:
@@ -269,7 +272,7 @@ async def test_ensure_path_gives_up_when_others_never_do(
 
 
 async def test_missing_parents_are_made(zk: corral.Client) -> None:
-    """make_parents makes what is missing: persistent, empty; and nothing where nothing is missing."""
+    """make_parents creates missing parents, persistent and empty, and nothing if none is missing."""
     assert await zk.create("/a/b/c", b"leaf", ephemeral=True, make_parents=True) == "/a/b/c"
     assert await zk.create("/a/b/d", b"leaf", make_parents=True) == "/a/b/d"
     data, stat = await zk.get("/a/b")
@@ -279,7 +282,7 @@ async def test_missing_parents_are_made(zk: corral.Client) -> None:
 
 
 async def test_without_make_parents_they_must_be_there(zk: corral.Client) -> None:
-    """A missing parent is NoNode, and nothing is made."""
+    """A missing parent raises NoNode, and nothing is created."""
     with pytest.raises(corral.NoNode):
         await zk.create("/a/b")
     assert await zk.children("/") == []
@@ -297,7 +300,7 @@ async def test_a_chroot_that_is_missing_can_be_made(
 
 
 async def test_many_make_the_same_parents(zk: corral.Client, other: corral.Client) -> None:
-    """Concurrent makers of one branch all succeed, whoever was first at each level."""
+    """If several clients create one branch concurrently all succeed, whichever is first at each level."""
     makers = [client.create(f"/x/y/z/{n}", make_parents=True) for n in range(50) for client in (zk, other)]
     results = await asyncio.gather(*makers, return_exceptions=True)
     assert sum(isinstance(result, str) for result in results) == 50
@@ -308,16 +311,17 @@ async def test_many_make_the_same_parents(zk: corral.Client, other: corral.Clien
 async def test_a_parent_that_vanishes_is_made_again(
     real_time: None, connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """L10: parents may vanish between their making and the create (containers do): then they are made again.
+    """L10: parents may vanish between their creation and the create (containers may): then they are created
+    again.
 
-    What another client has deleted before the create is carried out is put in the way by deleting it when
-    the create is about to pass the proxy, in a thread since the proxy waits for it there.
+    The test deletes the parent when the create is about to pass the proxy, in a thread, since the proxy waits
+    for that.
     """
     with Elsewhere(connect) as elsewhere:
         vanished: list[str] = []
 
         def vanish(message: Message) -> bool:
-            # The node itself is asked for by CREATE2, because of with_stat; its parents are not.
+            # The node itself is created with CREATE2, because of with_stat; its parents are not.
             if message.opcode == messages.CREATE2.opcode and vanished.count("/p") < 3:
                 elsewhere.run(lambda zk: zk.delete("/p", recursive=True))
                 vanished.append("/p")
@@ -334,7 +338,7 @@ async def test_a_parent_that_vanishes_is_made_again(
 async def test_a_parent_that_always_vanishes_is_given_up(
     real_time: None, connect: Connect, proxy: FaultProxy
 ) -> None:
-    """Parents that vanish whenever they were made end in NoNode, not in trying for ever."""
+    """If the parents vanish each time, the error is NoNode, and not an endless loop."""
     with Elsewhere(connect) as elsewhere:
 
         def vanish(message: Message) -> bool:
@@ -355,7 +359,7 @@ async def test_a_parent_that_always_vanishes_is_given_up(
 
 
 async def test_set_replaces_the_data(zk: corral.Client, other: corral.Client) -> None:
-    """Set returns the new Stat, whose version counts the sets; others read the new data."""
+    """set returns the new Stat, whose version counts the sets; other clients read the new data."""
     await zk.create("/a", b"one")
     assert (await zk.set("/a", b"two")).version == 1
     stat = await zk.set("/a", b"three", version=1)
@@ -365,7 +369,7 @@ async def test_set_replaces_the_data(zk: corral.Client, other: corral.Client) ->
 
 
 async def test_versions_guard(zk: corral.Client) -> None:
-    """set, delete and set_acl apply only to the version named, be it 0; without one, to any."""
+    """set, delete and set_acl apply only to the given version, which may be 0; without one, to any."""
     await zk.create("/a", b"one")
     await zk.set("/a", b"two")
     wrong: list[Callable[[], Awaitable[object]]] = [
@@ -384,14 +388,14 @@ async def test_versions_guard(zk: corral.Client) -> None:
 
 
 async def test_exists_tells_the_stat_or_none(zk: corral.Client) -> None:
-    """exists gives the Stat that get gives, and None where there is nothing."""
+    """exists returns the Stat that get returns, and None if there is no node."""
     assert await zk.exists("/a") is None
     await zk.create("/a", b"data")
     assert await zk.exists("/a") == (await zk.get("/a"))[1]
 
 
 async def test_children_are_names(zk: corral.Client) -> None:
-    """children gives the names alone; with_stat the parent's Stat with them."""
+    """children returns the names; with_stat adds the parent's Stat."""
     await zk.create("/p")
     assert await zk.children("/p") == []
     for name in ("a", "b", "ü"):
@@ -404,7 +408,7 @@ async def test_children_are_names(zk: corral.Client) -> None:
 
 
 async def test_a_long_list_of_children(zk: corral.Client) -> None:
-    """A reply may be larger than the largest request: what a node has in children is not limited by that."""
+    """A reply may be larger than the largest request, so the number of children is not limited by that."""
     await zk.create("/p")
     long = "x" * 1000
     await asyncio.gather(*(zk.create(f"/p/{long}{n:04d}") for n in range(1200)))
@@ -414,7 +418,7 @@ async def test_a_long_list_of_children(zk: corral.Client) -> None:
 
 
 async def test_the_stat_is_in_seconds_and_bytes(real_time: None, zk: corral.Client) -> None:
-    """Times are seconds of the epoch, the length is bytes, and each version counts its own changes."""
+    """Times are seconds since the epoch, the length is in bytes, and each version counts its own changes."""
     await zk.create("/a", b"\xc3\xbc")
     await zk.create("/a/b")
     await zk.set_acl("/a", corral.OPEN_ACL)
@@ -428,7 +432,7 @@ async def test_the_stat_is_in_seconds_and_bytes(real_time: None, zk: corral.Clie
 
 
 class NullWriter(RawSession):
-    """A client that writes null where data belongs, as some do."""
+    """A client that writes null as data, as some do."""
 
     async def create_null(self, path: str) -> int:
         """Create a node whose data is null; returns the error code."""
@@ -438,7 +442,7 @@ class NullWriter(RawSession):
 
 
 async def test_null_data_reads_as_empty(server_address: str, root: str, zk: corral.Client) -> None:
-    """L10: data is bytes, never null, also where another client wrote null: to get, and to a watch."""
+    """L10: data is bytes, never null, even if another client wrote null: from get, and from a watch."""
     async with NullWriter(server_address) as raw:
         assert await raw.create_null(f"{root}/null") == 0
     data, stat = await zk.get("/null")
@@ -448,7 +452,7 @@ async def test_null_data_reads_as_empty(server_address: str, root: str, zk: corr
 
 
 async def test_sync_brings_the_newest(zk: corral.Client, other: corral.Client) -> None:
-    """What another client has written before is read after a sync, on whatever path."""
+    """After a sync, on any path, a read returns what another client has written before."""
     await other.create("/a", b"one")
     await zk.sync("/a")
     assert (await zk.get("/a"))[0] == b"one"
@@ -474,7 +478,7 @@ async def test_delete(zk: corral.Client, other: corral.Client) -> None:
 async def test_delete_recursive_in_bounded_steps(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """A tree of 10,000 nodes goes, in transactions that are each far below the frame limit."""
+    """A tree of 10,000 nodes is deleted in transactions that are each far below the frame limit."""
     await other.create("/tree")
     await other.create("/beside")
     branches = [f"/tree/{n}" for n in range(100)]
@@ -487,13 +491,13 @@ async def test_delete_recursive_in_bounded_steps(
     transactions = [request.body for request in seen.requests if request.opcode == messages.MULTI.opcode]
     deletes = [len(messages.decode_multi(memoryview(body), 8, len(body))) for body in transactions]
     assert sum(deletes) == 1 + 100 + 100 * 99
-    assert max(deletes) <= 1000  # so that none holds up the server
+    assert max(deletes) <= 1000  # so that none blocks the server
     assert max(map(len, transactions)) < framing.DEFAULT_MAX_REQUEST // 4
     assert not seen.count(messages.DELETE)
 
 
 async def test_delete_recursive_of_long_names(zk: corral.Client) -> None:
-    """Transactions stay below the frame limit where names are long."""
+    """Transactions stay below the frame limit even if names are long."""
     await zk.create("/tree")
     await asyncio.gather(*(zk.create(f"/tree/{n:03d}{'x' * 5000}") for n in range(300)))
     await zk.delete("/tree", recursive=True)
@@ -501,7 +505,7 @@ async def test_delete_recursive_of_long_names(zk: corral.Client) -> None:
 
 
 async def test_delete_recursive_of_nothing(zk: corral.Client) -> None:
-    """A tree that is not there is NoNode; a single node is a tree, too."""
+    """A tree that does not exist raises NoNode; a single node is a tree, too."""
     with pytest.raises(corral.NoNode, match="delete '/a'"):
         await zk.delete("/a", recursive=True)
     await zk.create("/a")
@@ -529,7 +533,8 @@ async def test_delete_recursive_while_others_change_the_tree(
     other: corral.Client,
     change: Callable[[corral.Client], Awaitable[None]],
 ) -> None:
-    """What others create or delete below, between our listing and our deleting, is met: the tree goes."""
+    """If other clients create or delete nodes below it between the listing and the deleting, the tree is
+    deleted nevertheless."""
     await other.create("/tree/old", make_parents=True)
     done: list[None] = []
     with Elsewhere(connect) as elsewhere:
@@ -549,7 +554,7 @@ async def test_delete_recursive_while_others_change_the_tree(
 async def test_delete_recursive_ends_if_others_never_do(
     real_time: None, connect: Connect, proxy: FaultProxy
 ) -> None:
-    """Others who create below it without end are NotEmpty in the end, not a loop for ever."""
+    """If other clients create nodes below it without end, the error is NotEmpty, and not an endless loop."""
     with Elsewhere(connect) as elsewhere:
 
         def interfere(message: Message) -> bool:
@@ -567,7 +572,8 @@ async def test_delete_recursive_ends_if_others_never_do(
 async def test_delete_recursive_ends_if_others_exchange_what_is_there(
     real_time: None, connect: Connect, proxy: FaultProxy
 ) -> None:
-    """Others who delete and create in turn, so that the tree never becomes smaller, are NotEmpty in the end, too."""
+    """If other clients delete and create nodes in turn, so that the tree never becomes smaller, the error is
+    NotEmpty, too."""
     rounds = 0
 
     async def exchange(zk: corral.Client) -> None:
@@ -618,7 +624,8 @@ FORBIDDEN: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
 async def test_without_the_right_credentials_it_is_no_auth(
     connect: Connect, secret: str, verb: str, auth: list[tuple[str, bytes]]
 ) -> None:
-    """S6: what the ACL does not allow is NoAuth, to the unknown and to those with other credentials alike."""
+    """S6: an operation that the ACL does not allow raises NoAuth, both without credentials and with
+    others."""
     async with connect(auth=auth) as zk:
         with pytest.raises(corral.NoAuth):
             await FORBIDDEN[verb](zk)
@@ -629,7 +636,8 @@ async def test_without_the_right_credentials_it_is_no_auth(
 async def test_credentials_are_given_again_on_each_connection(
     connect: Connect, secret: str, proxy: FaultProxy, how: str
 ) -> None:
-    """S4: credentials, from the start or added later, hold over a reconnect, before what waits is sent."""
+    """S4: credentials, given at the start or added later, are sent after a reconnect, before waiting
+    requests."""
     given = {"connect": [USER], "add_auth": [], "one of two": [("digest", b"bob:guess"), USER]}[how]
     async with connect(proxy.address, auth=given) as zk:
         if how == "add_auth":
@@ -644,9 +652,9 @@ async def test_credentials_are_given_again_on_each_connection(
 
 
 async def test_the_acl_of_a_node(connect: Connect, other: corral.Client) -> None:
-    """get_acl gives what create and set_acl have set, with the Stat whose aversion counts the changes.
+    """get_acl returns what create and set_acl have set, with the Stat whose aversion counts the changes.
 
-    `Acl.creator()` becomes the digest of whoever is authenticated.
+    `Acl.creator()` becomes the digest of the authenticated user.
     """
     reading = corral.Perm.READ | corral.Perm.WRITE
     async with connect(auth=[USER]) as ann:
@@ -668,7 +676,7 @@ async def test_the_acl_of_a_node(connect: Connect, other: corral.Client) -> None
     ids=["creator, not authenticated", "scheme"],
 )
 async def test_an_acl_that_the_server_does_not_take(zk: corral.Client, acl: list[corral.Acl]) -> None:
-    """An ACL of an unknown scheme, or of a creator whom the server does not know, is InvalidAcl."""
+    """An ACL with an unknown scheme, or with a creator that has not authenticated, raises InvalidAcl."""
     with pytest.raises(corral.InvalidAcl, match="create '/a'"):
         await zk.create("/a", acl=acl)
     with pytest.raises(corral.InvalidAcl, match="set_acl '/'"):
@@ -680,7 +688,7 @@ async def test_an_acl_that_the_server_does_not_take(zk: corral.Client, acl: list
 
 @pytest.mark.parametrize("how", ["connect string", "method", "both"])
 async def test_a_chroot_is_the_root(server_address: str, root: str, zk: corral.Client, how: str) -> None:
-    """S6: below a chroot every verb takes and gives paths as seen from there."""
+    """S6: below a chroot every verb takes and returns paths relative to it."""
     await zk.create("/team/a", make_parents=True)
     start, down = {
         "connect string": ("/team/a", "/"),
@@ -719,7 +727,7 @@ async def test_a_chroot_is_the_root(server_address: str, root: str, zk: corral.C
 
 
 async def test_a_chroot_shares_the_session(connect: Connect, other: corral.Client) -> None:
-    """A chrooted client has the session of the one that made it, its ephemerals and its end."""
+    """A chrooted client shares the session of the one that made it, its ephemerals and its end."""
     async with connect() as zk:
         await zk.create("/team")
         team = zk.chroot("/team")
@@ -767,8 +775,8 @@ REFUSED: dict[
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_errors_name_operation_and_path(zk: corral.Client, case: str) -> None:
-    """A refusal is a ServerError of its class, with its code, whose message names the verb and the caller's
-    path. Only where something is missing does it name the chroot, and says that it is one."""
+    """A refusal raises a ServerError of its class, with its code, whose message names the verb and the
+    caller's path. Only if something is missing does it name the chroot, and says that it is one."""
     expected, call, operation, path = REFUSED[case]
     await zk.create("/there/child", make_parents=True)
     with pytest.raises(corral.ServerError) as caught:
@@ -783,7 +791,7 @@ async def test_errors_name_operation_and_path(zk: corral.Client, case: str) -> N
 
 
 async def test_a_missing_parent_is_named(server_address: str, root: str) -> None:
-    """create says that it is the parent that is missing, and how to make it; so does a transaction."""
+    """create says that the parent is missing, and how to create it; so does a transaction."""
     remedy = f"create it first, with ensure_path('{root}/a/b'), or pass make_parents=True"
     said = f"create '{root}/a/b/c': its parent '{root}/a/b' does not exist; {remedy}"
     async with corral.connect(server_address) as zk:
@@ -837,8 +845,8 @@ WITHOUT_CHROOT: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], st
 
 @pytest.mark.parametrize("case", WITHOUT_CHROOT)
 async def test_a_missing_chroot_is_named(zk: corral.Client, case: str) -> None:
-    """Where the chroot does not exist, NoNode names it, and says where it can tell that it is the chroot that is
-    missing; its path is as the caller named it."""
+    """If the chroot does not exist, NoNode names it, and says that it is the chroot that is missing if the
+    client can know that; the path is the caller's."""
     call, said = WITHOUT_CHROOT[case]
     team = zk.chroot("/not/there")
     with pytest.raises(corral.NoNode) as caught:
@@ -868,7 +876,7 @@ async def _cached(zk: corral.Client) -> object:
 
 @pytest.mark.parametrize("case", READERS)
 async def test_below_a_missing_chroot_nothing_is_found(zk: corral.Client, case: str) -> None:
-    """Reads find nothing where the chroot does not exist, and make nothing."""
+    """If the chroot does not exist, reads find nothing, and create nothing."""
     assert await READERS[case](zk.chroot("/not/there")) is None
     assert await zk.children("/") == []
 
@@ -887,7 +895,7 @@ MAKERS: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("case", MAKERS)
 async def test_what_makes_parents_makes_the_chroot(zk: corral.Client, case: str) -> None:
-    """Whatever makes missing parents makes a missing chroot, too."""
+    """Every call that creates missing parents creates a missing chroot, too."""
     team = zk.chroot("/not/there")
     await MAKERS[case](team)
     assert await team.exists("/") is not None
@@ -909,7 +917,7 @@ VERSIONED: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] =
 
 @pytest.mark.parametrize("case", VERSIONED)
 async def test_a_refused_version_names_both(zk: corral.Client, case: str) -> None:
-    """BadVersion has the version that was expected and the one that was found, as numbers and in its message."""
+    """BadVersion has the expected and the actual version, as numbers and in its message."""
     call, said = VERSIONED[case]
     await zk.create("/a")
     for _ in range(2):
@@ -922,7 +930,8 @@ async def test_a_refused_version_names_both(zk: corral.Client, case: str) -> Non
 
 
 async def test_a_refused_version_in_a_transaction(zk: corral.Client) -> None:
-    """Of the refused operation the expected version is told; nothing is read for the other."""
+    """For a refused operation of a transaction only the expected version is reported; nothing is read to find
+    the actual one."""
     await zk.create("/a")
     with pytest.raises(corral.BadVersion) as caught:
         await _commit(zk, lambda tx: tx.set("/a", b"", 3))
@@ -931,7 +940,7 @@ async def test_a_refused_version_in_a_transaction(zk: corral.Client) -> None:
 
 
 async def test_the_version_is_read_after_the_refusal_alone(connect: Connect, proxy: FaultProxy) -> None:
-    """A version that fits costs one request; one that does not costs one read more."""
+    """A matching version costs one request; another costs one more read."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         await zk.create("/a")
         await zk.set("/a", b"", version=0)
@@ -943,8 +952,8 @@ async def test_the_version_is_read_after_the_refusal_alone(connect: Connect, pro
 
 
 async def test_a_version_that_cannot_be_read(connect: Connect, proxy: FaultProxy) -> None:
-    """The refusal comes, with the expected version alone, also when the read for the other is never answered; and the
-    wait for that can be cancelled."""
+    """If the read for the actual version is never answered, the refusal has the expected version only; that
+    wait can be cancelled."""
     async with connect(proxy.address, session_timeout=30) as zk:
         await zk.create("/a")
         async with proxy.black_hole(before("exists")):
@@ -964,7 +973,8 @@ async def test_a_version_that_cannot_be_read(connect: Connect, proxy: FaultProxy
 async def test_a_version_that_is_as_expected_by_now(
     real_time: None, connect: Connect, proxy: FaultProxy, zk: corral.Client, again: bool
 ) -> None:
-    """A znode that is gone, or has the expected version again, when it is read is not said to have a wrong one."""
+    """If the znode is gone, or has the expected version again, when it is read, the error does not claim
+    another version."""
     with Elsewhere(connect) as elsewhere:
 
         async def replace(zk: corral.Client) -> None:
@@ -997,7 +1007,7 @@ async def test_a_version_that_is_as_expected_by_now(
 async def test_errors_on_the_way_name_the_callers_path(
     connect: Connect, other: corral.Client, call: Callable[[corral.Client], Awaitable[object]]
 ) -> None:
-    """Where a verb sends several requests, the one that is refused is named without the chroot as well."""
+    """If a verb sends several requests, the path in the error of a refused one is also without the chroot."""
     async with connect(auth=[USER]) as ann:
         for path in ("/closed", "/tree", "/tree/closed"):
             await ann.create(path)
@@ -1014,7 +1024,7 @@ async def test_errors_on_the_way_name_the_callers_path(
 
 
 async def test_a_server_without_ttl_says_so(make_server: Callable[..., Server]) -> None:
-    """An operation that is switched off on the server is Unimplemented."""
+    """An operation that is disabled on the server raises Unimplemented."""
     async with make_server(extended_types=False) as server, corral.connect(server.address) as zk:
         with pytest.raises(corral.Unimplemented, match="create '/a'"):
             await zk.create("/a", ttl=1)

@@ -1,4 +1,4 @@
-"""Znode paths: the server's rules, held to an independent reading of them, and chroots."""
+"""Znode paths: the server's rules, compared with an independent implementation of them, and chroots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from corral import errors, paths
 
 
 def zookeeper_takes(path: str) -> bool:
-    """What ZooKeeper's `PathUtils.validatePath` says, character by character as Java has them: UTF-16 units."""
+    """ZooKeeper's `PathUtils.validatePath`, for each character as Java has them: UTF-16 units."""
     raw = path.encode("utf-16-be", "surrogatepass")
     units = [int.from_bytes(raw[i : i + 2], "big") for i in range(0, len(raw), 2)]
     slash, dot = ord("/"), ord(".")
@@ -42,7 +42,7 @@ def zookeeper_takes(path: str) -> bool:
 
 
 def we_take(path: str) -> bool:
-    """Whether `validate` lets a path pass."""
+    """Whether `validate` accepts a path."""
     try:
         paths.validate(path)
     except errors.UsageValueError:
@@ -50,7 +50,7 @@ def we_take(path: str) -> bool:
     return True
 
 
-# All characters, with those that matter more often than the others.
+# All characters, the significant ones more often than others.
 characters = st.sampled_from("/.a") | st.sampled_from(
     "\x00\x01\x1f\x20\x7e\x7f\x9f\xa0\ud7ff\ud800\udfff\ue000\uf8ff\uf900\uffef\ufff0\uffff\U00010000\U0010ffff"
 )
@@ -66,7 +66,7 @@ anything = st.text(characters | st.characters(), max_size=12)
 @example("/a/..")
 @example("/./a")
 def test_the_rules_are_the_servers(path: str) -> None:
-    """A path passes here exactly if the server's own rules let it pass."""
+    """`validate` accepts exactly the paths that the server's own rules accept."""
     assert we_take(path) == zookeeper_takes(path)
 
 
@@ -105,8 +105,8 @@ def test_every_character_is_judged_as_the_server_does() -> None:
     ],
 )
 def test_what_is_wrong_is_named(path: Any, error: type[Exception], named: str) -> None:
-    """An error of a path names the path, what is wrong with it, and where: both as it is checked, and as it is
-    resolved below a chroot."""
+    """The error for a path quotes it, and says what is wrong with it, and where: both when it is checked, and
+    when it is resolved below a chroot."""
     for check in (paths.validate, lambda path: paths.resolve("/chroot", path)):
         with pytest.raises(error) as caught:
             check(path)
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_named(path: Any, error: type[Exception], named: str) -
 
 
 def test_what_is_named_is_what_the_caller_called_it() -> None:
-    """A chroot, or whatever else is a path, is called by its name in the error."""
+    """The error calls a chroot, or another parameter that is a path, by its name."""
     with pytest.raises(errors.UsageValueError, match=r"^chroot 'a' must start with '/'"):
         paths.validate("a", "chroot")
 
@@ -125,7 +125,7 @@ good = anything.map("/".__add__).filter(zookeeper_takes)
 
 @given(st.just("") | good.filter("/".__ne__), good)
 def test_resolving_and_stripping(chroot: str, path: str) -> None:
-    """A path below a chroot is a good path on the server, and comes back as the caller named it."""
+    """A path below a chroot becomes a valid path on the server, and is translated back to the caller's."""
     full = paths.resolve(chroot, path)
     assert zookeeper_takes(full)
     assert full.startswith(chroot)
@@ -143,13 +143,13 @@ def test_resolve(chroot: str, path: str, full: str) -> None:
 
 @pytest.mark.parametrize("full", ["/application", "/other", "/"])
 def test_stripping_what_is_not_below(full: str) -> None:
-    """A path that is not below the chroot is named in full, even if it begins with the same letters."""
+    """A path that is not below the chroot is given in full, even if it begins with the same letters."""
     assert paths.strip("/app", full) == full
 
 
 @given(good, st.text("ab", min_size=1))
 def test_parents_and_children(path: str, name: str) -> None:
-    """The parent of a child is where it was joined to; the root is its own parent."""
+    """The parent of a joined path is the path that the child was joined to; the root is its own parent."""
     child = paths.join(path, name)
     assert zookeeper_takes(child)
     assert paths.parent_of(child) == path

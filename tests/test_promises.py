@@ -1,4 +1,4 @@
-"""The table of promises in README.md beside this file is held to the tests."""
+"""The table of promises in README.md beside this file is compared with the tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def proven() -> dict[str, set[str]]:
 
 
 def test_every_promise_has_a_row() -> None:
-    """The promises that tests name are those of the table."""
+    """The promises that tests name are those in the table."""
     assert table().keys() == proven().keys()
 
 
@@ -45,6 +45,6 @@ def test_every_file_proves_its_promise() -> None:
 
 
 def test_the_files_that_the_readme_names_exist() -> None:
-    """Outside the table, too."""
+    """This includes files named outside the table."""
     named = re.findall(r"`([\w/]+\.py)(?::\w+)?`", (TESTS / "README.md").read_text())
     assert [name for name in named if not (TESTS / name).is_file()] == []

@@ -1,4 +1,4 @@
-"""`Client.statistics`: each number against what the client does, and what a proxy sees."""
+"""`Client.statistics`: each number is compared with what the client does, and with what a proxy sees."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_before_and_after(connect: Connect) -> None:
 
 
 async def test_they_are_frozen(zk: corral.Client) -> None:
-    """A record of one moment: it cannot be changed, and does not change."""
+    """The record is a snapshot: it cannot be changed, and does not change."""
     statistics = zk.statistics()
     with pytest.raises(dataclasses.FrozenInstanceError):
         statistics.waiting = 1  # type: ignore[misc]
@@ -47,7 +47,7 @@ async def test_they_are_frozen(zk: corral.Client) -> None:
 
 
 async def test_the_session(connect: Connect, proxy: FaultProxy) -> None:
-    """Server, state and its age, and the numbers of sessions and of reconnects."""
+    """They have the server, the state and since when it lasts, and the numbers of sessions and reconnects."""
     async with connect(proxy.address) as zk:
         now = zk.statistics()
         assert (now.server, now.state, now.session_id) == (zk.server, State.CONNECTED, zk.session_id)
@@ -72,8 +72,8 @@ async def test_the_session(connect: Connect, proxy: FaultProxy) -> None:
 
 
 async def test_requests_and_bytes(connect: Connect, proxy: FaultProxy) -> None:
-    """Requests wait without a connection; sent, they are in flight; answered, they are neither. Bytes count all
-    connections."""
+    """Requests wait while there is no connection, are in flight once sent, and neither once answered. Byte
+    counts include all connections."""
     async with connect(proxy.address) as zk:
         size = 10_000
         sent = zk.statistics().bytes_sent
@@ -103,7 +103,7 @@ async def test_requests_and_bytes(connect: Connect, proxy: FaultProxy) -> None:
 
 
 async def test_what_is_held(zk: corral.Client, root: str) -> None:
-    """The nodes of locks by full path, and the seconds that are left."""
+    """They have the nodes of locks by full path, and the seconds left of the lease."""
     assert (zk.statistics().held, zk.statistics().lease_left) == ((), None)
     async with zk.lock("/a") as a, zk.chroot("/below").lock("/b"):
         now = zk.statistics()
@@ -116,7 +116,8 @@ async def test_what_is_held(zk: corral.Client, root: str) -> None:
 
 
 async def test_what_is_watched(zk: corral.Client) -> None:
-    """Watched paths by kind, however many watch; caches and tree watches of one subtree share one copy."""
+    """They have the watched paths by kind, however many watchers there are; caches and tree watches of one
+    subtree share one copy."""
     nothing = {"node": 0, "children": 0, "persistent": 0, "recursive": 0}
     assert zk.statistics().watches == nothing
     await zk.create("/tree/a", b"", make_parents=True)

@@ -1,4 +1,4 @@
-"""Transactions on a real server: all or nothing, what comes back, and what is never sent."""
+"""Transactions on a real server: all or nothing, their results, and what is never sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Fill = Callable[[corral.Transaction], None]
 
 
 async def test_all_of_it_applies_at_one_zxid(zk: corral.Client, other: corral.Client) -> None:
-    """On a clean exit all writes apply, in order, at one zxid; `results` has what each would have given."""
+    """On a normal exit all writes apply, in order, at one zxid; `results` has what each call alone would have
+    returned."""
     await zk.create("/config", b"v3")
     await zk.create("/old")
     async with zk.transaction() as tx:
@@ -57,7 +58,7 @@ REFUSALS: dict[str, tuple[Fill, type[corral.ServerError], str, str]] = {
 async def test_one_refusal_applies_none(
     zk: corral.Client, other: corral.Client, case: str, index: int
 ) -> None:
-    """If one write is refused none applies; the error tells its index and, as a ServerError, its cause."""
+    """If one write is refused none applies; the error has its index and, as a ServerError, its cause."""
     fill, cause, operation, path = REFUSALS[case]
     await zk.create("/a/b", b"old", make_parents=True)
     tx = zk.transaction()
@@ -81,7 +82,8 @@ async def test_one_refusal_applies_none(
 
 
 async def test_an_exception_in_the_body_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
-    """What leaves the body leaves it unchanged, and nothing was sent; so with a cancellation."""
+    """An exception of the body is raised unchanged, and nothing was sent; the same holds for a
+    cancellation."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
 
         async def fail(error: BaseException) -> None:
@@ -98,7 +100,7 @@ async def test_an_exception_in_the_body_sends_nothing(connect: Connect, proxy: F
 
 
 async def test_collecting_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
-    """Until the commit nothing is sent; then one request, whatever the number of writes."""
+    """Nothing is sent before the commit; that sends one request, whatever the number of writes."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         tx = zk.transaction()
         for n in range(100):
@@ -110,7 +112,7 @@ async def test_collecting_sends_nothing(connect: Connect, proxy: FaultProxy) -> 
 
 
 async def test_an_empty_transaction_is_nothing(connect: Connect, proxy: FaultProxy) -> None:
-    """Committing nothing succeeds, and is not even sent."""
+    """Committing an empty transaction succeeds, and sends nothing."""
     async with connect(proxy.address) as zk, requests_seen(proxy) as seen:
         async with zk.transaction() as tx:
             pass
@@ -129,7 +131,7 @@ REUSES: dict[str, Callable[[corral.Transaction], object]] = {
 
 @pytest.mark.parametrize("refused", [False, True])
 async def test_a_transaction_is_for_once(zk: corral.Client, refused: bool) -> None:
-    """After its commit, refused or not, a transaction takes no more writes and no other commit."""
+    """After its commit, refused or not, a transaction accepts no more writes and no other commit."""
     tx = zk.transaction()
     tx.check("/none" if refused else "/")
     result = (await asyncio.gather(tx.commit(), return_exceptions=True))[0]
@@ -142,7 +144,7 @@ async def test_a_transaction_is_for_once(zk: corral.Client, refused: bool) -> No
 
 
 async def test_a_commit_in_the_body_is_the_one(zk: corral.Client) -> None:
-    """Committing by hand inside `async with` makes the exit an error that says so, not a second commit."""
+    """After a commit by hand inside `async with`, the exit raises an error that says so, and does not commit again."""
 
     async def commit_inside() -> None:
         async with zk.transaction() as tx:
@@ -155,8 +157,8 @@ async def test_a_commit_in_the_body_is_the_one(zk: corral.Client) -> None:
 
 
 async def test_too_large_is_refused_before_sending(connect: Connect, proxy: FaultProxy) -> None:
-    """S7: a transaction over the frame limit is refused with size and limit, nothing of it was sent, and the
-    connection is unaffected."""
+    """S7: a transaction over the frame limit is refused with size and limit; nothing of it was sent, and the
+    connection is not affected."""
     async with connect(proxy.address, max_request=4096) as zk, requests_seen(proxy) as seen:
         tx = zk.transaction()
         for n in range(5):
@@ -172,7 +174,7 @@ async def test_too_large_is_refused_before_sending(connect: Connect, proxy: Faul
 
 
 async def test_later_writes_see_the_earlier_ones(zk: corral.Client) -> None:
-    """Within a transaction a node can be created, filled and deleted; its order is that of the calls."""
+    """A transaction can create a node, set it and delete it; its order is that of the calls."""
     async with zk.transaction() as tx:
         tx.create("/a")
         tx.create("/a/b")
@@ -186,8 +188,8 @@ async def test_later_writes_see_the_earlier_ones(zk: corral.Client) -> None:
 
 
 async def test_the_check_of_a_lock_is_named_below_the_chroot(zk: corral.Client) -> None:
-    """Where the server refuses to check the node of a lock, the error names it as the caller's client would, and
-    nothing is applied."""
+    """If the server refuses to check the node of a lock, the error has the path as the caller's client names
+    it, and nothing is applied."""
     await zk.create("/l")
     async with zk.lock("/l", acl=[corral.Acl.digest("ann", "secret")]) as held:
         tx = held.transaction()

@@ -1,4 +1,4 @@
-"""What callers pass, checked before anything is sent: each error names the value, the rule and the remedy."""
+"""Arguments are checked before anything is sent: each error has the value, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], list[str]]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_wrong_is_named(case: str) -> None:
-    """A wrong argument is refused with an error of ours, which is a ValueError or a TypeError as well, and has
-    the value, the rule, or the remedy in it."""
+    """A wrong argument is refused with an error of ours, which is also a ValueError or a TypeError, and
+    contains the value, the rule, or the remedy."""
     call, error, named = BAD[case]
     with pytest.raises(error) as caught:
         call()
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_named(case: str) -> None:
 
 
 def test_secrets_are_not_named() -> None:
-    """S6: what may be a secret is not in the error."""
+    """S6: an error does not contain what may be a secret."""
     for value in (("digest", b"u:hunter2"), [("digest", b"u:hunter2", 1)], "hunter2"):
         with pytest.raises(TYPE) as caught:
             verify.credentials(value)  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_secrets_are_not_named() -> None:
 
 @pytest.mark.parametrize("value", [b"x", bytearray(b"x"), memoryview(b"x")])
 def test_data_is_bytes(value: Any) -> None:
-    """L10: data is bytes; what can be changed later is copied, so what is sent is what was passed."""
+    """L10: data is bytes; mutable buffers are copied, so that what is sent is what was passed."""
     data = verify.data(value)
     assert data == b"x"
     assert type(data) is bytes
@@ -125,7 +125,7 @@ def test_data_is_bytes(value: Any) -> None:
     ("given_", "sent"), [(None, -1), (0, 0), (-1, -1), (INT32 - 1, INT32 - 1), (-INT32, -INT32)]
 )
 def test_versions(given_: int | None, sent: int) -> None:
-    """None is any version; every other 32-bit number is itself (the counter wraps)."""
+    """None means any version; other 32-bit numbers are sent as they are (the counter wraps)."""
     assert verify.version(given_) == sent
 
 
@@ -143,13 +143,13 @@ def test_versions(given_: int | None, sent: int) -> None:
     ],
 )
 def test_create_modes(kinds: dict[str, Any], mode: int) -> None:
-    """The server's `CreateMode` for each kind of znode that there is."""
+    """Each kind of znode has the server's `CreateMode`."""
     assert verify.create_flags(**kinds) == mode
 
 
 @given(st.floats(min_value=0.001, max_value=verify.MAX_TTL))
 def test_every_ttl_that_passes_can_be_sent(ttl: float) -> None:
-    """What passes fits the 40 bits that the server has for milliseconds."""
+    """Every accepted TTL fits the 40 bits that the server has for milliseconds."""
     verify.create_flags(ttl=ttl)
     body = messages.encode_create_ttl("/a", b"", OPEN_ACL, 5, ttl)
     *_, sent = messages.CREATE_TTL.request.decode(body, 0, len(body))
@@ -158,8 +158,8 @@ def test_every_ttl_that_passes_can_be_sent(ttl: float) -> None:
 
 @given(st.floats() | st.integers())
 def test_every_session_timeout_that_passes_can_be_sent(value: float) -> None:
-    """A session timeout passes, as a number of seconds that the protocol can say in milliseconds, or is refused
-    by an error of ours."""
+    """Any number either can be sent as a session timeout in milliseconds, or is refused by an error of
+    ours."""
     try:
         timeout = verify.session_timeout(value)
     except VALUE:
@@ -173,7 +173,7 @@ def test_every_session_timeout_that_passes_can_be_sent(value: float) -> None:
 
 @given(st.lists(st.builds(Acl, st.builds(Perm, st.integers(0, 31)), st.text("ab"), st.text()), max_size=4))
 def test_every_acl_that_passes_can_be_sent(entries: list[Acl]) -> None:
-    """An access control list passes and arrives as it was given, or is refused by an error of ours."""
+    """Any access control list is either sent as given, or refused by an error of ours."""
     try:
         checked = verify.acl(entries)
     except VALUE:
@@ -185,13 +185,13 @@ def test_every_acl_that_passes_can_be_sent(entries: list[Acl]) -> None:
 
 @pytest.mark.parametrize("limit", [1024, 0xFFFFF, INT32 - 1])
 def test_sizes(limit: int) -> None:
-    """Frame limits that can be."""
+    """Valid frame limits are accepted."""
     assert verify.size(limit, "max_request") == limit
 
 
 @pytest.mark.parametrize("timeout", [0.001, 1, 10, 10.5, 999.999])
 def test_times(timeout: float) -> None:
-    """Times are seconds, whole or not; a tick may be as long as the session's timeout."""
+    """Times are seconds, with or without fractions; a tick may be as long as the session timeout."""
     assert verify.session_timeout(timeout) == verify.connect_timeout(timeout) == timeout
     assert verify.connect_timeout(None) is None
     assert verify.tick_time(timeout, timeout) == timeout
@@ -211,5 +211,6 @@ def test_times(timeout: float) -> None:
     ],
 )
 def test_new_paths(chroot: str, path: str, sequential: bool, full: str) -> None:
-    """A sequential znode's name may be a number alone, so that its path ends with '/'; no other may."""
+    """A sequential znode's name may consist of the number alone, so its path may end with '/'; no other path
+    may."""
     assert verify.new_path(chroot, path, sequential=sequential) == full

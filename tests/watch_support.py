@@ -1,4 +1,4 @@
-"""What readers of watches have been told, held to what watches promise; and what is true, read by other means."""
+"""Mirrors, which check a watch's events against its guarantees; and the true state, read by other means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from corral.testing.servers.base import four_letter_word
 
 
 class NodeMirror:
-    """What a reader of one node was told last; what it is told is held to what is promised."""
+    """The last state that a reader of one node got; checks each event."""
 
     def __init__(self) -> None:
         self.now: tuple[bytes, int, int] | None = None
@@ -20,7 +20,7 @@ class NodeMirror:
         self.complete = False
 
     def take(self, event: Event) -> None:
-        """Take in one event."""
+        """Take one event."""
         first, self.complete = not self.complete, True
         now = None if event.stat is None else (event.data or b"", event.stat.czxid, event.stat.mzxid)
         assert first or now != self.now, f"{event} is told twice"
@@ -31,7 +31,7 @@ class NodeMirror:
 
 
 class ChildrenMirror:
-    """What a reader of children was told last; what it is told is held to what is promised."""
+    """The last state that a reader of children got; checks each event."""
 
     def __init__(self) -> None:
         self.now: frozenset[str] | None = None
@@ -39,7 +39,7 @@ class ChildrenMirror:
         self.complete = False
 
     def take(self, event: ChildrenEvent) -> None:
-        """Take in one event."""
+        """Take one event."""
         first, self.complete = not self.complete, True
         before = self.now or frozenset()
         assert event.children == before - event.removed | event.added
@@ -55,17 +55,17 @@ class ChildrenMirror:
 
 
 class TreeMirror:
-    """A copy that is made of a reader's events, which it holds to what they promise."""
+    """A copy of a tree that is built from a reader's events; checks each event."""
 
     def __init__(self, root: str, now: dict[str, tuple[bytes, int, int]] | None = None) -> None:
         self.now = {} if now is None else now
-        """What is known, to begin with; then what there is at first is not told."""
+        """The initial content; if given, no initial events are expected."""
         self.complete = now is not None
         self._root = root
         self._newest = {path: mzxid for path, (_, _, mzxid) in self.now.items()}
 
     def take(self, event: Event) -> None:
-        """Take in one event."""
+        """Take one event."""
         path, kind = event.path, event.kind
         if kind is EventKind.COMPLETE:
             assert not self.complete
@@ -95,7 +95,7 @@ Mirror: TypeAlias = "NodeMirror | ChildrenMirror | TreeMirror"
 
 
 async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, int]]:
-    """What a tree is, read by other means than a watch."""
+    """The content of a tree, read by other means than a watch."""
     try:
         data, stat = await zk.get(path)
     except corral.NoNode:
@@ -107,17 +107,17 @@ async def contents(zk: corral.Client, path: str) -> dict[str, tuple[bytes, int, 
 
 
 def shown(cache: corral.Cache) -> dict[str, tuple[bytes, int, int]]:
-    """What a cache says that a tree is."""
+    """The content of a tree as a cache shows it."""
     return {path: (data, stat.czxid, stat.mzxid) for path, (data, stat) in cache.items()}
 
 
 async def node_contents(zk: corral.Client, path: str) -> tuple[bytes, int, int] | None:
-    """What a node is, read by other means than a watch."""
+    """The content of a node, read by other means than a watch."""
     return (await contents(zk, path)).get(path)
 
 
 async def children_contents(zk: corral.Client, path: str) -> frozenset[str] | None:
-    """Which children a node has, read by other means than a watch."""
+    """The children of a node, read by other means than a watch."""
     try:
         return frozenset(await zk.children(path))
     except corral.NoNode:
@@ -125,14 +125,15 @@ async def children_contents(zk: corral.Client, path: str) -> frozenset[str] | No
 
 
 async def watches_on(address: str) -> int:
-    """How many watches of any kind the server has for all its sessions: of those of children it says no more."""
+    """How many watches of any kind the server has for all sessions; nothing more is reported about those of
+    children."""
     answer = await four_letter_word(address, "mntr")
     [count] = [line.split()[1] for line in answer.splitlines() if line.startswith("zk_watch_count")]
     return int(count)
 
 
 async def watching_sessions(address: str, full: str) -> int:
-    """How many sessions have a watch on the full path, by what the server says."""
+    """How many sessions have a watch on the full path, as the server reports."""
     answer = await four_letter_word(address, "wchp")
     sessions_by_path: Counter[str] = Counter()
     path = ""

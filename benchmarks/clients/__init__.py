@@ -1,4 +1,4 @@
-"""What a client must be able to do to be measured, and which clients there are."""
+"""The interface of a client that is measured, and the list of clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PEERS = ("aiozk", "kazoo")
 
 
 class Tally:
-    """Waits until each of `count` watchers has seen the data that is due. Used from the event loop."""
+    """Waits until each of `count` watchers has seen the expected data. Used from the event loop."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -27,13 +27,13 @@ class Tally:
         self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def expect(self, data: bytes) -> asyncio.Future[None]:
-        """What is due from now on; the future is done once every watcher has seen it."""
+        """Set the expected data; the future is done once every watcher has seen it."""
         self._due, self._missing = data, self._count
         self._all = asyncio.get_running_loop().create_future()
         return self._all
 
     def seen(self, data: bytes) -> None:
-        """One watcher has seen this."""
+        """A watcher has seen this data."""
         if data == self._due:
             self._missing -= 1
             if self._missing == 0:
@@ -41,24 +41,26 @@ class Tally:
 
 
 class Survivor(Protocol):
-    """What is asked of a client whose server fails."""
+    """The interface of a client whose server fails."""
 
     @property
     def session_id(self) -> int:
-        """The session's id on the server now; 0 while there is none."""
+        """The id of the current session; 0 while there is none."""
 
     async def gets_in_turn(self, path: str, count: int) -> None:
         """Read a node's data and Stat, `count` times."""
 
     async def hold(self, path: str) -> Callable[[], bool]:
-        """Acquire the lock at `path` and keep it; returns what tells whether the client believes in it."""
+        """Acquire the lock at `path` and keep it; returns a function that says whether the client believes
+        that it holds it."""
 
 
 class Client(Survivor, Protocol):
-    """One session. "At once" is as many requests in flight as may be; "in turn" is each after the other.
+    """One session. "At once" means as many requests in flight as possible; "in turn" means one after the
+    other.
 
-    Each verb does it as users of that client would. A client that blocks its caller does so in threads of
-    its own making, so that no verb blocks the event loop.
+    Each verb works as users of that client would write it. A client that blocks its caller does so in threads
+    that it starts itself, so that no verb blocks the event loop.
     """
 
     async def gets_at_once(self, path: str, count: int) -> None:
@@ -71,29 +73,29 @@ class Client(Survivor, Protocol):
         """Acquire the lock at `path` and release it, `count` times."""
 
     async def locks_at_once(self, paths: Sequence[str]) -> None:
-        """Acquire a lock at every path, and when all are held release them all."""
+        """Acquire the lock at every path, and release all of them once all are held."""
 
     async def adds_in_turn(self, path: str, count: int) -> None:
         """Add one to the counter at `path`, in decimal digits, `count` times."""
 
     async def watch(self, path: str, count: int, tally: Tally) -> None:
-        """Start `count` watchers of one node, each for itself; returns at once. Until the client is closed,
-        each tells `tally` of the state that it finds, and then of each change."""
+        """Start `count` independent watchers of one node; returns at once. Until the client is closed, each
+        reports to `tally` the state that it finds, and then each change."""
 
     async def follow(self, paths: Sequence[str], tally: Tally) -> None:
-        """Start one watcher for each node; as `watch`."""
+        """Start one watcher for each node; otherwise like `watch`."""
 
     def cache(self, path: str) -> AbstractAsyncContextManager[Callable[[], int]]:
-        """A live copy of a subtree: entering waits until it has each node's data and will be told of every
-        change. It gives what counts the nodes that the copy has."""
+        """A live copy of a subtree: entering waits until it has each node's data and gets every change. It
+        yields a function that counts the nodes in the copy."""
 
 
 @runtime_checkable
 class TreeWatcher(Protocol):
-    """A client that can follow a whole subtree in the way that it follows a node."""
+    """A client that can watch a whole subtree as it watches a node."""
 
     async def watch_tree(self, path: str, tally: Tally) -> None:
-        """Start one watcher of all nodes of a subtree; as `Client.watch`."""
+        """Start one watcher of all nodes of a subtree; otherwise like `Client.watch`."""
 
 
 @runtime_checkable
@@ -107,24 +109,24 @@ class Discoverer(Protocol):
 
 
 class Connect(Protocol):
-    """How a client is opened: entering waits for a session, leaving closes it."""
+    """Opens a client: entering waits for a session, leaving closes it."""
 
     def __call__(self, hosts: str, session_timeout: float) -> AbstractAsyncContextManager[Client]: ...
 
 
 class ConnectSurvivor(Protocol):
-    """As `Connect`, of who is asked for no more."""
+    """Like `Connect`, for clients with this smaller interface."""
 
     def __call__(self, hosts: str, session_timeout: float) -> AbstractAsyncContextManager[Survivor]: ...
 
 
 def load(name: str) -> Connect:
-    """The `connect` of a client; what is not measured is not imported."""
+    """The `connect` of a client; clients that are not measured are not imported."""
     return cast(Connect, importlib.import_module(MODULES[name]).connect)
 
 
 def load_survivor(name: str) -> ConnectSurvivor:
-    """As `load`, for where servers fail: the floor has one of its own for that."""
+    """Like `load`, for workloads with failing servers, where the floor has another implementation."""
     if name == "floor":
         return cast(ConnectSurvivor, importlib.import_module("clients.floor_session").connect)
     return load(name)

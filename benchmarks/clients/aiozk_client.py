@@ -1,4 +1,4 @@
-"""aiozk. Its lock objects are for one user at a time and are kept, which spares it making them anew."""
+"""aiozk. Its lock objects are for one user at a time. They are reused, which saves creating them again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AiozkClient:
             await self._zk.get(path)
 
     async def sets_at_once(self, path: str, data: bytes, count: int) -> None:
-        # Forced, or it would send the version that it has cached, and all but the first would be refused.
+        # Without `force` it would send the version in its cache, and all but the first would be refused.
         await asyncio.gather(*(self._zk.set_data(path, data, force=True) for _ in range(count)))
 
     async def locks_in_turn(self, path: str, count: int) -> None:
@@ -54,7 +54,7 @@ class AiozkClient:
         await self.follow([path] * count, tally)
 
     async def follow(self, paths: Sequence[str], tally: Tally) -> None:
-        """A DataWatcher for each, as parts of a program that do not know each other have."""
+        """One DataWatcher for each watcher, as independent parts of a program would have."""
         for path in paths:
             watcher = self._zk.recipes.DataWatcher()
             watcher.add_callback(path, tally.seen)
@@ -62,15 +62,15 @@ class AiozkClient:
 
     @asynccontextmanager
     async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
-        """When it has started it has the data, and its watchers are about to read all of it again, which sets
-        the watches. The server answers in order: they have their answers when a later read has its own."""
+        """After the start it has the data, and its watchers are about to read all of it again, which sets the
+        watches. The server answers in order, so they have their answers once a later read has its own."""
 
         def count(node: Any) -> int:
             return (node.data is not None) + sum(map(count, node.children.values()))
 
         cache = self._zk.recipes.TreeCache(path)
         await cache.start()
-        await asyncio.sleep(0)  # they are sent by tasks that were made just now
+        await asyncio.sleep(0)  # tasks that were just created send these reads
         await self._zk.get(path)
         yield lambda: count(cache.root)
         await cache.stop()
@@ -81,7 +81,7 @@ class AiozkClient:
         return lambda: bool(lock.is_locked)
 
     def end(self) -> None:
-        """End the watchers."""
+        """Stop the watchers."""
         for watcher, path, tally in self._watching:
             watcher.remove_callback(path, tally.seen)
 

@@ -1,4 +1,4 @@
-"""corral, used as its README does: a lock is made where it is used."""
+"""corral, used as in its README: a lock object is made where it is used."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CorralClient:
     async def watch_tree(self, path: str, tally: Tally) -> None:
         async def watcher() -> None:
             async for event in self._zk.watch_tree(path):
-                if event.data is not None:  # else it is COMPLETE
+                if event.data is not None:  # otherwise it is COMPLETE
                     tally.seen(event.data)
 
         self._start(watcher())
@@ -80,7 +80,7 @@ class CorralClient:
         self._tasks.append(asyncio.create_task(watcher))
 
     def end(self) -> None:
-        """End the watchers."""
+        """Stop the watchers."""
         for task in self._tasks:
             task.cancel()
 

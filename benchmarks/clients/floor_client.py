@@ -1,10 +1,10 @@
-"""The floor: the least that does the same work, so that what is above it is a library's own cost.
+"""The floor: the minimal client that does the same work, so that the difference is a library's own cost.
 
-An `asyncio.BufferedProtocol`, hand-packed requests, one write a loop turn, behind `async def` verbs that
-raise the server's errors and decode the `Stat`, since a user's API needs no less. For each workload it sends
-the same requests as a right client must, resumes as many tasks, and does nothing else: no reconnecting, no
-lease, no check of arguments, nothing for who is cancelled; it only pings, so as to live while others have
-their turn. It is no client that could be used.
+It consists of an `asyncio.BufferedProtocol`, hand-packed requests, one write each loop turn, and `async def`
+verbs that raise the server's errors and decode the `Stat`, since a user's API needs no less. For each
+workload it sends the same requests as a correct client must, resumes as many tasks, and does nothing else: no
+reconnect, no lease, no check of arguments, no handling of cancellation. It only sends pings, so that its
+session survives the turns of other clients. It cannot be used as a client.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Floor(asyncio.BufferedProtocol):
     # Requests
 
     def request(self, opcode: int, body: bytes) -> asyncio.Future[bytes]:
-        """Send a request with the others of this loop turn; the future has the reply's body."""
+        """Send a request together with others of this loop turn; the future has the reply's body."""
         if not self._out:
             self._loop.call_soon(self._flush)
         self._xid += 1
@@ -151,10 +151,10 @@ class Floor(asyncio.BufferedProtocol):
         name = path.encode()
         return decode_names(await self.request(CHILDREN, INT.pack(len(name)) + name + b"\0"))
 
-    # The lock: create and list in one write; while somebody is ahead, watch the nearest
+    # The lock: create and list in one write; while others are ahead, watch the nearest
 
     async def acquire(self, parent: str) -> bytes:
-        """Stand in line until it is ours; returns the path of our node."""
+        """Wait in line until the lock is acquired; returns the path of our node."""
         raw = parent.encode()
         prefix = b"%b/_c_%b-lock-" % (raw, str(uuid.uuid4()).encode())
         created = self.request(
@@ -191,7 +191,7 @@ class Floor(asyncio.BufferedProtocol):
     async def release(self, path: bytes) -> None:
         await self.request(DELETE, INT.pack(len(path)) + path + ANY_VERSION)
 
-    # As `clients.Client`
+    # The interface of `clients.Client`
 
     async def gets_at_once(self, path: str, count: int) -> None:
         await asyncio.gather(*(self.get(path) for _ in range(count)))
@@ -224,7 +224,8 @@ class Floor(asyncio.BufferedProtocol):
                     break
 
     async def watch(self, path: str, count: int, tally: Tally) -> None:
-        """One watch and one read a change for all; each watcher is a task that waits for the next state."""
+        """One watch and one read for each change, shared by all; each watcher is a task that waits for the
+        next state."""
         waiting: list[asyncio.Future[bytes]] = []
 
         async def watcher() -> None:
@@ -281,7 +282,7 @@ class Floor(asyncio.BufferedProtocol):
         return lambda: not self.lost.done()
 
     async def close(self) -> None:
-        """End the watchers and the session."""
+        """Stop the watchers and end the session."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -293,7 +294,7 @@ class Floor(asyncio.BufferedProtocol):
 async def open_floor(
     address: str, session_timeout: float, session_id: int = 0, password: bytes = bytes(16)
 ) -> Floor:
-    """Connect to one server, for a new session or to take one over."""
+    """Connect to one server, for a new session or to resume one."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     transport, floor = await loop.create_connection(
@@ -309,7 +310,7 @@ async def open_floor(
 
 @asynccontextmanager
 async def connect(hosts: str, session_timeout: float) -> AsyncIterator[Floor]:
-    """A session with the first of the servers."""
+    """A session on the first of the servers."""
     floor = await open_floor(hosts.partition(",")[0], session_timeout)
     yield floor
     await floor.close()

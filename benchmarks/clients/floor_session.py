@@ -1,8 +1,8 @@
-"""The floor where a server fails: the connections of `floor_client`, one after another, for one session.
+"""The floor with failing servers: connections of `floor_client`, one after another, for one session.
 
-It tries the next server at once, in random order, without end, and takes a server for dead that has not
-answered for a third of the session timeout. It never waits between two tries for longer than it must not to
-spin, which a real client, of which there are many, cannot afford when a server comes back.
+It tries the next server at once, in random order, without end, and gives up a server that has not answered
+for a third of the session timeout. Between attempts it only waits as long as is necessary to avoid a busy
+loop. Real clients cannot afford that, since many of them reconnect when a server comes back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SILENCE = 1 / 3
 
 
 class FloorSession:
-    """As `clients.Survivor`."""
+    """The interface of `clients.Survivor`."""
 
     def __init__(self, hosts: str, session_timeout: float) -> None:
         self._hosts = hosts.split(",")
@@ -32,11 +32,11 @@ class FloorSession:
         while self._floor is None or self._floor.lost.done():
             limit = self._timeout * SILENCE / len(self._hosts)
             for address in random.sample(self._hosts, len(self._hosts)):
-                with suppress(OSError):  # a TimeoutError is one
+                with suppress(OSError):  # includes TimeoutError
                     async with asyncio.timeout(limit):
                         floor = await open_floor(address, self._timeout, self.session_id, self._password)
                     self._floor, self.session_id, self._password = floor, floor.session_id, floor.password
-                    if self.session_id:  # else it has expired
+                    if self.session_id:  # otherwise it has expired
                         break
             else:
                 await asyncio.sleep(SPIN)

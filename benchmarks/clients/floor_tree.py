@@ -1,9 +1,9 @@
 """The floor's copy of a subtree: one persistent recursive watch, then every node by `multiRead` in hundreds.
 
-Level by level, each whole in one write: the nodes, and then the names below those that say that they have
-children. A listing is a request of its own, since a hundred of them may be more than the floor's buffer
-holds. What is kept is a dict from paths to data and Stat. The watch is set, but the floor would not act on
-it: where it is measured nothing changes.
+It reads level by level, each in one write: the nodes, and then the names of the children of those that have
+any. Each list of children is a separate request, since a hundred of them may exceed the floor's buffer. The
+copy is a dict from paths to data and Stat. The watch is set, but the floor ignores its events: nothing
+changes while it is measured.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from clients.floor_wire import (
 AT_ONCE = 100
 
 Ask = Callable[[int, bytes], asyncio.Future[bytes]]
-"""Sends a request of that opcode and body; the future has the reply's body."""
+"""Sends a request with that opcode and body; the future has the reply's body."""
 
 
 async def load_tree(ask: Ask, root: str) -> dict[str, tuple[bytes, Stat]]:
-    """All of it, as it is once the watch is set."""
+    """The whole subtree, read after the watch was set."""
     watched = ask(ADD_WATCH, _string(root) + RECURSIVE)
     nodes: dict[str, tuple[bytes, Stat]] = {}
     level = [root]

@@ -1,4 +1,4 @@
-"""What the floor says on the wire: its requests and replies, packed by hand."""
+"""The floor's requests and replies, packed and decoded by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MULTI_END = MULTI.pack(-1, True, -1)
 
 
 class Stat(NamedTuple):
-    """As many fields as a client's."""
+    """The same number of fields as a client's."""
 
     czxid: int
     mzxid: int
@@ -42,7 +42,7 @@ class Stat(NamedTuple):
 
 
 class FloorError(Exception):
-    """The server refused."""
+    """The server refused the request."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -56,7 +56,7 @@ def decode_get(reply: bytes) -> tuple[bytes, Stat]:
 
 
 def decode_names(reply: bytes) -> list[bytes]:
-    """The names of a listing."""
+    """The names of children."""
     (count,) = INT.unpack_from(reply)
     names, at = [], 4
     for _ in range(count):

@@ -1,7 +1,7 @@
-"""kazoo. It blocks its caller, so each verb is a thread's work, and what is done at once takes a thread each.
+"""kazoo. It blocks its caller, so each verb runs in a thread, and operations "at once" take a thread each.
 
-The threads are kept from one call to the next, which spares it starting them anew; so are its lock objects,
-which look for their directory only once.
+The threads are kept between calls, which saves starting them again. So are its lock objects, which look for
+their parent node only once.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class KazooClient:
         await self.follow([path] * count, tally)
 
     async def follow(self, paths: Sequence[str], tally: Tally) -> None:
-        """The callbacks are called in kazoo's thread, which passes the word on to the loop's."""
+        """kazoo calls the callbacks in its own thread, which passes the call on to the event loop's."""
 
         def tell(data: bytes, stat: Any) -> None:
             self._loop.call_soon_threadsafe(tally.seen, data)

@@ -1,4 +1,4 @@
-"""What is measured, in the order of the table."""
+"""The workloads, in the order of the table."""
 
 from __future__ import annotations
 

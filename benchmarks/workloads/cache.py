@@ -1,13 +1,13 @@
 """A cache of a subtree: from nothing to a live copy of 20,101 nodes, or 100,101, with 20 bytes of data each.
 
-Wall time is until the copy has all of them and will be told of every change. Memory is by how much the
-process has grown by then, for each node, so each turn is taken in a process of its own (`alone.py`). Requests
-are counted by the server. That the copy has all nodes is checked; leaving is not measured.
+Wall time ends when the copy has all nodes and gets every change. Memory is the growth of the process by then,
+divided by the number of nodes, so each turn runs in a process of its own (`alone.py`). Requests are counted
+by the server. The copy is checked to have all nodes; leaving is not measured.
 
 The floor (`clients/floor_tree.py`) sets one persistent recursive watch and reads all nodes by `multiRead` in
-hundreds; its copy is a dict. The peers make a request or more for each node and take tens of seconds, so
+hundreds; its copy is a dict. The peers send one request or more for each node and take tens of seconds, so
 they have fewer turns, and none with the larger tree.
-Budget: 0.5 s, and 1,000 bytes a node, for the smaller one. The design has none for the larger one.
+Budget: 0.5 s, and 1,000 bytes a node, for the smaller tree. The design has none for the larger one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DATA = b"x" * 20
 
 
 def tree(root: str, leaves: int) -> Iterator[str]:
-    """The paths of all nodes, each after its parent."""
+    """The paths of all nodes, parents before their children."""
     yield root
     for directory in range(DIRECTORIES):
         yield (path := f"{root}/{directory:03}")
@@ -55,7 +55,7 @@ async def prepare(
 
 
 def workload(name: str, leaves: int, budgets: Sequence[Budget] = (), without: Sequence[str] = ()) -> Workload:
-    """One of the two."""
+    """One of the two workloads."""
     count = 1 + DIRECTORIES * (1 + leaves)
     return Workload(
         name=name,

@@ -1,7 +1,7 @@
-"""Connect: from nothing to a session that can be used. Leaving is not measured.
+"""Connect: from nothing to a usable session. Leaving is not measured.
 
 The floor opens a socket, sends the connect request and reads the answer: one round trip. Round trips,
-connections and bytes (both ways) are counted by a tap on the wire through which one more client connects.
+connections and bytes (in both directions) are counted by a relay through which one more client connects.
 Budget: one round trip.
 """
 
@@ -17,7 +17,7 @@ TIMES = 10
 
 
 async def count(address: str, name: str) -> dict[str, float]:
-    """What connecting costs on the wire."""
+    """What connecting costs on the network."""
     async with tapped(address) as tap, load(name)(tap.address, SESSION_TIMEOUT):
         return {
             "round trips": tap.round_trips,

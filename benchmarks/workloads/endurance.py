@@ -1,13 +1,14 @@
 """Memory and cost of many holds, waiters, timed-out writes and waits: the peers have no counterpart.
 
-- *holds*: one client holds 3,000 locks for two session timeouts. CPU time, transactions (as the server counts
-  them) and requests for each second of holding.
-- *waiters*: 10,000 tasks of one client wait for one lock. Bytes for each waiter, and whether the holder keeps
-  the lock.
-- *outage*: 1,000 writes of 1 MB time out while there is no server. Bytes that stay allocated for each.
-- *waits*: one task waits for a znode 100,000 times. Bytes that stay allocated for each wait.
+- *holds*: one client holds 3,000 locks for two session timeouts. Measured are CPU time, transactions (as the
+  server counts them) and requests for each second of holding.
+- *waiters*: 10,000 tasks of one client wait for one lock. Measured are bytes for each waiter, and whether the
+  holder keeps the lock.
+- *outage*: 1,000 writes of 1 MB time out while there is no server. Measured are the bytes that stay allocated
+  for each.
+- *waits*: one task waits for a znode 100,000 times. Measured are the bytes that stay allocated for each wait.
 
-Each turn runs in a process of its own (`alone.py`). Only corral is measured. There are no budgets but the
+Each turn runs in a process of its own (`alone.py`). Only corral is measured. There are no budgets, but two
 goals: at most 10,000 bytes for a waiter, and nothing kept of what is over.
 """
 
@@ -65,7 +66,7 @@ async def holds(address: str, meter: Meter) -> None:
         meter.counts["transactions a second"] = (await _last_zxid(other) - zxid - 1) / seconds
         meter.counts["requests a second"] = (await requests_of(address, [zk.session_id]) - requests) / seconds
         if not all(each.is_valid for each in held):
-            raise AssertionError("some were lost")
+            raise AssertionError("some locks were lost")
         await asyncio.gather(*(each.release() for each in held))
 
 
@@ -115,7 +116,7 @@ async def outage(address: str, meter: Meter) -> None:
         with meter(WRITES):
             for number in range(0, WRITES, 10):
                 await asyncio.gather(*map(write, range(number, number + 10)))
-        await asyncio.sleep(2)  # what has timed out is thrown out at the next attempt to connect, each 0.9 s
+        await asyncio.sleep(2)  # timed-out writes are discarded at the next attempt to connect, every 0.9 s
         after = resident()
         if before is not None and after is not None:
             meter.counts["bytes a write"] = (after - before) / WRITES
@@ -135,7 +136,7 @@ async def waits(address: str, meter: Meter) -> None:
 
 
 def workload(name: str, title: str, work: Callable[[str, Meter], Awaitable[None]], limit: float) -> Workload:
-    """One of the four."""
+    """One of the four workloads."""
     return Workload(
         name=name,
         title=title,
@@ -148,8 +149,8 @@ def workload(name: str, title: str, work: Callable[[str, Meter], Awaitable[None]
 
 
 WORKLOADS = (
-    workload("holds", "a second of holding 3,000 locks", holds, 120.0),
-    workload("waiters", "10,000 waiters of one lock, each", waiters, 300.0),
-    workload("outage", "1,000 writes that time out in an outage, each", outage, 120.0),
-    workload("waits", "100,000 waits of one task, each", waits, 300.0),
+    workload("holds", "holding 3,000 locks, one second", holds, 120.0),
+    workload("waiters", "10,000 waiters of one lock, one waiter", waiters, 300.0),
+    workload("outage", "1,000 writes that time out in an outage, one write", outage, 120.0),
+    workload("waits", "100,000 waits of one task, one wait", waits, 300.0),
 )

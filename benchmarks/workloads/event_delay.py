@@ -1,12 +1,13 @@
-"""Event delay: how long after another client's write a watcher has the node's new data and Stat.
+"""Event delay: the time until a watcher has a node's new data and Stat after another client's write.
 
-Shown is the time for one change: from sending the write to the watcher's having its data, each change after
-the one before it was seen. The write is part of it, since when it was committed only the server knows: some
-watchers have the data before the writer has its answer. The writer is the floor with a session of its own, on
-the same event loop, so it takes the same for all, and there is one clock and no pipe in between. The floor's
-watcher waits for the event, reads with a watch, and decodes data and Stat. The design has no budget for it.
+The figure is the time for one change, from sending the write until the watcher has the data; each change
+comes after the previous one was seen. The time includes the write, since only the server knows when it was
+committed: some watchers have the data before the writer has its answer. The writer is the floor with its own
+session, on the same event loop. So the write takes the same time for all clients, and there is one clock and
+no pipe between processes. The floor's watcher waits for the event, reads with a watch, and decodes data and
+Stat. The design has no budget for this.
 
-A client that can follow a subtree in the same way is also shown doing that, by its wall time.
+For a client that can also watch a subtree, the wall time of that is shown, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CHANGES = 200
 
 
 class Node:
-    """A node that one watcher follows, and that is written here."""
+    """A node that one watcher follows, and that this workload writes."""
 
     def __init__(self, writer: Floor, path: str) -> None:
         self.path = path
@@ -32,7 +33,7 @@ class Node:
         self._number = 0
 
     async def change(self, times: int) -> None:
-        """Write it, and wait until that is seen, so many times."""
+        """Write it, and wait until the watcher has seen that, so many times."""
         for _ in range(times):
             self._number += 1
             data = b"%d" % self._number
@@ -72,4 +73,4 @@ async def run(bench: Bench) -> None:
     await bench.take_turns(prepare)
 
 
-WORKLOAD = Workload(name="event-delay", title="a write, until it is seen by a watcher", run=run, main="wall")
+WORKLOAD = Workload(name="event-delay", title="from a write until a watcher sees it", run=run, main="wall")

@@ -1,15 +1,15 @@
 """Failover: how long a client's reads stop when its server fails, and whether session and lock are kept.
 
-Three local servers, tick 0.5 s, session timeout 6 s. All clients are connected to the same server, hold a
-lock each and read without pause; then that server fails, once for all of them, so that all see the same
-election. It is a follower that is killed, the leader that is killed, or a follower that stays silent (by
-SIGSTOP, so its connections stay open). What is shown as wall time is the longest time between two answered
-reads, each sent after the one before it, so one that hangs counts for as long as it does; who is not
-answered in 20 s is shown with that, and as not `back`. A lock is kept if the client says so and its node is
-there 9 s after the failure, when a session that was not kept would be over.
+There are three local servers with a tick of 0.5 s, and the session timeout is 6 s. All clients are connected
+to the same server, hold a lock each and read without pause. Then that server fails, once for all of them, so
+that all see the same election. Either a follower is killed, or the leader is killed, or a follower falls
+silent (by SIGSTOP, so its connections stay open). The wall time is the longest time between two answered
+reads, each sent after the previous one was answered, so a read that hangs counts for as long as it does. A
+client without an answer in 20 s is shown with that time, and as not `back`. A lock counts as kept if the
+client says so and its node exists 9 s after the failure, when a session that was not kept would be over.
 
-The floor (`clients/floor_session.py`) tries the next server at once and without end, and takes a server for
-dead that has not answered for a third of the session timeout. What it takes after a leader's death is the
+The floor (`clients/floor_session.py`) tries the next server at once and without end, and gives up a server
+that has not answered for a third of the session timeout. Its time after a leader's death is that of the
 election.
 Budget: follower killed 0.1 s; leader killed the election (within half of the floor's gap); silent 3 s.
 """
@@ -43,7 +43,7 @@ How = Literal["killed", "silent"]
 
 
 class Reader:
-    """Reads without pause, and notes the longest time without an answer."""
+    """Reads without pause, and records the longest time without an answer."""
 
     def __init__(self, client: Survivor) -> None:
         self._client = client
@@ -59,11 +59,11 @@ class Reader:
 
     @property
     def gap(self) -> float:
-        """The longest, the one that is not over included."""
+        """The longest gap, including the current one."""
         return max(self._longest, time.monotonic() - self._last)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         self._last = time.monotonic()
         while True:
             asked = time.monotonic()
@@ -81,7 +81,7 @@ class Reader:
 
 
 async def connected_to(server: LocalServer, hosts: str, name: str, stack: AsyncExitStack) -> Survivor:
-    """A client whose connection is to `server`. They choose at random, so try until it is."""
+    """A client that is connected to `server`. Clients choose at random, so it tries until one is."""
     for _ in range(CONNECT_TRIES):
         one = AsyncExitStack()
         async with asyncio.timeout(STEP_LIMIT):
@@ -90,11 +90,11 @@ async def connected_to(server: LocalServer, hosts: str, name: str, stack: AsyncE
                 stack.push_async_callback(close, one)
                 return client
             await one.aclose()
-    raise ConnectionError(f"not once in {CONNECT_TRIES} times connected to {server.address}")
+    raise ConnectionError(f"no connection to {server.address} in {CONNECT_TRIES} attempts")
 
 
 async def close(client: AsyncExitStack) -> None:
-    """Close it, if it lets itself be closed."""
+    """Close it, if that is possible."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(STEP_LIMIT):
             await client.aclose()
@@ -124,7 +124,8 @@ async def fail(bench: Bench, ensemble: LocalEnsemble, role: Role, how: How) -> N
 async def survive(
     bench: Bench, server: LocalServer, other: LocalServer, how: How, of: dict[str, tuple[Survivor, Reader]]
 ) -> None:
-    """Let the server fail, wait, and record what became of each client. `other` is asked about the locks."""
+    """Let the server fail, wait, and record the outcome for each client. `other` is used to check the
+    locks."""
     before = {name: client.session_id for name, (client, _) in of.items()}
     holds = {}
     for name, (client, _) in of.items():
@@ -166,7 +167,7 @@ async def run(bench: Bench, role: Role, how: How) -> None:
 
 
 def workload(role: Role, how: How, budgets: Sequence[Budget]) -> Workload:
-    """One of the three."""
+    """One of the three workloads."""
     return Workload(
         name=f"{role}-{how}",
         title=f"failover, {role} {how}: longest gap between answered reads",

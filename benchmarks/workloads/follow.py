@@ -1,8 +1,8 @@
-"""5,000 watched nodes: all are changed at once, and each change is followed by its watcher.
+"""5,000 watched nodes: all are changed at once, and each change is seen by the node's watcher.
 
-A watcher is as in `watchers`. The nodes are changed from another process. The floor has a task for each node,
-which waits for the event, reads with a watch, and decodes data and Stat.
-Budget: 1.5 times the floor's CPU time for one change followed.
+A watcher is as in `watchers`. Another process changes the nodes. The floor has a task for each node, which
+waits for the event, reads with a watch, and decodes data and Stat.
+Budget: 1.5 times the floor's CPU time for one change seen.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def run(bench: Bench) -> None:
 
 WORKLOAD = Workload(
     name="follow",
-    title="5,000 watched nodes, a change followed",
+    title="5,000 watched nodes, one change seen",
     run=run,
     budgets=[Budget("cpu", 1.5, of_floor=True)],
 )

@@ -1,7 +1,7 @@
-"""Sequential get: reads of a node of 100 bytes, each sent when the one before it was answered.
+"""Sequential get: reads of a node of 100 bytes, each sent when the previous one was answered.
 
-What is measured is mostly the event loop: a write, a read and a task to resume for each. The floor does just
-that. The design has no budget for it.
+The result is mostly the cost of the event loop: a write, a read and a task to resume for each. The floor does
+only that. The design has no budget for this.
 """
 
 from __future__ import annotations

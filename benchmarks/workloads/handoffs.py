@@ -1,9 +1,9 @@
-"""20 sessions on one lock: each acquires and releases it ten times, and is in line nearly always.
+"""20 sessions on one lock: each acquires and releases it ten times, and is nearly always in line.
 
-So nearly each of the 200 handoffs is by a watch. The floor is 20 connections. Each creates its node and lists
-the line in one write, reads the nearest node ahead with a watch, waits for the event, and looks at the line
-again if more than one was ahead when it joined, since those may have left in any order; then it deletes its
-node. So: five requests, of which one is sent together with another.
+So nearly each of the 200 handoffs is through a watch. The floor has 20 connections. Each creates its node and
+lists the line in one write, reads the nearest node ahead with a watch, and waits for the event. It lists the
+line again if more than one node was ahead when it joined, since those may have been deleted in any order.
+Then it deletes its node. That is five requests, one of which is sent together with another.
 Budget: 1.5 times the floor's CPU time for one handoff.
 """
 
@@ -49,7 +49,7 @@ async def run(bench: Bench) -> None:
 
 WORKLOAD = Workload(
     name="handoffs",
-    title="20 sessions on one lock, a handoff",
+    title="20 sessions on one lock, one handoff",
     run=run,
     budgets=[Budget("cpu", 1.5, of_floor=True)],
 )

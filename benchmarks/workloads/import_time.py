@@ -1,6 +1,6 @@
-"""Import: a fresh interpreter that imports the client and ends. The floor imports asyncio.
+"""Import: a new interpreter that imports the client and ends. The floor imports asyncio.
 
-It is the CPU time of the whole process. The design has no budget for it.
+The figure is the CPU time of the whole process. The design has no budget for this.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Uncontended lock cycle: acquire a lock that nobody wants, release it, again and again.
+"""Uncontended lock cycle: acquire a lock that nobody else wants, and release it, repeatedly.
 
-The floor creates its ephemeral node and lists the line in one write; if the list has one name it is first,
-else it parses the names. Then it deletes its node. So: three requests, two round trips. Requests are counted
-by the server, round trips by a tap on the wire through which one more client of the kind does one cycle.
+The floor creates its ephemeral node and lists the line in one write. If the list has one name it is first,
+otherwise it parses the names. Then it deletes its node. That is three requests in two round trips. Requests
+are counted by the server, round trips by a relay through which one more client of that kind runs one cycle.
 Budget: 1.3 times the floor's CPU time, two round trips.
 """
 
@@ -20,7 +20,7 @@ TIMES = 100
 async def count_round_trips(address: str, name: str, path: str) -> int:
     """How often a client waits for the server in one lock cycle."""
     async with tapped(address) as tap, load(name)(tap.address, SESSION_TIMEOUT) as client:
-        await client.locks_in_turn(path, 1)  # the first may look for its directory
+        await client.locks_in_turn(path, 1)  # the first cycle may look for the parent node
         tap.reset()
         await client.locks_in_turn(path, 1)
         return tap.round_trips

@@ -1,7 +1,7 @@
 """Pipelined set: 1,000 writes of 100 bytes in flight, each in a task of its own.
 
 The floor sends them in one write, and resolves one future for each as the replies come. The design has no
-budget of its own for it; it is as the one for get.
+separate budget for this; it is that of get.
 """
 
 from __future__ import annotations

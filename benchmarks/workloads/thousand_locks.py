@@ -1,8 +1,9 @@
-"""A thousand locks at once from one client: acquire 1,000 different locks, then release them all.
+"""A thousand locks at once from one client: acquire 1,000 different locks, then release all of them.
 
-Each acquiring and each releasing is a task of its own, made by the workload, since that is how a caller does
-things at once; for kazoo it is a thread. The floor adds no task to that, and no more than its two futures for
-the create and the list. Budget: 1.5 times the floor's CPU time for one lock.
+Each acquire and each release runs in its own task, made by the workload, as a caller would do several things
+at once; for kazoo it is a thread. The floor adds no other task, and only two futures, for the create and the
+list.
+Budget: 1.5 times the floor's CPU time for one lock.
 """
 
 from __future__ import annotations

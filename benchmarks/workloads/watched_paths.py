@@ -1,10 +1,10 @@
-"""10,000 watched paths in one client: what setting the watches takes, of CPU time and of memory.
+"""10,000 watched paths in one client: the CPU time and the memory for setting the watches.
 
-A watcher is as in `follow`, and so is the floor's. Shown is the CPU time for one of them, from nothing until
-it has its node's first state; by how many bytes the process has grown when all of them have that, for each;
-and the CPU time for one change, when all nodes are changed at once from another process. Each turn is taken
-in a process of its own (`alone.py`), for the sake of memory; the peers, which take long, have fewer turns.
-The design has no budget but that of `follow`.
+A watcher is as in `follow`, and so is the floor's. The figures, for each watcher, are the CPU time from
+nothing until it has its node's first state; by how many bytes the process has grown when all watchers have
+that; and the CPU time for one change, when another process changes all nodes at once. Each turn runs in a
+process of its own (`alone.py`), to measure memory; the peers, which take long, have fewer turns.
+The design has no budget except that of `follow`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def run(bench: Bench) -> None:
         turn_alone = alone(bench, NAME, client)
 
         async def turn(meter: Meter) -> None:
-            await make_nodes(bench.address, paths_of(client))  # with no data again, which is waited for first
+            await make_nodes(bench.address, paths_of(client))  # no data again, which the turn waits for
             await turn_alone(meter)
 
         return turn
@@ -52,14 +52,14 @@ async def prepare(address: str, name: str, client: Client, stack: AsyncExitStack
         following = Meter()
         with following(COUNT):
             await source.change(tally)
-        meter.counts["CPU us a change followed"] = following.measures["cpu"] * 1e6
+        meter.counts["CPU us a change seen"] = following.measures["cpu"] * 1e6
 
     return turn
 
 
 WORKLOAD = Workload(
     name=NAME,
-    title="10,000 watched paths, a watch set",
+    title="10,000 watched paths, setting one watch",
     run=run,
     alone=prepare,
     slow=True,

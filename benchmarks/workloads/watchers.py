@@ -1,9 +1,9 @@
-"""One change seen by 1,000 watchers of a path in one client, each of which watches for itself.
+"""One change seen by 1,000 independent watchers of a path in one client.
 
-With asyncio a watcher is a task in an ``async for``; with the peers a callback of its own. (aiozk reads once
-for all callbacks that share one `DataWatcher` object; parts of a program that do not know each other do not.)
-The node is changed from another process. The floor reads once for each change, with the watch, and then
-resolves the futures of 1,000 tasks. Shown is the CPU time for one watcher to see one change.
+With asyncio a watcher is a task in an ``async for``; with the peers it is a callback. (aiozk reads once for
+all callbacks that share one `DataWatcher` object, but independent parts of a program do not share one.)
+Another process changes the node. The floor reads once for each change, with the watch, and then resolves the
+futures of 1,000 tasks. The figure is the CPU time for one watcher to see one change.
 Budget: one read for each change.
 """
 

@@ -1,4 +1,5 @@
-"""corral under trio: whoever tries it is told that corral needs asyncio. corral installs anyio, so people try."""
+"""corral under trio raises an error that says that corral needs asyncio. corral depends on anyio, so users
+will try."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ TRIES: dict[str, Callable[[], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("what", TRIES)
 def test_the_error_names_asyncio(what: str) -> None:
-    """It is a `UsageStateError`, and alone: nothing was begun that would have to be undone."""
+    """It is a single `UsageStateError`: nothing was begun that would have to be cleaned up."""
 
     async def main() -> None:
         await TRIES[what]()
@@ -62,7 +63,8 @@ def test_the_error_names_asyncio(what: str) -> None:
 
 
 def test_the_fixtures_say_it_too(pytester: pytest.Pytester) -> None:
-    """anyio runs each test on trio too, unless the fixture `anyio_backend` says otherwise: the error says so."""
+    """anyio runs each test on trio, too, unless the fixture `anyio_backend` says otherwise; the error
+    mentions that."""
     pytester.makeconftest("pytest_plugins = ['corral.testing.plugin']")
     pytester.makepyfile("""
         import pytest

@@ -1,8 +1,8 @@
-"""Random values that are put together from others.
+"""Random values that are composed of others.
 
-This is not Hypothesis, whose search repeats itself: of 400 programs 60 were the same as another and most of the
-rest near to one, and simple things that need two steps to meet never happened. Programs need little of what it
-is good at: their values come from small pools, and `compare.shorten` shrinks them.
+This does not use Hypothesis, whose search repeats itself: of 400 programs 60 were duplicates, most others
+were very similar, and simple interactions of two steps never occurred. Programs need few of its strengths:
+their values come from small pools, and `compare.shorten` shrinks them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def weighted(*choices: tuple[int, Choice]) -> Choice:
 
 
 def tuples(*choices: Choice) -> Choice:
-    """One of each."""
+    """A tuple with a value of each."""
     return lambda random: tuple(choice(random) for choice in choices)
 
 
 def several(choice: Choice, least: int, most: int) -> Choice:
-    """A tuple of so many."""
+    """A tuple of so many values."""
     return lambda random: tuple(choice(random) for _ in range(random.randint(least, most)))
 
 
@@ -48,7 +48,7 @@ def mapped(function: Callable[[Any], Any], choice: Choice) -> Choice:
 
 
 def only(condition: Callable[[Any], bool], choice: Choice) -> Choice:
-    """What fulfils a condition, which most does."""
+    """A value that meets a condition; most values must meet it."""
 
     def choose(random: Random) -> Any:
         while not condition(value := choice(random)):

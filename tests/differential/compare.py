@@ -16,7 +16,7 @@ Comparison: TypeAlias = Callable[[Program], None]
 
 
 class Disagreement(AssertionError):
-    """Two servers have answered the same program differently."""
+    """Two servers answered the same program differently."""
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
     embedded: Sequence[Observation],
     names: tuple[str, str] = ("real", "embedded"),
 ) -> None:
-    """Raise `Disagreement` about the first step on which the servers do not agree."""
+    """Raise `Disagreement` for the first step on which the servers do not agree."""
     __tracebackhide__ = True
     for number, (theirs, ours) in enumerate(zip_longest(real, embedded)):
         if theirs is None or ours is None or not _agree(theirs, ours):
@@ -33,7 +33,7 @@ def compare(
 
 
 def _agree(real: Observation, embedded: Observation) -> bool:
-    # Nearly always all is equal, and that is found out fast.
+    # Nearly always everything is equal, and this check is fast.
     return real == embedded or (
         real.seen.keys() == embedded.seen.keys()
         and all(
@@ -63,7 +63,7 @@ def _report(
 
 
 def _side_by_side(real: Sequence[Message], embedded: Sequence[Message], names: tuple[str, str]) -> list[str]:
-    """What is alike once; where the two part, both."""
+    """Equal lines once; where the two differ, both."""
     theirs, ours = list(real), list(embedded)
     while theirs and ours and theirs[-1] == ours[-1] and isinstance(theirs[-1], Barrier):
         theirs.pop()
@@ -83,7 +83,7 @@ def _said(message: Message | None) -> str:
 
 
 def shorten(program: Program, compared: Comparison) -> Program:
-    """A program on which the servers still disagree, and which has nothing that it can do without."""
+    """A program on which the servers still disagree, and from which nothing more can be removed."""
     for attempt in _shorter(program):
         try:
             compared(attempt)
@@ -93,7 +93,7 @@ def shorten(program: Program, compared: Comparison) -> Program:
 
 
 def _shorter(program: Program) -> Iterator[Program]:
-    """Programs that are a little shorter, or a little plainer."""
+    """Programs that are slightly shorter or simpler."""
     for size in (8, 4, 2, 1):
         for at in reversed(range(0, len(program), size)):
             if size == 1 or size < len(program):
@@ -108,11 +108,11 @@ def _shorter(program: Program) -> Iterator[Program]:
 
 
 def _plainer(fields: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Fields with one of them left out, if that is a request or an entry of a list, or plainer."""
+    """The fields with one of them removed, if it is a request or an entry of a list, or simplified."""
     for at, value in enumerate(fields):
         before, after = fields[:at], fields[at + 1 :]
         if isinstance(value, tuple) and value:
-            if isinstance(value[0], int) or value[0] in OPCODES:  # else it is one of the fields that must be
+            if isinstance(value[0], int) or value[0] in OPCODES:  # otherwise it is a required field
                 yield (*before, *after)
             elif isinstance(value[0], str):
                 yield (*before, (), *after)

@@ -1,11 +1,11 @@
-"""The two servers that are compared, and the tally of what was.
+"""The two servers that are compared, and the counts of what was compared.
 
-The real server is this folder's own, on a local JVM: that both sides consume the same zxids is part of what is
-compared, so nobody else may write to it.
+The real server is used by this folder only, on a local JVM. The comparison includes the zxids that each side
+uses, so nobody else may write to it.
 
-How many random programs there are is told by CORRAL_DIFFERENTIAL_PROGRAMS, and where they begin by
-CORRAL_DIFFERENTIAL_SEED: without it they are the same in every run. (An option of pytest's would have
-to stand in the conftest.py of all tests.)
+The number of random programs is CORRAL_DIFFERENTIAL_PROGRAMS, and their seed is CORRAL_DIFFERENTIAL_SEED;
+without a seed they are the same in every run. (An option of pytest's would have to be in the conftest.py of
+all tests.)
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from servers import NEVER, SOON, embedded_server, real_server
 from support import told_by_tests
 
 PROPERTY = "real server and embedded server"
-"""The property that a test's tally is."""
+"""The property in which a test's counts are recorded."""
 
 
 @dataclass
 class _Tally:
-    """What the test that runs has compared so far."""
+    """What the current test has compared so far."""
 
     programs: int = 0
     steps: int = 0
     requests: int = 0
 
     def reset(self) -> None:
-        """Begin with the next test."""
+        """Start again for the next test."""
         self.programs = self.steps = self.requests = 0
 
 
@@ -70,13 +70,13 @@ def _comparison(sweep: float) -> Iterator[Comparison]:
 
 @pytest.fixture(scope="session")
 def compared(real_servers: None) -> Iterator[Comparison]:
-    """Both servers; neither does anything of its own accord but expire sessions."""
+    """Both servers; they do nothing on their own except to expire sessions."""
     yield from _comparison(NEVER)
 
 
 @pytest.fixture(scope="session")
 def compared_sweeping(real_servers: None) -> Iterator[Comparison]:
-    """Both servers; they remove containers and nodes that have outlived their time."""
+    """Both servers; they remove empty containers and nodes whose TTL is over."""
     yield from _comparison(SOON)
 
 

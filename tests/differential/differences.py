@@ -1,4 +1,5 @@
-"""Where the embedded server is meant to differ from a real one: each with the reason. The shorter the better."""
+"""The intended differences of the embedded server from a real one, each with the reason. The list should be
+short."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from replies import Message, Reply
 
 
 class Difference(NamedTuple):
-    """What the embedded server says where a real one says something else."""
+    """What the embedded server sends where a real one sends something else."""
 
     reason: str
     instead: Callable[[Message], Message]
@@ -61,11 +62,11 @@ NOT_COMPARED = (
     "at it without undoing what it has prepared, and the next requests see that until the transaction is through",
     "the root of all, but for watches on it: it is not the program's alone",
 )
-"""What programs leave out, so that it is not forgotten."""
+"""What programs leave out, listed so that it is not forgotten."""
 
 
 def agree(real: Message | None, embedded: Message | None) -> bool:
-    """Whether the two say the same, or differ as they are meant to."""
+    """Whether the two are equal, or differ as intended."""
     if real == embedded:
         return True
     if real is None or embedded is None:

@@ -1,6 +1,6 @@
-"""The embedded server without sockets: its core, driven in this thread, with a clock that a program moves.
+"""The embedded server without sockets: its core, called in this thread, with a clock that a program advances.
 
-Each frame takes a moment, so that no two transactions are of one time by accident.
+Each frame takes a moment, so that no two transactions have the same time by accident.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from corral.testing.embedded.server_connection import ServerConnection
 from corral.testing.embedded.zookeeper import Config, ZooKeeper
 
 MOMENT = 1 / 128
-"""Seconds. A fraction that adds up exactly."""
+"""Seconds; a binary fraction, which adds up exactly."""
 MOST_TICKS = 100
-"""How often the server may say that it has something to do, without anything coming of it."""
+"""How often the server may have a deadline that leads to nothing."""
 
 
 class EmbeddedSide:
     """One embedded server, for one program."""
 
     skew = 1 / 500
-    """What is lost in whole milliseconds."""
+    """What is lost by rounding to milliseconds."""
 
     def __init__(self, *, tick: float, most: float, sweep: float) -> None:
         self._wall = 1_700_000_000.0
@@ -60,7 +60,7 @@ class EmbeddedSide:
 
 
 class _Client:
-    """What the core is given of a connection."""
+    """The interface of a connection for the core."""
 
     def __init__(self) -> None:
         self.frames: deque[bytes] = deque()
@@ -78,7 +78,7 @@ class _Client:
 
 
 class _CoreConnection:
-    """A connection as a program has it."""
+    """A connection as a program sees it."""
 
     def __init__(self, side: EmbeddedSide) -> None:
         self._side = side
@@ -87,7 +87,7 @@ class _CoreConnection:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to read, the end perhaps."""
+        """Whether there is something to read, possibly the end."""
         return bool(self._client.frames) or self._client.ended
 
     def send(self, *frames: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Programs that were worth keeping, by what they are about.
+"""Programs that are worth keeping, by subject.
 
-Some are corners that random programs rarely come to; `FOUND` are disagreements that there once were, each in
-the shortest program that shows it.
+Some are corner cases that random programs rarely reach. `FOUND` has former disagreements, each with the
+shortest program that shows it.
 """
 
 from __future__ import annotations
@@ -471,7 +471,7 @@ CORNERS: dict[str, Program] = {
         *(Step(number, "open", 30_000, cut) for number, cut in enumerate((1, 2, 17, 18, 21, 30))),
         Step(0, "create", "~/a", b"", OPEN, 0),
     ],
-    # What makes no sense
+    # Invalid requests
     "a check on its own is not answered": [
         *_each(("check", "~", 0), ("check", "~", 9), ("check", "~/x", 0), ("check", "a", 0), ("check", "~", -1)),
     ],
@@ -524,36 +524,36 @@ CORNERS: dict[str, Program] = {
 }  # fmt: skip
 
 FOUND: dict[str, Program] = {
-    # 3.8 asks for no right to tell whether a node exists.
+    # 3.8 requires no permission to check whether a node exists.
     "exists without rights": [
         Step(0, "create", "~/a", b"", ((2, "world", "anyone"),), 0),
         Step(0, "exists", "~/a", True),
         Step(0, "setData", "~/a", b"", 0),
     ],
-    # A path without a slash has nothing above it, and a server fails to find that out.
+    # A path without a slash has no parent, and a server fails when it looks for one.
     "looking for a watch on what is no path": [
         *_each(("checkWatches", "a", 3), ("checkWatches", "a", 1), ("checkWatches", "", 3)),
     ],
-    # While there is a recursive watch, what is above is looked at unless the path itself is watched.
+    # While there is a recursive watch, the ancestors are looked up unless the path itself is watched.
     "looking for a watch below what is no path": [
         *_each(("checkWatches", "a/b", 3), ("addWatch", "~", RECURSIVE), ("checkWatches", "a/b", 3)),
         *_each(("addWatch", "a/b", PERSISTENT), ("checkWatches", "a/b", 3), ("checkWatches", "a/c", 1)),
     ],
-    # Nobody watches it, even where somebody does.
+    # The empty path counts as not watched, even if there is a watch of it.
     "looking for a watch on nothing": [
         *_each(("addWatch", "", RECURSIVE), ("checkWatches", "", 3), ("removeWatches", "", 3)),
     ],
-    # What there is of an answer comes with the error.
+    # The error is followed by the part of the answer that was already made.
     "reading a write": [Step(0, "multiRead", ("delete", "~/a", -1))],
-    # The two do not decode together; the answer is without a body.
+    # The two cannot be decoded together; the answer has no body.
     "reads and a write in one": [Step(0, "multiRead", ("getData", "~/a", False), ("delete", "~/a", -1))],
-    # A server fails at the last operation when it comes to it; here it does not come to it.
+    # A server would fail at the last operation; here an earlier one is refused first.
     "refused before what cannot be done": [
         Step(0, "multi", ("delete", "~/a", -1), ("create", "~/a", b"", OPEN, TTL)),
         Step(0, "multi", ("create", "~/a", b"", OPEN, 0), ("create", "~/b", b"", OPEN, TTL), ("delete", "~/x", -1)),
         Step(0, "setData", "~", b"", -1),
     ],
-    # The table of a connection's identities grows with the twelfth.
+    # The hash table of a connection's identities grows with the twelfth.
     "the twelfth credential": [
         *(Step(0, "auth", 0, "digest", f"{user}:x".encode()) for user in "abcdefghijkl"),
         Step(0, "whoAmI"),
@@ -591,4 +591,4 @@ SWEPT: dict[str, Program] = {
         Step(0, "getChildren2", "~", False),
     ],
 }  # fmt: skip
-"""Where the servers remove something of their own accord."""
+"""Programs in which the servers remove nodes on their own."""

@@ -1,8 +1,8 @@
 """Random programs.
 
-A program has a *flavour*, which says what most of its steps are about; a mix of all operations rarely goes deep
-into any of them. And its requests are mostly *likely* ones, which the server can be expected to grant; one that
-is refused changes nothing.
+A program has a *flavour*, which determines what most of its steps are about; a mix of all operations rarely
+goes deep into any of them. Its requests are mostly *likely* ones, which the server will probably grant, since
+a refused request changes nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _request(name: str, *fields: Choice) -> Choice:
 
 
 def _is_harmless(request: Request) -> bool:
-    """Not what ends a real server: see `NOT_COMPARED`."""
+    """Not a request that ends a real server: see `NOT_COMPARED`."""
     *_, flags, ttl = request
     return flags in (TTL, TTL_SEQUENTIAL) or ttl >= 0
 
@@ -42,7 +42,7 @@ back = sampled(pools.BACK)
 
 
 class _Kind:
-    """Requests of all operations, from these values."""
+    """Requests for all operations, made from these values."""
 
     def __init__(
         self, paths: Choice, leaves: Choice, watched: Choice, versions: Choice, acls: Choice, flags: Choice
@@ -102,7 +102,7 @@ class _Kind:
         )
         granted = one_of(self.create, self.delete, self.set_data, self.check, self.creates)
         self.multi = _transaction("multi", only(_is_in_plane, granted), one_of(get, children))
-        # What comes later can only be right if what came before is seen.
+        # A later operation can only succeed if it sees the effect of an earlier one.
         self.dependent = _transaction("multi", one_of(self.create, self.delete), self.set_data)
         self.multi_read = _transaction("multiRead", one_of(get, children), one_of(exists, self.delete))
 
@@ -112,7 +112,7 @@ def _transaction(name: str, proper: Choice, odd: Choice) -> Choice:
 
 
 def _is_in_plane(request: Request) -> bool:
-    """Not what a real server mangles in a transaction: see `NOT_COMPARED`."""
+    """Not a request that a real server corrupts in a transaction: see `NOT_COMPARED`."""
     return not (request[0].startswith("create") and pools.HORSE in str(request[3]))
 
 
@@ -145,7 +145,7 @@ close_by = _Kind(
     acls=just(OPEN),
     flags=sampled((0, 0, EPHEMERAL)),
 )
-"""So near to each other that most that is asked for is granted, and of consequence to what was before."""
+"""Paths so close to each other that most requests are granted, and affect earlier ones."""
 fenced = _Kind(
     paths=sampled(pools.FEW),
     leaves=sampled(pools.FEW),
@@ -195,7 +195,7 @@ anything = one_of(
     wild.multi_read,
     wild.check,
 )
-# Not of a transaction, of which another one is left, nor of an auth, which ends the connection.
+# Not a transaction, since the rest would be another valid one, nor an auth, which would end the connection.
 cut_short = mapped(
     lambda cut: ("cut", cut[0], *cut[1]),
     tuples(
@@ -214,7 +214,7 @@ def _steps(requests: Choice) -> Choice:
 
 
 def _is_seen_at_once(request: Request) -> bool:
-    """Not what the next requests see only when it is through: see `NOT_COMPARED`."""
+    """Not a request whose effect the next ones see only once it is applied: see `NOT_COMPARED`."""
     name, *ops = request
     if name == "multi":
         ttl = (TTL, TTL_SEQUENTIAL)
@@ -237,7 +237,7 @@ close = _session_step("close")
 haunt = _session_step("haunt")
 wrong_password = _session_step("wrong_password")
 expire = _session_step("expire")
-"""Takes a tenth of a second on a real server, so it is rare."""
+"""It takes a tenth of a second on a real server, so it is rare."""
 
 FLAVOURS: dict[str, Choice] = {
     "everything": weighted(
@@ -317,7 +317,7 @@ FLAVOURS: dict[str, Choice] = {
     ),
 }
 LENGTHS = (3, 6, 12, 24, 40)
-"""How many steps."""
+"""The possible numbers of steps."""
 _WEIGHTS = {"everything": 4, "watches": 4, "access": 4, "expiry": 1}
 _FLAVOURS = [name for name in FLAVOURS for _ in range(_WEIGHTS.get(name, 2))]
 
@@ -333,7 +333,7 @@ BEGINNINGS: tuple[tuple[Step, ...], ...] = (
     _made(("~/a", 0), ("~/a/a", 0), ("~/a/a/a", 0), ("~/a/b", 0), ("~/s", SEQUENTIAL)),
     _made(("~/a", 0), ("~/a/s", SEQUENTIAL | EPHEMERAL), ("~/b", EPHEMERAL), ("~/s", SEQUENTIAL)),
 )
-"""Something to work on, or most that is asked for would not be there."""
+"""Initial nodes; without them most requests would find none."""
 
 
 def program(number: int, seed: str = "") -> Program:

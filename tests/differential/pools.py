@@ -1,17 +1,17 @@
-"""The few values that random programs are made of: few, so that steps meet."""
+"""The values that random programs are made of: few, so that steps interact."""
 
 from __future__ import annotations
 
 from program import CONTAINER, EPHEMERAL, EVER, OPEN, SEQUENTIAL, TTL, TTL_SEQUENTIAL, digest_id
 
 HORSE = "\U0001f40e"
-"""Beyond U+FFFF. No path may hold it."""
+"""A character beyond U+FFFF, which is not allowed in paths."""
 
 # Paths
 
 NODES = ("~/a", "~/a", "~/a/a", "~/b", "~")
 LEAVES = ("~/a/a", "~/b", "~/a", "~/a/b")
-"""What is mostly created and deleted."""
+"""The nodes that are mostly created and deleted."""
 DEEP = ("~/a/a/a", "~/b/a", "~/a/a/b")
 FEW = ("~/a", "~/a/a", "~/b")
 SEQUENCES = ("~/s", "~/a/s", "~/", "~/a/")
@@ -26,7 +26,8 @@ BAD = (
     *("~/\uffff", f"~/{HORSE}", f"~/x/{HORSE}"),
 )
 ROOT_OF_ALL = ("", "/")
-"""It is not the program's alone; but it may be watched, and there are things that nobody may do to it."""
+"""It does not belong to the program alone; but it may be watched, and some requests for it are refused to
+every client."""
 PREFIXES = ("", "/", "~", "~/a", "~/a/", " ", "~/s")
 
 # Data, versions, flags
@@ -40,7 +41,7 @@ TTLS = (600_000, 1, 0, -1, 2**40 - 1, 2**40, 2**63 - 1, -(2**63))
 WATCHER_TYPES = (1, 2, 3, 1, 2, 3, 0, 4, 5, -1)
 BACK = (0, 1, 2, 3, 5, 8, EVER, -1, -5)
 
-# Access
+# Access control
 
 READ, WRITE, CREATE, DELETE, ADMIN = 1, 2, 4, 8, 16
 ANN, BOB = digest_id("ann", "secret"), digest_id("bob", "secret")

@@ -1,32 +1,33 @@
-"""Programs: what several sessions ask of a server, as plain data that can be printed, shrunk and kept.
+"""Programs: the requests of several sessions to a server, as plain data that can be printed, shrunk and
+stored.
 
-A `Step` is what one session does. Its name is one of ZooKeeper's operations, as `wire.jute` has them, with the
+A `Step` is one action of one session. Its name is one of ZooKeeper's operations, as in `wire.jute`, with the
 fields of the request in order; or one of these:
 
     pipeline, *requests         several requests in one write; each is a tuple of name and fields
     multi / multiRead, *ops     a transaction; each operation is a tuple of name and fields
     cut, count, name, *fields   the request without its last `count` bytes
-    raw, opcode, body           an operation, with any bytes for its body
-    unknown, opcode, body       the same where there is no such operation: the server ends the connection
-    junk, frame                 any bytes for a frame that the server ends the connection for
-    await, count, *requests     requests, after which the server does something of its own accord in time: wait
-                                until this session was told of so many events
-    open, timeout, cut          a new session, of so many milliseconds, with a connect request that lacks its
+    raw, opcode, body           an operation, with any bytes as its body
+    unknown, opcode, body       the same for an unknown operation: the server ends the connection
+    junk, frame                 any bytes as a frame for which the server ends the connection
+    await, count, *requests     requests after which the server does something on its own after a while: wait
+                                until this session got so many events
+    open, timeout, cut          a new session with a timeout in milliseconds, by a connect request without its
                                 last `cut` bytes; does nothing if there is a session
     close                       end the session and its connection
-    drop                        end the connection; the session lives
-    resume, back, rewatch       connect with the session's id and password, taking the session over if it
-                                has a connection; the client has seen all but the newest `back` transactions
-                                (more, if negative); with `rewatch` it sets again what it had watched
-    wrong_password              the same with a password that is wrong
-    expire                      connect with the shortest timeout, and fall silent until the session is over
-    haunt                       connect with the id and password of the session before this one, which is over
+    drop                        end the connection; the session stays
+    resume, back, rewatch       connect with the session's id and password; if it has a connection, the session
+                                moves; the client has seen all but the newest `back` transactions (more, if
+                                negative); with `rewatch` it sets its watches again
+    wrong_password              the same with a wrong password
+    expire                      connect with the shortest timeout, and send nothing until the session is over
+    haunt                       connect with the id and password of the previous session, which is over
 
-Any step but `drop` and `haunt` of a session that does not exist opens one first, and any request of one that has no
-connection resumes it: so that whatever is left of a program after shrinking means something.
+Any step except `drop` and `haunt` first opens a session if there is none, and any request of a session
+without a connection first resumes it. So whatever is left of a program after shrinking is still meaningful.
 
-In paths ``~`` stands for a root of the program's own. In ``setWatches`` the zxid is counted back from the
-newest, as with `resume`; `EVER` is before the first.
+In paths ``~`` stands for the program's own root. In ``setWatches`` the zxid is counted back from the newest,
+as with `resume`; `EVER` is before the first.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ Request: TypeAlias = tuple[Any, ...]
 """The name of an operation, and its fields."""
 
 EVER = 1_000_000_000
-"""How far back in zxids everything is new."""
+"""A number of zxids to count back that is before every transaction."""
 
 SESSION_STEPS = frozenset({"open", "close", "drop", "resume", "wrong_password", "expire", "haunt"})
 FATAL_STEPS = frozenset({"unknown", "junk"})
 """Requests after which the server ends the connection."""
 
 EPHEMERAL, SEQUENTIAL, CONTAINER, TTL, TTL_SEQUENTIAL = 1, 2, 4, 5, 6
-"""Flags of a create. The third alone has no effect: the opcode makes a container."""
+"""Flags of a create. The third has no effect alone: the opcode makes a container."""
 
 PERSISTENT, RECURSIVE = 0, 1
 """Modes of `addWatch`."""
@@ -91,12 +92,12 @@ Program: TypeAlias = Sequence[Step]
 
 
 def listing(program: Program) -> str:
-    """A program as source that can be pasted."""
+    """The program as source code that can be pasted."""
     return "\n".join(f"    {step!r},  # {number}" for number, step in enumerate(program))
 
 
 def requests_of(step: Step) -> Sequence[Request]:
-    """The single requests of a step; none, if it is about the session."""
+    """The single requests of a step; none if it is about the session."""
     if step.name in SESSION_STEPS:
         return ()
     match step.name:

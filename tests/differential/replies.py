@@ -1,13 +1,14 @@
-"""What a server says, made comparable with what another says in the same place.
+"""What a server sends, in a form that can be compared with what another server sends in the same situation.
 
-Bytes are read by the tables of `wire.jute`, field by field and with `struct` alone: the embedded server is
-built on `corral.wire`, and an error there must show. Null and empty differ, strings beyond U+FFFF stay as they
-were encoded, and bytes left over are told.
+Bytes are decoded by the tables of `wire.jute`, field by field and with `struct` alone: the embedded server is
+built on `corral.wire`, and defects of that must be found, too. Null and empty differ, strings beyond U+FFFF
+stay encoded, and remaining bytes are reported.
 
-What two servers cannot have alike is replaced by what it stands for. A zxid becomes the distance from the one
-that made the program's root: nobody else uses the servers, so both must also consume the same zxids. A session
-id becomes the number of the session, and a time becomes the transaction that was made at that time. No list is
-sorted: children and ephemeral nodes come in the order of a Java hash table, and that is known.
+Values that cannot be equal on two servers are replaced by their meaning. A zxid becomes the distance from the
+one that created the program's root: nobody else uses the servers, so both must also use the same number of
+zxids. A session id becomes the number of the session, and a time becomes the transaction that was made at
+that time. No list is sorted: children and ephemeral nodes come in the order of a Java hash table, which is
+known.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _REPLIES = {message.opcode: message.reply for message in MESSAGES.values()}
 
 
 class Garbled(NamedTuple):
-    """Bytes that are not what they should be."""
+    """Bytes that cannot be decoded."""
 
     why: str
     raw: bytes
 
 
 class Node(NamedTuple):
-    """A `Stat`. Each time is "ok" if it is that of the transaction beside it."""
+    """A `Stat`. Each time is "ok" if it is that of the transaction of the zxid beside it."""
 
     czxid: int | str
     mzxid: int | str
@@ -81,7 +82,7 @@ class Connected(NamedTuple):
 
 
 class Barrier(NamedTuple):
-    """The answer to the ping that ends a step: all that the step caused came before."""
+    """The answer to the ping that ends a step: all effects of the step come before it."""
 
     zxid: int | str
     error: int
@@ -92,7 +93,7 @@ class Ended(NamedTuple):
 
 
 class Silence(NamedTuple):
-    """Neither the answer that was waited for nor the end of the connection came."""
+    """The awaited answer did not come, and neither did the end of the connection."""
 
     waited_for: str
 
@@ -101,31 +102,31 @@ Message: TypeAlias = Reply | Event | Connected | Barrier | Ended | Silence | Gar
 
 
 class Known:
-    """What one server's zxids, sessions and times stand for, and where the program's root is."""
+    """The meaning of one server's zxids, session ids and times, and the path of the program's root."""
 
     def __init__(self, root: str, clock: Callable[[], float], skew: float) -> None:
         self.root = root
         self._clock = clock
         self._skew = skew
-        self.base = 0  # the zxid that made the root
-        self.newest = 0  # the last zxid that a reply told
+        self.base = 0  # the zxid that created the root
+        self.newest = 0  # the last zxid in a reply
         self.sessions: dict[int, str] = {0: "0"}
-        self._times: dict[int, int] = {}  # the time of each transaction, as it was first told
-        self._steps: list[tuple[int, float, float]] = []  # the newest zxid after each step; from when to when
+        self._times: dict[int, int] = {}  # the time of each transaction, as first reported
+        self._steps: list[tuple[int, float, float]] = []  # newest zxid, start and end of each
         self._began = clock()
 
     def full(self, path: str | None) -> str | None:
-        """A path of the program as the server knows it."""
+        """The server's path for a path of the program."""
         return self.root + path[1:] if path is not None and path.startswith("~") else path
 
     def short(self, path: str | None) -> str | None:
-        """A path of the server's as the program has it."""
+        """The program's path for a path of the server."""
         if path is not None and path.startswith(self.root):
             return "~" + path[len(self.root) :]
         return path
 
     def zxid(self, zxid: int) -> int | str:
-        """A zxid as its distance from the root's; those before the root's are no business of the program."""
+        """A zxid as its distance from the root's; those before the root's do not matter to the program."""
         if zxid <= 0:
             return str(zxid)
         return zxid - self.base if zxid >= self.base else "before the program"
@@ -147,7 +148,7 @@ class Known:
         )
 
     def step_over(self) -> None:
-        """What comes from now on belongs to another step, and to another time."""
+        """Start another step, with another time."""
         now = self._clock()
         self._steps.append((self.newest, self._began, now))
         self._began = now
@@ -158,7 +159,7 @@ class Known:
             return f"{milliseconds - known:+d} ms"
         if zxid < self.base:
             return "ok" if zxid or not milliseconds else f"{milliseconds} ms"
-        # The step of this transaction is the first after which it was known.
+        # The step of this transaction is the first one after which it was known.
         at = bisect.bisect_left(self._steps, zxid, key=lambda step: step[0])
         start, end = self._steps[at][1:] if at < len(self._steps) else (self._began, self._clock())
         if start - self._skew <= milliseconds / 1000 <= end + self._skew:
@@ -167,7 +168,7 @@ class Known:
 
 
 def message(frame: bytes, known: Known, asked: Mapping[int, tuple[Any, ...]]) -> Message:
-    """What a frame says; `asked` has the request with each xid, its name first."""
+    """The meaning of a frame; `asked` has the request for each xid, starting with its name."""
     try:
         xid, zxid, error = struct.unpack_from(">iqi", frame)
     except struct.error:
@@ -189,8 +190,8 @@ def message(frame: bytes, known: Known, asked: Mapping[int, tuple[Any, ...]]) ->
 
 
 def connected(frame: bytes, known: Known, name: str, asked: int) -> Connected | Garbled:
-    """What the answer to a connect request says. It asked for the session of this id, or for a new one if that
-    is 0, which then gets this name."""
+    """The meaning of the answer to a connect request. It requested the session with this id; or a new one if
+    that is 0, which then gets this name."""
     reader = _Reader(frame, 0, known)
     try:
         protocol, timeout, session_id, password = reader.values(CONNECT_REPLY)
@@ -215,7 +216,7 @@ def _body(name: str, error: int, reader: _Reader) -> Any:
 
 
 class _Reader:
-    """Reads values one after the other, and makes them comparable."""
+    """Decodes values one after the other, in a form that can be compared."""
 
     def __init__(self, frame: bytes, at: int, known: Known) -> None:
         self._frame = frame
@@ -268,7 +269,7 @@ class _Reader:
         return None if count == -1 else [self.value(kind[7:-1]) for _ in range(count)]
 
     def multi(self) -> list[Any] | Garbled:
-        """What became of each operation of a transaction."""
+        """The result of each operation of a transaction."""
         results: list[Any] = []
         try:
             while True:

@@ -1,13 +1,13 @@
-"""Runs a program on a server and writes down all that the server says, step by step.
+"""Runs a program on a server and records everything that the server sends, step by step.
 
-After each step every connection is brought to a barrier: a ping, which a server answers after all that it has
-to say by then. On a standalone server the events of a write are on their way to those who watch before the
-write's reply is, and requests of one connection are answered in order. So what is read up to the barrier is
-what the step has caused, whole and in order.
+After each step every connection is brought to a barrier: a ping, which a server answers after everything that
+it has to send by then. On a standalone server the events of a write are sent to watchers before the write's
+reply, and the requests of one connection are answered in order. So what is received up to the barrier is what
+the step has caused, complete and in order.
 
-Where the connection must end (after a close, and after what a server takes offence at) no ping is sent: one
-that arrives at a closed socket has the kernel take back what was already delivered. The answer to an `auth`
-comes past those to earlier requests, and may be the last: it is awaited alone.
+If the connection must end (after a close, and after what a server rejects that way) no ping is sent: a ping
+that reached a closed socket would make the kernel discard what was already delivered. The answer to an `auth`
+overtakes those to earlier requests, and may be the last: it is awaited alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sides import Connection, Side, Silent
 from wire.jute import MESSAGES, write, write_multi
 
 TIMEOUT = 30_000
-"""Milliseconds that a session lives without contact: longer than any program runs."""
+"""Milliseconds without contact after which a session ends: longer than any program runs."""
 SHORTEST = 1
-"""What is asked for to have the shortest that the server grants."""
+"""The requested timeout that gets the shortest one that the server grants."""
 IDENTITIES = (b"ann:secret", b"bob:secret")
-"""Whoever looks at the final tree can read what these may."""
+"""A client with these can read the final tree."""
 
 NO_PASSWORD = bytes(16)
 CONNECT = "protocol:int zxid:long timeout:int session_id:long password:buffer read_only:boolean"
@@ -36,7 +36,7 @@ KINDS = ("data", "exist", "child", "persistent", "recursive")
 """The lists of setWatches2, in order."""
 
 Seen: TypeAlias = dict[str, list[Message]]
-"""What each connection was told, by its name; of the tree at the end, what was told of each path."""
+"""What each connection received, by its name; for the final tree, what was received for each path."""
 
 _OWN_XIDS = {
     "auth": replies.AUTH_XID,
@@ -45,19 +45,19 @@ _OWN_XIDS = {
 }
 _PING = struct.pack(">ii", replies.PING_XID, MESSAGES["ping"].opcode)
 _FIRED = {1: ("exist", "data"), 2: ("data", "exist", "child"), 3: ("data", "exist"), 4: ("child",)}
-"""Which one-shot watches are gone with an event of each type."""
+"""The one-shot watches that each type of event uses up."""
 _NO_NODE = -101
 
 
 class Observation(NamedTuple):
-    """What a step has led to."""
+    """The result of a step."""
 
     step: Step | str
     seen: Seen
 
 
 class _Session:
-    """What a client knows of its session, over all its connections."""
+    """What a client knows of its session, across its connections."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -67,7 +67,7 @@ class _Session:
         self.forget()
 
     def forget(self) -> None:
-        """The session is over; the next under this number is another."""
+        """The session is over; the next one with this number is another."""
         self.incarnation += 1
         self.over = (self.id, self.password) if self.alive else None
         self.alive = False
@@ -81,10 +81,11 @@ class _Session:
 
 
 def run(program: Program, side: Side, root: str) -> list[Observation]:
-    """All that the server says to the program, to a look at what it leaves behind, and to the sessions' end.
+    """Everything that the server sends for the program, for a look at what it leaves, and for the end of its
+    sessions.
 
-    `root` is a path that the server does not have yet. The program's own is below it, so that it has neighbours
-    of the program alone.
+    `root` is a path that the server does not have yet. The program's own root is below it, so that its
+    siblings also belong to the program.
     """
     runner = _Runner(side, f"{root}/~")
     try:
@@ -109,7 +110,7 @@ class _Runner:
     # Around the program
 
     def prepare(self) -> None:
-        """Make the root."""
+        """Create the root."""
         seen: list[Message] = []
         self._connect(self._admin, seen)
         for identity in IDENTITIES:
@@ -124,7 +125,7 @@ class _Runner:
         self._known.step_over()
 
     def look_around(self) -> None:
-        """Read the whole tree, and what each session has of it."""
+        """Read the whole tree, and each session's part of it."""
         seen: Seen = {}
         paths = ["~"]
         for path in paths:
@@ -140,7 +141,7 @@ class _Runner:
                 self.do(Step(number, "pipeline", ("getEphemerals", ""), ("whoAmI",)))
 
     def close_all(self) -> None:
-        """End every session, so that none ends in the middle of another program."""
+        """End every session, so that none ends during another program."""
         for number, session in sorted(self._sessions.items()):
             if session.alive:
                 self.do(Step(number, "close"))
@@ -152,7 +153,7 @@ class _Runner:
     # Steps
 
     def do(self, step: Step) -> None:
-        """One step, up to the barrier on every connection."""
+        """Carry out one step, up to the barrier on every connection."""
         session = self._sessions.setdefault(step.session, _Session(f"S{step.session}"))
         seen: Seen = {}
         mine = seen.setdefault(session.name, [])
@@ -212,7 +213,7 @@ class _Runner:
         if not self._connect(session, seen):
             session.id, session.password = 0, NO_PASSWORD
 
-    # Talking
+    # Requests and answers
 
     def _connect(
         self,
@@ -224,7 +225,7 @@ class _Runner:
         password: bytes | None = None,
         cut: int = 0,
     ) -> bool:
-        """Open a session, or come back to it; returns whether the server agrees."""
+        """Open a session, or resume it; returns whether the server agrees."""
         connection = self._side.connect()
         secret = session.password if password is None else password
         request = write(CONNECT, (0, zxid, timeout, session.id, secret, False))
@@ -251,9 +252,9 @@ class _Runner:
     def _ask(
         self, session: _Session, requests: Sequence[Request], seen: list[Message], *, events: int = 0
     ) -> None:
-        """Send the requests in one write, and read all up to the barrier behind them, or to the end.
+        """Send the requests in one write, and read everything up to the barrier after them, or to the end.
 
-        With `events`, the barrier comes only after so many.
+        With `events`, the barrier is sent only after so many events.
         """
         connection = session.connection
         assert connection is not None
@@ -349,7 +350,7 @@ class _Runner:
         return max(self._known.newest - back, 0)
 
     def _note(self, session: _Session, frame: bytes, said: Message) -> None:
-        """Keep account of what is watched, as a client does."""
+        """Record what is watched, as a client does."""
         watched = session.watched
         if isinstance(said, Event):
             for kind in _FIRED.get(said.type, ()):

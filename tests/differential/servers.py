@@ -1,4 +1,4 @@
-"""The two servers, configured alike."""
+"""The two servers, with the same configuration."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from sides import SocketSide
 from corral.testing import LocalServer
 
 TICK = 0.05
-"""Seconds. Sessions expire after two at the least, and programs wait for that."""
+"""Seconds. The shortest session timeout is two ticks, and programs wait for that."""
 MOST = 60.0
-"""The longest time-out of a session, in seconds."""
+"""The longest session timeout, in seconds."""
 NEVER = 86_400.0
 SOON = 0.1
-"""How often, in seconds, empty containers are looked for. In nearly all programs never: what a server does of
-its own accord it does at any time."""
+"""The interval, in seconds, of the search for empty containers. In nearly all programs it is never, since its
+time is unpredictable."""
 
 
 _PROPERTIES = {
-    # Every ten seconds a server closes connections that were silent for longer than their session's time-out.
-    # That is another end than the session's, which programs wait for.
+    # Every ten seconds a server closes connections that were silent for longer than their session's timeout.
+    # That is not the end of the session, for which programs wait.
     "zookeeper.nio.sessionlessCnxnTimeout": "86400000",
 }
 
 
 @contextlib.contextmanager
 def real_server(sweep: float) -> Iterator[SocketSide]:
-    """A ZooKeeper on a local JVM, with nothing in it."""
+    """An empty ZooKeeper on a local JVM."""
     server = LocalServer(
         tick_time=TICK,
         max_session_timeout=MOST,
@@ -45,5 +45,5 @@ def real_server(sweep: float) -> Iterator[SocketSide]:
 
 
 def embedded_server(sweep: float) -> EmbeddedSide:
-    """An embedded server, with nothing in it."""
+    """An empty embedded server."""
     return EmbeddedSide(tick=TICK, most=MOST, sweep=sweep)

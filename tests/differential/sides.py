@@ -1,4 +1,4 @@
-"""The servers that are compared: whatever takes connections and has a clock."""
+"""The servers that are compared: anything that accepts connections and has a clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from typing import Protocol
 
 PATIENCE = 10.0
-"""Seconds after which a server that says nothing is held to have nothing to say."""
+"""After so many seconds without a message a server counts as having none to send."""
 
 
 class Silent(Exception):
@@ -17,7 +17,7 @@ class Silent(Exception):
 
 
 class Connection(Protocol):
-    """One connection, frame by frame; frames are without their length."""
+    """One connection; frames are without their length."""
 
     def send(self, *frames: bytes) -> None:
         """Send the frames in one write. Does nothing if the connection is gone."""
@@ -33,20 +33,20 @@ class Side(Protocol):
     """A server."""
 
     skew: float
-    """Seconds by which `clock` may differ from the clock by which transactions get their times."""
+    """Seconds by which `clock` may differ from the clock that gives transactions their times."""
 
     def connect(self) -> Connection:
-        """Open a connection, on which nothing was said yet."""
+        """Open a connection, on which nothing was sent yet."""
 
     def clock(self) -> float:
-        """The time on the server's wall, in seconds since the epoch."""
+        """The server's wall clock, in seconds since the epoch."""
 
     def wait(self, connection: Connection) -> None:
-        """Let time pass until something comes on the connection, its end perhaps."""
+        """Let time pass until something arrives on the connection, possibly its end."""
 
 
 class SocketConnection:
-    """A blocking socket: programs run one after the other, and each read has its bound."""
+    """A blocking socket: programs run one after the other, and each read has a time limit."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -55,7 +55,7 @@ class SocketConnection:
         self._buffer = bytearray()
 
     def send(self, *frames: bytes) -> None:
-        with contextlib.suppress(OSError):  # the reader finds out
+        with contextlib.suppress(OSError):  # the reader notices it
             self._socket.sendall(b"".join(struct.pack(">i", len(frame)) + frame for frame in frames))
 
     def receive(self) -> bytes | None:
@@ -79,7 +79,7 @@ class SocketConnection:
         return taken
 
     def drop(self) -> None:
-        # The server removes the connection before it closes its end: so this is told when it is removed.
+        # The server removes the connection before it closes its end, so this returns when it is removed.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         with contextlib.suppress(Silent):
@@ -92,7 +92,7 @@ class SocketSide:
     """A server at an address: a real ZooKeeper, or the embedded one with its asyncio server around it."""
 
     skew = 1.0
-    """Both clocks are this machine's; but somebody may set it."""
+    """Both are this machine's clock, but it may be adjusted."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -104,4 +104,4 @@ class SocketSide:
         return time.time()
 
     def wait(self, connection: Connection) -> None:
-        pass  # time passes by itself, and whoever reads waits for it
+        pass  # time passes by itself, and the reader waits for it

@@ -1,4 +1,4 @@
-"""Programs that were worth keeping lead to the same on a real ZooKeeper and on the embedded server."""
+"""Stored programs have the same results on a real ZooKeeper and on the embedded server."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the comparison is worth: it overlooks nothing that a server says, and holds nothing against it that two
-servers cannot have alike.
+"""The comparison is reliable: it overlooks nothing that a server sends, and reports no difference that two
+servers cannot avoid.
 
-The first is shown on the embedded server alone, with one frame after the other spoiled; the second on two real
-servers.
+The first is tested on the embedded server alone, by modifying one frame after the other; the second with two
+real servers.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ SOME_OF_ALL: Program = [
 ]
 
 PREPARING = 9
-"""The frames before the program: they are not compared, and what is wrong with them shows later."""
+"""The frames before the program: they are not compared, but damage to them shows later."""
 
 Spoil = Callable[[bytes], list[bytes]]
 
 
 class _Spoiled:
-    """A connection that spoils one frame of those that it receives; the number is that of the side's frames."""
+    """A connection that modifies one of the frames that it receives; the number counts the frames of its
+    side."""
 
     def __init__(self, side: _SpoiledSide, connection: Connection) -> None:
         self._side = side

@@ -1,4 +1,5 @@
-"""The embedded server on a port says what its core says, which is what is compared with a real server."""
+"""The embedded server sends through sockets what its core sends, which is what is compared with a real
+server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random programs lead to the same on a real ZooKeeper and on the embedded server."""
+"""Random programs have the same results on a real ZooKeeper and on the embedded server."""
 
 from __future__ import annotations
 

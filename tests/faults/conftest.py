@@ -1,4 +1,4 @@
-"""Servers to break, and mended again."""
+"""Fixtures: servers that a test may break, and that are repaired afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ async def server(make_server: Callable[..., Server]) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def servers(ensemble: LocalEnsemble) -> AsyncIterator[LocalEnsemble]:
-    """The three servers, all up and agreed when the test begins, whatever the one before has done to them."""
+    """The three servers, all running and in agreement when the test begins, whatever the previous test
+    did."""
     await mend(ensemble)
     yield ensemble
     await mend(ensemble)

@@ -1,4 +1,4 @@
-"""What the tests of faults share: states as they follow one another, and servers that say what they like."""
+"""Helpers of the fault tests: sequences of states, and scripted servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def within(awaitable: Awaitable[T]) -> T:
-    """Its result, unless it hangs."""
+    """The result of an awaitable, with a time limit."""
     async with asyncio.timeout(PATIENCE):
         return await awaitable
 
@@ -47,7 +47,7 @@ async def states_of(zk: corral.Client) -> AsyncIterator[list[State]]:
         await asyncio.wait([following])
 
 
-# Servers that say what they like
+# Scripted servers
 
 Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -56,8 +56,8 @@ SESSION_ID = 0x1234
 
 @contextlib.asynccontextmanager
 async def speaking(*conversations: Conversation) -> AsyncIterator[str]:
-    """A server on a free port; yields its address. The n-th connection gets the n-th conversation, and those
-    after them the last. A conversation that ends closes its connection."""
+    """A server on a free port; yields its address. The n-th connection gets the n-th conversation, and later
+    ones the last. When a conversation ends its connection is closed."""
     left = list(conversations)
     writers: set[asyncio.StreamWriter] = set()
     talking: set[asyncio.Task[None]] = set()
@@ -81,7 +81,7 @@ async def speaking(*conversations: Conversation) -> AsyncIterator[str]:
     finally:
         listening.close()
         for writer in writers:
-            writer.transport.abort()  # which ends what is said on it
+            writer.transport.abort()  # which ends its conversation
         if talking:
             await asyncio.wait(talking)
         await listening.wait_closed()
@@ -98,34 +98,34 @@ def reply(xid: int, error: int = 0, body: bytes = b"", *, zxid: int = 1) -> byte
 
 
 def granted(timeout: float = 2.0, session_id: int = SESSION_ID) -> bytes:
-    """What a server says to a connect request that it takes."""
+    """The answer of a server that accepts a connect request."""
     body = struct.pack(">iiqi16s?", 0, round(timeout * 1000), session_id, 16, bytes(16), False)
     return frame(body)
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """The next message of the client."""
+    """The next message from the client."""
     return await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
 
 
 async def take_the_session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Shake hands as a server does."""
+    """Answer the connect request as a server does."""
     await read_frame(reader)
     writer.write(granted())
 
 
 async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take what comes until the client goes."""
+    """Read until the client closes the connection."""
     while await reader.read(1 << 16):
         pass
 
 
 async def close_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take the connection and close it."""
+    """Accept the connection and close it."""
 
 
 async def refuse_everything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A proper server, on which there is no node: it answers pings, and NoNode to all else."""
+    """A valid server without any node: it answers pings, and NoNode to everything else."""
     await take_the_session(reader, writer)
     while True:
         request = await read_frame(reader)
@@ -134,7 +134,7 @@ async def refuse_everything(reader: asyncio.StreamReader, writer: asyncio.Stream
 
 
 def saying(*pieces: bytes) -> Conversation:
-    """Takes the session, and answers the first request with these bytes; then says nothing more."""
+    """Accepts the session, answers the first request with these bytes, and then sends nothing more."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await take_the_session(reader, writer)

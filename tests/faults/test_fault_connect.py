@@ -1,4 +1,5 @@
-"""Connecting, with each way in which that can fail: bounded, told, and nothing left behind (S1, S5, S8)."""
+"""Connecting, with each way in which it can fail: it is bounded, reports the reason, and leaves nothing (S1,
+S5, S8)."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ MakeFault = Callable[[FaultProxy], Fault]
 
 
 def cut_in_the_handshake(proxy: FaultProxy, *, reset: bool = False) -> Fault:
-    """Each connection ends when the server has answered the connect request, before we have the answer."""
+    """Each connection ends when the server has answered the connect request, before the client gets the
+    answer."""
     return proxy.cut_at(committed("connect"), reset=reset, times=sys.maxsize)
 
 
@@ -63,8 +65,8 @@ by_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 
 @by_fault
 async def test_no_session_in_time(connect: Connect, proxy: FaultProxy, fault: MakeFault) -> None:
-    """S1, S5: entering gives up after `connect_timeout`, and the error names what each server did; the
-    object is used up, and no connection is left."""
+    """S1, S5: entering gives up after `connect_timeout`, and the error has what each server did. The client
+    cannot be used again, and no connection is left."""
     client = connect(to=proxy.address, connect_timeout=0.5)
     async with fault(proxy):
         with pytest.raises(corral.ConnectTimeout, match=rf"connect_timeout=0\.5 s; {proxy.address}: \w+"):
@@ -80,7 +82,7 @@ async def test_no_session_in_time(connect: Connect, proxy: FaultProxy, fault: Ma
 async def test_connects_when_the_fault_ends(
     connect: Connect, proxy: FaultProxy, fault: MakeFault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S1: entering goes on trying until there is a server, and is then a client like any other."""
+    """S1: entering keeps trying until there is a server; then the client is a normal one."""
     async with fault(proxy):
         entering = asyncio.create_task(enter_and_read(connect(to=proxy.address, connect_timeout=None)))
         await until(lambda: tried(proxy, caplog), "it tries")
@@ -110,8 +112,8 @@ async def test_cancelled_while_connecting(
 async def test_cancelled_at_each_step(
     connect: Connect, proxy: FaultProxy, other: corral.Client, steps: int
 ) -> None:
-    """S8: cancelled at any step of connecting, up to the one in which there is a session, entering leaves no
-    connection, and no session that it knows of: what it got is closed on the server."""
+    """S8: at whatever step of connecting entering is cancelled, up to the one with a session, no connection
+    is left, and no session that the client knows of: it closes that on the server."""
     client = connect(to=proxy.address)
     entering = asyncio.create_task(client.__aenter__())
     await turns(steps)
@@ -121,14 +123,15 @@ async def test_cancelled_at_each_step(
         entering.result()
         await client.close()
     await until(lambda: nobody(proxy), "the connection is closed")
-    assert client.state is State.CLOSED or not steps  # at once it was not even begun
+    assert client.state is State.CLOSED or not steps  # at once, entering had not even begun
     assert client.session_id == 0
 
 
 async def test_cancelled_in_the_tick_of_the_session(
     connect: Connect, server_address: str, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S8: a session that comes in the very tick in which entering is cancelled is ended on the server."""
+    """S8: a session that is established in the very tick in which entering is cancelled is ended on the
+    server."""
     cancelled_with_a_session = 0
     for steps in range(12):
         before = await sessions(server_address)
@@ -155,7 +158,8 @@ async def sessions(address: str) -> set[str]:
 
 
 async def test_nobody_listens(server_address: str, root: str) -> None:
-    """S1: a port that refuses is told as such, and does not keep a client from a server that answers."""
+    """S1: a port that refuses connections is reported as that, and does not keep a client from a server that
+    answers."""
     [port] = free_ports(1)
     with pytest.raises(corral.ConnectTimeout, match=f"127.0.0.1:{port}: .*[Cc]onnect"):
         await within(corral.connect(f"127.0.0.1:{port}", connect_timeout=0.3).__aenter__())
@@ -164,14 +168,14 @@ async def test_nobody_listens(server_address: str, root: str) -> None:
 
 
 async def test_name_that_does_not_resolve(server_address: str, root: str) -> None:
-    """S1: a name that does not resolve is told as such, and does not keep a client from one that does."""
+    """S1: a name that does not resolve is reported as that, and does not keep a client from one that does."""
     with pytest.raises(corral.ConnectTimeout, match=r"nowhere\.invalid:2181: name not resolved"):
         await within(corral.connect("nowhere.invalid", connect_timeout=1.0).__aenter__())
     assert await within(enter_and_read(corral.connect(f"nowhere.invalid,{server_address}{root}"))) == []
 
 
 async def test_every_server_is_named(connect: Connect, proxy: FaultProxy) -> None:
-    """S1: the error of a vain search has what became of each server."""
+    """S1: the error of a failed search has the outcome for each server."""
     [port] = free_ports(1)
     async with proxy.refuse():
         with pytest.raises(corral.ConnectTimeout) as raised:
@@ -192,5 +196,5 @@ async def nobody(proxy: FaultProxy) -> bool:
 
 
 async def tried(proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> bool:
-    """Whether a client has been here; of those that are refused their own log tells."""
+    """Whether the server has seen a client; for those that refuse connections the client's log shows it."""
     return proxy.accepted > 0 or "no server takes" in caplog.text

@@ -1,4 +1,5 @@
-"""Servers that fail under a client: killed, shut down or silent, one of three or the only one (S1, S4)."""
+"""Servers that fail while a client uses them: killed, stopped or silent, one of three or the only one (S1,
+S4)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ SESSION_TIMEOUT = 4.0
 
 @contextlib.asynccontextmanager
 async def connected_to(ensemble: LocalEnsemble, server: LocalServer) -> AsyncIterator[corral.Client]:
-    """A client of the whole ensemble whose connection is to `server`: the order is random, so try."""
+    """A client of the whole ensemble that is connected to `server`: the order is random, so it tries until it
+    is."""
     while True:
         async with corral.connect(ensemble.hosts, session_timeout=SESSION_TIMEOUT, tick_time=0.5) as zk:
             if zk.server == server.address:
@@ -31,7 +33,8 @@ async def connected_to(ensemble: LocalEnsemble, server: LocalServer) -> AsyncIte
 
 
 class Reading:
-    """A task that reads without pause: what its user sees of a fault is the longest gap between answers."""
+    """A task that reads without pause: the effect of a fault on its user is the longest gap between
+    answers."""
 
     def __init__(self, zk: corral.Client, path: str) -> None:
         self.longest_gap = 0.0
@@ -46,15 +49,15 @@ class Reading:
             try:
                 await self._zk.get(self._path)
             except corral.ConnectionLoss:
-                continue  # two servers have gone from under one read, as they may while they elect
+                continue  # one read lost two servers, as may happen during an election
             now = time.monotonic()
             last, self.longest_gap = now, max(self.longest_gap, now - last)
             self.answers += 1
             await asyncio.sleep(0)
 
     async def more_answers(self) -> None:
-        """Wait until it has been answered again."""
-        goal = self.answers + 2  # the first may have been on its way
+        """Wait until reads are answered again."""
+        goal = self.answers + 2  # the first may have been in flight
 
         async def answered() -> bool:
             assert not self._task.done()
@@ -63,7 +66,7 @@ class Reading:
         await until(answered, "reads are answered again")
 
     async def end(self) -> float:
-        """Stop, and tell the longest gap in seconds."""
+        """Stop, and return the longest gap in seconds."""
         self._task.cancel()
         await asyncio.wait([self._task])
         return self.longest_gap
@@ -83,8 +86,8 @@ async def fail(server: Server, how: str) -> None:
 async def test_the_connected_server_fails(
     servers: LocalEnsemble, how: str, role: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """S1: when the server we are on fails, in whichever way, the session goes on another one, with its
-    ephemerals, watches and requests; what is held is held on, or whoever holds it was told."""
+    """S1: when our server fails, in any way, the session continues on another one, with its ephemerals,
+    watches and requests. What is held stays held, or its holder is notified."""
     victim = await servers.leader() if role == "leader" else (await servers.followers())[0]
     [observed, *_] = [server for server in servers.servers if server is not victim]
     path = f"/failover-{uuid.uuid4().hex[:8]}"
@@ -118,7 +121,7 @@ async def test_the_connected_server_fails(
         assert stat.ephemeral_owner == session
         kept = held.is_valid
         if kept:
-            await for_certain(lambda: set_as_holder(held, path))  # the server says so, too
+            await for_certain(lambda: set_as_holder(held, path))  # the server confirms it
         else:
             assert isinstance(await within(held.wait_lost()), corral.LockLost)
         if role == "follower":
@@ -134,7 +137,7 @@ async def set_as_holder(held: corral.Held, path: str) -> None:
 
 
 async def for_certain(write: Callable[[], Awaitable[object]]) -> None:
-    """Write, again if the connection is lost over it: for writes that may be carried out twice."""
+    """Write, again if the connection is lost: for writes that may be applied twice."""
     while True:
         try:
             await within(write())
@@ -145,8 +148,8 @@ async def for_certain(write: Callable[[], Awaitable[object]]) -> None:
 
 @pytest.mark.parametrize("role", ["follower", "leader"])
 async def test_holder_on_a_server_that_falls_silent(servers: LocalEnsemble, role: str) -> None:
-    """S3, L4: a holder that knows no other server than one that falls silent is told before another client holds,
-    on the servers that are left; and when the server is back, its session is another one."""
+    """S3, L4: a holder that knows only a server that falls silent is notified before another client holds, on
+    the remaining servers. When that server is back, the holder gets another session."""
     victim = await servers.leader() if role == "leader" else (await servers.followers())[0]
     rest = ",".join(server.address for server in servers.servers if server is not victim)
     path = f"/silent-{uuid.uuid4().hex[:8]}"
@@ -175,7 +178,7 @@ async def test_holder_on_a_server_that_falls_silent(servers: LocalEnsemble, role
 
 @contextlib.asynccontextmanager
 async def full_backlog() -> AsyncIterator[str]:
-    """A port on which somebody listens who accepts nobody any more: the kernel does not answer a SYN."""
+    """A port whose listener accepts no more connections: the kernel does not answer a SYN."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -190,7 +193,7 @@ async def full_backlog() -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def paused(server: Server) -> AsyncIterator[str]:
-    """A server that is frozen: connections to it are accepted all the same."""
+    """A server that is paused: the kernel still accepts connections to it."""
     async with server:
         server.pause()
         yield server.address
@@ -200,7 +203,7 @@ async def paused(server: Server) -> AsyncIterator[str]:
 def silent(
     request: pytest.FixtureRequest, real_time: None, make_server: Callable[..., Server]
 ) -> Callable[[], contextlib.AbstractAsyncContextManager[str]]:
-    """Makes something that says nothing; entered, it gives its address."""
+    """Makes a context manager for something that accepts no session; entered, it returns its address."""
     return {
         "no answer to SYN": full_backlog,
         "a paused server": lambda: paused(make_server()),
@@ -214,8 +217,8 @@ async def test_connecting_past_a_silent_server(
     root: str,
     silent: Callable[[], contextlib.AbstractAsyncContextManager[str]],
 ) -> None:
-    """S1: no wait in connecting is without a bound: a server that says nothing costs its share of T/3, and
-    the next one is tried. The order is random, so several clients enter at once."""
+    """S1: every wait while connecting is bounded: a server that is silent costs its share of T/3, and the
+    next one is tried. The order is random, so several clients enter at once."""
     async with silent() as address, asyncio.TaskGroup() as group:
         for _ in range(10):
             group.create_task(enter_and_read(f"{address},{server_address}{root}"))
@@ -231,8 +234,8 @@ async def test_reconnecting_past_silent_servers(
     root: str,
     silent: Callable[[], contextlib.AbstractAsyncContextManager[str]],
 ) -> None:
-    """S1: after a connection is lost the others are tried first, and where they are silent the one that was
-    lost is reached again within the session timeout: the session and its ephemerals are kept."""
+    """S1: after a connection is lost the other servers are tried first. If they are silent, the lost one is
+    reached again within the session timeout: the session and its ephemerals are kept."""
     async with silent() as first, silent() as second:
         hosts = f"{first},{second},{proxy.address}{root}"
         async with corral.connect(hosts, session_timeout=SESSION_TIMEOUT) as zk:
@@ -247,7 +250,7 @@ async def test_reconnecting_past_silent_servers(
 async def test_silence_after_the_session_is_given_up_too(
     server_address: str, root: str, proxy: FaultProxy
 ) -> None:
-    """S1: a connection on which an answer is due for half of T is dropped, and another server is asked."""
+    """S1: a connection on which an answer is due for half of T is dropped, and another server is tried."""
     async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:
         session = zk.session_id
         async with proxy.black_hole():
@@ -258,7 +261,7 @@ async def test_silence_after_the_session_is_given_up_too(
 
 
 async def test_idle_connection_is_watched_over(proxy: FaultProxy, root: str) -> None:
-    """S1: a connection that is silent is found out although nobody asks for anything: there are pings."""
+    """S1: a silent connection is detected although no requests are made: there are pings."""
     async with corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT) as zk:
         async with proxy.black_hole():
             await until_state(zk, State.SUSPENDED)
@@ -266,8 +269,9 @@ async def test_idle_connection_is_watched_over(proxy: FaultProxy, root: str) -> 
 
 
 async def test_without_a_quorum_requests_wait(servers: LocalEnsemble) -> None:
-    """S2, S4: a server without a quorum turns everybody away without a word, as one does that has seen less than
-    we have. What was asked for waits all the same, past the session's end, and is answered in the end."""
+    """S2, S4: a server without a quorum rejects every client without an answer, as does one that has seen
+    less than the client. Requests wait nevertheless, beyond the end of the session, and are answered in the
+    end."""
     alone = await servers.leader()
     async with corral.connect(alone.address, session_timeout=SESSION_TIMEOUT, tick_time=0.5) as zk:
         path = await zk.create("/quorum-", sequential=True)
@@ -286,8 +290,8 @@ async def test_without_a_quorum_requests_wait(servers: LocalEnsemble) -> None:
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 async def test_the_only_server_is_restarted(server: Server, how: str) -> None:
-    """S1, S4, W3: when the only server has been down and is back, the session goes on with all it had: a read
-    that waited, a lock that is held, a place in a line, a watch."""
+    """S1, S4, W3: when the only server was down and is back, the session continues with everything: a waiting
+    read, a lock that is held, a place in a line, a watch."""
     async with (
         corral.connect(server.address, session_timeout=10.0) as zk,
         corral.connect(server.address, session_timeout=10.0) as other,

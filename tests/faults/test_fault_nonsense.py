@@ -1,4 +1,4 @@
-"""Servers that answer what no server answers: nothing hangs, nothing is believed (S1, S7)."""
+"""Servers that send invalid answers: nothing hangs, and no such answer is used (S1, S7)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from corral import State
 from corral.session.ensemble_probe import probe_zxid
 
 T = 0.6
-"""What is asked for, so that attempts are short; the servers here grant 2 s."""
+"""The requested timeout, so that attempts are short; these servers grant 2 s."""
 
 HUGE = struct.pack(">i", 0x7FFFFFFF)
 NEGATIVE = struct.pack(">i", -1)
@@ -64,8 +64,8 @@ async def enter(hosts: str, connect_timeout: float) -> None:
 
 @by_handshake
 async def test_connecting_to_nonsense(server: Conversation) -> None:
-    """S1, S7: whatever a server says to a connect request, entering ends at its timeout, and the error tells
-    what became of the attempts."""
+    """S1, S7: whatever a server answers to a connect request, entering ends at its timeout, and the error has
+    the outcome of the attempts."""
     async with speaking(server) as address:
         with pytest.raises(corral.ConnectTimeout, match=rf"connect_timeout=0\.4 s; {address}: \w+"):
             await within(enter(address, connect_timeout=0.4))
@@ -73,7 +73,7 @@ async def test_connecting_to_nonsense(server: Conversation) -> None:
 
 @by_handshake
 async def test_nonsense_is_passed_over(server: Conversation) -> None:
-    """S1: a server that makes no sense does not keep a client from one that does, whatever the order."""
+    """S1: a server with invalid answers does not keep a client from a valid one, whatever the order."""
     async with speaking(server) as bad, speaking(refuse_everything) as good, asyncio.TaskGroup() as group:
         for _ in range(6):
             group.create_task(within(enter(f"{bad},{good}", connect_timeout=25.0)))
@@ -81,7 +81,8 @@ async def test_nonsense_is_passed_over(server: Conversation) -> None:
 
 @by_handshake
 async def test_a_visit_to_nonsense(server: Conversation) -> None:
-    """S4: what a stranger is told by a server that makes no sense is an error, or that there was no session."""
+    """S4: when a server with invalid answers is asked for its zxid, the result is an error, or that there was
+    no session."""
     async with speaking(server) as address:
         host, _, port = address.rpartition(":")
         with contextlib.suppress(OSError):
@@ -89,7 +90,8 @@ async def test_a_visit_to_nonsense(server: Conversation) -> None:
 
 
 REFUSAL = reply(1, -101)
-"""The answer to the first request, where it would be heard: what came before it must have ended the connection."""
+"""The answer to the first request, if the client still reads it: the answer before must have ended the
+connection."""
 
 ANSWERS = {
     "an unknown number": saying(reply(99), REFUSAL),
@@ -113,7 +115,7 @@ by_answer = pytest.mark.parametrize("server", ANSWERS.values(), ids=ANSWERS)
 
 @by_answer
 async def test_read_answered_with_nonsense(server: Conversation) -> None:
-    """S7: a stream that makes no sense is dropped; a read on it is sent again, on the next connection."""
+    """S7: an invalid stream is dropped; a read on it is sent again, on the next connection."""
     async with speaking(server, refuse_everything) as address:
         async with corral.connect(address, session_timeout=T) as zk, states_of(zk) as states:
             session = zk.session_id
@@ -125,7 +127,7 @@ async def test_read_answered_with_nonsense(server: Conversation) -> None:
 
 @by_answer
 async def test_write_answered_with_nonsense(server: Conversation) -> None:
-    """S7, S2: a write on a stream that makes no sense raises `ConnectionLoss`; the next is answered."""
+    """S7, S2: a write on an invalid stream raises `ConnectionLoss`; the next one is answered."""
     async with speaking(server, refuse_everything) as address:
         async with corral.connect(address, session_timeout=T) as zk:
             with pytest.raises(corral.ConnectionLoss, match="delete '/node'"):
@@ -135,7 +137,7 @@ async def test_write_answered_with_nonsense(server: Conversation) -> None:
 
 
 async def test_server_that_never_makes_sense() -> None:
-    """S2, S7: a read on which the connection dies twice fails, since it may be what kills it."""
+    """S2, S7: a read on which two connections break fails, since it may be the cause."""
     async with speaking(ANSWERS["ones"]) as address:
         async with corral.connect(address, session_timeout=T) as zk:
             with pytest.raises(corral.ConnectionLoss, match="get '/node'"):
@@ -151,8 +153,8 @@ async def test_server_that_never_makes_sense() -> None:
 )
 @pytest.mark.parametrize("writes", [False, True], ids=["read", "write"])
 async def test_answer_that_cannot_be_used(answer: bytes, says: str, writes: bool) -> None:
-    """S7: an answer that is too large or does not decode fails its own request, which is not sent again; the
-    connection is kept, and the next answer is taken."""
+    """S7: an answer that is too large or cannot be decoded fails its own request, which is not sent again;
+    the connection is kept, and the next answer is used."""
     async with speaking(saying(answer, reply(2, -101)), close_at_once) as address:
         async with corral.connect(address, session_timeout=T, max_reply=1024) as zk:
             operation = zk.set("/node", b"") if writes else zk.get("/node")
@@ -165,7 +167,7 @@ async def test_answer_that_cannot_be_used(answer: bytes, says: str, writes: bool
 
 
 async def test_server_that_trickles() -> None:
-    """S1: an answer that comes byte by byte is an answer."""
+    """S1: an answer that arrives byte by byte is valid."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(int.from_bytes(await reader.readexactly(4)))

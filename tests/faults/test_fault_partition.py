@@ -1,9 +1,11 @@
-"""Servers that are cut off from each other while their clients stay attached: two must never hold one lock.
+"""Servers that are cut off from each other while their clients stay connected: two clients must never hold
+one lock.
 
-A server that is cut off goes on answering, for up to `syncLimit` ticks, what it can answer alone: pings and
-reads; a leader even a `sync`. Meanwhile the others end the sessions of its clients and give their locks away.
-Each test runs several contests: a holder attached to the server that is cut off, and another client that
-waits for the same lock on the other side. All are in one event loop, so what came first is a matter of order.
+A server that is cut off continues to answer, for up to `syncLimit` ticks, what it can answer alone: pings and
+reads, and a leader even a `sync`. Meanwhile the others end the sessions of its clients, and their locks can
+be acquired. Each test runs several contests: a holder connected to the server that is cut off, and another
+client that waits for the same lock on the other side. All are in one event loop, so the order of events shows
+which came first.
 """
 
 from __future__ import annotations
@@ -28,16 +30,17 @@ pytestmark = pytest.mark.usefixtures("real_servers")
 
 TICK = 0.5
 T = 3.0
-"""The session timeout. A lock is given away at most a tick later than that after its holder was last heard of."""
+"""The session timeout. A lock can be acquired by another client at most a tick later than that after the last
+contact with its holder."""
 
 SHORT, LONG = 4, 12
-"""A `syncLimit` that is over before the session is, and one that is over long after it."""
+"""A `syncLimit` that ends before the session does, and one that ends long after it."""
 
 Traffic = Literal["idle", "reading", "writing"]
 
 
 class Contest:
-    """A lock that one client holds and that another one waits for, and what happened to both, in order."""
+    """A lock that one client holds and another one waits for, and their events, in order."""
 
     def __init__(
         self, name: str, holder: corral.Client, *, may_keep: bool = False, traffic: Traffic = "idle"
@@ -56,7 +59,7 @@ class Contest:
 
     @property
     def margin(self) -> float | None:
-        """How long before the other's entry the holder was told, in seconds."""
+        """How long before the other client acquired the holder was notified, in seconds."""
         return self.at["entered"] - self.at["told"] if len(self.at) == 2 else None
 
     def _note(self, what: str) -> None:
@@ -64,21 +67,21 @@ class Contest:
         self.at[what] = time.monotonic()
 
     async def hold(self) -> None:
-        """Hold the lock until it is lost, or the contest is over."""
+        """Hold the lock until it is lost, or the contest ends."""
         try:
             async with self.holder.lock(self.path) as held:
                 self.held.set_result(held)
                 try:
                     await (self._over.wait() if self._traffic == "idle" else self._talk())
                 except asyncio.CancelledError:
-                    if not held.is_valid:  # else the test is over
+                    if not held.is_valid:  # otherwise the test is over
                         self._note("told")
                     raise
         except corral.LockLost:
             assert "told" in self.order
 
     async def wait_for_it(self, other: corral.Client) -> None:
-        """Wait for the lock, and hold it until the contest is over."""
+        """Wait for the lock, and hold it until the contest ends."""
         async with other.lock(self.path):
             self.valid_at_entry = self.held.result().is_valid
             self._note("entered")
@@ -89,7 +92,7 @@ class Contest:
         self._over.set()
 
     def check(self) -> None:
-        """Who held it was told before the other entered."""
+        """The holder was notified before the other client acquired."""
         if self.may_keep and not self.order:
             assert self.held.result().is_valid
             return
@@ -110,13 +113,13 @@ class Contest:
 
 @contextlib.asynccontextmanager
 async def running(contests: Sequence[Contest], other: corral.Client) -> AsyncIterator[None]:
-    """Each lock is held, and waited for; leaving ends what is left of that."""
+    """Each lock is held, and waited for; leaving ends the remaining tasks."""
     tasks: list[asyncio.Task[None]] = []
     try:
         for number, contest in enumerate(contests):
             tasks.append(asyncio.create_task(contest.hold()))
             await within(contest.held)
-            # Nothing waits for this: it is so that their heartbeats come at different phases of the tick.
+            # No event is awaited here: the delay puts their heartbeats in different phases of the tick.
             await asyncio.sleep(T / 6 / len(contests) * (number % 3))
         for contest in contests:
             tasks.append(asyncio.create_task(contest.wait_for_it(other)))
@@ -138,7 +141,8 @@ async def _contended(other: corral.Client, path: str) -> bool:
 async def attached(
     servers: Iterable[LocalServer], to: LocalServer | None = None, **options: object
 ) -> AsyncIterator[corral.Client]:
-    """A client of some servers, whose connection is to a certain one: the order is random, so try."""
+    """A client of some servers that is connected to a given one: the order is random, so it tries until it
+    is."""
     hosts = ",".join(server.address for server in servers)
     while True:
         async with corral.connect(hosts, session_timeout=T, **options) as zk:  # type: ignore[arg-type]
@@ -155,7 +159,8 @@ async def victim_and_others(ensemble: LocalEnsemble, role: str) -> tuple[LocalSe
 
 
 async def recovered(contest: Contest) -> None:
-    """The client of a holder that was told goes on by itself: its node is gone, and it can hold again."""
+    """The client of a holder that was notified recovers by itself: its node is gone, and it can acquire
+    again."""
     zk, lost = contest.holder, contest.held.result()
     await until_state(zk, State.CONNECTED)
 
@@ -181,13 +186,15 @@ async def recovered(contest: Contest) -> None:
 async def test_told_before_the_other_side_gives_the_lock_away(
     role: str, sync_limit: int, rounds: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """S3, L4: when a server is cut off from its peers but not from its clients, a holder attached to it is told
-    before a client on the other side holds; idle or busy, and whatever it knows of the tick.
+    """S3, L4: when a server is cut off from its peers but not from its clients, a holder connected to it is
+    notified before a client on the other side acquires, whether idle or busy, and whether or not it knows the
+    tick.
 
-    After the partition it recovers by itself. One that can reach the other side keeps its lock or is told
-    in time. While the leader stays, who holds a lock on its side keeps it."""
+    After the partition it recovers by itself. A holder that can reach the other side keeps its lock or is
+    notified in time. While the leader stays, a holder on its side keeps the lock.
+    """
     margins: list[float] = []
-    kept = let_go = 0  # of those that can reach the other side: those told delete their nodes themselves
+    kept = let_go = 0  # of those that can reach the other side; if notified, they delete their nodes
     async with LocalEnsemble(3, sync_limit=sync_limit, tick_time=TICK, partitionable=True) as ensemble:
         for _ in range(rounds):
             victim, others = await victim_and_others(ensemble, role)
@@ -217,7 +224,7 @@ async def test_told_before_the_other_side_gives_the_lock_away(
                 await ensemble.followers()
                 contests.append(far)
                 for contest in contests:
-                    if contest.order:  # told, so the other one will enter
+                    if contest.order:  # notified, so the other one will enter
                         await within(contest.entered.wait())
                     contest.check()
                     contest.end()
@@ -239,8 +246,8 @@ async def test_told_before_the_other_side_gives_the_lock_away(
 
 
 async def test_a_lease_by_pings_overlaps(record_property: Callable[[str, object], None]) -> None:
-    """S3: with ``lease="ping"`` the proof is traded away: behind a follower that was cut off, its holder is still
-    told that all is well when the other one enters. (And so the tests here can fail.)"""
+    """S3: ``lease="ping"`` gives up the proof: behind a follower that was cut off, the holder still believes
+    that it holds when the other client acquires. (This shows that the tests here can fail.)"""
     async with LocalEnsemble(3, sync_limit=LONG, tick_time=TICK, partitionable=True) as ensemble:
         victim, others = await victim_and_others(ensemble, "follower")
         async with (

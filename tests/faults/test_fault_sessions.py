@@ -1,4 +1,5 @@
-"""Sessions that lapse and sessions that expire: who is told what, and when; what goes on (S2 to S4, S9)."""
+"""Sessions that lapse and sessions that expire: who is notified of what, and when; what continues (S2 to S4,
+S9)."""
 
 from __future__ import annotations
 
@@ -19,21 +20,21 @@ from support import block, turns, until
 Connect = Callable[..., corral.Client]
 
 T = 2.0
-"""The session timeout where a session has to end."""
+"""The session timeout of tests in which a session must end."""
 
 LONG = {"session_timeout": 4.0, "tick_time": 4.0}
-"""For what happens between the end of the lease and that of the session: a client that is told of a long tick
-takes its lease to end by at least half of T sooner."""
+"""For tests of the time between the end of the lease and that of the session: a client that is configured
+with a long tick lets its lease end at least half of T sooner."""
 
 
 @contextlib.asynccontextmanager
 async def disconnected(proxy: FaultProxy) -> AsyncIterator[None]:
-    """Nothing reaches the server, and nothing comes from it; attempts to connect are silent."""
+    """Nothing passes in either direction; attempts to connect get no answer."""
     async with proxy.black_hole():
         await proxy.cut()
         yield
-        # An attempt that the client has given up may reach the server after the one that it is connected by, and
-        # would take the session over.
+        # An attempt that the client has given up may reach the server after its current connection was made,
+        # and would take the session over.
         await proxy.cut()
 
 
@@ -46,7 +47,7 @@ async def only_left(zk: corral.Client, *names: str) -> bool:
 
 
 async def in_line(zk: corral.Client, path: str) -> list[str]:
-    """The names of those who stand in a line, in its order."""
+    """The names of the nodes in a line, in order."""
     return [contender.name for contender in await zk.lock(path).contenders()]
 
 
@@ -55,7 +56,7 @@ async def stands_in_line(zk: corral.Client, path: str, count: int) -> bool:
 
 
 async def hold(lock: corral.Lock, held: asyncio.Future[corral.Held], told: Callable[[], object]) -> None:
-    """Hold a lock until the body is cancelled, and note when that is."""
+    """Hold a lock until the body is cancelled, and record when that is."""
     async with lock as mine:
         held.set_result(mine)
         try:
@@ -65,8 +66,8 @@ async def hold(lock: corral.Lock, held: asyncio.Future[corral.Held], told: Calla
 
 
 async def test_lapsed_and_resumed(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
-    """S3: what is held is lost when the lease ends; the session is resumed if a server still has it. Waiters,
-    watches and ephemerals go on; the node of what was lost is removed."""
+    """S3: what is held is lost when the lease ends; the session is resumed if the server still has it.
+    Waiters, watches and ephemerals continue; the node of the lost lock is deleted."""
     await other.create("/node", b"before")
     theirs = await other.lock("/line").acquire()
     async with connect(to=proxy.address, **LONG) as zk, states_of(zk) as states:
@@ -83,7 +84,7 @@ async def test_lapsed_and_resumed(connect: Connect, proxy: FaultProxy, other: co
         async def lease_is_short() -> bool:
             return (zk.statistics().lease_left or 0) < LONG["session_timeout"] - LONG["tick_time"] / 2 + 0.5
 
-        # From then on the lease ends well before the session, by what the client takes for half a tick.
+        # From then on the lease ends well before the session, by what the client assumes for half a tick.
         await until(lease_is_short, "the lease is proven by heartbeats")
         async with disconnected(proxy):
             writing = asyncio.create_task(zk.create("/written-meanwhile"))
@@ -113,8 +114,9 @@ async def test_lapsed_and_resumed(connect: Connect, proxy: FaultProxy, other: co
 async def test_states_of_an_expired_session(
     connect: Connect, proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
-    """S3: connected, suspended, lapsed (if there is something to lose), expired, and connected again with
-    another session: without any doing, and whoever notices first that the old one is over."""
+    """S3: the states are connected, suspended, lapsed (if something is held), expired, and connected again
+    with another session, without any action by the user, and whichever side notices first that the old
+    session is over."""
     async with (
         connect(to=proxy.address, session_timeout=T) as holder,
         connect(to=proxy.address, session_timeout=T) as idle,
@@ -140,13 +142,13 @@ async def test_states_of_an_expired_session(
 async def test_told_before_the_next_holds(
     connect: Connect, server_address: str, other: corral.Client, lease: Literal["quorum", "ping"]
 ) -> None:
-    """S3, L4: a holder that is cut off is told before another client, which waits in line, holds; whenever in
-    the rhythm of heartbeats it is cut off."""
+    """S3, L4: a holder that is cut off is notified before another client, which waits in line, acquires, at
+    whatever point of the heartbeat period it is cut off."""
     order: list[str] = []
 
     async def contend(number: int) -> None:
         path = f"/lock-{number}"
-        # Each moment of a heartbeat comes twice: once with a silence, once with an end that can be seen.
+        # Each point of a heartbeat comes twice: once with a silent connection, once with one that ends.
         moment = (before, committed, after)[number % 3]
         heartbeat = moment("transaction" if lease == "quorum" else "ping", nth=number + 1)
         async with (
@@ -161,7 +163,7 @@ async def test_told_before_the_next_holds(
             async with proxy.black_hole(heartbeat) as hole:
                 await within(hole.fired.wait())
                 if number % 2:
-                    await proxy.cut()  # which it notices; of a silence it learns by the clock alone
+                    await proxy.cut()  # the client notices this, but silence only by the clock
                 next_one = await within(waiting)
                 assert holding.done()
                 with pytest.raises(corral.LockLost):
@@ -183,7 +185,8 @@ async def test_told_before_the_next_holds(
 
 
 async def test_lease_goes_on(connect: Connect, proxy: FaultProxy, other: corral.Client) -> None:
-    """S3: an idle holder whose connection is well keeps what it holds, over twice its session timeout."""
+    """S3: an idle holder with a healthy connection keeps what it holds, for more than twice its session
+    timeout."""
     async with connect(session_timeout=T) as quorum, connect(session_timeout=T, lease="ping") as ping:
         clients = {"/quorum": quorum, "/ping": ping}
         held = [await zk.lock(path).acquire() for path, zk in clients.items()]
@@ -201,8 +204,9 @@ async def test_lease_goes_on(connect: Connect, proxy: FaultProxy, other: corral.
 async def test_requests_over_the_end_of_a_session(
     connect: Connect, proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
-    """S2: what was not sent when the session ended is carried out by the next, in its order, but for what
-    means nothing without the old one: ephemerals, and what depends on a lock, raise `SessionExpired`."""
+    """S2: requests that were not sent when the session ended are sent in the next one, in order. Those that
+    make no sense without the old one, ephemerals and requests that depend on a lock, raise
+    `SessionExpired`."""
     async with connect(to=proxy.address, session_timeout=T) as zk:
         session = zk.session_id
         await zk.create("/ephemeral", ephemeral=True)
@@ -239,8 +243,8 @@ async def test_requests_over_the_end_of_a_session(
 async def test_in_flight_over_the_end_of_a_session(
     connect: Connect, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S2: of what was under way when the connection was lost for good a write raises `ConnectionLoss`, and a
-    read is answered in the new session."""
+    """S2: of the requests in flight when the connection was lost for good, a write raises `ConnectionLoss`,
+    and a read is answered in the new session."""
     async with connect(to=proxy.address, session_timeout=T) as zk:
         await zk.create("/ephemeral", ephemeral=True)
         async with proxy.black_hole() as held:
@@ -258,8 +262,8 @@ async def test_in_flight_over_the_end_of_a_session(
 async def test_waiters_and_watches_over_the_end_of_a_session(
     connect: Connect, proxy: FaultProxy, other: corral.Client, by_server: bool
 ) -> None:
-    """S3, W3: a waiter for a lock stands in line again, at its end; a watch tells the last
-    state, and goes on."""
+    """S3, W3: a waiter for a lock joins again, at the end of the line; a watch reports the last state, and
+    continues."""
     await other.create("/node", b"before")
     theirs = await other.lock("/line").acquire()
     async with connect(to=proxy.address, session_timeout=T) as zk, connect() as third:
@@ -294,8 +298,8 @@ async def test_waiters_and_watches_over_the_end_of_a_session(
 async def test_blocked_loop_is_told_before_any_answer(
     connect: Connect, proxy: FaultProxy, waits_for: str
 ) -> None:
-    """S9: when the event loop was blocked for longer than the lease, the holder is told before an answer is
-    delivered that lay ready in the socket; and never gets that answer itself."""
+    """S9: if the event loop was blocked for longer than the lease, the holder is cancelled before an answer
+    in the socket is delivered, and never gets that answer."""
     order: list[str] = []
 
     async def hold_and_block(zk: corral.Client) -> None:
@@ -307,8 +311,8 @@ async def test_blocked_loop_is_told_before_any_answer(
                     zk.exists("/") if waits_for == "the answer" else asyncio.Event().wait()
                 )
                 await passed.fired.wait()
-            # The answers are in the socket, and the client has not had a turn since, to read them.
-            block(zk.session_timeout)  # which is what this is about
+            # The answers are in the socket, and the client has not run since, to read them.
+            block(zk.session_timeout)  # the subject of this test
             assert not held.is_valid
             try:
                 await waiting
@@ -324,12 +328,12 @@ async def test_blocked_loop_is_told_before_any_answer(
 
 
 async def test_ensemble_that_went_back_in_time(real_servers: None) -> None:
-    """S4: when every server has seen less than the client has, as after a restore, what waits is told so,
-    with the transaction that is missing; what is held is lost; a new client can be opened."""
+    """S4: when every server has seen less than the client has, as after a restore, waiting requests raise an
+    error with the missing zxid; what is held is lost; a new client can be opened."""
     async with LocalServer() as server, corral.connect(server.address, session_timeout=T) as zk:
         await zk.create("/node")
         held = await zk.lock("/lock").acquire()
-        for _ in range(100):  # by each session that is opened and closed the new one catches up by two
+        for _ in range(100):  # each session takes the new server two zxids further
             newest = (await zk.set("/node", b"new")).mzxid
         await server.stop()
         server.wipe()

@@ -1,4 +1,4 @@
-"""What a run is held to: the shapes of results, the kinds of errors, and what nothing may leave behind."""
+"""The checks of a run: the types of results, the kinds of errors, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ import corral
 from corral import Acl, ChildrenEvent, Event, EventKind, RawEvent, Stat
 
 FINAL = (corral.AuthFailed, corral.EnsembleBehind, corral.ClientClosed)
-"""What a client raises that never works again."""
+"""The errors after which a client never works again."""
 
 
 class Checks:
-    """Collects what is wrong."""
+    """Collects the violations."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
-        """Each begins with a signature, up to ``": "``, that the same defect has in other runs."""
+        """Each begins with a signature, up to ``": "``, which is the same for the same defect in other
+        runs."""
 
     def violated(self, signature: str, detail: object = "") -> None:
-        """Something is not as it was promised."""
+        """Record a violation."""
         said = f"{signature}: {detail}"
         if said not in self.violations and len(self.violations) < 50:
             self.violations.append(said)
 
     def require(self, condition: object, signature: str, detail: object = "") -> None:
-        """A promise."""
+        """Check a condition."""
         if not condition:
             self.violated(signature, f"{detail!r:.300}")
 
     def error(self, what: str, error: BaseException) -> None:
-        """An operation has raised this: it must be an error that is documented."""
+        """An operation has raised this: it must be a documented error."""
         if isinstance(error, corral.CorralError) and not isinstance(
             error, corral.UsageError | corral.InternalError
         ):
@@ -42,7 +43,7 @@ class Checks:
 
 
 def place_of(error: BaseException) -> str:
-    """Where in corral an exception comes from."""
+    """Where in corral an exception was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/corral/" in frame.filename]
     if not frames:
         return "no code of corral's"
@@ -51,7 +52,7 @@ def place_of(error: BaseException) -> str:
 
 
 def where_is(coroutine: Any) -> str:
-    """What a task waits for: the functions from the outermost to the innermost that have names."""
+    """What a task waits for: the functions with names, from the outermost to the innermost."""
     names = []
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
@@ -62,7 +63,7 @@ def where_is(coroutine: Any) -> str:
 
 
 class Log(logging.Handler):
-    """Counts what is logged, and takes note of what must not be."""
+    """Counts log records, and reports those that must not occur."""
 
     def __init__(self, checks: Checks) -> None:
         super().__init__(logging.INFO)
@@ -78,11 +79,11 @@ class Log(logging.Handler):
             self._checks.violated(f"logged {record.levelname} {record.msg}{about}", f"{said} {error!r:.300}")
 
 
-# The shapes of results
+# The types of results
 
 
 def is_stat(value: object) -> bool:
-    """Whether it is a `Stat`, of numbers."""
+    """A `Stat` of numbers."""
     return isinstance(value, Stat) and all(isinstance(each, int | float) for each in value)
 
 
@@ -102,7 +103,7 @@ def is_acl(value: object) -> bool:
 
 
 def is_created(path: str, *, sequential: bool = False) -> Callable[[object], bool]:
-    """The path that was asked for, and a number if that was."""
+    """The requested path, with a number if it is sequential."""
 
     def check(value: object) -> bool:
         if not sequential:
@@ -116,7 +117,7 @@ def is_created(path: str, *, sequential: bool = False) -> Callable[[object], boo
 
 
 def is_results(*checks: Callable[[object], bool]) -> Callable[[object], bool]:
-    """As many as there were operations, each of its kind."""
+    """As many results as operations, each of its type."""
 
     def check(value: object) -> bool:
         if not isinstance(value, list) or len(value) != len(checks):
@@ -132,7 +133,7 @@ def is_nothing(value: object) -> bool:
 
 
 def is_held(value: object) -> bool:
-    """Something held, with all that it tells."""
+    """A `Held`, with valid attributes."""
     return (
         isinstance(value, corral.Held)
         and isinstance(value.fencing_token, int)
@@ -143,12 +144,12 @@ def is_held(value: object) -> bool:
 
 
 def is_contenders(value: object) -> bool:
-    """Who stands in a line."""
+    """A list of contenders."""
     return isinstance(value, list) and all(is_contender(each) for each in value)
 
 
 def is_contender(value: object) -> bool:
-    """One who stands in a line."""
+    """A contender."""
     return (
         isinstance(value, corral.Contender)
         and isinstance(value.name, str)
@@ -159,12 +160,12 @@ def is_contender(value: object) -> bool:
 
 
 def is_raw_event(value: object) -> bool:
-    """An event as a server sends it."""
+    """A raw event."""
     return isinstance(value, RawEvent) and isinstance(value.path, str) and isinstance(value.zxid, int | None)
 
 
 def is_event(value: object, path: str, below: bool = False) -> bool:
-    """A state of a node; of one below it where a tree is watched."""
+    """An event of a node, or of one below it for a tree."""
     if not isinstance(value, Event) or not isinstance(value.path, str):
         return False
     if value.path != path and not (below and value.path.startswith(f"{path}/")):
@@ -175,7 +176,7 @@ def is_event(value: object, path: str, below: bool = False) -> bool:
 
 
 class Told:
-    """What a reader of one watch was told, held to what watches promise."""
+    """The events that a reader of one watch got, checked against the guarantees of watches."""
 
     def __init__(self, checks: Checks, path: str) -> None:
         self._checks = checks
@@ -184,7 +185,7 @@ class Told:
         self._children: frozenset[str] | None = None
 
     def take(self, event: Event | ChildrenEvent, *, below: bool = False, is_true: bool) -> None:
-        """One more event; `is_true` unless the client may have been told other than the truth."""
+        """Take one more event. `is_true` is false if the client may have received false messages."""
         if isinstance(event, ChildrenEvent):
             self._take_children(event)
         else:

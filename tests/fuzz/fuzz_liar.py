@@ -1,4 +1,4 @@
-"""Who lies, and when: a plan of lies and of broken networks, all from one seed."""
+"""Which lies are told, and when: a plan of lies and of network faults, from one seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGETS = (
     "connect", "create", "create", "delete", "exists", "get", "set", "children", "transaction", "multi_read", "ping",
     "set_watches", "add_watch", "remove_watches", "sync", "add_auth", "event", "close",
 )  # fmt: skip
-"""The operations whose messages a stubborn liar may choose."""
+"""The operations whose messages a liar with a target may choose."""
 
 TARGETS_OF = {
     "greeting": ("connect",),
@@ -31,26 +31,26 @@ TARGETS_OF = {
     "another_event": ("event",),
     "success": ("exists", "create", "get", "delete"),
 }
-"""Of lies that are about some operations alone."""
+"""The lies that apply to some operations only."""
 
 
 class Style(NamedTuple):
-    """How somebody lies."""
+    """How a liar chooses its lies."""
 
     name: str
     lies: tuple[Lie, ...]
     rate: float
-    """How many of the messages are lied about."""
+    """The share of messages that are replaced."""
     most: int
-    """After so many lies no more are told."""
+    """The maximum number of lies."""
     target: str | None = None
-    """The only operation that is lied about."""
+    """The only operation whose messages are replaced."""
     sub_seed: int | None = None
-    """The same dice each time, so that the lie is the same."""
+    """The same random numbers each time, so that the lie is the same."""
 
 
 def choose_style(rng: random.Random) -> Style:
-    """A style for a run."""
+    """A random style for a run."""
     every = tuple(each for each in LIES.values() for _ in range(each.weight))
     of_replies = tuple(each for each in every if not each.of_requests)
     kind = rng.choices(("scattered", "focused", "stubborn", "honest"), (4, 4, 4, 1))[0]
@@ -69,7 +69,7 @@ def choose_style(rng: random.Random) -> Style:
 
 
 def _described(frame: Frame, pieces: Sequence[Piece]) -> str:
-    """What passes instead: where it differs, or how it passes."""
+    """A description of what passes instead: where it differs, or how it passes."""
     data = pieces[0].data if pieces else b""
     if len(pieces) != 1 or data == frame.data:
         return ", ".join(f"{len(piece.data)} bytes {piece.way.value} {piece.delay:g}" for piece in pieces[:3])
@@ -81,25 +81,25 @@ def _described(frame: Frame, pieces: Sequence[Piece]) -> str:
 
 
 class Liar:
-    """Decides about each message that comes by: `LyingProxy.tell`."""
+    """Decides about each message that passes: `LyingProxy.tell`."""
 
     def __init__(self, rng: random.Random, style: Style, clock: Callable[[], float]) -> None:
         self.style = style
         self.told: list[str] = []
-        """What was lied, and when."""
+        """Each lie, and when it was told."""
         self.kinds = Counter[str]()
-        """How often each lie was told, by its name."""
+        """How often each lie was told, by name."""
         self._rng = rng
         self._known = Known()
         self._clock = clock
 
     @property
     def was_believable(self) -> bool:
-        """Whether a client may have believed something."""
+        """Whether the client may have taken a lie for the truth."""
         return any(LIES[name].believable for name in self.kinds)
 
     def tell(self, frame: Frame) -> Sequence[Piece] | None:
-        """What passes in place of a message; None for itself."""
+        """What passes in place of a message; None for the message itself."""
         style, rng = self.style, self._rng
         self._known.note(frame)
         if len(self.told) >= style.most or (style.target and frame.message.operation != style.target):
@@ -118,23 +118,23 @@ class Liar:
         return None
 
     def note(self, what: str) -> None:
-        """Keep what was done, for the report."""
+        """Record a lie for the report."""
         self.told.append(f"{self._clock():.4f} {what}")
 
 
 class Weather:
-    """Breaks the network and the server, until it is cancelled; then all is mended."""
+    """Breaks the network and the server, until it is cancelled; then everything is repaired."""
 
     def __init__(self, rng: random.Random, proxy: LyingProxy, server: EmbeddedServer, timeout: float) -> None:
         self.told: list[str] = []
-        """What was done, and when."""
+        """Each fault, and when it was."""
         self._rng = rng
         self._proxy = proxy
         self._server = server
         self._timeout = timeout
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Break things until cancelled."""
         loop = asyncio.get_running_loop()
         kinds: Sequence[Callable[[], Awaitable[object]]] = (
             self._cut, self._cut, self._black_hole, self._half_open, self._refuse, self._delay, self._expire, self._restart,
@@ -181,7 +181,7 @@ class Weather:
 
 
 async def expire_all(proxy: LyingProxy) -> None:
-    """End each session on the server that was ever given to a client of the proxy."""
+    """End every session on the server that a client of the proxy ever got."""
     for session_id in tuple(proxy._observers.passwords):
         with contextlib.suppress(OSError):
             await proxy.expire(session_id)

@@ -1,4 +1,5 @@
-"""The lies that need not understand what they change: bytes, headers, order, ends. See `fuzz_shaped` for the others."""
+"""Lies that do not decode what they change: bytes, headers, order, ends of connections. `fuzz_shaped` has the
+others."""
 
 from __future__ import annotations
 
@@ -37,15 +38,15 @@ FOREIGN = (
 
 @dataclass
 class Known:
-    """What a liar has seen come by."""
+    """What a liar has seen so far."""
 
     paths: deque[str] = field(default_factory=lambda: deque(maxlen=30))
     replies: deque[bytes] = field(default_factory=lambda: deque(maxlen=20))
-    """Bodies, with their headers."""
+    """Bodies of replies, with their headers."""
     zxid: int = 0
 
     def note(self, frame: Frame) -> None:
-        """One more message has come."""
+        """Take note of a message."""
         if frame.path is not None and frame.path not in self.paths:
             self.paths.append(frame.path)
         if frame.message.kind is MessageKind.REPLY and frame.message.operation != "connect":
@@ -57,22 +58,22 @@ Tell = Callable[[random.Random, Frame, Known], "Sequence[Piece] | None"]
 
 
 class Lie(NamedTuple):
-    """One kind of lie: given a message it says what passes instead, or None where it has nothing to say."""
+    """One kind of lie: for a message it returns what passes instead, or None if it does not apply."""
 
     name: str
     tell: Tell
     believable: bool
-    """Whether what passes may be taken for what the server has said, so that a client is right to repeat it."""
+    """Whether a client cannot distinguish it from an answer of the server, and may report it as true."""
     of_requests: bool = False
     weight: int = 1
-    """How often it is chosen, beside the others."""
+    """How often it is chosen, relative to others."""
 
 
 LIES: dict[str, Lie] = {}
 
 
 def lie(*, believable: bool = False, of_requests: bool = False, weight: int = 1) -> Callable[[Tell], Tell]:
-    """Enter a function among the `LIES`, by its name."""
+    """Register a function in `LIES`, under its name."""
 
     def enter(tell: Tell) -> Tell:
         name = tell.__name__.strip("_")
@@ -88,22 +89,22 @@ def framed(body: bytes) -> bytes:
 
 
 def instead(body: bytes) -> list[Piece]:
-    """This message, and no other."""
+    """This message only."""
     return [Piece(framed(body))]
 
 
 def has_header(frame: Frame) -> bool:
-    """Whether it begins with xid, zxid and code."""
+    """Whether it begins with xid, zxid and error code."""
     return frame.message.operation != "connect" and len(frame.body) >= HEADER.size
 
 
 def java_utf8(text: str) -> bytes:
-    """As Java's server writes it, what is no character included."""
+    """The encoding of Java's server, also for invalid characters."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def event(kind: int, path: str, *, state: int = 3, zxid: int = -1) -> bytes:
-    """A message that tells of an event."""
+    """The message of an event."""
     raw = java_utf8(path)
     return HEADER.pack(messages.NOTIFICATION_XID, zxid, 0) + struct.pack(">iii", kind, state, len(raw)) + raw
 
@@ -186,7 +187,7 @@ def code(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] | No
 
 @lie(believable=True)
 def success(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] | None:
-    """Of what was refused."""
+    """A refusal becomes a success."""
     if not has_header(frame) or not frame.message.error:
         return None
     return instead(frame.body[:12] + bytes(4) + frame.body[HEADER.size :] + bytes(rng.choice((0, 4, 100))))
@@ -217,7 +218,7 @@ def later(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece]:
 
 @lie()
 def ended(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece]:
-    """The connection, before the message, in its middle or after it."""
+    """The connection ends, before the message, in its middle or after it."""
     part = frame.data[: rng.choice((0, 3, rng.randrange(len(frame.data)), len(frame.data)))]
     return [Piece(part), Piece(b"", rng.choice((Way.FIN, Way.RST)))]
 
@@ -243,7 +244,7 @@ def an_event(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece]:
 
 @lie(believable=True)
 def another_event(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] | None:
-    """In place of one."""
+    """An event is replaced by another."""
     if frame.message.kind is not MessageKind.EVENT:
         return None
     return instead(event(rng.choice(KINDS), _path(rng, known)))
@@ -251,7 +252,7 @@ def another_event(rng: random.Random, frame: Frame, known: Known) -> Sequence[Pi
 
 @lie(believable=True, weight=2)
 def a_reply(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece]:
-    """To something in flight, or to nothing; with a body that another reply had."""
+    """A reply to something in flight, or to nothing, with the body of another reply."""
     to = rng.choice((*XIDS, *frame.in_flight, *frame.in_flight))
     body = rng.choice(tuple(known.replies))[HEADER.size :] if known.replies and rng.random() < 0.7 else b""
     said = framed(HEADER.pack(to, known.zxid, rng.choice((0, 0, *CODES))) + body)

@@ -1,4 +1,5 @@
-"""The loop of a run: `VirtualLoop`, which measures how long it is blocked, and notices a client that never waits."""
+"""The event loop of a run: a `VirtualLoop` that measures how long it is blocked, and detects a client that
+never waits."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 from corral.testing import VirtualLoop
 
 MOST_TURNS = 100_000
-"""Turns of the loop in which no time passes, after which it is said to spin."""
+"""If no time passes for so many turns of the loop, it is spinning."""
 
 
 class Spins(Exception):
@@ -16,7 +17,7 @@ class Spins(Exception):
 
 
 class MeasuredLoop(VirtualLoop):
-    """Counts and measures its turns."""
+    """A loop that counts and measures its turns."""
 
     def __init__(self, **options: Any) -> None:
         self.longest = 0.0
@@ -27,7 +28,7 @@ class MeasuredLoop(VirtualLoop):
 
     def _run_once(self) -> None:
         began = time.thread_time()
-        super()._run_once()  # type: ignore[misc]  # typeshed does not tell of it
+        super()._run_once()  # type: ignore[misc]  # typeshed does not have it
         self.longest = max(self.longest, time.thread_time() - began)
         self._turns += 1
         if self.time() != self._at:

@@ -1,4 +1,5 @@
-"""Those whom nobody lies to: they change what is watched, take turns, and clear away what lies have left."""
+"""Clients that get no lies: they change what is watched, contend for what the client acquires, and clean up
+after lies."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from fuzz_workers import LAST, LEAF, WATCHED
 import corral
 
 LEADS = 1.0
-"""Seconds for which somebody leads, and then does not."""
+"""For how many seconds a candidate leads, and then does not."""
 
 
 async def prepare(other: corral.Client) -> None:
-    """Make the nodes that there are from the beginning."""
+    """Create the initial nodes."""
     for path in (WATCHED, LEAF, "/own", "/lines"):
         await other.create(path, b"first")
 
@@ -41,7 +42,7 @@ async def stir(other: corral.Client, seed: int) -> None:
 
 
 async def take_turns(other: corral.Client, seed: int) -> None:
-    """Take what the client takes in turn, for a short time each, until cancelled."""
+    """Acquire what the client acquires, for a short time each, until cancelled."""
     rng = random.Random(f"{seed} turns")
     while True:
         await asyncio.sleep(rng.choice((0.01, 0.1, 0.5)))
@@ -58,9 +59,10 @@ async def take_turns(other: corral.Client, seed: int) -> None:
 
 
 async def clear_away(other: corral.Client) -> None:
-    """Empty the lines, make again what was lost, and write what is to be seen at the end.
+    """Empty the lines, create again what was lost, and write what must be seen at the end.
 
-    A node of which a client was told that it was never made would be in its line for as long as its session lives.
+    If a client was told falsely that a node was not created, that node stays in the line as long as its
+    session.
     """
     for path in ("/lines", "/own"):
         await _until_done(lambda path=path: other.delete(path, recursive=True), corral.NoNode)
@@ -79,7 +81,7 @@ async def come_and_go(other: corral.Client) -> None:
 
 
 async def _until_done(act: Callable[[], Awaitable[object]], *done: type[Exception]) -> None:
-    """Have something done that does no harm when it is done twice."""
+    """Repeat something until it succeeds; repeating it does no harm."""
     while True:
         try:
             await act()

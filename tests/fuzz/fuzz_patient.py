@@ -1,4 +1,5 @@
-"""The client that is lied to, with its workers: how it is entered, watched while it recovers, and left."""
+"""The client that gets the lies, with its workers: how it is entered, observed while it recovers, and
+left."""
 
 from __future__ import annotations
 
@@ -15,28 +16,28 @@ from fuzz_workers import LEAF, Stage
 import corral
 
 CLOSING = 6.0
-"""Seconds within which a client is closed: 5, and what it takes to be cancelled."""
+"""A client is closed within so many seconds: 5, and the time to be cancelled."""
 STOPPING = 10.0
-"""Seconds within which workers have ended, beside a session timeout if they are cancelled."""
+"""Workers end within so many seconds, in addition to a session timeout if they are cancelled."""
 LOOKS_EVERY = 0.25
 MAY_CLOSE = {
     "xid", "a_reply", "bits", "byte", "code", "zxid", "the_body_of_another", "request_truncated",
     "request_under_another_number",
 }  # fmt: skip
-"""The lies after which a client may say that it is of no use any more: its credentials, or its past, are refused."""
+"""The lies after which a client may end with an error: they refuse its credentials, or its last zxid."""
 
 Make = Callable[..., corral.Client]
 
 
 class Patient:
-    """See the module's documentation."""
+    """See the module's docstring."""
 
     def __init__(self, plan: Plan, checks: Checks, liar: Liar, make: Make) -> None:
         self.zk: corral.Client | None = None
         self.tasks: list[asyncio.Task[None]] = []
-        """Its workers."""
+        """The tasks of its workers."""
         self.honest_since: float | None = None
-        """When lying was over."""
+        """When the lies ended."""
         self._plan = plan
         self._checks = checks
         self._liar = liar
@@ -52,7 +53,7 @@ class Patient:
     # Entering
 
     async def enter(self, address: str) -> None:
-        """Have a client with a session: the first that gets one."""
+        """Open a client with a session: the first one that gets a session."""
         loop, limit = asyncio.get_running_loop(), self._plan.connect_timeout
         while True:
             self.zk = zk = self._make(
@@ -73,13 +74,14 @@ class Patient:
                     self._checks.violated(f"entering fails with {type(error).__name__}", error)
                     raise asyncio.CancelledError from error
                 self._checks.require(loop.time() - began <= limit + CLOSING, "entering is late", error)
-                # In virtual time. A user who retries without a pause makes a storm of connects that is not ours.
+                # In virtual time a user who retries without a pause would cause a storm of connections that
+                # is not the client's.
                 await asyncio.sleep(0.1)
 
     # Working
 
     def start(self) -> None:
-        """Have the workers work."""
+        """Start the workers."""
         for number, name in enumerate(self._plan.workers):
             self.tasks.append(asyncio.create_task(self._work(name, number), name=name))
 
@@ -114,7 +116,7 @@ class Patient:
         self._progress.set()
 
     def _is_told(self, name: str, error: BaseException) -> None:
-        """A worker is told that the client is of no use any more."""
+        """A worker got an error that says that the client cannot be used any more."""
         self._is_done(name)
         if not self._leaving:
             self._final = error
@@ -124,7 +126,8 @@ class Patient:
             self._checks.require(may_be, f"{name} is told {type(error).__name__}, for no reason", error)
 
     async def look(self) -> None:
-        """No connection is kept on which half a session timeout has brought no answer to what is the next due."""
+        """Check that no connection is kept if the next answer is not received within half a session
+        timeout."""
         assert self.zk is not None
         session, loop = self.zk._session, asyncio.get_running_loop()
         first, since = 0, loop.time()
@@ -143,7 +146,8 @@ class Patient:
     # Recovering
 
     async def recover(self) -> None:
-        """Wait until each worker has got through a cycle that began since lying is over; as long as that may take."""
+        """Wait until each worker has completed a cycle that began after the last lie, within the time that
+        this may take."""
         assert self.zk is not None
         assert self.honest_since is not None
         try:

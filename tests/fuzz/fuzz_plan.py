@@ -1,4 +1,4 @@
-"""What a seed stands for, and what a run of it has shown."""
+"""What a seed determines, and the result of its run."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from fuzz_watchers import WATCHERS
 from fuzz_workers import WORKERS, Cycle
 
 NEW_IN_3_6 = ("watching_tree", "watching_some", "watching_raw", "caching")
-"""Workers that a server before 3.6 has nothing for."""
+"""Workers that need a server of version 3.6 or newer."""
 LINES_OF_A_REPORT = 60
 CYCLES: dict[str, Cycle] = {**WORKERS, **WATCHERS}
 
 
 @dataclass(slots=True)
 class Plan:
-    """What one seed chooses. Times are in seconds."""
+    """The choices of one seed. Times are in seconds."""
 
     seed: int
     timeout: float
-    """The session timeout that is asked for."""
+    """The requested session timeout."""
     version: Any
-    """Of the server."""
+    """The version of the server."""
     options: dict[str, Any]
-    """Of the client."""
+    """Options of the client."""
     connect_timeout: float
     workers: tuple[str, ...]
     style: Style
     has_weather: bool
     honest_before: float | None
-    """How long all are honest at first; None if lies begin before there is a session."""
+    """How long there are no lies at first; None if they begin before there is a session."""
     lying: float
     """How long lies are told."""
     leaves_after: float | None
-    """When the client leaves, if it does so before anybody is honest."""
+    """When the client leaves, if it does so before the lies end."""
     ends_sessions: bool
-    """Whether the sessions are ended when lying is over."""
+    """Whether all sessions are ended after the lies."""
 
     @property
     def bound(self) -> float:
-        """Within which all must be well again when lying is over."""
+        """Everything must work again within so many seconds after the lies."""
         return 6 * self.timeout + 30
 
     def __str__(self) -> str:
@@ -85,13 +85,13 @@ def make_plan(seed: int, workers: Sequence[str] | None = None) -> Plan:
 
 @dataclass
 class Report:
-    """What a run has shown."""
+    """The result of a run."""
 
     plan: Plan
     violations: list[str] = field(default_factory=list)
-    """Each begins with a signature, up to ``": "``, that the same defect has in other runs."""
+    """Each begins with a signature, up to ``": "``, which is the same for the same defect in other runs."""
     lies: list[str] = field(default_factory=list)
-    """What was lied, and when; and what else was done at these times."""
+    """Each lie, and when it was told; and what else was done, and when."""
     weather: list[str] = field(default_factory=list)
     numbers: str = ""
 
@@ -109,5 +109,5 @@ class Report:
 
     @property
     def signatures(self) -> list[str]:
-        """Of the violations."""
+        """The signatures of the violations."""
         return sorted({each.partition(": ")[0] for each in self.violations})

@@ -1,7 +1,7 @@
-"""A man in the middle: a `FaultProxy` in which somebody may put other bytes in the place of each message.
+"""A man in the middle: a `FaultProxy` that can replace each message with other bytes.
 
-What it needs beside the proxy's faults: pieces that pass later than what came behind them, byte by byte, or after
-the next message; and ends of a connection in the middle of a message.
+In addition to the proxy's faults, pieces can pass later than those after them, byte by byte, or after the
+next message; and a connection can end in the middle of a message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from corral.testing.network.framed_connection import Content, FramedConnection
 from corral.testing.network.triggers import Exchange
 
 NEXT_COMES_WITHIN = 0.5
-"""Seconds after which a piece that was to pass behind the next message passes without one."""
+"""A piece that was to pass after the next message passes after so many seconds if there is none."""
 
 
 class Way(enum.Enum):
@@ -27,17 +27,17 @@ class Way(enum.Enum):
 
     NOW = "now"
     IN_TURN = "in turn"
-    """After its delay, and what is behind it waits for it."""
+    """After its delay; what follows waits for it."""
     LATE = "late"
-    """After its delay, and what is behind it does not wait."""
+    """After its delay; what follows does not wait."""
     BEHIND_THE_NEXT = "behind the next"
     FIN = "FIN"
-    """The connection ends, in place of a piece."""
+    """The connection ends, in place of the piece."""
     RST = "RST"
 
 
 class Piece(NamedTuple):
-    """Bytes to pass in place of a message, or an end."""
+    """Bytes to pass in place of a message, or the end of the connection."""
 
     data: bytes
     way: Way = Way.NOW
@@ -46,20 +46,20 @@ class Piece(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A message that is about to be passed on."""
+    """A message that is about to pass."""
 
     message: Message
     data: bytes
-    """All of it, its length in front."""
+    """The whole message, with its length."""
     unanswered: Collection[Exchange] = ()
     path: str | None = None
-    """The path that its request was about, where the request begins with one."""
+    """The path in its request, if the request begins with one."""
     request: bytes = b""
-    """The body of the request that a reply is for, behind xid and opcode."""
+    """For a reply, the body of its request, without xid and opcode."""
 
     @property
     def in_flight(self) -> tuple[int, ...]:
-        """The xids of the requests on its connection that were not answered yet."""
+        """The xids of the unanswered requests on its connection."""
         return tuple(each.request.xid for each in self.unanswered)
 
     @property
@@ -68,23 +68,23 @@ class Frame(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """All behind the length."""
+        """Everything after the length."""
         return self.message.body
 
 
 Tell = Callable[[Frame], "Sequence[Piece] | None"]
-"""What to pass in place of a message; None to be honest."""
+"""Returns what to pass in place of a message; None to pass the message."""
 
 
 class LyingProxy(FaultProxy):
-    """A proxy whose messages somebody may change."""
+    """A proxy whose messages can be replaced."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
         self.tell: Tell | None = None
-        """Who lies; None while the proxy is honest."""
+        """Decides what passes; None while there are no lies."""
         self.on_request: Callable[[], None] = lambda: None
-        """Called for each request that comes."""
+        """Called for each request."""
         self.timers: set[asyncio.TimerHandle] = set()
         self._state.faults.append(_InTurn())
 
@@ -100,7 +100,7 @@ class LyingProxy(FaultProxy):
 
 
 class _Due(NamedTuple):
-    """The content of a piece that passes in its turn, and not before."""
+    """The content of a piece that passes in its turn."""
 
     at: float
 
@@ -113,7 +113,7 @@ class _InTurn:
 
 
 class _LyingConnection(FramedConnection):
-    """A connection through it."""
+    """A connection through the proxy."""
 
     def __init__(self, proxy: LyingProxy) -> None:
         super().__init__(proxy._state, proxy._observers)
@@ -137,7 +137,7 @@ class _LyingConnection(FramedConnection):
 
     def check_closed(self) -> None:
         super().check_closed()
-        if self.closing:  # no timer of it outlives a connection
+        if self.closing:  # no timer of a connection outlives it
             self.requests.discard()
             self.replies.discard()
 

@@ -1,6 +1,6 @@
-"""One run: a client, a liar and the weather from one seed; first lies, then honesty; and what it is held to.
+"""One run: a client, a liar and network faults from one seed; first with lies, then without; and the checks.
 
-    python tests/fuzz/fuzz_run.py 1234 [1235 ...]   # tells what was done, and what was wrong
+    python tests/fuzz/fuzz_run.py 1234 [1235 ...]   # shows what was done, and what was wrong
 
 A run is the same each time for the same seed and the same PYTHONHASHSEED.
 """
@@ -37,18 +37,18 @@ REQUESTS, CONNECTS, LINES = 2000, 40, 20
 """How many there may be in a second, on average."""
 REQUESTS_AT_ONCE, CONNECTS_AT_ONCE, LINES_AT_ONCE = 5000, 40, 200
 REQUESTS_PER_LIST = 25_000
-"""Each of ten thousand names that a server says there are is read."""
+"""If a server claims that there are ten thousand names, each of them is read."""
 
 
 def run(seed: int, make: Make = corral.connect, workers: Sequence[str] | None = None) -> Report:
-    """Run a seed. `make` makes the client that is lied to; `workers` are those that work, if not the seed's."""
+    """Run a seed. `make` makes the client that gets the lies; `workers` replaces the seed's workers."""
     checks = Checks()
     report = Report(make_plan(seed, workers), checks.violations)
     rng = random.Random(f"{seed} network")
     memory = _most_memory()
     latency = rng.choice(((0.00002, 0.0001), (0.0005, 0.003)))
     fragment = rng.choice((*(None,) * 8, 100, 500))
-    # What GUIDs are made of is the seed's, too.
+    # GUIDs are determined by the seed, too.
     with _observed(checks), mock.patch("os.urandom", random.Random(f"{seed} names").randbytes):
         loop = MeasuredLoop(seed=seed, latency=latency, fragment=fragment)
         try:
@@ -58,19 +58,19 @@ def run(seed: int, make: Make = corral.connect, workers: Sequence[str] | None = 
             checks.violated("the loop spins", spins)
         checks.require(loop.longest < LONGEST_TURN, "the loop is blocked", f"{loop.longest:.1f} s")
         del runner
-        gc.collect()  # "exception was never retrieved" is said when a future goes
+        gc.collect()  # futures log "exception was never retrieved" when they are collected
     grown = _most_memory() - memory
     checks.require(grown < MOST_MEMORY, "too much memory", f"{grown:,} KiB more")
     return report
 
 
 def _most_memory() -> int:
-    """The most that the process has had at any time, in KiB."""
+    """The peak memory of the process so far, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Run:
-    """What happens in the loop of a run."""
+    """What happens in the event loop of a run."""
 
     def __init__(self, loop: MeasuredLoop, report: Report, checks: Checks, make: Make) -> None:
         self._loop = loop
@@ -87,7 +87,7 @@ class Run:
         self._is_stormy = False
 
     async def main(self) -> None:
-        """All of it; afterwards nothing is left."""
+        """The whole run; afterwards nothing is left."""
         task, complaints = asyncio.current_task(), list[str]()
         assert task is not None
         self._task = task
@@ -140,13 +140,13 @@ class Run:
                 await _end(directing, *background, *self._patient.tasks)
                 with contextlib.suppress(Exception):
                     if self._patient.zk is not None:
-                        await self._patient.zk.close()  # where the run was broken off
+                        await self._patient.zk.close()  # in case the run was aborted
                 self._count(proxy.accepted)
             if not directing.cancelled():
                 directing.result()
 
     async def _treat(self, address: str, directing: asyncio.Task[None]) -> None:
-        """The life of the client that is lied to."""
+        """The life of the client that gets the lies."""
         patient = self._patient
         await patient.enter(address)
         patient.start()
@@ -164,7 +164,8 @@ class Run:
     async def _direct(
         self, proxy: LyingProxy, other: corral.Client, background: list[asyncio.Task[None]]
     ) -> None:
-        """Lies, and then honesty: whoever was in the middle leaves, and what he has left is cleared away."""
+        """First lies, then none: the proxy stops lying, connections are cut, and what the lies left is
+        cleaned up."""
         plan = self._plan
         if plan.honest_before is not None:
             await asyncio.sleep(plan.honest_before)
@@ -189,7 +190,7 @@ class Run:
         if self._requests > may_be and not self._is_stormy:
             self._is_stormy = True
             self._checks.violated("a storm of requests", f"{self._requests} in {took:.1f} s")
-            self._task.cancel()  # or it would take for ever
+            self._task.cancel()  # otherwise it would take for ever
 
     def _count(self, accepted: int) -> None:
         took, lines, told = self._loop.time() - self._began, self._log.lines, self._liar.told
@@ -210,14 +211,14 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
 
 @contextlib.contextmanager
 def _observed(checks: Checks) -> Iterator[None]:
-    """Take note of what Python itself says: of resources, and of errors that nobody could be told of."""
+    """Record what Python itself reports: unclosed resources, and exceptions that nobody could catch."""
 
     def unraisable(said: sys.UnraisableHookArgs) -> None:
         name = said.exc_type.__name__
         checks.violated(f"unraisable {name}", f"{said.exc_value!r} {said.err_msg} {said.object!r}")
 
     gc.collect()
-    gc.freeze()  # what is there by now is not looked through after each run
+    gc.freeze()  # existing objects are not examined after each run
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         with warnings.catch_warnings(record=True) as told:

@@ -1,4 +1,4 @@
-"""The lies that understand: an answer is decoded, changed, and encoded again."""
+"""Lies that understand the message: an answer is decoded, changed, and encoded again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MULTIS = (messages.MULTI.opcode, messages.MULTI_READ.opcode)
 
 
 def _answer(frame: Frame) -> Any:
-    """What a reply says, or None where it says nothing, or refuses."""
+    """The decoded reply; None if it has no body, or is a refusal."""
     operation = messages.OPERATIONS.get(frame.message.opcode)
     if (
         not has_header(frame)
@@ -44,7 +44,7 @@ def _answer(frame: Frame) -> Any:
 
 
 def _said(frame: Frame, answer: Any) -> list[Piece]:
-    """A reply that says this instead."""
+    """The reply with this body instead."""
     codec = messages.OPERATIONS[frame.message.opcode].reply
     body = codec.encode(*answer) if len(codec.fields) > 1 else codec.encode(answer)
     return instead(frame.body[: HEADER.size] + body)
@@ -60,7 +60,7 @@ def _string(text: str) -> bytes:
 
 @lie(believable=True, weight=3)
 def results(rng: random.Random, frame: Frame, known: Known) -> Sequence[Piece] | None:
-    """Of a transaction, or of reads that were asked for together: too few, too many, others."""
+    """Results of a transaction, or of a multi-read: too few, too many, or others."""
     answer = _answer(frame)
     if frame.message.opcode not in MULTIS or not answer:
         return None
@@ -111,7 +111,7 @@ _OTHERS = (
 )
 
 
-# What is created
+# Created paths
 
 
 @lie(believable=True, weight=3)

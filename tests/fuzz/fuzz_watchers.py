@@ -1,4 +1,4 @@
-"""Workers that watch: their cycle ends once lying is over and they have been told what was written last."""
+"""Workers that watch: their cycle ends once the lies are over and they have seen the last write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import corral
 
 LAST_NAME = "last"
 POLL = 0.05
-"""Seconds between two looks at a cache."""
+"""Seconds between two checks of a cache."""
 
 
 async def watching_node(stage: Stage) -> None:

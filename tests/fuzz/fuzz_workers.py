@@ -1,7 +1,7 @@
-"""What a client does while it is lied to: workers, each of which does one kind of thing again and again.
+"""What a client does while it gets lies: workers, each of which repeats one kind of operation.
 
-A *cycle* is one round of it. It returns when all has gone well, and raises what the client has raised. Once the man
-in the middle is honest again, each worker must get through a cycle that began since then.
+A *cycle* is one repetition. It returns when everything has succeeded, and raises what the client has raised.
+After the last lie each worker must complete a cycle that began since then.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ import corral
 
 T = TypeVar("T")
 LEAF = "/w/leaf"
-"""What reads and writes are about."""
+"""The node that is read and written."""
 WATCHED = "/w"
-"""What is watched: itself, its children, the tree."""
+"""What is watched: the node itself, its children, or the tree."""
 LAST = b"last"
-"""What is written at the end where something is watched."""
+"""The data that is written at the end to what is watched."""
 
 
 @dataclass
@@ -43,15 +43,15 @@ class Stage:
     """Where workers work."""
 
     zk: corral.Client
-    """The client that is lied to."""
+    """The client that gets the lies."""
     rng: random.Random
     checks: Checks
     number: int
-    """Of the worker."""
+    """The number of the worker."""
     is_true: Callable[[], bool]
-    """Whether the client was told nothing but the truth so far."""
+    """Whether the client has received no false message so far."""
     is_over: Callable[[], bool]
-    """Whether lying is over."""
+    """Whether the lies are over."""
     changes: int = field(default=0, init=False)
     held: list[corral.Held] = field(default_factory=list, init=False)
     """What was held in this cycle. It still is if its release was refused, or seemed to be."""
@@ -63,16 +63,16 @@ class Stage:
             self.held.pop()
 
     def own(self, name: str) -> str:
-        """A path that nobody else uses."""
+        """A path that no other worker uses."""
         self.changes += 1
         return f"/own/{self.number}-{self.changes}-{name}"
 
     async def pause(self) -> None:
-        """What work takes."""
+        """A pause, for the time that work takes."""
         await asyncio.sleep(self.rng.choice((0.005, 0.1, 0.3, 1.0)))
 
     async def asked(self, what: str, awaitable: Awaitable[T], check: Callable[[Any], bool]) -> T:
-        """The result of an operation, held to its shape."""
+        """The result of an operation, after checking its type."""
         result = await awaitable
         self.checks.require(check(result), f"{what} gave a result of another shape", result)
         return result
@@ -129,7 +129,7 @@ async def transacting(stage: Stage) -> None:
     tx.create(f"{path}/s-", sequential=True)
     tx.set(LEAF, b"y")
     if stage.rng.random() < 0.3:
-        tx.delete("/own/none")  # refused
+        tx.delete("/own/none")  # will be refused
     with contextlib.suppress(corral.TransactionFailed):
         shapes = (is_nothing, is_created(path), is_created(f"{path}/s-", sequential=True), is_stat)
         await stage.asked("transaction", tx.commit(), is_results(*shapes))
@@ -156,7 +156,7 @@ async def cancelling(stage: Stage) -> None:
                 await got.release()
 
 
-# What is taken in turn
+# Recipes with a line
 
 
 async def _inside(stage: Stage, held: corral.Held) -> None:

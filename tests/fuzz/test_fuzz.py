@@ -1,7 +1,7 @@
-"""Whatever a man in the middle makes of the messages: a client recovers, says nothing but what is documented, and
+"""Whatever a man in the middle does to the messages, a client recovers, raises documented errors only, and
 leaves nothing behind (S1, S7, L3, W3). One seed is one run; see `fuzz_run`.
 
-CORRAL_FUZZ_SEEDS is how many seeds are run, CORRAL_FUZZ_FIRST the first of them; `nox -s fuzz` takes many.
+CORRAL_FUZZ_SEEDS is the number of seeds to run, CORRAL_FUZZ_FIRST the first of them; `nox -s fuzz` runs many.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ CHUNK = 20
 
 
 def run_again_if_slow(seed: int) -> Report:
-    """A turn of the loop that takes long must do so twice: a machine may be busy."""
+    """A slow turn of the loop only counts if it is slow twice, since the machine may be busy."""
     report = run(seed)
     return run(seed) if report.signatures == ["the loop is blocked"] else report
 
 
 @pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, CHUNK))
 def test_seeds(first: int) -> None:
-    """Each run is held to what `fuzz_run` says."""
+    """Each run passes the checks of `fuzz_run`."""
     broken = []
     for seed in range(first, min(first + CHUNK, FIRST + SEEDS)):
-        print(f"seed {seed}")  # told if the run never ends
+        print(f"seed {seed}")  # shown if the run never ends
         report = run_again_if_slow(seed)
         if report.violations:
             broken.append(str(report))
@@ -49,13 +49,13 @@ def test_seeds(first: int) -> None:
 
 
 def test_a_seed_is_a_run() -> None:
-    """The same seed is the same run, to the last lie."""
+    """The same seed gives the same run, to the last lie."""
     for seed in range(4):
         one, other = run(seed), run(seed)
         assert (one.lies, one.weather, one.numbers) == (other.lies, other.weather, other.numbers)
 
 
-# That it can fail: clients that are broken, each in one way, and what is said of them
+# The checks can fail: clients with one defect each, and the violation that is reported
 
 
 def giving_another_shape(zk: corral.Client) -> None:
@@ -171,7 +171,7 @@ BROKEN: dict[Callable[[corral.Client], None], str] = {
 
 @pytest.mark.parametrize(("broken", "said"), BROKEN.items(), ids=lambda each: getattr(each, "__name__", ""))
 def test_a_broken_client_is_found(broken: Callable[[corral.Client], None], said: str) -> None:
-    """What a run is held to is looked at: a client that breaks it is found within a few seeds."""
+    """Each check works: a client that violates it is found within a few seeds."""
 
     def make(*args: Any, **options: Any) -> corral.Client:
         zk = corral.connect(*args, **options)
@@ -185,7 +185,8 @@ def test_a_broken_client_is_found(broken: Callable[[corral.Client], None], said:
 
 
 def test_a_session_that_recovers_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watches that are not set again after a lost connection are found by those who wait for the last state."""
+    """Watches that are not set again after a lost connection are found by workers that wait for the last
+    state."""
     monkeypatch.setattr(WatchRegistry, "rearm", lambda *about, **more: ())
     monkeypatch.setattr(WatchRegistry, "invalidate_persistent", lambda *about: None)
     found = {each for seed in range(10) for each in run(seed, workers=["watching_node"]).signatures}
@@ -193,7 +194,7 @@ def test_a_session_that_recovers_nothing_is_found(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_lie_finds_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each lie has something to say in a run of all workers."""
+    """Each lie is told at least once in a run of all workers."""
     able = set[str]()
 
     def tell(self: Liar, frame: Frame) -> None:

@@ -1,5 +1,5 @@
-"""What clients of other libraries are tested on: an embedded server, and the server that tests share; where a test
-fails on one alone, that tells whose fault it is."""
+"""Fixtures for other libraries' clients, which run on an embedded server and on the server that tests share.
+If a test fails on only one of them, that shows which side has the defect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def server(real_time: None, request: pytest.FixtureRequest) -> str:
-    """The address of a server of either kind."""
+    """The address of a server, of either kind."""
     if request.param == "embedded":
         return str(request.getfixturevalue("embedded"))
     return str(request.getfixturevalue("zookeeper")).partition(",")[0]
@@ -38,13 +38,13 @@ def server(real_time: None, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def place() -> str:
-    """The path of a node that is the test's own, and does not exist yet."""
+    """The path of a node that belongs to the test, and does not exist yet."""
     return f"/interop-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
 async def zk(server: str, place: str) -> AsyncIterator[corral.Client]:
-    """Ours, on the server. There is a node at `place`, until the end."""
+    """Our client of that server. A node at `place` exists until the end."""
     async with corral.connect(server) as client:
         await client.create(place)
         yield client
@@ -54,14 +54,14 @@ async def zk(server: str, place: str) -> AsyncIterator[corral.Client]:
 
 @pytest.fixture
 async def other(server: str, zk: corral.Client) -> AsyncIterator[corral.Client]:
-    """Ours too, with a session of its own."""
+    """Our second client, with its own session."""
     async with corral.connect(server) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def curator_classes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The class path of Curator and what drives it."""
+    """The class path of Curator and of the program that controls it."""
     if missing := curator_peer.missing():
         pytest.skip(f"Curator: {missing}")
     return curator_peer.compiled(tmp_path_factory.mktemp("curator"))
@@ -69,7 +69,7 @@ def curator_classes(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def curator(server: str, curator_classes: str) -> Iterator[curator_peer.Curator]:
-    """Curator, with a session of its own on the server."""
+    """Curator, with its own session on the server."""
     peer = curator_peer.Curator(curator_classes, server)
     try:
         yield peer

@@ -1,7 +1,7 @@
-"""Curator, in a JVM of its own (`CuratorPeer.java`), for tests that stand in one line with it.
+"""Curator, in its own JVM (`CuratorPeer.java`), for tests in which it is in one line with us.
 
-The process outlives the event loops of the tests that use it, so it is read by a thread, which resolves whoever waits
-for an answer.
+The process outlives the event loops of the tests that use it. So a thread reads its answers, and resolves the
+futures of those that wait.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STOP_TIMEOUT = 10.0
 
 
 def missing() -> str | None:
-    """What Curator lacks here; None if it can run."""
+    """What Curator needs and is not installed; None if it can run."""
     if java := LocalServer.missing():
         return java
     if shutil.which(_javac()) is None:
@@ -40,7 +40,7 @@ def missing() -> str | None:
 
 def compiled(into: Path) -> str:
     """The class path of `CuratorPeer`, compiled into a folder."""
-    # Debian's jar names those that it needs in its manifest, all but a logger.
+    # The manifest of Debian's jar lists the jars that it needs, all but a logger.
     jars = [str(JARS / name) for name in ("curator-recipes.jar", "slf4j-simple.jar")]
     compiler = [_javac(), "-nowarn", "-cp", os.pathsep.join(jars), "-d", str(into), str(SOURCE)]
     done = subprocess.run(compiler, capture_output=True, text=True, timeout=2 * PATIENCE)
@@ -59,7 +59,7 @@ class Curator:
     def __init__(self, classpath: str, address: str) -> None:
         self._ids = itertools.count(1)
         self._waiting: dict[str, concurrent.futures.Future[list[str]]] = {}
-        self._guard = threading.Lock()  # of what waits: the reader must not end between a look and an entry
+        self._guard = threading.Lock()  # the reader must not end between a check and an entry
         self._ended = False
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process runs
         connected = self._expect("connected")
@@ -82,10 +82,10 @@ class Curator:
             raise
 
     def close(self) -> None:
-        """End the process, and with its session what it holds."""
+        """End the process, and thereby its session and what it holds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()  # at which it ends
+        self._process.stdin.close()  # then it ends
         try:
             self._process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -142,7 +142,7 @@ class Curator:
         return Recipe(self, handle)
 
     async def tell(self, handle: str, *words: str) -> list[str]:
-        """Send a command, and wait for what it answers."""
+        """Send a command, and wait for its answer."""
         id = str(next(self._ids))
         answer = self._expect(id)
         assert self._process.stdin is not None
@@ -152,7 +152,7 @@ class Curator:
 
     def _expect(self, id: str) -> concurrent.futures.Future[list[str]]:
         future: concurrent.futures.Future[list[str]] = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()  # whoever waits may go, and it will still be answered
+        future.set_running_or_notify_cancel()  # the caller may be gone, and it is still answered
         with self._guard:
             assert not self._ended, "Curator's process has ended"
             self._waiting[id] = future
@@ -179,26 +179,27 @@ class Curator:
 
 
 class CuratorError(Exception):
-    """What Curator raised, or that its process has ended."""
+    """An error of Curator, or the end of its process."""
 
 
 class Recipe:
-    """One recipe of Curator's. What is told to one is done in order; `acquire` keeps no other from answering."""
+    """One recipe of Curator's. Commands to one recipe are carried out in order; a pending `acquire` does not
+    block other recipes."""
 
     def __init__(self, curator: Curator, handle: str) -> None:
         self._curator = curator
         self._handle = handle
 
     async def acquire(self) -> None:
-        """Wait for it. To be cancelled does not reach Curator, which goes on waiting."""
+        """Acquire it. Cancellation does not reach Curator, which continues to wait."""
         await self._curator.tell(self._handle, "acquire")
 
     async def try_acquire(self) -> bool:
-        """Take it if it can be had at once, and say whether; not of a latch."""
+        """Acquire it if that is possible at once; returns whether it was. Not for a latch."""
         return await self._curator.tell(self._handle, "try") == ["true"]
 
     async def release(self) -> None:
-        """Give it up."""
+        """Release it."""
         await self._curator.tell(self._handle, "release")
 
     async def close(self) -> None:
@@ -213,7 +214,7 @@ class Recipe:
         await self.release()
 
     async def participants(self) -> list[str]:
-        """Who holds and who waits, in order: the paths of their nodes, or a latch's ids."""
+        """The holders and waiters, in order: the paths of their nodes, or a latch's ids."""
         return await self._curator.tell(self._handle, "participants")
 
     async def leader(self) -> str:

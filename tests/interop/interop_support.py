@@ -1,4 +1,4 @@
-"""What tests of several libraries in one line share: a look at the line, and a crowd that contends."""
+"""Helpers for tests with several libraries in one line: the nodes in a line, and a crowd that contends."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 async def within(awaitable: Awaitable[T]) -> T:
-    """Its result, unless it hangs."""
+    """The result of an awaitable, with a time limit."""
     async with asyncio.timeout(PATIENCE):
         return await awaitable
 
 
 async def until_line(zk: corral.Client, path: str, length: int) -> list[str]:
-    """Wait until so many nodes stand in a line; returns their names."""
+    """Wait until a line has this many nodes; returns their names."""
     line: list[str] = []
 
     async def there() -> bool:
@@ -42,28 +42,29 @@ def names(paths: Sequence[str]) -> list[str]:
 
 
 class Way(NamedTuple):
-    """A way in which somebody holds what is contended for."""
+    """One way of holding what the crowd contends for."""
 
     who: str
-    """Whose it is."""
+    """The library that holds."""
     hold: Callable[[], AbstractAsyncContextManager[object]]
     """Waits, holds and releases."""
     kind: str = "holder"
-    """As what it holds: "read", say."""
+    """The kind of holder: "read", for example."""
 
 
 class Room:
-    """Where each is for a part of the time in which it holds; so if two are in it that must not be, they held together."""
+    """Contenders enter it for a part of the time in which they hold. If two are in it that exclude each
+    other, they held together."""
 
     def __init__(self, zk: corral.Client, allowed: Callable[[Counter[str]], bool]) -> None:
         self.entered: Counter[str] = Counter()
-        """How often each has been in it."""
+        """How often each library has entered."""
         self._allowed = allowed
         self._inside: Counter[str] = Counter()
         self._zk = zk
 
     async def stay(self, who: str, kind: str, trips: int) -> None:
-        """Be in it for so many round trips to the server: time enough for others to come in wrongly."""
+        """Stay in it for this many round trips to the server: enough time for others to enter wrongly."""
         self.entered[who] += 1
         self._inside[kind] += 1
         self._look()
@@ -77,7 +78,7 @@ class Room:
 
 
 def at_most(limit: int) -> Callable[[Counter[str]], bool]:
-    """So many, whoever they are."""
+    """At most so many, of any kind."""
     return lambda inside: inside.total() <= limit
 
 
@@ -87,8 +88,8 @@ def readers_or_writer(inside: Counter[str]) -> bool:
 
 
 async def contend(room: Room, crowd: Sequence[Sequence[Way]], times: int, trips: int = 8) -> None:
-    """Let all in the crowd contend until each has held so many times, each time in one of its ways by chance, and for
-    fewer than so many round trips."""
+    """Let all contenders compete until each has held so many times, each time in a random one of its ways,
+    for a random number of round trips below `trips`."""
     chance = random.Random(0)
 
     async def one(ways: Sequence[Way]) -> None:

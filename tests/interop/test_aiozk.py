@@ -1,4 +1,5 @@
-"""aiozk, which asks on a second connection what it is connected to, on an embedded server as on a real one."""
+"""aiozk, which asks the server for its version on a second connection, on an embedded server and on a real
+one."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ async def client_of(server: str, place: str) -> Any:
 
 @pytest.fixture
 async def client(server: str, place: str) -> AsyncIterator[Any]:
-    """A client below a node of its own."""
+    """A client below its own node."""
     own = await client_of(server, place)
     yield own
     async with asyncio.timeout(PATIENCE):
@@ -31,13 +32,13 @@ async def client(server: str, place: str) -> AsyncIterator[Any]:
 
 
 async def test_it_knows_whom_it_is_connected_to(client: Any) -> None:
-    """From the answer to `srvr`."""
+    """aiozk learns the version from the answer to `srvr`."""
     assert client.session.conn.version_info >= (3, 8, 0)
     assert client.features.containers
 
 
 async def test_nodes(client: Any) -> None:
-    """Created, read, set, listed and deleted; what is refused is aiozk's error for it."""
+    """Nodes are created, read, set, listed and deleted; a refusal raises aiozk's error for it."""
     assert await client.create("/a", b"one") == "/a"
     assert await client.create("/s-", sequential=True) == "/s-0000000001"
     assert await client.create("/e", ephemeral=True) == "/e"
@@ -57,7 +58,7 @@ async def test_nodes(client: Any) -> None:
 
 
 async def test_watches(client: Any) -> None:
-    """Of a node that is created, changed and deleted, and of children."""
+    """Watches of a node that is created, changed and deleted, and of children."""
     async with asyncio.timeout(PATIENCE):
         for watch, change, event in (
             (client.exists, lambda: client.create("/n"), aiozk.WatchEvent.CREATED),
@@ -73,7 +74,7 @@ async def test_watches(client: Any) -> None:
 
 
 async def test_transaction(client: Any) -> None:
-    """All or nothing."""
+    """A transaction is applied completely or not at all."""
     transaction = client.begin_transaction()
     transaction.create("/a", b"one")
     transaction.set_data("/a", b"two")
@@ -88,7 +89,7 @@ async def test_transaction(client: Any) -> None:
 
 
 async def test_lock(client: Any, server: str, place: str) -> None:
-    """One holds at a time."""
+    """One contender holds at a time."""
     other = await client_of(server, place)
     async with asyncio.timeout(PATIENCE):
         first, second = client.recipes.Lock("/lock"), other.recipes.Lock("/lock")

@@ -1,4 +1,4 @@
-"""L8: Curator itself stands in the same lines as we do, on an embedded server as on a real one."""
+"""L8: Curator is in the same lines as we are, on an embedded server and on a real one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support import PATIENCE, children
 
 
 async def test_we_wait_for_curators_mutex(zk: corral.Client, curator: Curator, place: str) -> None:
-    """While Curator holds we wait, and both see the same line; when it releases, we hold."""
+    """While Curator holds, we wait, and both list the same line; when it releases, we hold."""
     path = f"{place}/lock"
     theirs = await curator.mutex(path)
     await theirs.acquire()
@@ -32,7 +32,7 @@ async def test_we_wait_for_curators_mutex(zk: corral.Client, curator: Curator, p
 
 
 async def test_curators_mutex_waits_for_us(zk: corral.Client, curator: Curator, place: str) -> None:
-    """While we hold Curator waits, and both see the same line; when we release, it holds."""
+    """While we hold, Curator waits, and both list the same line; when we release, it holds."""
     path = f"{place}/lock"
     theirs, another = await curator.mutex(path), await curator.mutex(path)
     async with zk.lock(path) as held:
@@ -50,7 +50,7 @@ async def test_curators_mutex_waits_for_us(zk: corral.Client, curator: Curator, 
 
 
 async def test_first_come_first_served(zk: corral.Client, curator: Curator, place: str) -> None:
-    """Curator's and ours enter in the order in which they have joined."""
+    """Curator's contenders and ours enter in the order in which they joined."""
     path = f"{place}/lock"
     entered: list[int] = []
 
@@ -71,7 +71,8 @@ async def test_first_come_first_served(zk: corral.Client, curator: Curator, plac
 async def test_one_of_ours_that_gives_up_holds_up_none_of_curators(
     zk: corral.Client, curator: Curator, place: str
 ) -> None:
-    """L3: a cancelled acquire between two of Curator's leaves the line, and the second follows the first."""
+    """L3: a cancelled acquire between two of Curator's leaves the line, and the second holds after the
+    first."""
     path = f"{place}/lock"
     first, second = await curator.mutex(path), await curator.mutex(path)
     await first.acquire()
@@ -90,7 +91,7 @@ async def test_one_of_ours_that_gives_up_holds_up_none_of_curators(
 async def test_in_a_crowd_one_holds(
     zk: corral.Client, other: corral.Client, curator: Curator, place: str
 ) -> None:
-    """L1: three of Curator's and three of ours, sixty times on each side."""
+    """L1: three contenders of Curator's and three of ours, sixty times on each side."""
     path = f"{place}/lock"
     room = Room(other, at_most(1))
     ours = [[Way("corral", partial(client.lock, path))] for client in (zk, zk, other)]
@@ -107,7 +108,8 @@ async def test_in_a_crowd_one_holds(
 async def test_readers_share_with_curators_readers(
     zk: corral.Client, other: corral.Client, curator: Curator, place: str
 ) -> None:
-    """Curator's readers and ours hold together, whoever came first; no writer of either side holds with them."""
+    """Curator's readers and ours hold together, whoever came first; no writer of either side holds with
+    them."""
     path = f"{place}/rw"
     rw, reader, writer = zk.rwlock(path), await curator.read(path), await curator.write(path)
     for first, second in [(rw.read(), reader), (reader, rw.read())]:
@@ -122,7 +124,7 @@ async def test_readers_share_with_curators_readers(
 
 
 async def test_we_wait_for_curators_writer(zk: corral.Client, curator: Curator, place: str) -> None:
-    """While Curator writes, our reader and our writer wait; they hold when it has released."""
+    """While Curator holds the write lock, our reader and our writer wait; they hold when it has released."""
     path = f"{place}/rw"
     rw, writer = zk.rwlock(path), await curator.write(path)
     await writer.acquire()
@@ -139,7 +141,7 @@ async def test_we_wait_for_curators_writer(zk: corral.Client, curator: Curator, 
 
 
 async def test_curators_wait_for_our_writer(zk: corral.Client, curator: Curator, place: str) -> None:
-    """While we write, Curator's reader and its writer wait; they hold when we have released."""
+    """While we hold the write lock, Curator's reader and its writer wait; they hold when we have released."""
     path = f"{place}/rw"
     reader, writer = await curator.read(path), await curator.write(path)
     async with zk.rwlock(path).write() as held:
@@ -156,7 +158,7 @@ async def test_curators_wait_for_our_writer(zk: corral.Client, curator: Curator,
 async def test_readers_and_writers_are_served_in_their_order(
     zk: corral.Client, curator: Curator, place: str
 ) -> None:
-    """No reader overtakes a writer that waits, of either side: neither starves."""
+    """No reader overtakes a waiting writer, of either side, so neither starves."""
     path = f"{place}/rw"
     rw, entered = zk.rwlock(path), list[int]()
     together = asyncio.Barrier(2)
@@ -188,8 +190,8 @@ async def test_readers_and_writers_are_served_in_their_order(
 async def test_curators_writer_waits_for_our_downgraded(
     zk: corral.Client, curator: Curator, place: str
 ) -> None:
-    """A writer of ours goes on as a reader: the reader of Curator's that is next comes in, the writer behind it waits
-    until we release (CURATOR-621)."""
+    """A writer of ours is downgraded: Curator's reader that is next in line acquires, and the writer behind
+    it waits until we release (CURATOR-621)."""
     path = f"{place}/rw"
     reader, another, writer = await curator.read(path), await curator.read(path), await curator.write(path)
     async with zk.rwlock(path).write() as held:
@@ -201,7 +203,7 @@ async def test_curators_writer_waits_for_our_downgraded(
         await within(reading)
         assert (await children(zk, path))[1:] == line[1:]
         assert names([held.node]) == (await children(zk, path))[:1]
-        assert not await another.try_acquire()  # it stands behind the writer
+        assert not await another.try_acquire()  # it is behind the writer
         await reader.release()
         assert not await another.try_acquire()
         assert held.is_valid
@@ -213,7 +215,8 @@ async def test_curators_writer_waits_for_our_downgraded(
 async def test_in_a_crowd_readers_or_one_writer_hold(
     zk: corral.Client, other: corral.Client, curator: Curator, place: str
 ) -> None:
-    """Three of Curator's and three of ours, sixty times on each side, who read or write by chance."""
+    """Three contenders of Curator's and three of ours, sixty times on each side, which read or write at
+    random."""
     path = f"{place}/rw"
     room = Room(other, readers_or_writer)
     crowd = []
@@ -234,12 +237,13 @@ async def test_in_a_crowd_readers_or_one_writer_hold(
 
 
 async def test_curator_and_we_share_leases(zk: corral.Client, curator: Curator, place: str) -> None:
-    """Of two leases one is Curator's and one ours, whoever came first: nobody else gets one until one is returned."""
+    """Curator has one of two leases and we have the other, whoever came first; nobody else gets one until one
+    is returned."""
     path = f"{place}/semaphore"
     ours, theirs = zk.semaphore(path, 2), await curator.semaphore(path, 2)
     for first, second in [(ours, theirs), (theirs, ours)]:
         async with first, second:
-            await until_line(zk, f"{path}/locks", 0)  # those who hold do not stand there any more
+            await until_line(zk, f"{path}/locks", 0)  # holders are not in that line any more
             assert await ours.try_acquire() is None
             await until_line(zk, f"{path}/locks", 0)
             assert not await theirs.try_acquire()
@@ -249,7 +253,7 @@ async def test_curator_and_we_share_leases(zk: corral.Client, curator: Curator, 
 
 
 async def test_who_waits_for_a_lease_of_the_others(zk: corral.Client, curator: Curator, place: str) -> None:
-    """We wait for a lease that Curator has, and Curator for one that we have, in the order of coming."""
+    """We wait for a lease that Curator holds, and Curator for one that we hold; first come, first served."""
     path = f"{place}/semaphore"
     ours, theirs, another = (
         zk.semaphore(path, 1),
@@ -275,7 +279,7 @@ async def test_who_waits_for_a_lease_of_the_others(zk: corral.Client, curator: C
 async def test_in_a_crowd_as_many_hold_as_there_are_leases(
     zk: corral.Client, other: corral.Client, curator: Curator, place: str
 ) -> None:
-    """Three of Curator's and three of ours, sixty times on each side, two at a time."""
+    """Three contenders of Curator's and three of ours, sixty times on each side, two at a time."""
     path = f"{place}/semaphore"
     room = Room(other, at_most(2))
     ours = [[Way("corral", partial(client.semaphore, path, 2))] for client in (zk, zk, other)]
@@ -291,7 +295,8 @@ async def test_in_a_crowd_as_many_hold_as_there_are_leases(
 
 
 async def test_we_follow_curators_leader(zk: corral.Client, curator: Curator, place: str) -> None:
-    """While Curator's latch leads we are a candidate, and all see the same; when it is closed, we lead."""
+    """While Curator's latch leads we are a candidate, and both sides list the same; when it is closed, we
+    lead."""
     path = f"{place}/election"
     latch, another = await curator.latch(path, "theirs"), await curator.latch(path, "another")
     await latch.acquire()
@@ -341,7 +346,7 @@ async def test_we_without_data_are_a_candidate_to_curator(
 async def test_in_a_crowd_one_leads(
     zk: corral.Client, other: corral.Client, curator: Curator, place: str
 ) -> None:
-    """Three of Curator's and three of ours, sixty times on each side."""
+    """Three contenders of Curator's and three of ours, sixty times on each side."""
     path = f"{place}/election"
     room = Room(other, at_most(1))
     ours = [[Way("corral", partial(client.election, path))] for client in (zk, zk, other)]

@@ -1,4 +1,4 @@
-"""kazoo, which blocks and has threads, on an embedded server as on a real one."""
+"""kazoo, which blocks and uses threads, on an embedded server and on a real one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 30.0
 
 
 class Seen:
-    """What a callback was told, in order."""
+    """The arguments of a callback, in order."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[Any] = queue.Queue()
@@ -27,18 +27,18 @@ class Seen:
         self._queue.put(what)
 
     def next(self) -> Any:
-        """The next one, waited for."""
+        """Wait for the next one."""
         return self._queue.get(timeout=PATIENCE)
 
     def until(self, wanted: Any) -> None:
-        """Wait for one; others may come before."""
+        """Wait for a given one; others may come before."""
         while self.next() != wanted:
             pass
 
 
 @pytest.fixture
 def connect(server: str) -> Iterator[Callable[..., Any]]:
-    """Makes clients that are connected, and closed in the end."""
+    """Makes connected clients, and closes them in the end."""
     clients = []
 
     def make(**options: Any) -> Any:
@@ -55,7 +55,7 @@ def connect(server: str) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def kazoo(connect: Callable[..., Any], place: str) -> Iterator[Any]:
-    """A client with a node of its own."""
+    """A client with its own node."""
     client = connect()
     client.create(place)
     yield client
@@ -63,7 +63,7 @@ def kazoo(connect: Callable[..., Any], place: str) -> Iterator[Any]:
 
 
 def test_nodes(kazoo: Any, place: str) -> None:
-    """Created in each way, read, set, listed and deleted; what is refused is kazoo's error for it."""
+    """Nodes are created in each way, read, set, listed and deleted; a refusal raises kazoo's error for it."""
     assert kazoo.create(f"{place}/a", b"one") == f"{place}/a"
     assert kazoo.create(f"{place}/s-", sequence=True) == f"{place}/s-0000000001"
     path, stat = kazoo.create(f"{place}/e", ephemeral=True, include_data=True)
@@ -91,7 +91,7 @@ def test_nodes(kazoo: Any, place: str) -> None:
 
 
 def test_data_watch(kazoo: Any, place: str) -> None:
-    """It is told of a node's creation, of each change, and of its deletion."""
+    """A watch reports a node's creation, each change, and its deletion."""
     seen = Seen()
     kazoo.DataWatch(f"{place}/n", seen)
     assert seen.next() is None
@@ -104,7 +104,7 @@ def test_data_watch(kazoo: Any, place: str) -> None:
 
 
 def test_children_watch(kazoo: Any, place: str) -> None:
-    """It is told of children that come and go."""
+    """A watch reports children that are created and deleted."""
     seen = Seen()
     kazoo.ChildrenWatch(place, seen)
     assert seen.next() == []
@@ -115,7 +115,7 @@ def test_children_watch(kazoo: Any, place: str) -> None:
 
 
 def test_lock(kazoo: Any, connect: Callable[..., Any], place: str) -> None:
-    """One holds at a time, and those who wait are known."""
+    """One contender holds at a time, and the waiting ones are listed."""
     other = connect()
     first, second = kazoo.Lock(f"{place}/lock", "one"), other.Lock(f"{place}/lock", "two")
     assert first.acquire(timeout=PATIENCE)
@@ -128,7 +128,7 @@ def test_lock(kazoo: Any, connect: Callable[..., Any], place: str) -> None:
 
 
 def test_transaction(kazoo: Any, place: str) -> None:
-    """All or nothing, with a result for each."""
+    """A transaction is applied completely or not at all, with a result for each operation."""
     transaction = kazoo.transaction()
     transaction.check(place, 0)
     transaction.create(f"{place}/a", b"one")
@@ -146,7 +146,7 @@ def test_transaction(kazoo: Any, place: str) -> None:
 
 
 def test_authentication(kazoo: Any, connect: Callable[..., Any], place: str) -> None:
-    """A node that is one user's is refused to others."""
+    """A node with an ACL for one user is refused to others."""
     from kazoo.security import make_digest_acl
 
     owner = connect(auth_data=[("digest", "user:secret")])
@@ -158,7 +158,8 @@ def test_authentication(kazoo: Any, connect: Callable[..., Any], place: str) -> 
 
 
 def test_an_expired_session(kazoo: Any, connect: Callable[..., Any], server: str, place: str) -> None:
-    """kazoo finds out that it is over, its ephemerals are gone, and it goes on with a new one."""
+    """kazoo finds out that its session expired, its ephemerals are gone, and it continues with a new
+    session."""
     client = connect()
     states = Seen()
     client.add_listener(states)
@@ -173,6 +174,6 @@ def test_an_expired_session(kazoo: Any, connect: Callable[..., Any], server: str
 
 
 def test_commands(kazoo: Any) -> None:
-    """kazoo asks by four letter words, and finds out the version by one."""
+    """kazoo sends four letter words, and learns the version from one of them."""
     assert kazoo.command(b"ruok") == "imok"
     assert kazoo.server_version()[:2] in ((3, 8), (3, 9))

@@ -1,5 +1,6 @@
-"""L8: kazoo stands in the same lines as we do: as it is with `layout="kazoo"`, and with Curator's names where it is
-taught those, so that all three exclude each other. On an embedded server as on a real one."""
+"""L8: kazoo is in the same lines as we are: unchanged with `layout="kazoo"`, and with Curator's node names if
+it is changed to use those; then all three libraries exclude each other. On an embedded server and on a real
+one."""
 
 from __future__ import annotations
 
@@ -49,25 +50,25 @@ class Latch(kazoo_lock.Lock):  # type: ignore[misc]
 
 
 class Kazoo:
-    """A recipe of kazoo's, which blocks: each call is made in a thread."""
+    """A recipe of kazoo's, which blocks, so each call runs in a thread."""
 
     def __init__(self, lock: Any) -> None:
         self._lock = lock
 
     async def acquire(self) -> None:
-        """Wait for it. To be cancelled does not reach kazoo, which goes on waiting."""
+        """Acquire it. Cancellation does not reach kazoo, which continues to wait."""
         assert await asyncio.to_thread(self._lock.acquire, timeout=PATIENCE)
 
     async def try_acquire(self) -> bool:
-        """Take it if it can be had at once, and say whether."""
+        """Acquire it if that is possible at once; returns whether it was."""
         return bool(await asyncio.to_thread(self._lock.acquire, blocking=False))
 
     async def release(self) -> None:
-        """Give it up."""
+        """Release it."""
         await asyncio.to_thread(self._lock.release)
 
     async def contenders(self) -> list[str]:
-        """The data of who holds and of who waits, in order."""
+        """The data of the holders and waiters, in order."""
         contenders: list[str] = await asyncio.to_thread(self._lock.contenders)
         return contenders
 
@@ -80,7 +81,7 @@ class Kazoo:
 
 
 class Pair(NamedTuple):
-    """What makes ours and theirs, which are to stand in one line, at a path."""
+    """Makes our recipe and theirs for a path; both must be in one line."""
 
     ours: Callable[[corral.Client, str], Any]
     theirs: Callable[..., Any]
@@ -115,13 +116,14 @@ async def kazoo(server: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def path(zk: corral.Client, place: str) -> str:
-    """Where they stand in line: a node that stays, since kazoo does not expect a container to go."""
+    """The path of the line: a persistent node, since kazoo does not expect a container to be removed."""
     return await zk.create(f"{place}/line")
 
 
 @exclusive
 async def test_each_waits_for_the_other(zk: corral.Client, kazoo: Any, path: str, pair: Pair) -> None:
-    """Where one side holds the other waits, and both see the same line; when it is released, the other holds."""
+    """While one side holds the other waits, and both list the same line; when it releases, the other
+    holds."""
     ours, theirs = pair.ours(zk, path), Kazoo(pair.theirs(kazoo, path, "kazoo"))
     await theirs.acquire()
     waiting = asyncio.create_task(ours.acquire())
@@ -146,7 +148,7 @@ async def test_each_waits_for_the_other(zk: corral.Client, kazoo: Any, path: str
 
 @exclusive
 async def test_first_come_first_served(zk: corral.Client, kazoo: Any, path: str, pair: Pair) -> None:
-    """kazoo's and ours enter in the order in which they have joined."""
+    """kazoo's contenders and ours enter in the order in which they joined."""
     entered: list[int] = []
 
     async def enter(number: int) -> None:
@@ -166,7 +168,7 @@ async def test_first_come_first_served(zk: corral.Client, kazoo: Any, path: str,
 async def test_in_a_crowd_one_holds(
     zk: corral.Client, other: corral.Client, kazoo: Any, path: str, pair: Pair
 ) -> None:
-    """L1: two of kazoo's and two of ours, forty times on each side."""
+    """L1: two contenders of kazoo's and two of ours, forty times on each side."""
     room = Room(other, at_most(1))
     crowd = [[Way("corral", partial(pair.ours, client, path))] for client in (zk, other)]
     for _ in range(2):
@@ -180,7 +182,7 @@ async def test_in_a_crowd_one_holds(
 
 
 class Sides(NamedTuple):
-    """What makes our read/write lock, and theirs."""
+    """Makes our read/write lock, and theirs."""
 
     ours: Callable[[corral.Client, str], corral.RWLock]
     reader: type[Any]
@@ -215,7 +217,7 @@ async def test_readers_share(
 async def test_readers_wait_for_writers(
     zk: corral.Client, other: corral.Client, kazoo: Any, path: str, sides: Sides
 ) -> None:
-    """A reader waits for a writer of the other side, be it one that holds or one that waits itself."""
+    """A reader waits for a writer of the other side, whether that one holds or waits itself."""
     our_writer, their_writer = sides.ours(zk, path).write(), Kazoo(sides.writer(kazoo, path))
     our_reader, their_reader = sides.ours(other, path).read(), Kazoo(sides.reader(kazoo, path))
     async with our_reader:
@@ -237,7 +239,7 @@ async def test_readers_wait_for_writers(
 def readers_and_writers(
     zk: corral.Client, other: corral.Client, kazoo: Any, path: str, sides: Sides
 ) -> list[list[Way]]:
-    """Two of kazoo's and two of ours, who read or write by chance."""
+    """Two contenders of kazoo's and two of ours, which read or write at random."""
     crowd = []
     for client in (zk, other):
         rw = sides.ours(client, path)
@@ -255,21 +257,21 @@ def readers_and_writers(
 async def test_in_a_crowd_readers_or_one_writer_hold(
     zk: corral.Client, other: corral.Client, kazoo: Any, path: str, sides: Sides
 ) -> None:
-    """Two of kazoo's and two of ours, forty times on each side."""
+    """Two contenders of kazoo's and two of ours, forty times on each side."""
     room = Room(other, readers_or_writer)
     await contend(room, readers_and_writers(zk, other, kazoo, path, sides), 20)
     assert room.entered == {"corral": 40, "kazoo": 40}
     await until_line(zk, path, 0)
 
 
-# All three
+# All three libraries
 
 
 @pytest.mark.parametrize("kind", ["lock", "election"])
 async def test_of_all_three_one_holds(
     zk: corral.Client, other: corral.Client, kazoo: Any, curator: Curator, path: str, kind: str
 ) -> None:
-    """Two of Curator's, two of kazoo's with Curator's names, and two of ours, forty times each."""
+    """Two contenders of Curator's, two of kazoo's with Curator's names, and two of ours, forty times each."""
     room = Room(other, at_most(1))
     pair = EXCLUSIVE[f"{kind} with Curator's names"]
     crowd = []
@@ -286,7 +288,7 @@ async def test_of_all_three_one_holds(
 async def test_of_all_three_readers_or_one_writer_hold(
     zk: corral.Client, other: corral.Client, kazoo: Any, curator: Curator, path: str
 ) -> None:
-    """Two of each, forty times each, who read or write by chance."""
+    """Two contenders of each library, forty times each, which read or write at random."""
     room = Room(other, readers_or_writer)
     crowd = readers_and_writers(zk, other, kazoo, path, READ_WRITE["Curator's names"])
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""ZooKeeper's own shell, and with it its Java client, on an embedded server as on a real one."""
+"""ZooKeeper's own shell, and thereby its Java client, on an embedded server and on a real one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corral.testing.servers.jvm import find_classpath, find_java
 
 
 def shell(server: str, *command: str) -> list[str]:
-    """Run one command, as `zkCli.sh` does; the lines of its answer."""
+    """Run one command, as `zkCli.sh` does; returns the lines of its output."""
     java = [find_java(None), "-XX:TieredStopAtLevel=1", "-cp", find_classpath()]
     done = subprocess.run(
         [*java, "org.apache.zookeeper.ZooKeeperMain", "-server", server, *command],
@@ -25,14 +25,14 @@ def shell(server: str, *command: str) -> list[str]:
 
 
 def listed(server: str) -> list[str]:
-    """The children of the root; other lines, of the session's state, may come before and behind."""
+    """The children of the root; lines about the session's state may come before and after."""
     [children] = [line for line in shell(server, "ls", "/") if line.startswith("[")]
     return children.strip("[]").split(", ")
 
 
 @pytest.mark.skipif(bool(LocalServer.missing()), reason=f"zkCli.sh: {LocalServer.missing()}")
 def test_create_list_get_delete(server: str, place: str) -> None:
-    """Each in a session of its own, as from a script."""
+    """Each command runs in its own session, as from a script."""
     assert place[1:] not in listed(server)
     shell(server, "create", place, "data")
     assert place[1:] in listed(server)

@@ -1,12 +1,14 @@
-"""What must be true of a run, found in its record alone.
+"""The invariants of a run, checked on its record alone.
 
-- *Exclusion*: no two workers were in a lock's body at once. A worker that did not run (it was stopped, or got no
-  processor) cannot be told anything, so what began while it slept is forgiven if it left as soon as it woke.
-- *Order*: by the time of entry tokens only grow.
-- *Fencing*: by the order in which the server applied the workers' writes, tokens never fall; and what was confirmed
-  was applied.
-- *Progress*: each worker enters once more after all faults are over, and the body was never empty for too long.
-- No worker saw an error that it should not see.
+- *Exclusion*: no two workers were in a lock's body at once. A worker that did not run (it was stopped, or got
+  no processor time) cannot be notified. So an overlap that began while it slept is forgiven if it left as
+  soon as it woke.
+- *Order*: in the order of entry, tokens only grow.
+- *Fencing*: in the order in which the server applied the workers' writes, tokens never decrease; and every
+  confirmed write was applied.
+- *Progress*: each worker enters once more after all faults are over, and the body was never empty for too
+  long.
+- No worker got an error that it should not get.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ from typing import NamedTuple
 from record import Event, Why
 
 WAKING = 0.25
-"""Seconds within which a worker that slept has left the body, after it woke. It is a loaded machine that this allows
-for: what has to be done takes a millisecond."""
+"""Within so many seconds after it woke, a worker that slept must have left the body. This allows for a loaded
+machine: the work takes a millisecond."""
 
 STUCK = 30.0
-"""Seconds for which the body may be empty, faults or not: the longest fault, an election, a session's end, and more."""
+"""For so many seconds the body may be empty, with or without faults: the longest fault, an election, the end
+of a session, and a margin."""
 
 
 class Interval(NamedTuple):
-    """A stay in a lock's body."""
+    """A worker's stay in a lock's body."""
 
     entered: float
     left: float
@@ -42,7 +45,7 @@ class Interval(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Two stays at once."""
+    """Two stays at the same time."""
 
     first: Interval
     second: Interval
@@ -64,7 +67,8 @@ class Sleep(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A write that the server has applied: its number in the server's order, its token, and its node's name."""
+    """A write that the server has applied: its number in the server's order, its token, and its node's
+    name."""
 
     lock: int
     number: int
@@ -74,35 +78,35 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a record says."""
+    """The result of checking a record."""
 
     intervals: Sequence[Interval]
     overlaps: Sequence[Overlap]
     forgiven: Sequence[Overlap]
-    """Those that began while the first one's process did not run."""
+    """The overlaps that began while the first worker's process did not run."""
     disorder: Sequence[tuple[Interval, Interval]]
-    """Stays that followed one another with a token that did not grow."""
+    """Consecutive stays whose tokens did not grow."""
     unfenced: Sequence[tuple[Written, Written]]
     """Writes that were applied after one with a higher token."""
     unwritten: Sequence[str]
-    """Nodes whose creation was confirmed and that are not there."""
+    """Nodes whose creation was confirmed and that do not exist."""
     writes: int
     empty: float
-    """The longest time, in seconds, in which nobody was in a lock's body."""
+    """The longest time, in seconds, in which no worker was in a lock's body."""
     idle: float
-    """The same, without the time in which there was a fault of a server."""
+    """The same, without the time of server faults."""
     stuck: Sequence[int]
-    """Workers that did not get one of their locks any more once all was healed."""
+    """Workers that did not acquire one of their locks again once everything was repaired."""
     failures: Sequence[str]
 
     @property
     def reasons(self) -> Counter[Why]:
-        """How many stays ended why."""
+        """How many stays ended for which reason."""
         return Counter(interval.why for interval in self.intervals)
 
     @property
     def problems(self) -> list[str]:
-        """All that must not be, in words."""
+        """All violations, in words."""
         return [
             *(f"overlap: {overlap}" for overlap in self.overlaps),
             *(f"tokens out of order: {one}, then {other}" for one, other in self.disorder),
@@ -115,9 +119,9 @@ class Verdict:
 
 
 def check(events: Iterable[Event], written: Sequence[Written] = ()) -> Verdict:
-    """Judge a record, and what was written to the server in the run.
+    """Check a record, and what was written to the server in the run.
 
-    With what was written left out nothing is said of writes; and of a run that is not over, nothing of who is stuck.
+    Without `written` writes are not checked; if the run is not over, stuck workers are not reported.
     """
     ordered = sorted(events, key=lambda event: event.at)
     locks = sorted({event.lock for event in ordered if event.lock >= 0})
@@ -154,8 +158,8 @@ def check(events: Iterable[Event], written: Sequence[Written] = ()) -> Verdict:
 
 
 def _intervals(events: Sequence[Event]) -> list[Interval]:
-    """All stays with one lock, by the time of entry; of two at the same time the one that was first is the one that should have been.
-    One whose end is not known lasts as long as the record."""
+    """All stays with one lock, in the order of entry; of two with the same time the one with the smaller
+    token is the first. A stay whose end is unknown lasts until the end of the record."""
     inside: dict[int, Event] = {}
     intervals: list[Interval] = []
 
@@ -168,7 +172,7 @@ def _intervals(events: Sequence[Event]) -> list[Interval]:
                 left(inside[event.worker], events[-1].at, "lost from sight")
             inside[event.worker] = event
         elif event.what in ("left", "died") and event.worker in inside:
-            why: Why = "died" if event.what == "died" else event.text  # type: ignore[assignment]  # as it was noted
+            why: Why = "died" if event.what == "died" else event.text  # type: ignore[assignment]  # as recorded
             left(inside.pop(event.worker), event.at, why)
     for entry in inside.values():
         left(entry, events[-1].at, "lost from sight")
@@ -176,7 +180,7 @@ def _intervals(events: Sequence[Event]) -> list[Interval]:
 
 
 def _overlaps(intervals: Sequence[Interval]) -> Iterable[Overlap]:
-    """Each pair that was in at once. Told in the very moment of the other's entry is told in time."""
+    """Each pair of stays that overlap. Leaving at the very time of the other's entry is in time."""
     inside: list[Interval] = []
     for interval in intervals:
         inside = [each for each in inside if each.left > interval.entered]
@@ -198,7 +202,7 @@ def _sleeps(events: Sequence[Event]) -> Iterable[Sleep]:
 
 
 def _excuses(sleep: Sleep, overlap: Overlap) -> bool:
-    """Whether the first of two slept when the second came, and left when it woke."""
+    """Whether the first worker slept when the second entered, and left when it woke."""
     first, second = overlap
     return (
         sleep.worker == first.worker
@@ -208,7 +212,8 @@ def _excuses(sleep: Sleep, overlap: Overlap) -> bool:
 
 
 def _gaps(intervals: Sequence[Interval], events: Sequence[Event]) -> Iterable[tuple[float, float]]:
-    """When nobody was in a lock's body: from the first entry until the workers are told to end, or the record does."""
+    """When no worker was in a lock's body: from the first entry until the workers are told to end, or the end
+    of the record."""
     if not intervals:
         return
     left = intervals[0].left
@@ -222,7 +227,7 @@ def _gaps(intervals: Sequence[Interval], events: Sequence[Event]) -> Iterable[tu
 
 
 def _server_faults(events: Sequence[Event]) -> Iterable[tuple[float, float]]:
-    """From when until when there was at least one."""
+    """The periods with at least one server fault."""
     under_way, began = 0, 0.0
     for event in events:
         if event.what == "fault" and event.text.startswith("server"):
@@ -235,7 +240,7 @@ def _server_faults(events: Sequence[Event]) -> Iterable[tuple[float, float]]:
 
 
 def _without(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
-    """How long a time is without what the spans, which are apart, have of it."""
+    """The length of a period without the parts that the spans, which do not overlap, cover."""
     return end - begin - sum(max(0.0, min(end, last) - max(begin, first)) for first, last in spans)
 
 

@@ -1,4 +1,4 @@
-"""What the runs of the nemesis have shown, told at the end."""
+"""The results of the nemesis runs, shown at the end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from outcome import Tell, outcome
 from support import told_by_tests
 
 PROPERTY = "exclusion under a nemesis"
-"""The property that what a run has shown is."""
+"""The property in which the result of a run is recorded."""
 
 
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Tell:
-    """Have what a run has shown told in the summary."""
+    """Record the result of a run for the summary."""
 
     def told(what: str, verdict: Verdict, faults: Counter[str]) -> None:
         record_property(PROPERTY, f"{what}: {outcome(verdict, faults)}")

@@ -23,7 +23,7 @@ from record import Record, Recorder
 import corral
 from corral.testing import FaultProxy, LocalServer
 from corral.testing.servers.jvm import (
-    kill_with_parent,  # has the kernel kill a worker, stopped or not, when the tests die
+    kill_with_parent,  # the kernel kills a worker, stopped or not, when the tests die
 )
 from support import PATIENCE, until
 
@@ -32,7 +32,7 @@ _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(corral.__file__).parents[1]
 
 
 class Worker:
-    """One worker: its links, one to each of its servers, which go through this process; and its process."""
+    """One worker: its process, and its links, one to each of its servers, which pass through this process."""
 
     def __init__(self, orders: Orders, servers: Sequence[LocalServer], directory: Path) -> None:
         self.number = orders.number
@@ -49,13 +49,13 @@ class Worker:
 
     @property
     def attached_to(self) -> LocalServer | None:
-        """The server that it is connected to, or tries to be."""
+        """The server that it is connected to, or tries to connect to."""
         return next(
             (server for server, link in zip(self.servers, self.links, strict=True) if link.connections), None
         )
 
     def start(self) -> None:
-        """Start the process; each of its lives has dice of its own."""
+        """Start the process, with new random numbers each time."""
         orders = replace(
             self._orders,
             hosts=",".join(link.address for link in self.links),
@@ -64,8 +64,8 @@ class Worker:
         self._lives += 1
         script = _HERE / ("kazoo_worker.py" if orders.way.startswith("kazoo") else "lock_worker.py")
         with open(self._complaints, "ab") as complaints:
-            # Popen as for servers: its end is nobody's but ours to see. Errors that only a finalizer sees are on
-            # its standard error.
+            # Popen as for servers: only we observe its end. Exceptions that only a finalizer sees are on its
+            # standard error.
             self._process = subprocess.Popen(
                 [*kill_with_parent(), sys.executable, "-W", "error", str(script), orders.encode()],
                 stdin=subprocess.PIPE,
@@ -83,12 +83,12 @@ class Worker:
         """From now on its stays are short."""
         assert self._process is not None
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead, which `failure` tells
+        with contextlib.suppress(BrokenPipeError):  # it is dead, and `failure` reports that
             self._process.stdin.write(b"!")
             self._process.stdin.flush()
 
     def tell_to_end(self) -> None:
-        """Its standard input ends, and so should it."""
+        """Close its standard input, upon which it should end."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -107,7 +107,7 @@ class Worker:
 
     @property
     def failure(self) -> str | None:
-        """What there is to say of a process that should have ended by itself."""
+        """A description of what went wrong with a process that should have ended by itself."""
         assert self._process is not None
         status = self._process.poll()
         complaints = self._complaints.read_text(errors="replace")
@@ -117,9 +117,10 @@ class Worker:
 
 
 class Crew:
-    """Workers that contend for the same locks, each with links of its own to its servers.
+    """Workers that contend for the same locks, each with its own links to its servers.
 
-    ``async with`` starts them and waits until one of them is in; at the end it kills what is left of them.
+    ``async with`` starts them and waits until one of them holds a lock; at the end it kills those that are
+    left.
     """
 
     def __init__(
@@ -129,8 +130,8 @@ class Crew:
         servers: Sequence[Sequence[LocalServer]],
         **orders: Any,
     ) -> None:
-        """For each worker the locks that it takes, and the servers that it knows; `orders` is what `Orders` has
-        beside."""
+        """For each worker the locks that it acquires, and the servers that it knows; `orders` has the other
+        fields of `Orders`."""
         directory.mkdir()
         self._record_path = directory / "record.jsonl"
         self.recorder = Recorder(self._record_path)
@@ -152,7 +153,7 @@ class Crew:
                     number=number,
                     locks=taken,
                     seed=self._orders.seed * 1000 + number,
-                    # A lease is longer if the tick is known: half of them take it to the limit.
+                    # A lease is longer if the tick is known: half of the workers use all of it.
                     tick_time=TICK if number % 2 else None,
                 ),
                 known,
@@ -163,7 +164,7 @@ class Crew:
         self._open = contextlib.AsyncExitStack()
 
     def holders(self, at_least: float) -> list[Worker]:
-        """Who is in a body, and has been for so long (seconds)."""
+        """The workers in a body that have been there for so long (seconds)."""
         self.record.read()
         now = time.monotonic()
         return [
@@ -176,7 +177,7 @@ class Crew:
         ]
 
     def start(self, worker: Worker) -> None:
-        """Start a worker, the first time or again."""
+        """Start a worker, for the first time or again."""
         worker.start()
         for lock in worker.locks:
             self.recorder.note("started", worker=worker.number, lock=lock)
@@ -203,7 +204,8 @@ class Crew:
         await self._open.aclose()
 
     async def all_enter(self) -> None:
-        """Wait until each worker has entered with each lock after now. From now on all stays are short."""
+        """Wait until each worker has entered with each of its locks after this moment. From now on all stays
+        are short."""
         for worker in self.workers:
             worker.tell_to_hurry()
         await self._enter(sum(len(worker.locks) for worker in self.workers), "each is in once more")
@@ -218,12 +220,12 @@ class Crew:
         await until(entered, what)
 
     async def end(self) -> None:
-        """Let the workers end by themselves, and record those that did not as they should."""
+        """Let the workers end by themselves, and record those that did not end as they should."""
         self.recorder.note("over")
         for worker in self.workers:
             worker.tell_to_end()
         for worker in self.workers:
-            with contextlib.suppress(AssertionError):  # that it never came true
+            with contextlib.suppress(AssertionError):  # if it never became true
                 await until(worker.ended, f"{worker} ends", PATIENCE / 2)
             if (failure := worker.failure) is not None:
                 self.recorder.note("failed", worker=worker.number, text=failure)

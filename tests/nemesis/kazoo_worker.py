@@ -1,7 +1,7 @@
-"""A worker that takes its locks through kazoo, for comparison; otherwise as `lock_worker`.
+"""A worker that acquires its locks through kazoo, for comparison; otherwise like `lock_worker`.
 
-kazoo tells the body nothing; with a listener its user can find out by himself. Its writes are not fenced, as it has
-nothing to fence them with; its token is what corral's is, the zxid of its node's creation.
+kazoo does not notify the body; a user can find out with a listener. Its writes are not fenced, as kazoo has
+nothing to fence them with; its token is, as with corral, the zxid of its node's creation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from record import Recorder
 
 
 class Worker:
-    """Takes the locks again and again, until the standard input ends."""
+    """Acquires the locks repeatedly, until its standard input ends."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
@@ -30,7 +30,7 @@ class Worker:
         self._record = Recorder(orders.record, orders.number)
         self._over = False
         self._hurry = threading.Event()
-        self._leave = threading.Event()  # set once every body has to end
+        self._leave = threading.Event()  # set once every body must end
 
     def run(self) -> None:
         threading.Thread(target=self._wait_for_the_end, daemon=True).start()
@@ -50,13 +50,13 @@ class Worker:
     def _take_turns(self, zk: KazooClient, number: int) -> None:
         path = lock_path(self._orders, number)
         while not self._over:
-            leave = self._leave  # the one of now: it is set once
+            leave = self._leave  # the current one: each is set once
             lock = zk.Lock(path)
             try:
                 with lock:
                     self._hold(zk, number, zk.get(f"{path}/{lock.node}")[1].czxid, leave)
             except (KazooException, KazooTimeoutError):
-                pass  # it was lost, or is: what kazoo says then is of many kinds
+                pass  # it was lost, or is: kazoo raises errors of many kinds then
 
     def _hold(self, zk: KazooClient, number: int, token: int, leave: threading.Event) -> None:
         dice, orders = self._dice, self._orders

@@ -1,8 +1,8 @@
-"""A worker: takes a lock, stays a while, writes what the lock protects, and records what it sees. A process of its
-own, ``python lock_worker.py ORDERS``, that runs until its standard input ends. From a first byte there on all its
-stays are short.
+"""A worker: acquires a lock, stays for a while, writes what the lock protects, and records what it sees. It
+is a process of its own, ``python lock_worker.py ORDERS``, that runs until its standard input ends. After a
+first byte there all its stays are short.
 
-A careful user of corral, unless its orders name a way to be wrong.
+It is a careful user of corral, unless its orders name a way to be wrong.
 """
 
 from __future__ import annotations
@@ -24,65 +24,66 @@ from record import Recorder, Why
 import corral
 
 Way = Literal["corral", "deaf", "by ping", "deaf and unfenced", "kazoo", "kazoo with a listener"]
-"""How a worker holds a lock: as it should; staying in the body although it was told; with a lease that proves nothing;
-deaf, and writing with no regard to whether the lock is held; or through kazoo (`kazoo_worker`)."""
+"""How a worker holds a lock: correctly; staying in the body despite the cancellation; with a lease that
+proves nothing; staying, and writing whether or not the lock is held; or through kazoo (`kazoo_worker`)."""
 
 TURN = 0.02
-"""Seconds between two looks at whether the process still runs."""
+"""Seconds between two checks of whether the process still runs."""
 STALL = 0.1
-"""Seconds without the processor that are worth a line in the record."""
+"""Seconds without processor time that are recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Orders:
-    """What a worker is told."""
+    """The instructions of a worker."""
 
     record: str
     hosts: str
     number: int
     seed: int
     root: str
-    """The node below which there are, for each lock, the lock and a log. Each write is one more node in the log."""
+    """The node below which there are a lock and a log for each lock. Each write adds a node to the log."""
     session_timeout: float
     tick_time: float | None = None
     locks: Sequence[int] = (0,)
-    """Which locks it takes, at once and apart. With more than one, a fault hits it with more than one in hand; with one,
-    a connection may be silent while it is held."""
+    """The locks that it acquires, concurrently and independently. With more than one, a fault may hit it
+    while it holds several; with one, a connection may be silent while the lock is held."""
     way: Way = "corral"
     short: Sequence[float] = (0.003, 0.1)
     long: Sequence[float] = (3.0, 10.0)
-    """How long the short stays are at the least and at the most, and the long ones (seconds)."""
+    """The shortest and the longest duration of short stays, and of long ones (seconds)."""
     long_ones: float = 0.08
-    """How many of the stays are long: in most of the time somebody is in for longer than a session lasts."""
+    """The share of long stays: most of the time a worker is in a body for longer than a session lasts."""
     quiet_ones: float = 0.6
-    """How many of the stays have a single write. A write that is not answered would tell, too, that something is wrong."""
+    """The share of stays with a single write. A write that is not answered would also show that something is
+    wrong."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
 
 
 def lock_path(orders: Orders, lock: int) -> str:
-    """Where a lock is."""
+    """The path of a lock."""
     return f"{orders.root}/lock-{lock}"
 
 
 def log_path(orders: Orders, lock: int) -> str:
-    """Where the writes that it protects are."""
+    """The path of the writes that it protects."""
     return f"{orders.root}/log-{lock}"
 
 
 class Worker:
-    """Takes the locks again and again."""
+    """Acquires the locks repeatedly."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._dice = random.Random(orders.seed)
         self._record = Recorder(orders.record, orders.number)
         self.hurry = asyncio.Event()
-        """Once it is set no stay is long any more."""
+        """Once it is set, no more stays are long."""
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         asyncio.get_running_loop().set_exception_handler(self._complain)
         orders = self._orders
         async with (
@@ -108,10 +109,10 @@ class Worker:
                 pass
             except Exception as error:
                 self._record.note("failed", text=repr(error))
-                await asyncio.sleep(1)  # or the record would be full of it
+                await asyncio.sleep(1)  # otherwise it would fill the record
 
     async def _hold(self, zk: corral.Client, lock: int, held: corral.Held) -> None:
-        """The body: what is recorded as a stay begins with its first step and ends with its last."""
+        """The body: the recorded stay begins with its first step and ends with its last."""
         token = held.fencing_token
         self._record.note("entered", lock=lock, token=token)
         why: Why = "done"
@@ -144,7 +145,7 @@ class Worker:
                     await (self.hurry.wait() if long else asyncio.sleep(left))
 
     async def _write(self, zk: corral.Client, lock: int, held: corral.Held) -> None:
-        """One more node in the log, whose name has the token; the server adds the number."""
+        """Add a node to the log, whose name has the token; the server adds the number."""
         token = held.fencing_token
         path = f"{log_path(self._orders, lock)}/{token}-{self._orders.number}-"
         try:
@@ -171,8 +172,8 @@ class Worker:
             watching.cancel()
 
     async def _note_stalls(self) -> None:
-        """Record when the process did not get the processor. A loop that was blocked by its own work, with the
-        processor busy, is no such thing."""
+        """Record when the process got no processor time. A loop that was blocked by its own work, which uses
+        the processor, does not count."""
         while True:
             began, used = time.monotonic(), time.process_time()
             await asyncio.sleep(TURN)
@@ -182,7 +183,7 @@ class Worker:
 
 
 async def _in_spite_of_all(body: Coroutine[Any, Any, None]) -> None:
-    """Run to the end what should have been cancelled; then let the cancellation go on."""
+    """Run to its end what should have been cancelled; then pass the cancellation on."""
     task = asyncio.ensure_future(body)
     try:
         await asyncio.shield(task)
@@ -200,7 +201,7 @@ class _Formatter(logging.Formatter):
 
 
 async def main(orders: Orders) -> None:
-    """Run a worker until the standard input ends: whoever started it says so, or is dead."""
+    """Run a worker until its standard input ends: its parent has closed it, or is dead."""
     loop = asyncio.get_running_loop()
     worker = Worker(orders)
     work = asyncio.ensure_future(worker.run())
@@ -209,7 +210,7 @@ async def main(orders: Orders) -> None:
         if os.read(sys.stdin.fileno(), 1):
             worker.hurry.set()
         else:
-            loop.remove_reader(sys.stdin.fileno())  # or it would say so in each turn of the loop
+            loop.remove_reader(sys.stdin.fileno())  # otherwise it would be readable in each turn of the loop
             work.cancel()
 
     loop.add_reader(sys.stdin.fileno(), listen)

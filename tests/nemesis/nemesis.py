@@ -1,4 +1,4 @@
-"""The nemesis: carries out a plan of faults, and mends every one of them."""
+"""The nemesis: carries out a plan of faults, and repairs every one of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from plan import SERVER_FAULTS, Fault
 
 from corral.testing import LocalEnsemble, LocalServer, ServerUnavailable
 
-_LOOK = 0.01  # seconds between two looks at whether somebody holds a lock by now
-_SETTLED = 0.15  # seconds after which whoever is still in is there for long
-_PATIENCE = 1.5  # seconds in which somebody should hold one, or a server lead, or another one is hit
+_LOOK = 0.01  # seconds between two checks of whether a worker holds a lock
+_SETTLED = 0.15  # a stay that has lasted for so many seconds is a long one
+_PATIENCE = 1.5  # seconds to wait for a holder or a leader before another target is hit
 
 
 class Nemesis:
-    """What is done to an ensemble and to one crew."""
+    """Carries out faults of an ensemble and of one crew."""
 
     def __init__(self, ensemble: LocalEnsemble, crew: Crew) -> None:
         self.done: Counter[str] = Counter()
-        """How many faults there were of each kind."""
+        """How many faults of each kind there were."""
         self._ensemble = ensemble
         self._crew = crew
-        self._hit: set[LocalServer | Worker] = set()  # what a fault is on: one at a time
-        self._leader = ensemble.servers[0]  # the last one that was seen to lead
+        self._hit: set[LocalServer | Worker] = set()  # the current targets of faults: one fault at a time
+        self._leader = ensemble.servers[0]  # the last known leader
         self._server_faults: dict[str, Callable[[LocalServer], Block[None]]] = {
             "server killed": self._killed,
             "server paused": self._paused,
@@ -44,14 +44,14 @@ class Nemesis:
         }
 
     async def carry_out(self, plan: Sequence[Fault]) -> None:
-        """All faults of a plan. When this returns, raises or is cancelled, each is mended."""
+        """Carry out all faults of a plan. When this returns, raises or is cancelled, each is repaired."""
         began = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as faults:
             for fault in plan:
                 faults.create_task(self._inflict(fault, began))
 
     async def heal(self) -> None:
-        """Wait until the ensemble serves as if nothing had been."""
+        """Wait until the ensemble serves as before."""
         await self._ensemble.start()
         await self._ensemble.followers()
         self._crew.recorder.note("healed")
@@ -82,10 +82,11 @@ class Nemesis:
         finally:
             self._hit.discard(target)
 
-    # Who has the part
+    # The targets
 
     async def _server(self, fault: Fault) -> LocalServer | None:
-        """The server that has the part now; another one, if that is hit already; None if there is none to hit."""
+        """The server that has the role now; another one, if that is hit already; None if there is none left
+        to hit."""
         with contextlib.suppress(TimeoutError, ServerUnavailable):
             async with asyncio.timeout(_PATIENCE):
                 self._leader = await self._ensemble.leader()
@@ -105,13 +106,13 @@ class Nemesis:
         )
 
     async def _worker(self, fault: Fault) -> Worker | None:
-        """The worker that has the part now; another one, if that is hit already."""
+        """The worker that has the role now; another one, if that is hit already."""
         holder = await self._holder(fault) if fault.part == "the holder" else None
         order = [holder, *_rotated(self._crew.workers, fault.which)]
         return next((worker for worker in order if worker is not None and worker not in self._hit), None)
 
     async def _holder(self, fault: Fault) -> Worker | None:
-        """Somebody who holds a lock, as soon as there is one who has come to stay; None if nobody holds any."""
+        """A worker that holds a lock for a long stay, as soon as there is one; None if none holds any."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 while not self._crew.holders(_SETTLED):
@@ -127,7 +128,7 @@ class Nemesis:
         try:
             yield
         finally:
-            await server.start(wait=False)  # with others down or cut off it may not serve for a while
+            await server.start(wait=False)  # while others are down or cut off it may not serve for a while
 
     @contextlib.asynccontextmanager
     async def _paused(self, server: LocalServer) -> AsyncIterator[None]:
@@ -145,7 +146,7 @@ class Nemesis:
             yield
 
     def _answers_black_holed(self, worker: Worker) -> Block[None]:
-        """What it sends arrives, and its session lives on; it is told nothing."""
+        """Its requests arrive, and its session stays alive; it receives nothing."""
         return self._black_holed(worker, requests=False)
 
     @contextlib.asynccontextmanager
@@ -157,7 +158,7 @@ class Nemesis:
     @contextlib.asynccontextmanager
     async def _worker_killed(self, worker: Worker) -> AsyncIterator[None]:
         worker.kill()
-        # It may have been in until now.
+        # It may have been in a body until now.
         self._crew.recorder.note("died", worker=worker.number)
         try:
             yield

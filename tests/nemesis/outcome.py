@@ -1,4 +1,4 @@
-"""What a run has shown, in words."""
+"""The result of a run, in words."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeAlias
 from checker import Verdict
 
 Tell: TypeAlias = Callable[[str, Verdict, Counter[str]], None]
-"""Tells what a run was, what was found and which faults there were."""
+"""Reports a run: what it was, what was found and which faults there were."""
 
 
 def outcome(verdict: Verdict, faults: Counter[str]) -> str:
-    """A run in a paragraph."""
+    """A paragraph about a run."""
     of_kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))
     forgiven = sum(overlap.seconds for overlap in verdict.forgiven)
     lost = verdict.reasons["told"] + verdict.reasons["refused"]

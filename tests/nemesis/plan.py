@@ -1,11 +1,11 @@
 """Which faults there will be, and when: a pure function of a seed.
 
-CORRAL_NEMESIS_SECONDS says for how long there are faults (a few seconds without it), and CORRAL_NEMESIS_SEED which
-ones. They are the same for the same seed; what workers and servers make of them is not.
+CORRAL_NEMESIS_SECONDS is for how long there are faults (a few seconds by default), and CORRAL_NEMESIS_SEED
+chooses them. They are the same for the same seed; how workers and servers react is not.
 
-What a fault hits is told by its part in the play ("the holder", "the leader"), since who has that part when the time
-comes is not for a seed to say. Faults that hit the holder of the lock, or the server that it is attached to, are the
-ones that matter, so they are many.
+The target of a fault is given by its role ("the holder", "the leader"), since a seed cannot know who has that
+role at the time. Faults that hit the holder of the lock, or the server that it is connected to, matter most,
+so there are many of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 SECONDS = float(os.environ.get("CORRAL_NEMESIS_SECONDS", "10"))
 SEED = int(os.environ.get("CORRAL_NEMESIS_SEED", "17956"))
-"""Without another one: a seed of whose plans the shortest have faults of every kind."""
+"""The default seed: its shortest plans have faults of every kind."""
 
 T = 3.0
 """The workers' session timeout, in seconds."""
@@ -43,7 +43,7 @@ WORKER_FAULTS: Sequence[WorkerFault] = (
     "worker killed",
 )
 STOP: WorkerFault = "worker stopped"
-"""What makes overlaps that nobody can prevent."""
+"""It causes overlaps that nothing can prevent."""
 
 LASTING: Mapping[Kind, tuple[float, float]] = {
     "server killed": (0.2, T),
@@ -55,28 +55,28 @@ LASTING: Mapping[Kind, tuple[float, float]] = {
     "worker killed": (0.1, 1.0),
     "worker stopped": (0.2 * T, 2.5 * T),
 }
-"""How long each lasts: at the least and at the most, in seconds."""
+"""How long each fault lasts: the minimum and the maximum, in seconds."""
 
 SERVER_PARTS: Sequence[ServerPart] = ("the leader", "a follower", "the holder's server")
 WORKER_PARTS: Sequence[WorkerPart] = ("the holder", "the holder", "a worker")
 
-# How a round goes: how often with a fault of a server, and with two of them, when they may leave no quorum.
+# How often a round has no server fault, one, or two, which may leave no quorum.
 _SERVERS_AT_ONCE = (0, 1, 1, 1, 1, 1, 2)
 _WORKERS_AT_ONCE = (0, 1, 1, 2, 2)
 _STOPS_AT_ONCE = (1, 1, 2)
 _CALM = (0.3, 1.5)
-_SPREAD = 1.0  # within what time the faults of a round begin
+_SPREAD = 1.0  # the faults of a round begin within so many seconds
 
 
 class Fault(NamedTuple):
-    """One fault: when it begins and when it ends, in seconds, and what it hits."""
+    """One fault: when it begins and when it ends, in seconds, and its target."""
 
     at: float
     end: float
     kind: Kind
     part: Part
     which: int
-    """Of several that have this part, or if nobody has it when the time comes."""
+    """Chooses a target if several have the role, or none has it at the time."""
 
     @property
     def seconds(self) -> float:
@@ -87,12 +87,12 @@ _A = TypeVar("_A")
 
 
 def plan(seed: int, seconds: float, *, stops: bool = False) -> list[Fault]:
-    """The faults of a run of so many seconds, a few at a time: rounds, and a calm after each.
+    """The faults of a run of so many seconds, a few at a time: rounds, and a quiet time after each.
 
-    With `stops` workers are stopped and resumed as well, in each round, and there are fewer other faults.
+    With `stops` workers are also stopped and resumed, in each round, and there are fewer other faults.
     """
     dice = random.Random(seed)
-    # Some twice: those that last beyond a session's end.
+    # Those that last beyond a session's end are in the list twice.
     of_server: list[ServerFault] = [*SERVER_FAULTS, "server cut off"]
     of_worker: list[WorkerFault] = [*WORKER_FAULTS, "links black-holed"]
     server_faults = _shuffled(dice, [(kind, part) for kind in of_server for part in SERVER_PARTS])
@@ -118,7 +118,7 @@ def plan(seed: int, seconds: float, *, stops: bool = False) -> list[Fault]:
 
 
 def _shuffled(dice: random.Random, cards: list[_A]) -> Iterator[_A]:
-    """A deck without end: each card comes once before any comes again."""
+    """An endless shuffled deck: each card comes once before any comes again."""
     while True:
         dice.shuffle(cards)
         yield from cards

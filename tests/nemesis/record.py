@@ -1,8 +1,8 @@
-"""The record of a run: one file, a line an event, appended by all the processes that take part.
+"""The record of a run: one file, one event per line, appended by all processes that take part.
 
-A line is written by one `os.write` to a file opened for appending: what a process has said stays said when it is
-killed, and lines do not mix. Times are `time.monotonic()`, which on Linux is CLOCK_MONOTONIC: one clock for all
-processes of a machine, that goes on while some of them are stopped.
+A line is written by one `os.write` to a file opened for appending. So what a process has recorded is kept
+when it is killed, and lines do not mix. Times are `time.monotonic()`, which on Linux is CLOCK_MONOTONIC: one
+clock for all processes of a machine, which continues while some of them are stopped.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Literal
 
 What = Literal[
     "entered",  # a worker is in the body; `token`
-    "left",  # its body was told, or ended; `token`, and why in `text`
+    "left",  # its body was cancelled, or ended; `token`, and the reason in `text`
     "wrote",  # a write was confirmed; `token`, and the node's name in `text`
     "unknown",  # the answer to a write was lost; `token`
-    "stalled",  # the process did not get the processor from `since` until now
-    "failed",  # an error that should not be, in `text`
-    "started",  # from the test: there is a process that takes a lock
-    "stopped",  # it is about to stop a worker (SIGSTOP)
-    "resumed",  # it has let it go on (SIGCONT)
+    "stalled",  # the process got no processor time from `since` until now
+    "failed",  # an unexpected error, in `text`
+    "started",  # from the test: a process that acquires a lock was started
+    "stopped",  # the test is about to stop a worker (SIGSTOP)
+    "resumed",  # the test has resumed it (SIGCONT)
     "died",  # a worker that was killed is dead
-    "fault",  # a fault begins; which, in `text`
-    "mended",  # it was mended
+    "fault",  # a fault begins; its name in `text`
+    "mended",  # it was repaired
     "healed",  # all faults are over, and the ensemble serves
     "over",  # the workers are about to be told to end
 ]
 
 Why = Literal["done", "told", "refused", "ended", "died", "lost from sight"]
-"""Why a worker is not in the body any more: its stay was over; it was cancelled; its write was refused, as the lock is
-gone; the run is over; it was killed; or nothing is known of it."""
+"""Why a worker is no longer in the body: its stay was over; it was cancelled; its write was refused, as the
+lock was gone; the run is over; it was killed; or it is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Recorder:
         since: float = 0.0,
         text: str = "",
     ) -> None:
-        """Write down what happens now, or happened `at` some time."""
+        """Record an event now, or at the time `at`."""
         event = Event(
             at=time.monotonic() if at is None else at,
             what=what,
@@ -85,7 +85,7 @@ class Recorder:
         os.write(self._file, json.dumps(said).encode() + b"\n")
 
     def close(self) -> None:
-        """Write no more."""
+        """Stop recording."""
         os.close(self._file)
 
 
@@ -95,13 +95,13 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: list[Event] = []
-        """All that was read so far, in the order of the file."""
+        """All events read so far, in the order of the file."""
         self.inside: dict[tuple[int, int], Event] = {}
-        """By what was read, who is in the body now: the entries, by worker and lock."""
+        """The workers in a body, as far as the file was read: their entries, by worker and lock."""
         self._read = 0
 
     def read(self) -> list[Event]:
-        """Read what has come; returns all events, those of before included."""
+        """Read new lines; returns all events, including earlier ones."""
         with open(self.path, "rb") as file:
             file.seek(self._read)
             come = file.read()

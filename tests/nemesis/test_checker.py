@@ -1,4 +1,4 @@
-"""The checker: whatever is wrong with a record is found, and nothing else is."""
+"""The checker finds everything that is wrong with a record, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def judge(*stays: list[Event], written: Sequence[Written] = ()) -> Verdict:
 
 
 def test_taking_turns_is_fine() -> None:
-    """One after the other, with tokens that grow: no problem; told in the moment of the next entry is in time."""
+    """Stays one after the other, with growing tokens, are no problem; leaving at the time of the next entry
+    is in time."""
     verdict = judge(stay(0, 5, 1, 2), stay(1, 6, 2.5, 3, "told"), stay(0, 9, 3, 4))
     assert verdict.problems == []
     assert [interval.token for interval in verdict.intervals] == [5, 6, 9]
@@ -36,7 +37,7 @@ def test_taking_turns_is_fine() -> None:
 
 
 def test_an_overlap_is_found() -> None:
-    """Whoever was in longer than until the next entry, for how long."""
+    """A stay that lasted beyond the next entry is an overlap, with its duration."""
     verdict = judge(stay(0, 5, 1, 2), stay(1, 6, 1.75, 3))
     [overlap] = verdict.overlaps
     assert (overlap.first.worker, overlap.second.worker, overlap.seconds) == (0, 1, 0.25)
@@ -45,7 +46,8 @@ def test_an_overlap_is_found() -> None:
 
 @pytest.mark.parametrize("end", ["none", "died"])
 def test_a_stay_without_an_end(end: str) -> None:
-    """Whoever was killed was in until it was dead; of whom nothing more is known, until the end of the record."""
+    """A worker that was killed was in the body until it was dead; one that disappeared from the record, until
+    the end of the record."""
     entered = Event(at=1, what="entered", worker=0, lock=0, token=5)
     died = [Event(at=2, what="died", worker=0)] if end == "died" else []
     verdict = judge([entered], died, stay(1, 6, 3, 4))
@@ -63,8 +65,8 @@ def test_a_stay_without_an_end(end: str) -> None:
     ids=["told when it woke", "went on", "was awake when the other came"],
 )
 def test_whoever_slept_is_forgiven(stopped: float, left: float, forgiven: bool) -> None:
-    """A worker that was stopped when the other one came, and left as soon as it was resumed, could do no better; nor
-    could one that did not get the processor."""
+    """A worker that was stopped when the other one entered, and left as soon as it was resumed, could do no
+    better; nor could one that got no processor time."""
     stays = stay(0, 5, 1, left, "told"), stay(1, 6, 2, 2.5)
     sleep = [Event(at=stopped, what="stopped", worker=0), Event(at=3, what="resumed", worker=0)]
     stall = [Event(at=3, since=stopped, what="stalled", worker=0)]
@@ -74,20 +76,20 @@ def test_whoever_slept_is_forgiven(stopped: float, left: float, forgiven: bool) 
 
 
 def test_it_is_the_first_one_whose_sleep_counts() -> None:
-    """That the second one sleeps is no excuse for the first."""
+    """That the second worker sleeps does not excuse the first."""
     sleep = [Event(at=1.5, what="stopped", worker=1), Event(at=3, what="resumed", worker=1)]
     assert judge(stay(0, 5, 1, 3), stay(1, 6, 2, 2.5), sleep).overlaps
 
 
 def test_tokens_out_of_order_are_found() -> None:
-    """By the time of entry; an equal one is as wrong as a lower one."""
+    """Tokens are compared in the order of entry; an equal one is as wrong as a lower one."""
     verdict = judge(stay(0, 5, 1, 2), stay(1, 5, 3, 4), stay(2, 4, 5, 6), stay(3, 7, 7, 8))
     assert [(one.token, other.token) for one, other in verdict.disorder] == [(5, 5), (5, 4)]
     assert len(verdict.problems) == 2
 
 
 def test_writes_out_of_order_are_found() -> None:
-    """By the server's order; and one that was confirmed has to be there."""
+    """Writes are compared in the server's order; a confirmed one must exist."""
     written = [Written(0, number, token, f"{token}-{number}") for number, token in enumerate((5, 6, 5, 6))]
     written += [Written(1, 0, 9, "9-0"), Written(2, 1, 7, "7-1")]
     wrote = [Event(at=1.5, what="wrote", worker=0, lock=0, token=5, text=name) for name in ("5-0", "5-4")]
@@ -98,7 +100,7 @@ def test_writes_out_of_order_are_found() -> None:
 
 
 def test_each_lock_is_judged_alone() -> None:
-    """Another lock's holders and tokens are no matter; who is stuck with one of them is stuck."""
+    """Each lock is checked separately; a worker that is stuck with one of its locks is stuck."""
     takes = [(0, 0), (1, 0), (1, 1), (2, 1)]
     started = [Event(at=0, what="started", worker=worker, lock=lock) for worker, lock in takes]
     events = [Event(at=2, what="healed"), Event(at=9, what="over")]
@@ -108,21 +110,22 @@ def test_each_lock_is_judged_alone() -> None:
     assert not verdict.overlaps
     assert not verdict.disorder
     assert verdict.stuck == [0, 2]
-    assert verdict.empty == 3  # the second one, from 6 to 9
+    assert verdict.empty == 3  # the second lock, from 6 to 9
 
 
 def test_whoever_is_stuck_is_found() -> None:
-    """Who enters no more after all was healed, even if it never did."""
+    """A worker that does not enter after everything was repaired is stuck, even if it never entered
+    before."""
     events = [Event(at=5, what="healed"), Event(at=9, what="over")]
     started = [Event(at=0, what="started", worker=worker, lock=0) for worker in range(3)]
     stays = stay(0, 5, 1, 2), stay(1, 6, 3, 4), stay(0, 7, 6, 7)
     assert judge(*stays, started, events).stuck == [1, 2]
-    assert judge(*stays, started, events[:1]).stuck == []  # it is not over yet
+    assert judge(*stays, started, events[:1]).stuck == []  # the run is not over yet
 
 
 @pytest.mark.parametrize("until", ["entry", "over"])
 def test_a_body_that_is_empty_for_too_long_is_found(until: str) -> None:
-    """Between two stays, or until the end; not while somebody stays for long."""
+    """Gaps are between two stays, or until the end, but not while another worker stays for long."""
     end = 2 + STUCK + 1
     after = stay(1, 6, end, end + 3 * STUCK) if until == "entry" else [Event(at=end, what="over")]
     verdict = judge(stay(0, 5, 1, 2), after)
@@ -131,7 +134,7 @@ def test_a_body_that_is_empty_for_too_long_is_found(until: str) -> None:
 
 
 def test_time_without_faults_of_servers() -> None:
-    """Of the time in which nobody was in: faults may overlap, and reach beyond it."""
+    """The time of server faults is subtracted from gaps; faults may overlap, and extend beyond a gap."""
     faults = [
         Event(at=1, what="fault", text="server killed: server 1"),
         Event(at=2.5, what="fault", text="server cut off: server 2"),
@@ -153,7 +156,7 @@ def test_errors_are_problems() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 100), st.floats(0, 20)), max_size=12))
 def test_every_overlap_is_found(drawn: list[tuple[int, float, float]]) -> None:
-    """As by comparing each stay with each; a worker is in once at a time."""
+    """The result equals that of comparing all pairs of stays; a worker is in a body once at a time."""
     free = dict.fromkeys(range(4), 0.0)
     stays = []
     for token, (worker, begin, lasts) in enumerate(sorted(drawn, key=lambda each: each[1]), start=1):
@@ -170,7 +173,7 @@ def test_every_overlap_is_found(drawn: list[tuple[int, float, float]]) -> None:
 
 
 def test_a_record_is_read_while_it_is_written(tmp_path: Path) -> None:
-    """By several writers; half a line waits for its other half."""
+    """Several processes may write; an incomplete line is read once it is complete."""
     path = tmp_path / "record"
     one, other = Recorder(path, 1), Recorder(path)
     record = Record(path)

@@ -1,7 +1,8 @@
-"""Workers on three real servers, and a nemesis: no two hold a lock at once, and nobody is stuck.
+"""Workers on three real servers, and a nemesis: no two hold a lock at once, and no worker is stuck.
 
-Workers are processes, each with links of its own to the servers (`crew`), and record what they do (`record`). A plan
-of faults is made from a seed (`plan`) and carried out (`nemesis`); what is wrong is found in the record (`checker`).
+Workers are processes, each with its own links to the servers (`crew`), and record what they do (`record`). A
+plan of faults is made from a seed (`plan`) and carried out (`nemesis`). Defects are found in the record
+(`checker`).
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ from support import until
 pytestmark = [pytest.mark.usefixtures("real_servers"), pytest.mark.timeout(120 + 2 * SECONDS)]
 
 SYNC_LIMIT = 10
-"""In ticks: long after the session's end. A server that is cut off answers its clients for so long."""
+"""In ticks: longer than a session. For so long a server that is cut off answers its clients."""
 
 LOCKS = [(0, 1, 2), (0, 1, 2), (0,), (0,), (1,), (1,)]
-"""Which of them each worker takes."""
+"""The locks that each worker acquires."""
 
 WAY = os.environ.get("CORRAL_NEMESIS_WAY", "corral")
-"""How they hold the lock, see `lock_worker.Way`: what is wrong with another way, or with kazoo's, is told as a failure."""
+"""How workers hold the lock, see `lock_worker.Way`. The defects of another way, or of kazoo's, are reported
+as failures."""
 
 
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[LocalEnsemble]:
-    """Three servers of the test's own. What they have said is kept beside the records."""
+    """Three servers of the test's own. Their logs are kept beside the records."""
     async with LocalEnsemble(3, tick_time=TICK, sync_limit=SYNC_LIMIT, partitionable=True) as three:
         yield three
         for number, server in enumerate(three.servers, start=1):
@@ -45,20 +47,20 @@ async def servers(tmp_path: Path) -> AsyncIterator[LocalEnsemble]:
 
 
 async def rage(servers: LocalEnsemble, crew: Crew, faults: list[Fault]) -> tuple[Verdict, Nemesis]:
-    """Carry out a plan, let all come to rest, and judge."""
+    """Carry out a plan, wait until everything has settled, and check the record."""
     nemesis = Nemesis(servers, crew)
     await nemesis.carry_out(faults)
     await nemesis.heal()
-    with contextlib.suppress(AssertionError):  # the checker says who did not
+    with contextlib.suppress(AssertionError):  # the checker reports those that did not
         await crew.all_enter()
     await crew.end()
     return check(crew.record.read(), await crew.written()), nemesis
 
 
 async def test_no_two_hold_it_at_once(servers: LocalEnsemble, tmp_path: Path, tell: Tell) -> None:
-    """L1, L4, L5, S3: servers killed, paused and cut off from their peers; workers killed, cut off from the servers, and
-    beyond their session's end: no two are in the body at once, tokens and fenced writes are in order, and each worker
-    gets in again."""
+    """L1, L4, L5, S3: servers are killed, paused and cut off from their peers; workers are killed, and cut
+    off from the servers, also for longer than a session lasts. No two are in the body at once, tokens and
+    fenced writes are in order, and each worker enters again."""
     async with Crew(
         tmp_path / "exclusion", LOCKS, [servers.servers] * len(LOCKS), seed=SEED, way=WAY
     ) as crew:
@@ -72,8 +74,8 @@ async def test_no_two_hold_it_at_once(servers: LocalEnsemble, tmp_path: Path, te
 async def test_tokens_are_in_order_where_overlaps_cannot_be_excluded(
     servers: LocalEnsemble, tmp_path: Path, tell: Tell
 ) -> None:
-    """L5, S9: workers are stopped by SIGSTOP as well, so a holder can sleep through the loss of its lock: it is told as it
-    wakes; and tokens and fenced writes are in order all the same."""
+    """L5, S9: workers are also stopped by SIGSTOP, so a holder can sleep through the loss of its lock. It is
+    notified when it wakes; tokens and fenced writes are in order nevertheless."""
     seconds = SECONDS * 0.6
     async with Crew(tmp_path / "stops", LOCKS, [servers.servers] * len(LOCKS), seed=SEED, way=WAY) as crew:
         verdict, nemesis = await rage(servers, crew, plan(SEED, seconds, stops=True))
@@ -83,23 +85,24 @@ async def test_tokens_are_in_order_where_overlaps_cannot_be_excluded(
 
 
 BREAKING = 2 * T
-"""Seconds of a fault that a broken lock does not stand: its session's end, and some time for two to be in."""
+"""Seconds of a fault in which a broken lock fails: the end of a session, and some time for two workers to be
+in."""
 STAY = 3 * T
-"""Seconds that a holder stays there: it outlasts the fault."""
+"""Seconds that a holder stays then: longer than the fault."""
 LOOK = 0.25
-"""Seconds between two looks at whether something was found."""
+"""Seconds between two checks of whether a violation was found."""
 
 
 async def test_a_broken_lock_is_found(servers: LocalEnsemble, tmp_path: Path) -> None:
-    """The checker finds a body that goes on when it is told; a lease by pings, behind a server that is cut off; and
-    writes that nothing fences, of a worker that was stopped. (And so the tests here can fail.)"""
+    """The checker finds a body that ignores its cancellation; a lease by pings, behind a server that is cut
+    off; and unfenced writes of a worker that was stopped. (This shows that the tests here can fail.)"""
     leader, followers = await servers.leader(), await servers.followers()
 
     async def run(
         way: Way, known: Sequence[LocalServer], kind: Kind, part: Part, found: str, *, quiet: float = 1.0
     ) -> Verdict:
-        """Two workers, each with one server; one fault, and again for the next holder, until that of the verdict is
-        there which tells that it is `found`. (On a machine that stalls it may take more than one.)"""
+        """Run two workers, each with one server. There is one fault, and another for each next holder, until
+        `found` accepts the verdict. (On a machine that stalls it may take more than one.)"""
         faults = [Fault(begin, begin + BREAKING, kind, part, 0) for begin in (0.2, STAY, 2 * STAY)]
         crew = Crew(
             tmp_path / way.replace(" ", "-"),

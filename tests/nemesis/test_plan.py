@@ -12,10 +12,11 @@ seeds, durations = st.integers(0, 2**32), st.floats(1, 200)
 
 @given(seeds, durations, st.booleans())
 def test_a_plan_is_a_function_of_its_seed(seed: int, seconds: float, stops: bool) -> None:
-    """The same faults each time. They begin and end within the run; no more than two servers are hit at once."""
+    """A seed gives the same faults each time. They begin and end within the run; no more than two servers are
+    hit at once."""
     faults = plan(seed, seconds, stops=stops)
     assert faults == plan(seed, seconds, stops=stops)
-    if seconds > 3:  # and so begins after the first calm
+    if seconds > 3:  # so that a fault begins after the first quiet time
         assert {STOP} & {fault.kind for fault in faults} if stops else faults
     for fault in faults:
         assert 0 < fault.at <= fault.end <= seconds
@@ -26,7 +27,7 @@ def test_a_plan_is_a_function_of_its_seed(seed: int, seconds: float, stops: bool
 
 @given(seeds)
 def test_every_fault_comes(seed: int) -> None:
-    """In a run of minutes each kind comes, for each part; workers are stopped only if that is asked for."""
+    """A run of minutes has each kind of fault, for each role; workers are stopped only on request."""
     kinds = {(fault.kind, fault.part) for fault in plan(seed, 300)}
     assert kinds == {(kind, part) for kind in SERVER_FAULTS for part in SERVER_PARTS} | {
         (kind, part) for kind in WORKER_FAULTS for part in WORKER_PARTS

@@ -1,4 +1,4 @@
-"""Where scenarios play, and tallies of the points that were tried, told at the end of the run."""
+"""Where scenarios run, and the counts of the points that were tried, shown at the end of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from corral.testing.enumerators import Report
 from support import told_by_tests
 
 PROPERTY = "points tried"
-"""The property that a test's report is."""
+"""The property in which a test's report is recorded."""
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> St
 
 @pytest.fixture(autouse=True)
 def quick_garbage() -> Iterator[None]:
-    """Each point collects garbage: do not look again and again at what was there before."""
+    """Each point collects garbage: objects that existed before are not examined each time."""
     gc.collect()
     gc.freeze()
     yield
@@ -35,7 +35,8 @@ def quick_garbage() -> Iterator[None]:
 
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[[Report], None]:
-    """Have a report told in the summary; and fail if a point has broken something, or none was reached."""
+    """Record a report for the summary; fail if an invariant was violated at a point, or no point was
+    reached."""
 
     def told(report: Report) -> None:
         record_property(PROPERTY, (str(report), report.tried, report.reached, len(report.broken)))

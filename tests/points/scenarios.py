@@ -1,5 +1,5 @@
-"""What is run at every point: each makes a fresh client behind a proxy, does one thing, and has an independent
-observer, whose connection nobody cuts, check what must be true whatever has happened."""
+"""The scenarios that run at every point. Each makes a new client behind a proxy and does one thing. Then an
+independent observer, whose connection is never cut, checks the invariants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SESSION_TIMEOUT = 4.0
 
 
 class Stage(NamedTuple):
-    """Where scenarios play: below a znode of the test's own."""
+    """Where a scenario runs: below a znode of the test's own."""
 
     connect: Connect
     proxy: FaultProxy
@@ -29,15 +29,16 @@ class Stage(NamedTuple):
     """The observer."""
     numbers: itertools.count[int]
     patience: float = SESSION_TIMEOUT / 2
-    """Seconds in which a node of ours is gone, and the next client has the lock: well within a session."""
+    """Seconds in which a node of ours must be gone, and the next client must have the lock: well within a
+    session."""
 
     def path(self) -> str:
-        """A path that nobody has used."""
+        """A path that is not used yet."""
         return f"/n-{next(self.numbers)}"
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[corral.Client]:
-        """A fresh client behind the proxy. Its session is its only one, to the end."""
+        """A new client behind the proxy. It must keep its first session to the end."""
         async with self.connect(to=self.proxy.address, session_timeout=SESSION_TIMEOUT) as zk:
             session = zk.session_id
             yield zk
@@ -45,7 +46,7 @@ class Stage(NamedTuple):
 
 
 def require(condition: object, what: str) -> None:
-    """An invariant of a scenario's own."""
+    """Check an invariant of a scenario."""
     if not condition:
         raise InvariantViolated(what)
 
@@ -54,7 +55,8 @@ def require(condition: object, what: str) -> None:
 
 
 def connecting(stage: Stage) -> Scenario:
-    """Entering a client gives a session, or is cancelled; leaving it is quiet, and ends the session."""
+    """Entering a client gives a session, or is cancelled; leaving it raises and logs nothing, and ends the
+    session."""
 
     async def scenario(run: Run) -> None:
         zk = stage.connect(to=stage.proxy.address, session_timeout=SESSION_TIMEOUT)
@@ -74,17 +76,17 @@ def connecting(stage: Stage) -> Scenario:
 
 
 class Operation(NamedTuple):
-    """One verb on a node that has data b"old" at version 0, and no children."""
+    """One verb on a node with data b"old" at version 0, and no children."""
 
     call: Callable[[corral.Client, str], Awaitable[Any]]
     times: Callable[[corral.Client, str], Awaitable[int]] | None
-    """How often it was applied, as others see it; None for reads."""
+    """How often it was applied, as another client sees it; None for reads."""
     again: bool = False
-    """Whether it is made of several requests, each of which changes nothing when it is repeated."""
+    """Whether it consists of several requests, each of which can be repeated without effect."""
 
 
 async def _created(zk: corral.Client, path: str) -> int:
-    """How many children were ever created, whatever was deleted: the next sequential number tells."""
+    """How many children were ever created, including deleted ones, by the next sequential number."""
     probe = await zk.create(f"{path}/probe-", sequential=True)
     return int(probe[-10:])
 
@@ -145,8 +147,8 @@ OPERATIONS = {
 
 
 def operating(name: str) -> Callable[[Stage], Scenario]:
-    """An operation that returns was applied once; one that is refused was not; one whose outcome is unknown
-    was applied once or not at all. A read is never lost."""
+    """An operation that returns was applied once; one that is refused was not applied; one whose outcome is
+    unknown was applied once or not at all. A read is never lost."""
     call, times, _ = OPERATIONS[name]
 
     def on(stage: Stage) -> Scenario:
@@ -179,7 +181,7 @@ def operating(name: str) -> Callable[[Stage], Scenario]:
     return on
 
 
-# What stands in line
+# Recipes with a line
 
 
 async def check_turn(
@@ -191,8 +193,8 @@ async def check_turn(
     *,
     may_fail: bool = False,
 ) -> None:
-    """What must be true when an acquire has ended, however: each node of ours is one that is held; the next client gets
-    it at once; and so do we."""
+    """The invariants after an acquire has ended in any way: each node of ours is one that is held; the next
+    client can acquire at once, and so can we."""
     await settle(zk)
     session = zk.session_id
     acquired = None if outcome.cancelled else outcome.result()
@@ -209,7 +211,7 @@ async def check_turn(
 async def check_nothing_is_left(
     stage: Stage, zk: corral.Client, kind: LineKind, path: str, session: int
 ) -> None:
-    """No node of ours is left while the session lives; the next client gets it at once; and so do we."""
+    """No node of ours is left while the session lives; the next client can acquire at once, and so can we."""
 
     async def nothing_of_ours() -> bool:
         return not await kind.nodes(stage.other, path, session)
@@ -231,8 +233,8 @@ async def check_nothing_is_left(
 def acquiring(
     scene: str, way: str = "acquire", kind: LineKind = KINDS["lock"]
 ) -> Callable[[Stage], Scenario]:
-    """One whose lines do not exist, that is free, held to the end by others, handed over by them, or handed over behind
-    another waiter, which leaves first."""
+    """An acquire if the lines do not exist, if it is free, held to the end by others, handed over by them, or
+    handed over after another waiter has left."""
 
     def on(stage: Stage) -> Scenario:
         async def scenario(run: Run) -> None:
@@ -250,7 +252,8 @@ def acquiring(
 
 @contextlib.asynccontextmanager
 async def lines(stage: Stage, kind: LineKind, scene: str, path: str) -> AsyncIterator[None]:
-    """The lines of a recipe; whoever is ahead leaves when another one waits, and when that is over."""
+    """The lines of a recipe; whoever is ahead releases when another one waits, and at the end of the
+    block."""
     if scene != "no line":
         await kind.make_lines(stage.other, path)
     if scene in ("no line", "free"):
@@ -297,7 +300,8 @@ async def _looks() -> AsyncIterator[None]:
 
 
 def losing_a_create(number: int, lost: str, kind: LineKind) -> Callable[[Stage], Scenario]:
-    """A free one, where the create in one of its lines is lost with its connection, before the server or behind it."""
+    """An acquire, without others in line, where the create in one of its lines is lost with its connection,
+    before or after the server applied it."""
     lose = before if lost == "request" else committed
 
     def on(stage: Stage) -> Scenario:
@@ -315,7 +319,7 @@ def losing_a_create(number: int, lost: str, kind: LineKind) -> Callable[[Stage],
 
 
 def campaigning(scene: str) -> Callable[[Stage], Scenario]:
-    """A campaign, from standing to resigning: it returns what it leads to, and leaves no candidate."""
+    """A campaign, from joining to resigning: it returns its function's result, and leaves no candidate."""
     kind = KINDS["election"]
 
     async def lead(held: corral.Held) -> str:
@@ -338,7 +342,8 @@ def campaigning(scene: str) -> Callable[[Stage], Scenario]:
 
 
 def evicting(stage: Stage) -> Scenario:
-    """An eviction removes who was first, or nobody, and never anybody else; given that one, it may be repeated."""
+    """An eviction evicts whoever was first, or nobody, and never another one; if the contender is given, it
+    may be repeated."""
     kind = KINDS["lock"]
 
     async def scenario(run: Run) -> None:
@@ -367,8 +372,8 @@ def evicting(stage: Stage) -> Scenario:
 
 
 def downgrading(stage: Stage) -> Scenario:
-    """A writer that becomes a reader while another writer waits: that one gets in when the reader lets go, and not
-    before."""
+    """A writer becomes a reader while another writer waits: that one acquires when the reader releases, and
+    not before."""
     kind = KINDS["write lock"]
 
     async def scenario(run: Run) -> None:
@@ -384,7 +389,7 @@ def downgrading(stage: Stage) -> Scenario:
             if not outcome.cancelled:
                 outcome.result()
             await settle(zk)
-            async for _ in _looks():  # cancelled, it goes on
+            async for _ in _looks():  # a cancelled downgrade continues
                 if held.is_downgraded:
                     break
             require(held.is_valid, "downgraded, and not valid")
@@ -402,8 +407,8 @@ def downgrading(stage: Stage) -> Scenario:
 
 
 def observing(phase: str) -> Callable[[Stage], Scenario]:
-    """An observer of an election that waits for the next leader is told of it; cancelled, it has missed nothing.
-    Closed, it leaves no watch."""
+    """An observer of an election that waits for the next leader gets it; if it is cancelled, it has missed
+    nothing. When closed, it leaves no watch."""
 
     def on(stage: Stage) -> Scenario:
         async def scenario(run: Run) -> None:
@@ -461,7 +466,7 @@ async def check_no_watch(stage: Stage, zk: corral.Client, path: str) -> None:
 
 
 def giving_up(stage: Stage) -> Scenario:
-    """An acquire of a lock that stays held ends by its caller's timeout, and leaves nothing."""
+    """An acquire of a lock that stays held is ended by its caller's timeout, and leaves no node."""
 
     async def scenario(run: Run) -> None:
         path = stage.path()
@@ -495,7 +500,7 @@ def giving_up(stage: Stage) -> Scenario:
 
 
 def holding(stage: Stage) -> Scenario:
-    """``async with`` on a free lock: the body runs while it is held, and nothing is left behind it."""
+    """``async with`` on a free lock: the body runs while it is held, and nothing is left afterwards."""
 
     async def scenario(run: Run) -> None:
         path = stage.path()
@@ -517,12 +522,12 @@ def holding(stage: Stage) -> Scenario:
     return scenario
 
 
-# The watch
+# A watch of one node
 
 
 def watching(stage: Stage) -> Scenario:
-    """A watch of a node that is created, changed, deleted and created again ends up with the last state, and
-    is never told an older one after a newer one; nor one twice."""
+    """A watch of a node that is created, changed, deleted and created again ends with the last state, and
+    never reports an older one after a newer one, nor one twice."""
 
     async def scenario(run: Run) -> None:
         path = stage.path()
@@ -563,10 +568,10 @@ def watching(stage: Stage) -> Scenario:
 
 
 class Followed(NamedTuple):
-    """Something that is followed, from when it is there (`before`) until all that is written has been told."""
+    """Something that is followed, from the state before (`before`) until every write was reported."""
 
     follow: Callable[[corral.Client, str, Any, asyncio.Event], Awaitable[None]]
-    """Tell a mirror of each event until the last one is told; set the event when the first ones are."""
+    """Pass each event to a mirror until the last state; set the event after the initial ones."""
     mirror: Callable[[str], Any]
     truth: Callable[[corral.Client, str], Awaitable[Any]]
     before: Callable[[corral.Client, str], Awaitable[None]]
@@ -666,8 +671,8 @@ FOLLOWED = {
 
 
 def following(name: str) -> Callable[[Stage], Scenario]:
-    """Who follows children or a tree ends up with the last state, and is told nothing older after something newer, and
-    nothing twice; and whatever has happened, nothing stays registered, here or on the server."""
+    """Following children or a tree ends with the last state, and reports nothing older after something newer,
+    and nothing twice. In any case nothing stays registered, in the client or on the server."""
     follow, make_mirror, truth, before, write = FOLLOWED[name]
 
     def on(stage: Stage) -> Scenario:

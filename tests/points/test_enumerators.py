@@ -1,5 +1,5 @@
-"""The enumerators find what is broken: locks that are wrong on purpose, one for each thing that a run is held
-to, and each is told."""
+"""The enumerators find defects: locks that are wrong on purpose, one for each invariant that a run checks,
+and each is reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from line_kinds import KINDS
 
 
 class Wrapped:
-    """A lock that is right; those below are wrong in one thing each."""
+    """A correct lock; each lock below has one defect."""
 
     def __init__(self, zk: corral.Client, path: str) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class Wrapped:
 
 
 class LeavesItsNode(Wrapped):
-    """Cancelled, it leaves a node in the line: as aiozk does."""
+    """Cancelled, it leaves a node in the line, as aiozk does."""
 
     async def acquire(self) -> corral.Held:
         await self._zk.create(f"{self.path}/_c_x-lock-", ephemeral=True, sequential=True)
@@ -48,7 +48,7 @@ class LeavesItsNode(Wrapped):
 
 
 class CreatesTwice(Wrapped):
-    """When the answer to its create is lost it just tries again, and stands in line behind itself."""
+    """When the answer to its create is lost it creates another node, and waits for its own first one."""
 
     async def acquire(self) -> corral.Held:
         while True:
@@ -64,7 +64,7 @@ class CreatesTwice(Wrapped):
 
 
 class RaisesWhatNobodyExpects(Wrapped):
-    """It turns a lost answer into an error of its own."""
+    """It turns a lost answer into an exception of its own."""
 
     async def acquire(self) -> corral.Held:
         try:
@@ -75,7 +75,7 @@ class RaisesWhatNobodyExpects(Wrapped):
 
 
 class SwallowsTheCancel(Wrapped):
-    """Cancelled, it goes on waiting."""
+    """Cancelled, it continues to wait."""
 
     async def acquire(self) -> corral.Held:
         for _ in range(2):
@@ -85,7 +85,7 @@ class SwallowsTheCancel(Wrapped):
 
 
 class LeavesATask(Wrapped):
-    """It has a task that nobody ends."""
+    """It leaves a task that nobody ends."""
 
     tasks: ClassVar[list[asyncio.Task[None]]] = []
 
@@ -103,7 +103,7 @@ class LeavesATimer(Wrapped):
 
 
 class ForgetsAnError(Wrapped):
-    """It has a future whose error nobody retrieves."""
+    """It leaves a future whose exception nobody retrieves."""
 
     async def acquire(self) -> corral.Held:
         asyncio.get_running_loop().create_future().set_exception(RuntimeError("forgotten"))
@@ -111,7 +111,7 @@ class ForgetsAnError(Wrapped):
 
 
 class IsNotHeld(Wrapped):
-    """It says that it holds, and has no node in the line."""
+    """It claims to hold, and has no node in the line."""
 
     async def acquire(self) -> corral.Held:
         held = await super().acquire()
@@ -140,7 +140,7 @@ async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> St
 
 @pytest.mark.parametrize("lock", WRONG, ids=lambda lock: lock.__name__)
 async def test_a_wrong_lock_is_found(stage: Stage, lock: type[Wrapped]) -> None:
-    """A lock that is wrong only where it is struck breaks at some points, and they are told with the reason."""
+    """A lock that fails only if it is struck fails at some points, and these are reported with the reason."""
     enumerate_points, reason = WRONG[lock]
     scenario = acquiring("free", kind=KINDS["lock"]._replace(make=lock))(stage)
     if enumerate_points is every_cancel:
@@ -154,7 +154,7 @@ async def test_a_wrong_lock_is_found(stage: Stage, lock: type[Wrapped]) -> None:
 
 @pytest.mark.parametrize("lock", WRONG_AT_ONCE, ids=lambda lock: lock.__name__)
 async def test_a_lock_that_is_always_wrong_is_found(stage: Stage, lock: type[Wrapped]) -> None:
-    """A lock that is wrong without being struck does not even get as far as being struck."""
+    """A lock that fails without being struck fails before any point is tried."""
     scenario = acquiring("free", kind=KINDS["lock"]._replace(make=lock))(stage)
     with pytest.raises(AssertionError, match=WRONG_AT_ONCE[lock]):
         await every_cut(stage.proxy, scenario, bound=1.0)
@@ -163,7 +163,7 @@ async def test_a_lock_that_is_always_wrong_is_found(stage: Stage, lock: type[Wra
 
 
 async def test_a_scenario_that_hangs_is_found(stage: Stage) -> None:
-    """A scenario that does not end is broken, and its operation is ended."""
+    """A scenario that does not end is reported, and its operation is ended."""
 
     async def hangs(run: Run) -> None:
         await run.operation(asyncio.sleep(3600))
@@ -174,7 +174,7 @@ async def test_a_scenario_that_hangs_is_found(stage: Stage) -> None:
 
 @pytest.mark.parametrize("every", [every_cut, every_cancel])
 async def test_cancelled_itself(proxy: FaultProxy, every: Callable[..., Any]) -> None:
-    """An enumerator that is cancelled leaves nothing of the run that is under way."""
+    """An enumerator that is cancelled leaves nothing of the current run."""
     begun = asyncio.Event()
 
     async def endless() -> None:

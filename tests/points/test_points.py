@@ -1,4 +1,4 @@
-"""Every cut and every cancel, on everything that there is: zero broken (S2, S8, L3, W3)."""
+"""Every cut and every cancellation, for every scenario: no invariant is violated (S2, S8, L3, W3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Tell = Callable[[Report], None]
 Make = Callable[[Stage], Scenario]
 
 ONLY_HANDED_OVER = ("election, kazoo's", "semaphore of two")
-"""They differ from another kind by names or a number alone."""
+"""They differ from other kinds only in names or a number."""
 LINES: dict[str, Make] = {
     f"{name}, {scene}": acquiring(scene, kind=kind)
     for name, kind in KINDS.items()
@@ -61,10 +61,11 @@ OTHERS: dict[str, Make] = {
 VERBS: dict[str, Make] = {name: operating(name) for name in OPERATIONS}
 WATCHES: dict[str, Make] = {name: following(name) for name in FOLLOWED}
 NOT_AT_ONCE: dict[str, tuple[bool, Sequence[CancelMode]]] = {
-    # Cancelled as its session comes, entering ends that session on the server, which is bounded.
+    # If entering is cancelled when its session is established, it ends that session on the server, within a
+    # time limit.
     "connect": (False, list(CancelMode)),
-    # Leaving the block waits for the release, at most until the lease ends (L6): that is how long it takes in
-    # a black hole, so those points are left to the tests of L6.
+    # Leaving the block waits for the release, at most until the lease ends (L6). In a black hole it takes
+    # that long, so those points are left to the tests of L6.
     "lock, with a body": (False, [CancelMode.NOTHING, CancelMode.FIN, CancelMode.RST]),
 }
 SCENARIOS: dict[str, Make] = {
@@ -82,16 +83,17 @@ SCENARIOS: dict[str, Make] = {
 
 @pytest.mark.parametrize("name", [*SCENARIOS, "lock, given up"])
 async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
-    """S2, L3, W3: the connection is cut at each message, before the server, behind it, and after the reply;
-    by FIN and by RST: what is promised holds."""
+    """S2, L3, W3: the connection is cut at each message, before the server, after the server, and after the
+    reply, by FIN and by RST; the invariants hold."""
     make = SCENARIOS.get(name, giving_up)
     tell(await every_cut(stage.proxy, make(stage), what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
-    """S8, L3: cancelled wherever it waits, in the tick in which what it waits for is there, and between; with
-    the connection cut in that moment, or in a black hole, or neither: it ends at once and leaves nothing."""
+    """S8, L3: cancelled wherever it waits, in the tick in which the awaited result is there, and between,
+    with the connection cut at that moment, or in a black hole, or neither: it ends at once and leaves
+    nothing."""
     make = SCENARIOS[name]
     at_once, modes = NOT_AT_ONCE.get(name, (True, list(CancelMode)))
     what = f"{name}: cancels"

@@ -1,4 +1,4 @@
-"""Clients whose connections the tests of recipes break and listen to."""
+"""Fixtures: clients whose connections the tests break and record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from corral.testing import FaultProxy
 
 @pytest.fixture
 async def tap(proxy: FaultProxy) -> AsyncIterator[Tap]:
-    """A record of what comes to `proxy`."""
+    """A record of the messages to and from `proxy`."""
     record = Tap()
     async with proxy.record(record.note):
         yield record
@@ -23,6 +23,7 @@ async def tap(proxy: FaultProxy) -> AsyncIterator[Tap]:
 async def rig(
     connect: Callable[..., corral.Client], proxy: FaultProxy, tap: Tap, server_address: str
 ) -> AsyncIterator[Rig]:
-    """`rig.zk` goes through `rig.proxy`, as recorded by `rig.tap`; `rig.other` straight to the server."""
+    """`rig.zk` connects through `rig.proxy`, recorded by `rig.tap`; `rig.other` connects to the server
+    directly."""
     async with connect() as other, connect(proxy.address, session_timeout=2.0) as zk:
         yield Rig(zk, other, proxy, tap, server_address)

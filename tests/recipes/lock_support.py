@@ -1,4 +1,4 @@
-"""What the tests of locks share: a tap on the wire, the ways to lose a lock."""
+"""Helpers of the lock tests: a recorder of messages, and the ways to lose a lock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def ended(task: asyncio.Task[Any]) -> None:
 
 
 async def watched_paths(address: str) -> dict[str, list[str]]:
-    """The server's watches: who (session ids) watches which path."""
+    """The server's watches: which session ids watch which path."""
     found: dict[str, list[str]] = {}
     sessions: list[str] = []
     for line in (await four_letter_word(address, "wchp")).splitlines():
@@ -38,19 +38,19 @@ async def watched_paths(address: str) -> dict[str, list[str]]:
     return found
 
 
-# The wire
+# Messages
 
 
 class Tap:
-    """What comes to a proxy, in order: what a fault then loses too."""
+    """Records the messages that reach a proxy, in order, including those that a fault then drops."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self._news = asyncio.Event()
 
     def requests(self, start: int = 0, *, ours: bool = True) -> list[Operation]:
-        """The operations asked for since message `start`, connecting aside; if only `ours`, pings and
-        heartbeats too."""
+        """The operations requested since message `start`, except connecting. Pings and heartbeats are
+        included only with `ours=False`."""
         asked = [
             messages.OPERATIONS[message.opcode]
             for message in self.messages[start:]
@@ -59,18 +59,18 @@ class Tap:
         return [each for each in asked if not ours or each not in (messages.PING, messages.MULTI)]
 
     def events(self, start: int = 0) -> list[Message]:
-        """The notifications of watches since message `start`."""
+        """The watch events since message `start`."""
         return [message for message in self.messages[start:] if message.kind is MessageKind.EVENT]
 
     async def seen(self, condition: Callable[[], object]) -> None:
-        """Wait until what was recorded fulfils a condition."""
+        """Wait until the recorded messages meet a condition."""
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._news.clear()
                 await self._news.wait()
 
     def password(self, session_id: int) -> bytes:
-        """With which that session can be taken over."""
+        """The password of a session, with which a test can resume it."""
         greetings = [
             messages.decode_connect_reply(message.body, 0, len(message.body))
             for message in self.messages
@@ -80,15 +80,15 @@ class Tap:
         return password
 
     def note(self, message: Message) -> bool:
-        """Record one, for `FaultProxy.record`, which cannot be waited for."""
+        """Record one message. It is a callback of `FaultProxy.record`, so it does not wait."""
         self.messages.append(message)
         self._news.set()
         return False
 
 
 async def end_session(tap: Tap, address: str, session_id: int) -> None:
-    """Have the server end a session as if it had expired: take it over, with the password that was seen on
-    the wire, and close it."""
+    """Make the server end a session as if it had expired: resume it with the recorded password, and close
+    it."""
     host, _, port = address.rpartition(":")
     await probe_zxid(host, int(port), session_id, tap.password(session_id))
 
@@ -97,7 +97,7 @@ async def end_session(tap: Tap, address: str, session_id: int) -> None:
 
 
 class Rig(NamedTuple):
-    """A client whose connection can be broken, an observer whose cannot, and what is between."""
+    """A client whose connection can be broken, another one whose connection stays, and the proxy between."""
 
     zk: corral.Client
     other: corral.Client
@@ -107,8 +107,8 @@ class Rig(NamedTuple):
 
     @contextlib.asynccontextmanager
     async def away(self, how: str) -> AsyncIterator[None]:
-        """Inside the block `zk` reaches no server: its connection is "cut" or "reset", is in a "black hole", or its
-        session has "expired". When the block ends, the client has noticed."""
+        """Inside the block `zk` reaches no server: its connection is "cut" or "reset", is in a "black hole",
+        or its session has "expired". The block ends when the client has noticed."""
         if how == "black hole":
             async with self.proxy.black_hole():
                 yield
@@ -127,7 +127,7 @@ class Rig(NamedTuple):
 
     @contextlib.asynccontextmanager
     async def losing(self, how: str, node: str = "") -> AsyncIterator[None]:
-        """What `zk` holds is being lost inside the block. `node`, without our chroot, for "deleted"."""
+        """Inside the block `zk` loses what it holds. `node`, a path without our chroot, is for "deleted"."""
         if how == "lapsed":
             async with self.proxy.black_hole():
                 yield
@@ -149,7 +149,7 @@ WAYS_TO_LOSE = ["lapsed", "expired", "deleted", "closed"]
 
 @contextlib.contextmanager
 def noted(record: list[str], word: str) -> Iterator[None]:
-    """Append a word when the body is told to stop."""
+    """Append a word when the body is cancelled."""
     try:
         yield
     except asyncio.CancelledError:
@@ -164,7 +164,8 @@ async def until_watching(tap: Tap, start: int = 0) -> None:
 
 
 async def assert_nothing_left(rig: Rig, kind: LineKind, session: int, path: str = PATH) -> None:
-    """The session of `rig.zk` lives and has no node in any line; the next client gets it, and so do we."""
+    """The session of `rig.zk` is alive and has no node in any line; another client can acquire the lock, and
+    then `rig.zk` can."""
     await settle(rig.zk)
     assert rig.zk.session_id == session
 

@@ -1,4 +1,4 @@
-"""The nodes that recipes make have the ACL that is asked for."""
+"""The nodes that recipes create have the requested ACL."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PATH = "/made/for/it"
 async def test_nobody_else_stands_in_line(
     connect: Callable[..., corral.Client], other: corral.Client, kind: LineKind
 ) -> None:
-    """With an ACL of our own, the line and what stands in it are ours: others are refused, and those who have the
-    same credentials stand in it."""
+    """With an ACL, the line and its nodes are ours: other clients are refused, and those with the same
+    credentials can join."""
     credentials = [("digest", b"me:secret")]
     async with connect(auth=credentials) as zk, connect(auth=credentials) as friend:
         held = await kind.make(zk, PATH, acl=MINE).acquire()
@@ -45,13 +45,13 @@ async def test_nobody_else_stands_in_line(
 
 @every_kind(is_single)
 async def test_an_acl_that_cannot_be(zk: corral.Client, kind: LineKind) -> None:
-    """It is refused when the recipe is made, before anything is sent."""
+    """An invalid ACL is refused when the recipe is made, before anything is sent."""
     with pytest.raises(corral.UsageValueError, match="acl is empty"):
         kind.make(zk, PATH, acl=[])
 
 
 async def test_several_locks(connect: Callable[..., corral.Client], other: corral.Client) -> None:
-    """Each of several locks has it."""
+    """Each lock of a multi-lock has it."""
     async with connect(auth=[("digest", b"me:secret")]) as zk, zk.multi_lock(["/a", "/b"], acl=MINE):
         for path in ("/a", "/b"):
             assert (await zk.get_acl(path))[0] == MINE

@@ -1,4 +1,4 @@
-"""Every retry ends: on a request that breaks each connection, and on answers of which nothing ever comes."""
+"""Every retry ends: for a request that breaks each connection, and for answers that lead nowhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ async def first_leader(zk: corral.Client) -> object:
     return None
 
 
-# What is done while somebody else stands in /lock, or in /lock/locks, and which request breaks each connection.
+# The call to make while another client is in /lock, or in /lock/locks, and which request breaks each
+# connection.
 POISON: dict[str, tuple[Act, Operation]] = {
     "a lock's create": (lambda zk: zk.lock("/lock").acquire(), CREATE2),
     "a lock's list": (lambda zk: zk.lock("/lock").acquire(), CHILDREN),
@@ -50,8 +51,8 @@ POISON: dict[str, tuple[Act, Operation]] = {
 
 @pytest.mark.parametrize("what", POISON)
 async def test_a_request_that_breaks_each_connection(rig: Rig, what: str) -> None:
-    """L3: whoever repeats a request gives up with ConnectionLoss when so many connections in a row broke on it, and
-    leaves nothing in the line."""
+    """L3: a recipe that repeats a request gives up with ConnectionLoss when enough connections in a row broke
+    on it, and leaves nothing in the line."""
     act, operation = POISON[what]
     names = {"lock-": "/lock/_c_1-lock-", "latch-": "/lock/_c_1-latch-", "__WRIT__": "/lock/_c_1-__WRIT__"}
     await rig.other.create("/lock")
@@ -71,7 +72,7 @@ async def test_a_request_that_breaks_each_connection(rig: Rig, what: str) -> Non
 
 
 async def test_the_check_of_a_hand_off(rig: Rig) -> None:
-    """L3: a waiter whose check of its own node breaks each connection gives up, and its node goes."""
+    """L3: a waiter gives up if the check of its own node breaks each connection, and its node is deleted."""
     held = await rig.other.lock("/lock").acquire()
     waiter = asyncio.create_task(rig.zk.lock("/lock").acquire())
     await until_line(rig.other, "/lock", 2)
@@ -87,7 +88,7 @@ async def test_the_check_of_a_hand_off(rig: Rig) -> None:
 async def test_a_release_that_breaks_each_connection(
     rig: Rig, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L6: a release on which each connection breaks gives up and says so; what it gave up counts as held no more, and
+    """L6: a release that breaks each connection gives up with an error. The lock then counts as not held, and
     may be released again."""
     held = await rig.zk.lock("/lock").acquire()
     at = before if lost == "request" else committed
@@ -102,7 +103,7 @@ async def test_a_release_that_breaks_each_connection(
 
 
 async def test_an_abandoned_node_that_cannot_be_removed(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """L3: the removal of a node that nobody waits for any more ends as well, with a word in the log that names it."""
+    """L3: the deletion of a node that nobody waits for gives up, too, and logs the node's name."""
     async with rig.other.lock("/lock"):
         waiter = asyncio.create_task(rig.zk.lock("/lock").acquire())
         names = await until_line(rig.other, "/lock", 2)
@@ -115,8 +116,8 @@ async def test_an_abandoned_node_that_cannot_be_removed(rig: Rig, caplog: pytest
 
 @pytest.mark.parametrize("again", ["released", "downgraded again"])
 async def test_a_downgrade_that_breaks_each_connection(rig: Rig, again: str) -> None:
-    """L6: a downgrade on which each connection breaks gives up and says so. Releasing removes whichever node there is;
-    calling it again tries again."""
+    """L6: a downgrade that breaks each connection gives up with an error. Releasing then deletes whichever
+    node exists; calling it again tries again."""
     held = await rig.zk.rwlock("/lock").write().acquire()
     is_exchange = asks_for(MULTI)
     async with rig.proxy.cut_at(
@@ -136,14 +137,15 @@ async def test_a_downgrade_that_breaks_each_connection(rig: Rig, again: str) -> 
     await held.release()
 
 
-# Servers of which nothing ever comes
+# Servers with answers that lead nowhere
 
 
 @contextlib.asynccontextmanager
 async def liar(
     operation: Operation, lie: Callable[[bytes], bytes]
 ) -> AsyncIterator[tuple[corral.Client, list[int]]]:
-    """A client of a server that answers one operation by `lie`, which gets the true answer; and what it was asked."""
+    """A client of a server that answers one operation with `lie(true answer)`, and the list of opcodes that
+    it received."""
     async with EmbeddedServer() as server:
         handlers, asked = server.zookeeper._handlers, list[int]()
 
@@ -173,8 +175,8 @@ KINDS: dict[str, Callable[[corral.Client], Any]] = {
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_node_that_is_never_in_the_line(kind: str, way: str) -> None:
-    """L3: whose node is never listed gives up with an error that says so, after a bounded number of rounds, instead of
-    joining as fast as the server answers; each of its nodes is removed."""
+    """L3: if our node is never listed, joining gives up after a bounded number of rounds, with an error that
+    says so, rather than joining as fast as the server answers. Each of its nodes is deleted."""
     nobody = CHILDREN.reply.encode([])
     async with liar(CHILDREN, lambda _: nobody) as (zk, asked):
         with pytest.raises(corral.NoNode, match="/lock': its znode was deleted 16 times in a row"):
@@ -185,8 +187,8 @@ async def test_a_node_that_is_never_in_the_line(kind: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
 async def test_a_parent_that_is_there_and_is_not(way: str) -> None:
-    """L3: where the line is missing for whoever joins, and there for whoever makes it, the refusal is raised in the
-    end."""
+    """L3: if the parent does not exist when a node is created in it, but does when it is created itself, the
+    refusal is raised after a bounded number of rounds."""
 
     def missing(_: bytes) -> bytes:
         raise Refused(NO_NODE)
@@ -199,7 +201,7 @@ async def test_a_parent_that_is_there_and_is_not(way: str) -> None:
 
 @pytest.mark.parametrize("ask", ["leader", "leaders", "evict"])
 async def test_a_leader_who_is_listed_and_not_there(ask: str) -> None:
-    """K2: whoever looks for the first in the line gives up when it is never there."""
+    """K2: looking for the first in line gives up when the first is never there."""
     somebody = CHILDREN.reply.encode(["_c_1-latch-0000000001"])
     async with liar(CHILDREN, lambda _: somebody) as (zk, asked):
         election = zk.election("/lock")
@@ -209,8 +211,8 @@ async def test_a_leader_who_is_listed_and_not_there(ask: str) -> None:
 
 
 async def test_rounds_that_have_waited_do_not_count(rig: Rig) -> None:
-    """L3, L10: a waiter who is evicted again and again, more often than it would try in vain, and has waited each
-    time, goes on to stand in line."""
+    """L3, L10: a waiter that is evicted more often than the limit of fruitless rounds, but has waited each
+    time, continues to wait in line."""
     held = await rig.other.lock("/lock").acquire()
     waiter = asyncio.create_task(rig.zk.lock("/lock").acquire())
     for _ in range(MOST_ROUNDS + 3):
@@ -228,8 +230,8 @@ async def test_rounds_that_have_waited_do_not_count(rig: Rig) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_next_session_is_granted_less(kind: str) -> None:
-    """L3: the part of the lease that a holder needs goes by the session that it holds in, not by the one in which it
-    began to acquire: that may have been granted ten times as much."""
+    """L3: the part of the lease that a holder needs depends on the timeout of the session in which it holds.
+    The session in which it began to acquire may have had ten times as long a timeout."""
     async with EmbeddedServer(max_session_timeout=40) as generous:
         port = int(generous.address.rpartition(":")[2])
         async with (

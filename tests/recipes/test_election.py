@@ -1,5 +1,5 @@
-"""Elections: one leader at a time, a campaign that goes on after each loss, and those who only look on; and the names
-that are kazoo's."""
+"""Elections: one leader at a time, campaigns that continue after each loss, observers, and kazoo's node
+names."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ async def forever() -> None:
 
 
 def node_of(held: corral.Held) -> str:
-    """The name of what is held."""
+    """The name of the held node."""
     return held.node.rpartition("/")[2]
 
 
 async def delete(rig: Rig, held: corral.Held) -> None:
-    """Have somebody else delete a leader's node: the fastest way to lose it."""
+    """Another client deletes a leader's node: the fastest way to lose leadership."""
     await rig.other.delete(f"/election/{node_of(held)}")
 
 
@@ -40,8 +40,8 @@ async def delete(rig: Rig, held: corral.Held) -> None:
 
 
 async def test_candidates(zk: corral.Client, other: corral.Client) -> None:
-    """L9: who leads and who waits to can be seen, in order, with what they say of themselves; they lead in that order;
-    nobody leads where there is no candidate."""
+    """L9: the leader and the candidates can be listed in order, with their data, and they lead in that order.
+    Nobody leads if there are no candidates."""
     observer = other.election("/election", data=b"observer")
     assert await observer.leader() is None
     assert await observer.candidates() == []
@@ -73,7 +73,8 @@ async def test_candidates(zk: corral.Client, other: corral.Client) -> None:
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire", "run"])
 async def test_a_leader_does_not_wait_for_itself(zk: corral.Client, way: str) -> None:
-    """L7: a task that leads and would stand again gets an error that says what to do, and goes on leading."""
+    """L7: a task that leads and campaigns again gets an error that says what to do instead, and continues to
+    lead."""
 
     async def lead(held: corral.Held) -> None:
         pytest.fail("led twice")
@@ -91,7 +92,7 @@ async def test_a_leader_does_not_wait_for_itself(zk: corral.Client, way: str) ->
 
 
 class Campaign:
-    """A task that runs for leadership, and what it is like each time that it leads."""
+    """A task that runs for leadership, and what it does each time that it leads."""
 
     def __init__(self, election: corral.Election, *terms: Callable[[corral.Held], Awaitable[object]]) -> None:
         """`terms` are what it does the first time, the second time, and so on."""
@@ -107,7 +108,7 @@ class Campaign:
         return await self._terms[len(self.led) - 1](held)
 
     async def leads(self, term: int) -> corral.Held:
-        """What it holds in its `term`-th term (from 1), as soon as it does."""
+        """The `Held` of its `term`-th term (from 1), as soon as it leads."""
         async with asyncio.timeout(PATIENCE):
             while len(self.led) < term:
                 self._news.clear()
@@ -116,19 +117,19 @@ class Campaign:
 
 
 async def to_the_end(held: corral.Held) -> object:
-    """Lead until told to stop."""
+    """Lead until cancelled."""
     await forever()
     return None
 
 
 async def for_a_result(held: corral.Held) -> object:
-    """Lead, and be done."""
+    """Lead, and return."""
     assert held.is_valid
     return "a result"
 
 
 async def test_run_gives_the_result_and_resigns(zk: corral.Client, other: corral.Client) -> None:
-    """run waits to lead, returns what its function returns, and resigns."""
+    """run waits for leadership, returns what its function returns, and resigns."""
     theirs = await other.election("/election").acquire()
     campaign = Campaign(zk.election("/election", data=b"us"), for_a_result)
     await until_line(other, "/election", 2)
@@ -145,8 +146,9 @@ async def test_run_gives_the_result_and_resigns(zk: corral.Client, other: corral
 async def test_run_is_a_candidate_again_after_a_loss(
     rig: Rig, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L4: whenever leadership is lost the function is cancelled, before another leads if the lease lapsed; and we are
-    a candidate again, behind those who wait; what the function then returns is the result. It is logged."""
+    """L4: whenever leadership is lost, the function is cancelled; if the lease lapsed, that happens before
+    anyone else leads. The client becomes a candidate again, at the end of the line. The function's next
+    return value is the result. The loss is logged."""
     caplog.set_level(logging.INFO, "corral.recipes")
     events: list[str] = []
 
@@ -188,7 +190,8 @@ async def test_run_is_a_candidate_again_after_a_loss(
 
 
 async def test_run_goes_on_over_many_losses(rig: Rig) -> None:
-    """run is a candidate again after each loss, however many there are, and never leads twice at once."""
+    """run becomes a candidate again after each loss, however many there are, and never leads twice at
+    once."""
     campaign = Campaign(rig.zk.election("/election"), *[to_the_end] * 5, for_a_result)
     for term in range(1, 6):
         held = await campaign.leads(term)
@@ -199,7 +202,7 @@ async def test_run_goes_on_over_many_losses(rig: Rig) -> None:
 
 
 async def swallows_it(held: corral.Held) -> object:
-    """Return as if nothing had happened, though told."""
+    """Return normally despite the cancellation."""
     with suppress(asyncio.CancelledError):
         await forever()
     return "worthless"
@@ -256,8 +259,8 @@ async def writes_on(held: corral.Held) -> object:
 async def test_what_says_no_more_than_that_it_is_lost(
     rig: Rig, term: Callable[[corral.Held], Awaitable[object]]
 ) -> None:
-    """L4: a function that returns though told, or raises what says no more than that leadership, session or connection
-    are gone, has not ended the campaign; nor is what it returned the result."""
+    """L4: a function that returns after it was cancelled, or raises an error that only says that leadership,
+    session or connection are lost, has not ended the campaign, and its return value is not the result."""
     campaign = Campaign(rig.zk.election("/election"), term, for_a_result)
     await delete(rig, await campaign.leads(1))
     assert await within(campaign.task) == "a result"
@@ -266,7 +269,7 @@ async def test_what_says_no_more_than_that_it_is_lost(
 
 
 async def test_an_exception_ends_the_campaign(zk: corral.Client, other: corral.Client) -> None:
-    """An exception of the function comes out of run as it is, and resigns."""
+    """An exception of the function is raised by run unchanged, and run resigns."""
     error = ValueError("mine")
 
     async def fails(held: corral.Held) -> object:
@@ -292,8 +295,8 @@ async def test_an_exception_ends_the_campaign(zk: corral.Client, other: corral.C
 async def test_an_error_of_something_else_that_is_lost(
     zk: corral.Client, other: corral.Client, error: corral.CorralError
 ) -> None:
-    """While it leads, an error that says that something else is lost, such as another lock, ends the campaign like any
-    other: it is not taken for the loss of leadership."""
+    """While it leads, an error about the loss of something else, such as another lock, ends the campaign like
+    any other exception: it does not count as the loss of leadership."""
 
     async def fails(held: corral.Held) -> object:
         raise error
@@ -306,7 +309,7 @@ async def test_an_error_of_something_else_that_is_lost(
 
 
 async def test_another_lock_is_lost_while_it_leads(rig: Rig) -> None:
-    """The same, with a lock that really is lost: LockLost of that lock comes out of run, which has resigned."""
+    """The same with a lock that is really lost: its LockLost is raised by run, which has resigned."""
     inner: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
 
     async def locks(held: corral.Held) -> object:
@@ -325,7 +328,8 @@ async def test_another_lock_is_lost_while_it_leads(rig: Rig) -> None:
 
 
 async def test_an_exception_of_its_own_after_the_loss(rig: Rig) -> None:
-    """L4: another exception of the function, raised when it is told, ends the campaign too, with a note."""
+    """L4: any other exception that the function raises when it is cancelled ends the campaign, with a
+    note."""
 
     async def fails(held: corral.Held) -> object:
         try:
@@ -343,7 +347,7 @@ async def test_an_exception_of_its_own_after_the_loss(rig: Rig) -> None:
 
 
 async def test_resigning_in_a_campaign(zk: corral.Client, other: corral.Client) -> None:
-    """A function that resigns runs on while another leads; what it then returns is the result."""
+    """A function that resigns continues to run while another client leads; its return value is the result."""
     resigned = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -363,8 +367,8 @@ async def test_resigning_in_a_campaign(zk: corral.Client, other: corral.Client) 
 
 @pytest.mark.parametrize("moment", ["waiting", "leading", "told"])
 async def test_cancelling_a_campaign(rig: Rig, moment: str) -> None:
-    """L3, L4: cancelled while it waits, while it leads, or while the function cleans up after a loss, run ends with
-    CancelledError and is no candidate any more."""
+    """L3, L4: if run is cancelled while it waits, while it leads, or while the function cleans up after a
+    loss, it ends with CancelledError and is no candidate any more."""
     cleaning, cleaned_up = asyncio.Event(), asyncio.Event()
 
     async def cleans_up(held: corral.Held) -> object:
@@ -400,8 +404,8 @@ async def test_cancelling_a_campaign(rig: Rig, moment: str) -> None:
 async def test_closing_the_client_ends_a_campaign(
     connect: Connect, other: corral.Client, moment: str
 ) -> None:
-    """S5: a campaign ends with ClientClosed when the client is closed, whether it waits or leads; a function that
-    leads is told first."""
+    """S5: a campaign ends with ClientClosed when the client is closed, whether it waits or leads. A function
+    that leads is cancelled first."""
     told: list[str] = []
 
     async def first(held: corral.Held) -> object:
@@ -424,35 +428,35 @@ async def test_closing_the_client_ends_a_campaign(
     assert await children(other, "/election") == []
 
 
-# leaders: those who only look on
+# leaders: observers
 
 
 def watches(operation: Operation, path: str) -> Callable[[Message], bool]:
-    """Matches reads that set a watch on a path, given by its end."""
+    """Matches reads that set a watch on a path that ends like this."""
     return lambda message: (
         asks_for(operation)(message) and (message.path or "").endswith(path) and message.body[-1] == 1
     )
 
 
 def registered(zk: corral.Client) -> int:
-    """How many watched paths a client has."""
+    """How many paths a client watches."""
     return sum(zk.statistics().watches.values())
 
 
 class Observer:
-    """Somebody who looks on, one leader after the other."""
+    """An observer, which sees one leader after the other."""
 
     def __init__(self, election: corral.Election) -> None:
         self.leaders = election.leaders()
 
     async def next(self) -> bytes | None:
-        """What the next leader says of itself; None if there is none."""
+        """The next leader's data; None if there is none."""
         leader = await within(anext(self.leaders))
         return None if leader is None else leader.data
 
     @asynccontextmanager
     async def waiting(self, rig: Rig) -> AsyncIterator[asyncio.Task[bytes | None]]:
-        """It waits for news, and the server knows of it: `rig.zk` is its client."""
+        """It waits for the next leader, and its watch is set on the server. Its client is `rig.zk`."""
         task = asyncio.create_task(self.next())
         await until_it_waits(rig)
         assert not task.done()
@@ -460,7 +464,7 @@ class Observer:
 
 
 async def until_it_waits(rig: Rig) -> None:
-    """Wait until an observer through `rig.zk`, of which there is one, has set its watch on the server."""
+    """Wait until the one observer of `rig.zk` has set its watch on the server."""
 
     async def armed() -> bool:
         now = rig.zk.statistics()
@@ -471,15 +475,15 @@ async def until_it_waits(rig: Rig) -> None:
 
 
 async def stand(rig: Rig, data: bytes) -> str:
-    """A candidate of a hand-made node, for as long as that is there; returns the node."""
+    """A candidate with a node of ours, which leads until that is deleted; returns the node."""
     return await rig.other.create("/election/_c_1-latch-", data, ephemeral=True, sequential=True)
 
 
 async def test_leaders(rig: Rig) -> None:
-    """The leader now comes first, then each new one, with its data, and None while there is none; nobody is told
-    twice. The observer is no candidate."""
+    """The current leader is yielded first, then each new one, with its data, and None while there is none. No
+    leader is yielded twice. The observer is no candidate."""
     observer = Observer(rig.zk.election("/election", data=b"not a candidate"))
-    assert await observer.next() is None  # there is not even a parent
+    assert await observer.next() is None  # not even the parent exists
     async with observer.waiting(rig) as news:
         await rig.other.create("/election")
         await until_it_waits(rig)
@@ -491,7 +495,7 @@ async def test_leaders(rig: Rig) -> None:
         third = await stand(rig, b"third")
         assert len(await children(rig.other, "/election")) == 3
         await settle(rig.zk)
-        assert not news.done()  # the leader is the same
+        assert not news.done()  # the leader has not changed
         await rig.other.delete(first)
         assert await news == b"second"
     async with observer.waiting(rig) as news:
@@ -509,7 +513,8 @@ async def test_leaders(rig: Rig) -> None:
 
 
 async def test_leaders_of_real_candidates(zk: corral.Client, other: corral.Client) -> None:
-    """leaders tells what `leader` tells: the very contender, over resignations and the parent's vanishing."""
+    """leaders yields what `leader` returns, the same contender, across resignations and the deletion of the
+    parent."""
     observer = other.election("/election").leaders()
     assert await within(anext(observer)) is None
     for data in (b"a", b"b", b""):
@@ -520,14 +525,14 @@ async def test_leaders_of_real_candidates(zk: corral.Client, other: corral.Clien
             assert leader.stat.czxid == held.fencing_token
             assert leader.sequence >= 0
         assert await within(anext(observer)) is None
-        with suppress(corral.NoNode):  # the server removes it too
+        with suppress(corral.NoNode):  # the server removes it, too
             await zk.delete("/election")
 
 
 @pytest.mark.parametrize("phase", ["a leader", "no leader"])
 async def test_an_observer_asks_nothing_while_nothing_happens(rig: Rig, phase: str) -> None:
-    """L1: while the leader stays, an observer asks nothing, whoever comes and goes behind it; nor while there is none,
-    whatever else is in the line."""
+    """L1: while the leader stays the same, an observer sends nothing, whoever joins or leaves behind the
+    leader. It sends nothing either while there is no leader, whatever other nodes the line has."""
     await rig.other.create("/election/readme", make_parents=True)
     if phase == "a leader":
         await stand(rig, b"leader")
@@ -540,13 +545,14 @@ async def test_an_observer_asks_nothing_while_nothing_happens(rig: Rig, phase: s
                 await rig.other.delete(await stand(rig, b"passing"))
             await settle(rig.zk)
         assert rig.tap.events(start) == []
-        assert {operation.name for operation in rig.tap.requests(start)} == {"set"}  # by `settle`
+        assert {operation.name for operation in rig.tap.requests(start)} == {"set"}  # from `settle`
         news.cancel()
         await ended(news)
 
 
 async def test_a_leader_that_changes_its_data_is_the_same(rig: Rig) -> None:
-    """A leader is new when it is another; what it writes over its data is no news, and is seen with `leader`."""
+    """Only another contender is a new leader. If the leader changes its data, nothing is yielded; `leader`
+    returns the new data."""
     await rig.other.create("/election")
     node = await stand(rig, b"old")
     observer = Observer(rig.zk.election("/election"))
@@ -565,7 +571,7 @@ async def test_a_leader_that_changes_its_data_is_the_same(rig: Rig) -> None:
 
 
 async def test_a_slow_observer_gets_the_newest(rig: Rig) -> None:
-    """W2: whoever does not look misses the leaders in between, and gets the newest."""
+    """W2: an observer that does not ask misses the leaders in between, and gets the newest."""
     await rig.other.create("/election")
     nodes = [await stand(rig, b"%d" % place) for place in range(5)]
     observer = Observer(rig.zk.election("/election"))
@@ -576,7 +582,7 @@ async def test_a_slow_observer_gets_the_newest(rig: Rig) -> None:
     for node in nodes[3:]:
         await rig.other.delete(node)
     nodes = [await stand(rig, b"again")]
-    assert await observer.next() == b"again"  # that there was none in between is missed too
+    assert await observer.next() == b"again"  # it also misses that there was none in between
     await rig.other.delete(nodes[0])
     assert await observer.next() is None
 
@@ -585,8 +591,8 @@ async def test_a_slow_observer_gets_the_newest(rig: Rig) -> None:
 @pytest.mark.parametrize("how", ["cut", "reset", "black hole", "expired"])
 @pytest.mark.parametrize("phase", ["a leader", "no leader", "no parent"])
 async def test_an_observer_survives(rig: Rig, phase: str, how: str, news_meanwhile: bool) -> None:
-    """W3: an observer goes on over a lost connection, a silent server and an expired session: it is told what has
-    changed meanwhile, is not told twice if nothing has, and is told what changes afterwards."""
+    """W3: an observer continues after a lost connection, a silent server and an expired session. It sees what
+    changed meanwhile, sees nothing if nothing did, and sees later changes."""
     if phase != "no parent":
         await rig.other.create("/election")
     node = await stand(rig, b"old") if phase == "a leader" else ""
@@ -629,7 +635,7 @@ async def test_an_observer_survives(rig: Rig, phase: str, how: str, news_meanwhi
 async def test_an_observers_lost_message(
     rig: Rig, phase: str, operation: Operation, is_watch: bool, lost: str
 ) -> None:
-    """W3, S2: whichever message of an observer is lost, even twice, it goes on."""
+    """W3, S2: whichever message of an observer is lost, even twice, it continues."""
     if phase != "no parent":
         await rig.other.create("/election")
     node = await stand(rig, b"old") if phase == "a leader" else ""
@@ -654,7 +660,7 @@ async def test_an_observers_lost_message(
 
 
 async def test_a_loss_as_an_observers_watch_is_set_again(rig: Rig) -> None:
-    """W3: a second loss, of the message that sets the watch again, changes nothing."""
+    """W3: a second loss, of the message that sets the watch again, makes no difference."""
     await rig.other.create("/election")
     node = await stand(rig, b"old")
     observer = Observer(rig.zk.election("/election"))
@@ -671,7 +677,7 @@ async def test_a_loss_as_an_observers_watch_is_set_again(rig: Rig) -> None:
 @pytest.mark.parametrize("moment", ["waiting", "not waiting"])
 @pytest.mark.parametrize("phase", ["a leader", "no leader", "no parent"])
 async def test_an_observer_ends_with_the_client(rig: Rig, phase: str, moment: str) -> None:
-    """When the client is closed the loop ends, whether it waits for news or not; asked again it has ended still."""
+    """When the client is closed the loop ends, whether it waits or not; further iterations end at once."""
     if phase != "no parent":
         await rig.other.create("/election")
     if phase == "a leader":
@@ -703,7 +709,7 @@ async def test_an_observer_ends_with_the_client(rig: Rig, phase: str, moment: st
 
 
 async def test_an_observer_whose_credentials_are_refused(rig: Rig) -> None:
-    """For what no session can mend an observer raises the SessionError, and again when asked again."""
+    """For errors that no session can mend, an observer raises the SessionError, again on each call."""
     await rig.other.create("/election")
     observer = Observer(rig.zk.election("/election"))
     assert await observer.next() is None
@@ -716,7 +722,7 @@ async def test_an_observer_whose_credentials_are_refused(rig: Rig) -> None:
 
 
 async def test_an_observation_is_for_one_reader(rig: Rig) -> None:
-    """A second task that reads the same observation gets an error that says so, and the first misses nothing."""
+    """A second task that reads the same observation gets an error that says so; the first misses nothing."""
     await rig.other.create("/election")
     observer = Observer(rig.zk.election("/election"))
     assert await observer.next() is None
@@ -729,14 +735,14 @@ async def test_an_observation_is_for_one_reader(rig: Rig) -> None:
 
 
 async def test_an_observer_belongs_to_one_loop(rig: Rig) -> None:
-    """S8: looking on from without the client's event loop is an error that says so."""
+    """S8: observing outside the client's event loop is an error that says so."""
     leaders = rig.zk.election("/election").leaders()
     step = leaders.__anext__()
     await asyncio.get_running_loop().run_in_executor(None, refused, step)
 
 
 def refused(step: Awaitable[object]) -> None:
-    """Run one step of a coroutine where no event loop is."""
+    """Run one step of a coroutine without an event loop."""
     with pytest.raises(corral.UsageStateError, match="event loop"):
         step.__await__().__next__()
 
@@ -771,7 +777,8 @@ async def by_cancel_of_the_wait(leaders: corral.LeaderWatch) -> None:
 async def test_leaving_an_observation(
     rig: Rig, phase: str, way: Callable[[corral.LeaderWatch], Awaitable[None]]
 ) -> None:
-    """W5: left in any way, nothing is registered, here or on the server: what happens then is no news on the wire."""
+    """W5: however an observer ends, no watch is left, in the client or on the server: later changes send no
+    event."""
     if phase != "no parent":
         await rig.other.create("/election")
     node = await stand(rig, b"old") if phase == "a leader" else ""
@@ -788,8 +795,8 @@ async def test_leaving_an_observation(
     task.cancel()
     await ended(task)
     await turns()  # the task that reads for all observers ends,
-    await settle(rig.zk)  # a read that was on its way has set its watch by now,
-    await settle(rig.zk)  # and that was removed
+    await settle(rig.zk)  # a read that was in flight has set its watch by now,
+    await settle(rig.zk)  # and that watch was removed
     assert registered(rig.zk) == 0
     start = len(rig.tap.messages)
     if phase == "no parent":
@@ -804,7 +811,7 @@ async def test_leaving_an_observation(
 
 
 async def test_a_timeout_around_an_observer_loses_nothing(rig: Rig) -> None:
-    """S8: a wait for the next leader that times out may be begun again; no leader is missed."""
+    """S8: a wait for the next leader that times out may be repeated; no leader is missed."""
     await rig.other.create("/election")
     observer = Observer(rig.zk.election("/election"))
     assert await observer.next() is None
@@ -825,8 +832,8 @@ async def test_a_timeout_around_an_observer_loses_nothing(rig: Rig) -> None:
 
 
 async def test_several_observers_of_one_client(rig: Rig) -> None:
-    """W4, W7: observers, a watch of the leader's node and a candidate of one client share what they watch: each is
-    told, and leaving one does not make the others deaf."""
+    """W4, W7: observers, a watch of the leader's node and a candidate of one client share the server's
+    watches. Each of them is notified, and one that leaves does not affect the others."""
     await rig.other.create("/election")
     node = await stand(rig, b"leader")
     election = rig.zk.election("/election")
@@ -854,12 +861,12 @@ async def test_several_observers_of_one_client(rig: Rig) -> None:
     await held.release()
 
 
-# Whose names the nodes have
+# Layouts
 
 
 async def test_kazoos_election_is_its_lock(zk: corral.Client, other: corral.Client) -> None:
-    """L8: as in kazoo, an election and a lock of kazoo's layout on one path are one line; those of Curator's layout
-    are two."""
+    """L8: as in kazoo, an election and a lock with kazoo's layout at one path are one line; those with
+    Curator's layout are two."""
     layouts: list[LayoutName] = ["kazoo", "curator"]
     for layout in layouts:
         async with zk.lock("/line", layout=layout):
@@ -871,7 +878,7 @@ async def test_kazoos_election_is_its_lock(zk: corral.Client, other: corral.Clie
 
 
 async def test_other_lines_at_one_path(zk: corral.Client, other: corral.Client) -> None:
-    """L7, L8: a lock, an election and a semaphore at one path are three lines: one task may stand in each."""
+    """L7, L8: a lock, an election and a semaphore at one path are three lines: one task may be in each."""
     async with asyncio.timeout(PATIENCE):
         async with (
             zk.lock("/line") as lock,
@@ -891,6 +898,6 @@ async def test_other_lines_at_one_path(zk: corral.Client, other: corral.Client) 
 @pytest.mark.parametrize("layout", ["zookeeper", "", None, ["kazoo"], "Kazoo"])
 @pytest.mark.parametrize("kind", ["lock", "election"])
 async def test_a_layout_that_is_none(zk: corral.Client, kind: str, layout: object) -> None:
-    """A layout is one of those there are; the error names them, and the one asked for."""
+    """An unknown layout is refused; the error lists the known ones, and quotes the requested one."""
     with pytest.raises(corral.UsageValueError, match=f"'curator' or 'kazoo', not {re.escape(repr(layout))}"):
         getattr(zk, kind)("/line", layout=layout)

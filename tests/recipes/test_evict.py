@@ -1,4 +1,5 @@
-"""Breaking a lock: an operator removes who hangs, which is told by its next heartbeat, and the next in line holds."""
+"""Breaking a lock: an operator evicts a holder that hangs. Its next heartbeat finds that out, and the next in
+line holds."""
 
 from __future__ import annotations
 
@@ -28,12 +29,12 @@ def made_by(kind: LineKind) -> Callable[[corral.Client], InLine]:
 
 
 def name_of(held: corral.Held) -> str:
-    """The name of what is held."""
+    """The name of the held node."""
     return held.node.rpartition("/")[2]
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What operators are warned of by recipes."""
+    """The warnings that recipes log."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -42,7 +43,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class Body:
-    """A task that holds something, until it is told."""
+    """A task that holds something until it is cancelled."""
 
     def __init__(self, line: InLine) -> None:
         self.entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
@@ -59,10 +60,10 @@ class Body:
                     await forever()
             finally:
                 self.told_at = asyncio.get_running_loop().time()
-                await turns(20)  # a clean-up may wait: it is not cancelled again
+                await turns(20)  # the clean-up may wait: it is not cancelled again
 
     async def held(self) -> corral.Held:
-        """What it holds, as soon as it does."""
+        """Its `Held`, as soon as it holds."""
         return await within(asyncio.shield(self.entered))
 
 
@@ -71,8 +72,8 @@ class Body:
 
 @every_kind(can_evict)
 async def test_the_holder_is_removed(rig: Rig, kind: LineKind, caplog: pytest.LogCaptureFixture) -> None:
-    """L4: whoever is first is removed: the next in line holds, and the body of the one removed is told, once, and ends
-    with LockLost. Who was removed is returned, and logged where it was done."""
+    """L4: the first in line is evicted: the next in line holds, and the evicted body is cancelled once, and
+    ends with LockLost. `evict` returns who was evicted, and its client logs it."""
     make = made_by(kind)
     body = Body(make(rig.zk))
     held = await body.held()
@@ -97,9 +98,10 @@ async def test_the_holder_is_removed(rig: Rig, kind: LineKind, caplog: pytest.Lo
 
 
 async def test_the_next_in_line_holds_at_once(rig: Rig) -> None:
-    """L1: the next one does not wait until the one removed was told: it is woken by the removal itself."""
+    """L1: the next in line does not wait until the evicted holder was notified: the deletion itself wakes
+    it."""
     held = await rig.zk.lock("/line").acquire()
-    async with rig.proxy.black_hole():  # nothing can tell the one removed
+    async with rig.proxy.black_hole():  # nothing can notify the evicted holder
         following = asyncio.create_task(rig.other.lock("/line").acquire())
         await until_line(rig.other, "/line", 2)
         assert held.is_valid
@@ -111,8 +113,8 @@ async def test_the_next_in_line_holds_at_once(rig: Rig) -> None:
 
 
 async def test_it_is_told_by_its_next_heartbeat(rig: Rig) -> None:
-    """S3, L4: the one removed is told by the first heartbeat that is sent afterwards: at most a sixth of its session
-    timeout later, which is exact in virtual time."""
+    """S3, L4: the evicted holder learns of it from the first heartbeat that it sends afterwards, at most a
+    sixth of its session timeout later. In virtual time this is measured exactly."""
     loop = asyncio.get_running_loop()
     for _ in range(3):
         body = Body(rig.zk.lock("/line"))
@@ -121,20 +123,20 @@ async def test_it_is_told_by_its_next_heartbeat(rig: Rig) -> None:
         await rig.other.lock("/line").evict()
         with pytest.raises(corral.LockLost):
             await within(body.task)
-        assert rig.tap.requests(start, ours=False).count(MULTI) <= 2  # one may have been on its way before
+        assert rig.tap.requests(start, ours=False).count(MULTI) <= 2  # one may have been in flight before
         if isinstance(loop, VirtualLoop):
             assert 0 < body.told_at - evicted <= rig.zk.session_timeout / 6 + 1e-6
-            await asyncio.sleep(0.1)  # so that the next one is removed at another point of the period
+            await asyncio.sleep(0.1)  # the next one at another point of the heartbeat period
 
 
 async def test_until_then_both_act_and_the_server_knows(rig: Rig) -> None:
-    """L5: until it is told the one removed holds to the best of its knowledge; its fencing token is below that of who
-    holds now, and its guarded transactions apply nothing."""
+    """L5: until it is notified, the evicted holder believes that it holds. Its fencing token is smaller than
+    the new holder's, and its guarded transactions are not applied."""
     await rig.other.create("/data", b"old")
     held = await rig.zk.lock("/line").acquire()
     following = asyncio.create_task(rig.other.lock("/line").acquire())
     await until_line(rig.other, "/line", 2)
-    # It does not come to speak before this task waits for something else than the observer's connection.
+    # The evicted task does not run until this task waits for something else than the observer's connection.
     async with rig.proxy.black_hole(replies=False):
         await rig.other.lock("/line").evict()
         second = await within(following)
@@ -154,8 +156,8 @@ async def test_until_then_both_act_and_the_server_knows(rig: Rig) -> None:
 
 
 async def test_one_that_hangs(rig: Rig) -> None:
-    """A holder that hangs, and does not even clean up when it is told, is got rid of: others come and go, and it ends
-    with LockLost when it ends; its late release touches nobody."""
+    """A holder that hangs, and does not even clean up when it is cancelled, no longer blocks others: they
+    acquire and release. It ends with LockLost whenever it ends, and its late release affects nobody."""
     hanging, told, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def hang() -> None:
@@ -183,7 +185,7 @@ async def test_one_that_hangs(rig: Rig) -> None:
 
 
 async def test_one_whose_event_loop_is_blocked(rig: Rig) -> None:
-    """S9: a holder whose event loop is blocked as it is removed is told when it runs again."""
+    """S9: a holder whose event loop is blocked when it is evicted is notified when the loop runs again."""
     body = Body(rig.zk.lock("/line"))
     held = await body.held()
     await rig.other.lock("/line").evict()
@@ -195,7 +197,7 @@ async def test_one_whose_event_loop_is_blocked(rig: Rig) -> None:
 
 
 async def test_ones_own(zk: corral.Client, other: corral.Client) -> None:
-    """A client may break what it holds itself, and is told like any other."""
+    """A client may evict itself, and is notified like any other."""
     body = Body(zk.lock("/line"))
     held = await body.held()
     removed = await zk.lock("/line").evict()
@@ -207,7 +209,7 @@ async def test_ones_own(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_a_leader_in_a_campaign(rig: Rig) -> None:
-    """A leader that is removed is a candidate again, behind those who wait."""
+    """A leader that is evicted becomes a candidate again, at the end of the line."""
     led: list[corral.Held] = []
     leads = asyncio.Event()
 
@@ -226,13 +228,13 @@ async def test_a_leader_in_a_campaign(rig: Rig) -> None:
     assert removed is not None
     assert removed.name == name_of(led[0])
     second = await within(following)
-    await until_line(rig.other, "/line", 2)  # ours is back
+    await until_line(rig.other, "/line", 2)  # ours has joined again
     assert len(led) == 1
     await second.release()
     assert await within(campaign) == "a result"
 
 
-# Nobody, or somebody else
+# Nobody, or another contender
 
 
 @pytest.mark.parametrize("parent", [False, True])
@@ -240,7 +242,8 @@ async def test_a_leader_in_a_campaign(rig: Rig) -> None:
 async def test_nobody(
     zk: corral.Client, kind: LineKind, parent: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where nobody stands, None is returned and nothing is logged; children of other names are nobody."""
+    """If the line is empty, None is returned and nothing is logged. Children with other names do not
+    count."""
     if parent:
         await zk.create("/line/readme", make_parents=True)
     assert await made_by(kind)(zk).evict() is None
@@ -251,8 +254,8 @@ async def test_nobody(
 
 @every_kind(can_evict)
 async def test_a_given_contender(rig: Rig, kind: LineKind, caplog: pytest.LogCaptureFixture) -> None:
-    """A contender that is given is the one that is removed, wherever it stands: the holder goes on, the others keep
-    their order, and the one removed stands in line again, at the end."""
+    """A contender given as an argument is evicted, wherever it is in line. The holder and the order of the
+    others are not affected. The evicted contender joins again, at the end."""
     make = made_by(kind)
     order: list[str] = []
 
@@ -282,8 +285,8 @@ async def test_a_given_contender(rig: Rig, kind: LineKind, caplog: pytest.LogCap
 
 @every_kind(can_evict)
 async def test_the_one_behind_the_holder(rig: Rig, kind: LineKind) -> None:
-    """L1: the one that stands right behind the holder, and was removed, does not hold when the holder leaves: whoever
-    stood behind it does, alone, and it stands in line again, at the end."""
+    """L1: if the next in line was evicted, it does not hold when the holder releases. The one behind it does,
+    alone, and the evicted contender joins again, at the end."""
     make = made_by(kind)
     held = await make(rig.other).acquire()
     waiter = asyncio.create_task(make(rig.zk).acquire())
@@ -294,7 +297,7 @@ async def test_the_one_behind_the_holder(rig: Rig, kind: LineKind) -> None:
     assert await line.evict((await line.contenders())[1]) is not None
     await settle(
         rig.zk
-    )  # a write, so that its lease is long: else it would make sure of that, and so of its node
+    )  # a write, so that its lease is long: otherwise it would prove its session, and so its node, first
     await held.release()
     second = await within(following)
     names = await until_line(rig.other, "/line", 2)
@@ -309,8 +312,8 @@ async def test_the_one_behind_the_holder(rig: Rig, kind: LineKind) -> None:
 async def test_one_that_has_gone(
     zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A contender that has left, or was removed already, is nobody: None is returned, nothing is logged, and whoever
-    stands in its place by now is left alone."""
+    """If the given contender has left, or was evicted already, None is returned and nothing is logged.
+    Whoever has its position now is not affected."""
     line = other.lock("/line")
     first = await zk.lock("/line").acquire()
     [gone] = await line.contenders()
@@ -327,8 +330,8 @@ async def test_one_that_has_gone(
 
 
 async def test_a_holder_that_leaves_meanwhile(rig: Rig) -> None:
-    """Where the first one leaves by itself while it is being removed, nobody is: the next one, whom the operator has
-    never seen, is not removed in its place."""
+    """If the first in line leaves while it is being evicted, nobody is evicted: not the next one either,
+    which the operator has not seen."""
     held = await rig.other.lock("/line").acquire()
     async with rig.proxy.black_hole(before(match=asks_for(DELETE))) as hole:
         evicting = asyncio.create_task(rig.zk.lock("/line").evict())
@@ -342,7 +345,7 @@ async def test_a_holder_that_leaves_meanwhile(rig: Rig) -> None:
 
 
 async def test_not_allowed(zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture) -> None:
-    """An operator whom the line's ACL does not allow it gets NoAuth, and has changed nothing."""
+    """An operator without the permission in the line's ACL gets NoAuth, and nothing changes."""
     perms = corral.Perm.ALL & ~corral.Perm.DELETE
     await zk.create("/line", acl=[corral.Acl(perms, "world", "anyone")])
     node = await zk.create("/line/_c_1-lock-", ephemeral=True, sequential=True)
@@ -352,15 +355,15 @@ async def test_not_allowed(zk: corral.Client, other: corral.Client, caplog: pyte
     assert await zk.exists(node) is not None
 
 
-# The operator's own troubles
+# Failures on the operator's side
 
 
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize("operation", [CHILDREN, DELETE], ids=["list", "delete"])
 async def test_a_lost_message(rig: Rig, operation: Any, lost: str, given: bool) -> None:
-    """S2: whichever message is lost, before the server or behind it, and even twice: that one is removed, it is told
-    who, and nobody else is removed in its place."""
+    """S2: whichever message is lost, before or after the server handled it, even twice: the contender is
+    evicted, the operator is told which one it was, and nobody else is evicted."""
     body = Body(rig.other.lock("/line"))
     held = await body.held()
     following = asyncio.create_task(rig.other.lock("/line").acquire())
@@ -383,7 +386,8 @@ async def test_a_lost_message(rig: Rig, operation: Any, lost: str, given: bool) 
 
 
 async def test_the_operators_session_ends(rig: Rig) -> None:
-    """S2: an operator whose session has expired removes all the same: what it removes is not its own."""
+    """S2: an operator whose session has expired evicts nevertheless, since the node does not belong to its
+    session."""
     held = await rig.other.lock("/line").acquire()
     session = rig.zk.session_id
     async with rig.proxy.refuse():
@@ -399,7 +403,7 @@ async def test_the_operators_session_ends(rig: Rig) -> None:
 
 
 async def test_a_closed_client(rig: Rig) -> None:
-    """S5: a client that is closed removes nobody, and says so."""
+    """S5: a closed client evicts nobody, and raises."""
     async with rig.other.lock("/line") as held:
         await rig.zk.close()
         with pytest.raises(corral.ClientClosed):

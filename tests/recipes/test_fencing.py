@@ -1,4 +1,4 @@
-"""Fenced writes: what a holder writes that was paused for longer than its session lives is refused (L5)."""
+"""Fencing: the writes of a holder that was paused for longer than its session lasts are refused (L5)."""
 
 from __future__ import annotations
 
@@ -62,12 +62,13 @@ MAKE: dict[
 
 
 REFUSED = (b"LockLost", b"SessionExpired", b"ConnectionLoss")
-"""How a holder learns of it: by its clock, by the server, or by the end of the connection of its old session."""
+"""How a holder learns of it: by its clock, from the server, or because the connection of its old session
+ends."""
 
 
 @contextlib.asynccontextmanager
 async def holder(address: str, what: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that holds it, and ends with the block."""
+    """A process that holds the lock, and is ended with the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -89,8 +90,8 @@ async def holder(address: str, what: str) -> AsyncIterator[asyncio.subprocess.Pr
 async def test_a_late_write_is_refused(
     real_time: None, server_address: str, root: str, zk: corral.Client, what: str
 ) -> None:
-    """L5: a process that is stopped (SIGSTOP) until its session is over, and goes on as if nothing had been, has
-    its write refused; and whoever holds it by then has a greater token."""
+    """L5: a process is stopped (SIGSTOP) until its session is over, and then continues unaware of that. Its
+    write is refused, and the new holder has a greater token."""
     await zk.create("/value", b"")
     async with holder(f"{server_address}{root}", what) as process:
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The line itself: its numbers and where they end, whose nodes count, parents that go or cannot be made."""
+"""The line: its numbers and their limit, which nodes count, and parents that vanish or cannot be created."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MOST, LEAST = 2**31 - 1, -(2**31)
 
 
 def curator(number: int, place: int = 0) -> str:
-    """A node's name as Curator would have it, with a number of our choosing."""
+    """A node name as Curator generates it, with a given number."""
     return f"_c_7f3e2b11-2222-4333-8444-{place:012d}-lock-{number:010d}"
 
 
 async def stand(client: corral.Client, path: str, names: list[str]) -> None:
-    """Put nodes of these very names in a line, in this order."""
+    """Create nodes with exactly these names in a line, in this order."""
     for name in names:
         await client.create(f"{path}/{name}", name.encode(), ephemeral=True)
 
@@ -48,8 +48,8 @@ async def stand(client: corral.Client, path: str, names: list[str]) -> None:
     ids=str,
 )
 async def test_the_order_of_numbers(zk: corral.Client, other: corral.Client, numbers: list[int]) -> None:
-    """L9, L10: the line is in the order of joining: that of the numbers, not of the names; and where the
-    server's counter has run out, whatever the numbers are."""
+    """L9, L10: the line is in the order of joining: that of the numbers, not of the names. Once the server's
+    counter has run out, it is so whatever the numbers are."""
     await zk.create("/lock")
     names = [curator(number, place) for place, number in enumerate(numbers)]
     await stand(other, "/lock", names)
@@ -59,7 +59,7 @@ async def test_the_order_of_numbers(zk: corral.Client, other: corral.Client, num
 
 
 async def test_a_node_ahead_is_waited_for(zk: corral.Client, other: corral.Client) -> None:
-    """L1: who was there before us is waited for."""
+    """L1: nodes that were there before ours are waited for."""
     await zk.create("/lock")
     task = await blocked_by(zk, other, curator(0))
     await other.delete(f"/lock/{curator(0)}")
@@ -70,7 +70,7 @@ async def test_a_node_ahead_is_waited_for(zk: corral.Client, other: corral.Clien
 async def test_a_greater_number_is_not_waited_for(
     zk: corral.Client, other: corral.Client, number: int
 ) -> None:
-    """L10: a greater number stands behind ours."""
+    """L10: a greater number is behind ours."""
     await zk.create("/lock")
     await stand(other, "/lock", [curator(number)])
     async with asyncio.timeout(PATIENCE), zk.lock("/lock"):
@@ -96,8 +96,8 @@ async def at_the_end() -> AsyncIterator[tuple[corral.Client, corral.Client]]:
 async def test_at_the_end_a_node_ahead_is_waited_for(
     at_the_end: tuple[corral.Client, corral.Client], number: int
 ) -> None:
-    """L10: where the counter has run out, who was there before us is waited for, with any number, negative ones
-    of nine digits and of ten included."""
+    """L10: once the counter has run out, nodes that were there before ours are waited for, whatever their
+    numbers, including negative ones of nine and ten digits."""
     zk, other = at_the_end
     task = await blocked_by(zk, other, curator(number))
     await other.delete(f"/lock/{curator(number)}")
@@ -108,7 +108,8 @@ async def test_at_the_end_a_node_ahead_is_waited_for(
 async def test_at_the_end_who_joins_later_is_not_waited_for(
     at_the_end: tuple[corral.Client, corral.Client], number: int
 ) -> None:
-    """L10: where the counter has run out, who joins behind us does not block us, whatever its number."""
+    """L10: once the counter has run out, nodes that are created after ours do not block us, whatever their
+    numbers."""
     zk, other = at_the_end
     ahead = curator(MOST, 1)
     task = await blocked_by(zk, other, ahead)
@@ -124,7 +125,8 @@ async def test_at_the_end_who_joins_later_is_not_waited_for(
 async def test_numbers_that_have_run_out_are_behind_those_that_have_not(
     zk: corral.Client, other: corral.Client, number: int
 ) -> None:
-    """L10: the server gives no number twice before its counter has run out, so that those come first."""
+    """L10: the server repeats no number before its counter has run out, so nodes with such numbers come
+    first."""
     await zk.create("/lock")
     await stand(other, "/lock", [curator(number)])
     async with asyncio.timeout(PATIENCE), zk.lock("/lock") as held:
@@ -135,11 +137,11 @@ async def test_numbers_that_have_run_out_are_behind_those_that_have_not(
 
 
 async def blocked_by(zk: corral.Client, other: corral.Client, name: str) -> asyncio.Task[corral.Held]:
-    """Join a line in which `name` stands, and see that it is waited for."""
+    """Join a line that has the node `name`, and check that we wait for it."""
     await stand(other, "/lock", [name])
     task = asyncio.create_task(zk.lock("/lock").acquire())
     await until_line(other, "/lock", 2)
-    assert await zk.lock("/lock").try_acquire() is None  # takes the same look, and has an end
+    assert await zk.lock("/lock").try_acquire() is None  # does the same check, and returns
     assert not task.done()
     return task
 
@@ -153,12 +155,12 @@ async def blocked_by(zk: corral.Client, other: corral.Client, name: str) -> asyn
         ("_c_7f3e2b11-2222-4333-8444-555566667777-lock--000000007", -7),
         ("7f3e2b11222243338444555566667777__lock__0000000007", 7),  # kazoo
         ("7f3e2b11222243338444555566667777__lock__-000000007", -7),
-        ("7f3e2b11222243338444555566667777__lock__-0000000007", 7),  # with "__lock__-" for its name
+        ("7f3e2b11222243338444555566667777__lock__-0000000007", 7),  # with "__lock__-" as its name
         ("7f3e2b11222243338444555566667777__lock__-2147483647", -2147483647),
     ],
 )
 async def test_names_of_others(zk: corral.Client, other: corral.Client, name: str, number: int) -> None:
-    """L8: whose names stand in the line, and where their numbers begin."""
+    """L8: which names belong to the line, and where their numbers begin."""
     await zk.create("/lock")
     await stand(other, "/lock", [name])
     [contender] = await zk.lock("/lock").contenders()
@@ -183,8 +185,8 @@ async def test_names_of_others(zk: corral.Client, other: corral.Client, name: st
     ],
 )
 async def test_foreign_children(zk: corral.Client, other: corral.Client, name: str) -> None:
-    """L10: what stands in no line is neither waited for nor shown. (Curator itself waits for ever for a
-    "0".)"""
+    """L10: nodes that do not belong to the line are neither waited for nor shown. (Curator itself waits for
+    ever for a node named "0".)"""
     await zk.create("/lock")
     await stand(other, "/lock", [name])
     lock = zk.lock("/lock")
@@ -195,27 +197,27 @@ async def test_foreign_children(zk: corral.Client, other: corral.Client, name: s
 
 
 async def test_equal_numbers(zk: corral.Client, other: corral.Client) -> None:
-    """L10: numbers need not be unique (Curator's downgrade makes equal ones); one equal to ours does not
-    block."""
+    """L10: numbers need not be unique (Curator's downgrade creates equal ones); a node with a number equal to
+    ours does not block us."""
     await zk.create("/lock")
     await stand(other, "/lock", ["_c_7f3e2b11-2222-4333-8444-555566667777-lock-0000000001"])
     async with asyncio.timeout(PATIENCE), zk.lock("/lock") as held:
         assert held.node.endswith("lock-0000000001")
 
 
-# The counter of a real server, where it ends
+# The counter of a real server, at its end
 
 
 class WornServer:
-    """A server with a node whose counter is at its end. Two thousand million creates would take days, so it
-    is set in the server's own snapshot."""
+    """A server with a node whose counter is at its end. Two thousand million creates would take days, so the
+    counter is set in the server's own snapshot."""
 
     def __init__(self) -> None:
-        # Without digests of its tree it does not notice that this is not the one it had.
+        # Without digests of its tree the server does not notice that the snapshot was changed.
         self.server = LocalServer(java_properties={"zookeeper.digest.enabled": "false"})
 
     async def set_counter(self, path: str, counter: int) -> None:
-        """Restart the server with this for the number of the next sequential node below `path`."""
+        """Restart the server with `number` for the next sequential node below `path`."""
         await self.server.stop()
         await self.server.start()  # which takes a snapshot
         conf = await self.server.four_letter_word("conf")
@@ -233,7 +235,7 @@ class WornServer:
         at += 8 + 4 * 8 + 4  # the ACL's number; czxid, mzxid, ctime, mtime; version
         patched = bytearray(snapshot)
         struct.pack_into(">i", patched, at, counter)
-        # The checksum, as a long, stands before the name of the root, which ends what it covers.
+        # The checksum, as a long, comes before the name of the root, which ends the data that it covers.
         end = len(patched) - 8 - 4 - 1
         assert patched[end + 8 :] == b"\0\0\0\1/"
         assert struct.unpack_from(">q", snapshot, end)[0] == zlib.adler32(snapshot[:end])
@@ -250,9 +252,9 @@ async def worn(real_servers: None) -> AsyncIterator[WornServer]:
 
 @pytest.mark.parametrize("crowd", ["one by one", "in a burst"])
 async def test_a_counter_that_has_run_out(worn: WornServer, crowd: str) -> None:
-    """L1, L5, L10: the server's counter does not wrap as documented: it stays at its greatest number (the new
-    one is kept only if it is greater), and within a burst of requests it runs on into the negative and falls
-    back. There, too, one holds at a time, in the order of joining."""
+    """L1, L5, L10: the server's counter does not wrap as documented. It stays at its greatest number, since a
+    new one is stored only if it is greater, and within a burst of requests it runs into the negative and
+    falls back. Even then one client holds at a time, in the order of joining."""
     async with corral.connect(worn.server.address) as zk:
         await zk.create("/lock")
     await worn.set_counter("/lock", MOST - 2)
@@ -299,8 +301,8 @@ async def test_a_counter_that_has_run_out(worn: WornServer, crowd: str) -> None:
 
 
 async def test_parents_go_again(make_server: Callable[..., Server]) -> None:
-    """L2, L10: the parents that a lock makes are containers: the server removes them when they have been
-    left, and the lock makes them again."""
+    """L2, L10: the parents that a lock creates are containers: the server removes them once they are empty,
+    and the lock creates them again."""
     async with make_server() as server, corral.connect(server.address) as zk:
         lock = zk.lock("/made/for/lock")
         for _ in range(2):
@@ -314,7 +316,7 @@ async def test_parents_go_again(make_server: Callable[..., Server]) -> None:
 
 
 async def test_an_existing_parent_stays(zk: corral.Client) -> None:
-    """L2: a parent that is there is left as it is, with its data."""
+    """L2: an existing parent is left as it is, with its data."""
     await zk.create("/lock", b"mine")
     async with zk.lock("/lock"):
         pass
@@ -326,8 +328,8 @@ async def test_an_existing_parent_stays(zk: corral.Client) -> None:
 async def test_parents_that_cannot_be_made(
     zk: corral.Client, other: corral.Client, obstacle: str, depth: str
 ) -> None:
-    """A lock below a node that takes no children ends with the server's refusal, however far below; it does
-    not try for ever."""
+    """A lock below a node that takes no children fails with the server's refusal, however far below; it does
+    not retry for ever."""
     if obstacle == "ephemeral":
         await other.create("/x", ephemeral=True)
         refusal: type[Exception] = corral.NoChildrenForEphemerals
@@ -342,7 +344,7 @@ async def test_parents_that_cannot_be_made(
 async def test_a_line_that_cannot_be_read(
     connect: Callable[..., corral.Client], other: corral.Client
 ) -> None:
-    """L3: an acquire that may create its node but not list the line fails, and leaves nothing."""
+    """L3: an acquire that may create its node but not list the line fails, and leaves no node."""
     acl = [corral.Acl.world(corral.Perm.CREATE | corral.Perm.DELETE), *digest_acl()]
     await other.create("/lock", acl=acl)
     async with connect() as zk:
@@ -359,8 +361,8 @@ def digest_acl() -> list[corral.Acl]:
 
 
 async def test_our_node_is_deleted_while_we_wait(zk: corral.Client, other: corral.Client, root: str) -> None:
-    """L10: a waiter whose node somebody deletes stands in line again once it looks, and does not hold without
-    a node."""
+    """L10: a waiter whose node is deleted joins again once it finds that out, and does not hold without a
+    node."""
     first, second = await other.lock("/lock").acquire(), asyncio.create_task(other.lock("/lock").acquire())
     await until_line(other, "/lock", 2)
     task = asyncio.create_task(zk.lock("/lock").acquire())
@@ -374,13 +376,13 @@ async def test_our_node_is_deleted_while_we_wait(zk: corral.Client, other: corra
 
 
 async def second_after(first: corral.Held, second: asyncio.Task[corral.Held]) -> corral.Held:
-    """Leave the first place, so that the second holds."""
+    """Release the first, so that the second holds."""
     await first.release()
     return await second
 
 
 async def test_those_ahead_leave_in_any_order(zk: corral.Client, other: corral.Client) -> None:
-    """L1: a waiter is not let in because the node before its own has gone: those before that one count,
+    """L1: a waiter does not hold merely because the node before its own is gone: those further ahead count,
     too."""
     holder = await other.lock("/lock").acquire()
     middle = asyncio.create_task(other.lock("/lock").acquire())

@@ -1,5 +1,5 @@
-"""What all recipes that stand in line have in common, each kind held to it (L1 to L10); what is particular to one is in
-a file of its own."""
+"""The promises that all recipes with a line have in common (L1 to L10), each tested with every kind. What is
+specific to one recipe is in its own test file."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ async def forever() -> None:
 async def start_waiting(
     kind: LineKind, rig: Rig, place: str
 ) -> tuple[list[asyncio.Task[Any]], asyncio.Task[Any], int]:
-    """Have `rig.zk` wait while `rig.other` holds, as the next one or behind another waiter: those ahead of it, itself,
-    and how many hold."""
+    """Make `rig.zk` wait while `rig.other` holds, as the next in line or behind another waiter; returns those
+    ahead of it, the waiter itself, and how many hold."""
     holders = 1 if kind.rival else kind.crowd
     ahead: list[asyncio.Task[Any]] = []
     if place == "behind another":
@@ -76,19 +76,20 @@ async def start_waiting(
 
 
 async def end(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their ends."""
+    """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()
         await ended(task)
 
 
-# L1: how many at once, in which order, at which cost
+# L1: how many hold at once, in which order, and the cost
 
 
 @every_kind()
 async def test_never_more_than_its_limit(connect: Connect, kind: LineKind) -> None:
-    """L1, L5, L7: over clients, and tasks that share an object, never more than the limit hold at once, and as many do.
-    Each acquisition has a fencing token of its own; those of an exclusive kind grow in the order of holding."""
+    """L1, L5, L7: across clients, and tasks that share an object, never more than the limit hold at once, and
+    the limit is reached. Each acquisition has its own fencing token; those of an exclusive kind grow in the
+    order of holding."""
     inside = 0
     together = asyncio.Barrier(kind.crowd)
     tokens: list[int] = []
@@ -119,8 +120,8 @@ async def test_never_more_than_its_limit(connect: Connect, kind: LineKind) -> No
 
 @every_kind(lambda kind: kind.limit is not None)
 async def test_first_come_first_served(zk: corral.Client, other: corral.Client, kind: LineKind) -> None:
-    """L1: waiters are served in the order in which they joined, whatever their client, object or task, and when
-    several places become free at once."""
+    """L1: waiters are served in the order in which they joined, whatever their client, object or task, also
+    when several permits are released at once."""
     await kind.make_lines(zk)
     served: list[int] = []
     shared = kind.make(zk, PATH)
@@ -144,8 +145,8 @@ async def test_first_come_first_served(zk: corral.Client, other: corral.Client, 
 async def test_a_release_wakes_one_waiter_of_twenty(
     connect: Connect, proxy: FaultProxy, tap: Tap, server_address: str, root: str, kind: LineKind
 ) -> None:
-    """L1: with twenty waiters each node but the last is watched exactly once. A release is an event for one of them
-    alone, which checks its own node."""
+    """L1: with twenty waiters each node but the last is watched exactly once. A release is an event for one
+    waiter alone, which checks its own node."""
     async with (
         connect(proxy.address, session_timeout=10.0) as zk,
         connect(proxy.address, session_timeout=10.0) as other,
@@ -184,7 +185,7 @@ async def test_a_release_wakes_one_waiter_of_twenty(
 @each_place
 @every_kind()
 async def test_a_waiter_is_idle(rig: Rig, kind: LineKind, place: str) -> None:
-    """L1: a waiter sends nothing while it waits; its session only pings."""
+    """L1: a waiter sends nothing while it waits, except for the session's pings."""
     async with filled(kind, rig.other):
         ahead, waiter, _ = await start_waiting(kind, rig, place)
         start = len(rig.tap.messages)
@@ -195,8 +196,8 @@ async def test_a_waiter_is_idle(rig: Rig, kind: LineKind, place: str) -> None:
 
 @every_kind()
 async def test_try_acquire(rig: Rig, kind: LineKind) -> None:
-    """try_acquire takes what is free; otherwise it returns None and leaves nothing in line. What this task holds
-    through another client is held by somebody else."""
+    """try_acquire acquires if nobody is ahead; otherwise it returns None and leaves no node. What this task
+    holds through another client counts as held by someone else."""
     zk, other = rig.zk, rig.other
     await kind.make_lines(zk)
     async with AsyncExitStack() as stack:
@@ -221,7 +222,7 @@ async def test_try_acquire(rig: Rig, kind: LineKind) -> None:
 async def test_try_acquire_does_not_pass_those_who_wait(
     zk: corral.Client, other: corral.Client, kind: LineKind
 ) -> None:
-    """L1: try_acquire does not overtake: it returns None while anybody waits."""
+    """L1: try_acquire does not overtake: it returns None while anyone waits."""
     held = [await kind.make(zk, PATH).acquire() for _ in range(kind.limit or 1)]
     waiter = asyncio.create_task(kind.opponent(zk).acquire())
     await kind.until_standing(other, len(held), 1)
@@ -248,7 +249,7 @@ async def test_cancelled_before_it_starts(zk: corral.Client, other: corral.Clien
 
 @every_kind()
 async def test_cancelled_before_it_is_sent(rig: Rig, kind: LineKind) -> None:
-    """L3: what is cancelled while there is no connection is never sent."""
+    """L3: an acquire that is cancelled while there is no connection is never sent."""
     await kind.make_lines(rig.zk)
     async with rig.proxy.refuse():
         await rig.proxy.cut()
@@ -284,7 +285,7 @@ async def scene(rig: Rig, kind: LineKind, name: str) -> Any:
 @pytest.mark.parametrize("name", SCENES)
 @every_kind()
 async def test_many_cancelled_together(rig: Rig, kind: LineKind, name: str) -> None:
-    """L3: many waiters of one object, all cancelled in one turn of the loop, leave nothing."""
+    """L3: many waiters of one object that are cancelled in one loop turn leave no nodes."""
     shared = kind.make(rig.zk, PATH)
     async with scene(rig, kind, name):
         tasks = [asyncio.create_task(shared.acquire()) for _ in range(20)]
@@ -300,8 +301,9 @@ async def test_many_cancelled_together(rig: Rig, kind: LineKind, name: str) -> N
 @pytest.mark.parametrize("name", SCENES)
 @every_kind()
 async def test_a_timeout_with_no_answer(rig: Rig, kind: LineKind, name: str, fault: str) -> None:
-    """L3: asyncio.timeout around an acquire ends it at once with TimeoutError although the server is silent, is not
-    there, or has not answered yet; what the server may have created is removed when it is reachable again."""
+    """L3: asyncio.timeout around an acquire ends it at once with TimeoutError, even if the server is silent,
+    is down, or has not answered yet. A node that the server may have created is deleted once a server is
+    reachable again."""
     session = rig.zk.session_id
     scopes: list[asyncio.Timeout] = []
 
@@ -329,8 +331,8 @@ async def test_a_timeout_with_no_answer(rig: Rig, kind: LineKind, name: str, fau
 
 @every_kind()
 async def test_a_timeout_around_the_block(rig: Rig, kind: LineKind) -> None:
-    """L3, L4: a timeout around `async with` ends the wait, or the body, with TimeoutError, and nothing is left; one
-    within the body leaves it held."""
+    """L3, L4: a timeout around `async with` ends the wait, or the body, with TimeoutError, and no node is
+    left. A timeout inside the body does not release."""
     made = kind.make(rig.zk, PATH)
     scopes: list[asyncio.Timeout] = []
     inside = asyncio.Event()
@@ -363,7 +365,8 @@ async def test_a_timeout_around_the_block(rig: Rig, kind: LineKind) -> None:
 
 @every_kind()
 async def test_an_anyio_scope_around_an_acquire(rig: Rig, kind: LineKind) -> None:
-    """L3: anyio's cancellation, which is repeated at every await, leaves nothing either, of a wait and of a body."""
+    """L3: anyio's cancellation, which is repeated at every await, leaves no node either, whether it hits a
+    wait or a body."""
     session = rig.zk.session_id
     made = kind.make(rig.zk, PATH)
     async with filled(kind, rig.other) as holding:
@@ -386,7 +389,7 @@ async def test_an_anyio_scope_around_an_acquire(rig: Rig, kind: LineKind) -> Non
 async def test_a_waiter_that_leaves_lets_the_next_one_wait(
     zk: corral.Client, other: corral.Client, kind: LineKind
 ) -> None:
-    """L3: a cancelled waiter makes room for the next in line; nobody is let in for it."""
+    """L3: a cancelled waiter makes room for the next in line; no one acquires earlier because of it."""
     async with filled(kind, other) as held:
         tasks = []
         for place in range(3):
@@ -403,8 +406,8 @@ async def test_a_waiter_that_leaves_lets_the_next_one_wait(
 @each_place
 @every_kind()
 async def test_no_watch_is_left(rig: Rig, kind: LineKind, place: str, then: str) -> None:
-    """S8: once a waiter holds, has released, or was cancelled, neither the client nor the server has a watch of it:
-    what happens to the line then is no event."""
+    """S8: once a waiter holds, has released, or was cancelled, neither the client nor the server has a watch
+    of it: later changes of the line send no event."""
     await kind.make_lines(rig.other)
     async with filled(kind, rig.other):
         ahead, waiter, _ = await start_waiting(kind, rig, place)
@@ -430,7 +433,7 @@ async def test_no_watch_is_left(rig: Rig, kind: LineKind, place: str, then: str)
 async def test_closing_the_client_ends_those_who_wait(
     connect: Connect, other: corral.Client, kind: LineKind, place: str
 ) -> None:
-    """S5: whoever waits when the client is closed, as the next one or behind others, gets ClientClosed and leaves no
+    """S5: if the client is closed, its waiters, whether next in line or not, get ClientClosed and leave no
     node."""
     await kind.make_lines(other)
     async with filled(kind, other) as held:
@@ -456,8 +459,8 @@ async def test_closing_the_client_ends_those_who_wait(
 @both_ways
 @each_line
 async def test_a_lost_create(rig: Rig, kind: LineKind, number: int, way: str, lost: str) -> None:
-    """L3, S2: whichever create is lost, before the server or behind it, there is one node of ours, which holds; where
-    it is not to be had there is none."""
+    """L3, S2: whichever create is lost, before or after the server applied it, exactly one node of ours
+    exists, and it holds; if we cannot acquire, none exists."""
     await kind.make_lines(rig.other)
     lose = before if lost == "request" else committed
     point = lose(match=kind.creates_in(number))
@@ -483,8 +486,8 @@ async def test_a_lost_create(rig: Rig, kind: LineKind, number: int, way: str, lo
 @both_ways
 @every_kind()
 async def test_cancelled_and_then_the_answer_is_lost(rig: Rig, kind: LineKind, way: str) -> None:
-    """L3: the node was created, the acquire was cancelled, and then the answer is lost: the node is found by its GUID
-    after the reconnect, and removed."""
+    """L3: the node was created, the acquire was cancelled, and then the answer is lost: after the reconnect
+    the node is found by its GUID, and deleted."""
     session = rig.zk.session_id
     await kind.make_lines(rig.other)
     async with rig.proxy.black_hole(requests=False):
@@ -500,8 +503,8 @@ async def test_cancelled_and_then_the_answer_is_lost(rig: Rig, kind: LineKind, w
 @both_ways
 @every_kind()
 async def test_the_answer_is_lost_and_the_session_too(rig: Rig, kind: LineKind, way: str) -> None:
-    """L10, S2: the node was created, its answer was lost, and the session expires before the reconnect: the acquire
-    joins again in the new session, with one node."""
+    """L10, S2: the node was created, its answer was lost, and the session expires before the reconnect: the
+    acquire joins again in the new session, with one node."""
     session = rig.zk.session_id
     await kind.make_lines(rig.other)
     async with rig.proxy.refuse():
@@ -522,9 +525,9 @@ async def test_the_answer_is_lost_and_the_session_too(rig: Rig, kind: LineKind, 
 @each_place
 @every_kind()
 async def test_a_waiter_survives(rig: Rig, kind: LineKind, place: str, how: str) -> None:
-    """L1, S4: a waiter keeps its place over a lost connection and a silent server, and gets its turn even if that came
-    while it was away; after an expired session it joins again."""
-    await kind.make_lines(rig.other)  # or the server may remove them while they are empty
+    """L1, S4: a waiter keeps its place across a lost connection and a silent server, and gets its turn even
+    if that came while it was disconnected. After an expired session it joins again."""
+    await kind.make_lines(rig.other)  # otherwise the server may remove them while they are empty
     theirs = await kind.fill(rig.other)
     ahead, waiter, _ = await start_waiting(kind, rig, place)
     session, start = rig.zk.session_id, len(rig.tap.messages)
@@ -550,7 +553,8 @@ async def test_a_waiter_survives(rig: Rig, kind: LineKind, place: str, how: str)
 @both_ways
 @each_line
 async def test_a_parent_vanishes_meanwhile(rig: Rig, kind: LineKind, number: int, way: str) -> None:
-    """L10: a parent that was created, and is gone again when the node is to be created, is created again."""
+    """L10: a parent that was created, and is gone again when the node is to be created in it, is created
+    again."""
     parent = PATH + kind.lines[number].below
 
     def makes(message: Message) -> bool:
@@ -571,8 +575,8 @@ async def test_a_parent_vanishes_meanwhile(rig: Rig, kind: LineKind, number: int
 
 @every_kind()
 async def test_names_and_parents(rig: Rig, root: str, kind: LineKind) -> None:
-    """L8, L10: nodes have the names of their layout, are ephemeral and open to all; their data is empty,
-    not null. Parents need not exist; those that are created are containers."""
+    """L8, L10: nodes have the names of their layout, are ephemeral, and have an open ACL; their data is
+    empty, not null. Parents need not exist; those that are created are containers."""
     await rig.zk.create("/app")
     path = f"/app{PATH}"
     async with kind.make(rig.zk, path) as held:
@@ -590,7 +594,7 @@ async def test_names_and_parents(rig: Rig, root: str, kind: LineKind) -> None:
 
 @every_kind(is_single)
 async def test_foreign_children(zk: corral.Client, other: corral.Client, kind: LineKind) -> None:
-    """L10: children of other names are neither waited for nor shown."""
+    """L10: children with other names are neither waited for nor shown."""
     await kind.make_lines(zk)
     for line in kind.lines:
         for name in ("readme", "0000000000", "lock", "x-0000000000"):
@@ -600,12 +604,12 @@ async def test_foreign_children(zk: corral.Client, other: corral.Client, kind: L
         assert held.is_valid
 
 
-# L9: who holds, who waits
+# L9: holders and waiters
 
 
 @every_kind(is_single)
 async def test_who_holds_and_who_waits(zk: corral.Client, other: corral.Client, kind: LineKind) -> None:
-    """L9: holders and waiters are seen in order, with their data and sessions; they hold in that order."""
+    """L9: holders and waiters are listed in order, with their data and sessions; they hold in that order."""
     observer = kind.make(other, PATH, data=b"observer")
     assert await kind.seen(observer) == []
     can_ask = not isinstance(observer, corral.Semaphore)
@@ -622,7 +626,7 @@ async def test_who_holds_and_who_waits(zk: corral.Client, other: corral.Client, 
     assert not can_ask or await observer.locked()
     owners = [each.stat.ephemeral_owner for each in seen]
     assert owners == [zk.session_id] * count + [other.session_id, zk.session_id]
-    assert len({each.name[:-10] for each in seen}) == len(seen)  # each with a GUID of its own
+    assert len({each.name[:-10] for each in seen}) == len(seen)  # each with its own GUID
     for contender, each in zip(seen, held, strict=False):
         assert contender.name == each.node.rpartition("/")[2]
         assert contender.stat.czxid == each.fencing_token
@@ -638,7 +642,7 @@ async def test_who_holds_and_who_waits(zk: corral.Client, other: corral.Client, 
 
 @every_kind()
 async def test_data_must_be_bytes(zk: corral.Client, kind: LineKind) -> None:
-    """L10: data is bytes, never null, which other libraries fail on."""
+    """L10: data is bytes, never null, on which other libraries fail."""
     for data in (None, "text"):
         with pytest.raises(corral.UsageTypeError, match="data"):
             kind.make(zk, PATH, data=data)
@@ -651,8 +655,8 @@ async def test_data_must_be_bytes(zk: corral.Client, kind: LineKind) -> None:
 @pytest.mark.parametrize("by", ["the same object", "another object", "a chroot"])
 @every_kind()
 async def test_a_task_does_not_wait_for_itself(zk: corral.Client, kind: LineKind, by: str, way: str) -> None:
-    """L7: acquiring what this task has entered through this client is an error, not a deadlock. `try_acquire` of a
-    semaphore, which would not wait, returns None."""
+    """L7: acquiring again what this task has entered through this client is an error, not a deadlock.
+    `try_acquire` of a semaphore, which would not wait, returns None."""
     path = f"/a{PATH}"
     made = kind.make(zk, path)
     again = {
@@ -671,13 +675,13 @@ async def test_a_task_does_not_wait_for_itself(zk: corral.Client, kind: LineKind
         assert all(map(is_valid, held))
         await settle(zk)
         assert await kind.owners(zk, path) == owners
-    async with asyncio.timeout(PATIENCE), again:  # and is no error afterwards
+    async with asyncio.timeout(PATIENCE), again:  # no error afterwards
         pass
 
 
 @every_kind(lambda kind: kind.limit is not None and is_single(kind))
 async def test_another_task_waits_for_the_same_object(zk: corral.Client, kind: LineKind) -> None:
-    """L7: another task waits its turn on the same object; any task may release what is held."""
+    """L7: another task waits its turn on the same object; any task may release."""
     made = kind.make(zk, PATH)
     held = [await made.acquire() for _ in range(kind.crowd)]
     waiter = asyncio.create_task(made.acquire())
@@ -706,7 +710,7 @@ async def test_release_without_acquire(zk: corral.Client, kind: LineKind) -> Non
 
 @every_kind()
 async def test_leaving_without_entering(zk: corral.Client, kind: LineKind) -> None:
-    """L7: leaving what was not entered, or entering a hold twice, is an error that says so."""
+    """L7: leaving what was not entered, or entering a `Held` twice, is an error that says so."""
     made = kind.make(zk, PATH)
     with pytest.raises(corral.UsageStateError, match="not entered"):
         await made.__aexit__(None, None, None)
@@ -722,7 +726,7 @@ async def test_leaving_without_entering(zk: corral.Client, kind: LineKind) -> No
 
 @every_kind()
 async def test_shared_by_tasks_that_enter(zk: corral.Client, other: corral.Client, kind: LineKind) -> None:
-    """L7: each of many tasks that enter a shared object gets a hold of its own, and leaves that one."""
+    """L7: each of many tasks that enter a shared object gets its own `Held`, and leaves that one."""
     await kind.make_lines(zk)
     shared = kind.make(zk, PATH)
     seen: list[str] = []
@@ -744,7 +748,7 @@ async def test_shared_by_tasks_that_enter(zk: corral.Client, other: corral.Clien
 
 @every_kind()
 async def test_left_in_another_task(rig: Rig, kind: LineKind) -> None:
-    """S8: entered in one task and left in another, it is released; what happens after that cancels nobody."""
+    """S8: if it is entered in one task and left in another, it is released; later events cancel nobody."""
     await kind.make_lines(rig.zk)
     made = kind.make(rig.zk, PATH)
     held = await within(asyncio.create_task(made.__aenter__()))
@@ -766,7 +770,7 @@ async def test_left_in_another_task(rig: Rig, kind: LineKind) -> None:
 
 @every_kind()
 async def test_release_twice(zk: corral.Client, kind: LineKind) -> None:
-    """L6: releasing again does nothing, and does not affect whoever holds it then."""
+    """L6: releasing again does nothing, and does not affect the current holder."""
     await kind.make_lines(zk)
     made = kind.make(zk, PATH)
     first = await made.acquire()
@@ -782,7 +786,7 @@ async def test_release_twice(zk: corral.Client, kind: LineKind) -> None:
 
 @every_kind()
 async def test_release_inside_the_body(zk: corral.Client, other: corral.Client, kind: LineKind) -> None:
-    """L6: a body may release early; another can hold it from then on, and leaving is no error."""
+    """L6: a body may release early; from then on someone else can hold, and leaving is no error."""
     async with AsyncExitStack() as stack:
         held = [await stack.enter_async_context(kind.make(zk, PATH)) for _ in range(kind.limit or 1)]
         waiter = asyncio.create_task(kind.opponent(other).acquire())
@@ -796,7 +800,7 @@ async def test_release_inside_the_body(zk: corral.Client, other: corral.Client, 
 
 @every_kind()
 async def test_release_after_the_loss(zk: corral.Client, other: corral.Client, kind: LineKind) -> None:
-    """L6: a release that comes too late does not raise."""
+    """L6: a release after the loss does not raise."""
     held = await kind.make(zk, PATH).acquire()
     await other.delete(node_below(held))
     lost = each_held(held)[0]
@@ -807,8 +811,8 @@ async def test_release_after_the_loss(zk: corral.Client, other: corral.Client, k
 
 @every_kind()
 async def test_release_with_the_connection_down(rig: Rig, kind: LineKind) -> None:
-    """L6: with the connection down a release waits, and is done when there is a connection again. Cancelling it does
-    not stop it."""
+    """L6: while disconnected a release waits, and is carried out once there is a connection. Cancelling it
+    does not stop it."""
     await kind.make_lines(rig.other)
     session = rig.zk.session_id
     for is_cancelled in (False, True):
@@ -839,8 +843,8 @@ async def test_release_with_the_connection_down(rig: Rig, kind: LineKind) -> Non
 
 @every_kind()
 async def test_release_waits_no_longer_than_the_lease(rig: Rig, kind: LineKind) -> None:
-    """L6: with no server in reach a release returns when the lease ends, and the node goes as soon as a server is
-    reachable again."""
+    """L6: with no reachable server, a release returns when the lease ends, and the node is deleted once a
+    server is reachable again."""
     held = await kind.make(rig.zk, PATH).acquire()
     async with rig.proxy.black_hole():
         await within(release(held))
@@ -856,7 +860,8 @@ async def test_release_waits_no_longer_than_the_lease(rig: Rig, kind: LineKind) 
 @either_lost
 @every_kind()
 async def test_a_release_whose_connection_breaks(rig: Rig, kind: LineKind, lost: str) -> None:
-    """L6: a release on which the connection breaks, before the server or behind it, is done all the same."""
+    """L6: a release on which the connection breaks, before or after the server applied it, is carried out
+    nevertheless."""
     await kind.make_lines(rig.other)
     made = kind.make(rig.zk, PATH)
     held = await made.acquire()
@@ -872,7 +877,8 @@ async def test_a_release_whose_connection_breaks(rig: Rig, kind: LineKind, lost:
 
 @every_kind()
 async def test_a_cancelled_body(rig: Rig, kind: LineKind) -> None:
-    """L4: a body that its caller cancels ends in CancelledError; it is released, and the next one holds."""
+    """L4: a body that its caller cancels ends with CancelledError; the lock is released, and the next one
+    holds."""
     entered = asyncio.Event()
 
     async def run() -> None:
@@ -891,15 +897,15 @@ async def test_a_cancelled_body(rig: Rig, kind: LineKind) -> None:
     await assert_nothing_left(rig, kind, rig.zk.session_id)
 
 
-# L4: losing it
+# L4: losing what is held
 
 
 @pytest.mark.parametrize("how", WAYS_TO_LOSE)
 @every_kind()
 async def test_the_body_is_cancelled_before_the_next_one_holds(rig: Rig, kind: LineKind, how: str) -> None:
-    """L4: when the lease lapses, the session expires, the node is deleted or the client is closed, the body is
-    cancelled once and may clean up; LockLost comes out of the block. If the lease lapsed the body is cancelled before
-    another client can hold it. Other holders go on."""
+    """L4: when the lease lapses, the session expires, the node is deleted or the client is closed, the body
+    is cancelled once and may clean up; the block raises LockLost. If the lease lapsed, the body is cancelled
+    before another client can hold. Other holders are not affected."""
     events: list[str] = []
     entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -914,7 +920,7 @@ async def test_the_body_is_cancelled_before_the_next_one_holds(rig: Rig, kind: L
                         await forever()
                 finally:
                     assert not all(each.is_valid for each in each_held(held))
-                    await turns(20)  # a clean-up may wait: it is not cancelled again
+                    await turns(20)  # the clean-up may wait: it is not cancelled again
                     events.append("cleaned up")
         finally:
             assert task.cancelling() == 0
@@ -948,7 +954,8 @@ async def test_the_body_is_cancelled_before_the_next_one_holds(rig: Rig, kind: L
 @pytest.mark.parametrize("how", WAYS_TO_LOSE)
 @every_kind()
 async def test_without_a_body_nobody_is_cancelled(rig: Rig, kind: LineKind, how: str) -> None:
-    """L4: what was acquired without `async with` is lost without a cancellation: `is_valid` and `wait_lost` tell."""
+    """L4: what was acquired without `async with` is lost without a cancellation; `is_valid` and `wait_lost`
+    report it."""
     acquired = await kind.make(rig.zk, PATH).acquire()
     held = each_held(acquired)[0]
     async with rig.losing(how, node_below(held)):
@@ -966,8 +973,8 @@ async def test_without_a_body_nobody_is_cancelled(rig: Rig, kind: LineKind, how:
 
 @every_kind()
 async def test_it_can_be_acquired_again_after_a_lapse(rig: Rig, kind: LineKind) -> None:
-    """S3, L4: after a lapse, when a server is reachable again, it can be acquired again: the nodes that were lost do not
-    stand in the way."""
+    """S3, L4: after a lapse, when a server is reachable again, it can be acquired again: the lost nodes do
+    not block it."""
     made = kind.make(rig.zk, PATH)
     held = [await made.acquire() for _ in range(kind.limit or 1)]
     async with rig.proxy.black_hole():
@@ -989,13 +996,13 @@ async def test_it_can_be_acquired_again_after_a_lapse(rig: Rig, kind: LineKind) 
 
 @every_kind()
 async def test_a_new_holder_starts_with_time_on_its_lease(rig: Rig, kind: LineKind) -> None:
-    """L4, S3: when a waiter's turn comes after a long wait, it holds only once a quorum write has proven its session
-    anew."""
+    """L4, S3: when a waiter's turn comes after a long wait, it holds only once a quorum write has proven its
+    session again."""
     async with filled(kind, rig.other):
         waiter = asyncio.create_task(kind.make(rig.zk, PATH).acquire())
         await until_watching(rig.tap)
         start = len(rig.tap.messages)
-        # Pings are a third of a session timeout apart, and prove nothing.
+        # Pings come every third of the session timeout, and prove nothing.
         await rig.tap.seen(lambda: rig.tap.requests(start, ours=False).count(PING) >= 3)
         assert MULTI not in rig.tap.requests(ours=False)
     held = await within(waiter)
@@ -1009,9 +1016,9 @@ async def test_a_new_holder_starts_with_time_on_its_lease(rig: Rig, kind: LineKi
 
 @every_kind()
 async def test_a_guarded_transaction(rig: Rig, kind: LineKind) -> None:
-    """L5: a guarded transaction applies while it is held, and its operations are counted as the caller added them. Once
-    its node is gone the server applies nothing and the commit raises LockLost, whether or not the loss has been
-    noticed."""
+    """L5: a guarded transaction is applied while it is held, and its errors count operations as the caller
+    added them. Once its node is gone the server applies nothing and the commit raises LockLost, whether or
+    not the loss has been noticed."""
     zk, other = rig.zk, rig.other
     await zk.create("/data", b"old")
     acquired = await kind.make(zk, PATH).acquire()
@@ -1041,8 +1048,8 @@ async def test_a_guarded_transaction(rig: Rig, kind: LineKind) -> None:
 
 @every_kind()
 async def test_a_guarded_transaction_of_another_session(rig: Rig, kind: LineKind) -> None:
-    """L5, S2: after the session has expired a guarded transaction raises SessionExpired; it is not carried over to the
-    new session."""
+    """L5, S2: after the session has expired a guarded transaction raises SessionExpired; it is not sent in
+    the new session."""
     zk, session = rig.zk, rig.zk.session_id
     await zk.create("/data", b"old")
     acquired = await kind.make(zk, PATH).acquire()

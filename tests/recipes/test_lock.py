@@ -1,4 +1,5 @@
-"""The lock in fair weather: one holder, in order, at the promised cost; who may release, who can see."""
+"""The lock without failures: one holder, in order, at the promised cost; who may release, and who is
+listed."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ Connect = Callable[..., corral.Client]
 
 
 async def test_a_thousand_waiters(connect: Connect, proxy: FaultProxy, tap: Tap) -> None:
-    """L1: of a thousand waiters each release is news to one, who looks at the line, or at its own node, once and
-    watches nobody anew: from the first release to the last the server is asked for a deletion and for one of these."""
+    """L1: with a thousand waiters, each release sends an event to one of them. That one lists the line or
+    reads its own node, once, and sets no new watch. From the first release to the last, the server gets one
+    deletion and one of these reads for each holder."""
     crowd, order = 1000, list[int]()
 
     async def wait(client: corral.Client, number: int) -> None:
@@ -62,7 +64,7 @@ async def test_a_thousand_waiters(connect: Connect, proxy: FaultProxy, tap: Tap)
 async def test_a_holder_costs_one_small_write_now_and_then(
     connect: Connect, proxy: FaultProxy, tap: Tap
 ) -> None:
-    """S3: all that a holder's session says while nothing happens is its heartbeat, once it has set its watch."""
+    """S3: while nothing happens a holder's session sends only heartbeats, once it has set its watch."""
     async with connect(proxy.address, session_timeout=2.0) as zk, zk.lock("/lock"):
         start = len(tap.messages)
         await tap.seen(lambda: len(tap.requests(start, ours=False)) >= 5)
@@ -72,14 +74,14 @@ async def test_a_holder_costs_one_small_write_now_and_then(
         assert MULTI in tap.requests(start, ours=False)
 
 
-# L2: what it costs
+# L2: the cost
 
 
 async def test_an_uncontended_acquire_is_one_round_trip(
     connect: Connect, proxy: FaultProxy, tap: Tap
 ) -> None:
-    """L2: create and list are both sent before any answer has come, and nothing is asked after them; a
-    release is one request."""
+    """L2: create and list are both sent before any answer has come, and nothing after them; a release is one
+    request."""
     async with connect(proxy.address, session_timeout=10.0) as zk:
         await zk.create("/lock")
         start = len(tap.messages)
@@ -94,13 +96,13 @@ async def test_an_uncontended_acquire_is_one_round_trip(
 
 
 async def test_create_and_list_are_one_write(connect: Connect, proxy: FaultProxy, tap: Tap) -> None:
-    """L2: create and list leave in one piece."""
+    """L2: create and list are sent in one write."""
     async with connect(proxy.address, session_timeout=10.0) as zk:
         await zk.create("/lock")
         async with proxy.black_hole() as held:
             start = len(tap.messages)
             task = asyncio.create_task(zk.lock("/lock").acquire())
-            await within(held.arrived())  # the first piece: this goes on before another is read
+            await within(held.arrived())  # the first piece: this continues before another is read
             assert tap.requests(start) == [CREATE2, CHILDREN]
         await (await within(task)).release()
 
@@ -108,8 +110,8 @@ async def test_create_and_list_are_one_write(connect: Connect, proxy: FaultProxy
 async def test_a_handoff_costs_no_list(
     connect: Connect, other: corral.Client, proxy: FaultProxy, tap: Tap
 ) -> None:
-    """L2: with one node ahead, a waiter sets one watch, and when it is woken makes sure that its own node is still
-    there, by one small read; it does not list the line."""
+    """L2: with one node ahead, a waiter sets one watch. When it is woken it checks its own node with one
+    small read; it does not list the line."""
     async with connect(proxy.address, session_timeout=10.0) as zk:
         async with other.lock("/lock"):
             task = asyncio.create_task(zk.lock("/lock").acquire())
@@ -120,14 +122,14 @@ async def test_a_handoff_costs_no_list(
         await held.release()
 
 
-# L5: the fencing token, and writes that apply only while it is held
+# L5: the fencing token, and guarded transactions
 
 
 async def test_the_fencing_token_grows(connect: Connect, zk: corral.Client, other: corral.Client) -> None:
-    """L5: the token is the zxid of the node's creation and grows with each acquisition, over clients, and
-    when the parent is made again, where the numbers in the names start again."""
+    """L5: the token is the zxid of the node's creation. It grows with each acquisition, across clients, and
+    also when the parent was created again and the numbers in the names start again."""
     tokens, numbers = [], []
-    await zk.create("/lock")  # not left to the lock, whose container could go at any time
+    await zk.create("/lock")  # not left to the lock, whose container might be removed at any time
     for client in (zk, other, zk, other):
         async with client.lock("/lock") as held:
             name = held.node.rpartition("/")[2]
@@ -155,8 +157,8 @@ async def test_the_fencing_token_grows(connect: Connect, zk: corral.Client, othe
 async def test_release_through_the_object_never_takes_anothers_hold(
     zk: corral.Client, other: corral.Client, root: str
 ) -> None:
-    """L7: of a shared object whose first hold was lost, the late release by the loser does not touch the
-    second hold, and the release by the second holder releases its own."""
+    """L7: if the first hold of a shared object was lost, its late release does not affect the second hold,
+    and the second holder releases its own."""
     lock = zk.lock("/lock")
     lost, second_done = asyncio.Event(), asyncio.Event()
 
@@ -188,7 +190,7 @@ async def test_release_through_the_object_never_takes_anothers_hold(
 async def test_release_of_the_second_hold_of_a_task(
     zk: corral.Client, other: corral.Client, root: str
 ) -> None:
-    """L7: a task that has lost a hold, knows it, and has acquired again, releases the second through the
+    """L7: a task that has lost a hold, knows it, and has acquired again, releases the second hold through the
     object."""
     lock = zk.lock("/lock")
     first = await lock.acquire()
@@ -200,4 +202,4 @@ async def test_release_of_the_second_hold_of_a_task(
     assert await children(other, "/lock") == []
 
 
-# L9: who holds, who waits
+# L9: holders and waiters

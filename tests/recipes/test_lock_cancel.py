@@ -1,4 +1,5 @@
-"""L3: cancels of an acquire at moments that neither the conformance suite nor `tests/points` reaches."""
+"""L3: cancellations of an acquire at moments that neither the conformance suite nor `tests/points`
+reaches."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ LOCK = KINDS["lock"]
 
 
 async def test_another_sessions_node_with_our_name_is_not_ours(rig: Rig) -> None:
-    """L10: a node that has our GUID and another session is not taken for ours: it is waited for. The create is repeated
-    under the same name, as one that did not happen."""
+    """L10: a node with our GUID that belongs to another session does not count as ours: it is waited for. The create is
+    repeated under the same name, like one that was not carried out."""
     await rig.other.create(PATH)
     prefix: list[str] = []
 
@@ -48,8 +49,8 @@ async def test_another_sessions_node_with_our_name_is_not_ours(rig: Rig) -> None
 
 @pytest.mark.parametrize("moment", ["unanswered", "its request is lost", "its answer is lost", *range(5)])
 async def test_cancelled_while_it_proves_its_session(rig: Rig, moment: str | int) -> None:
-    """L3: a waiter whose turn comes when its lease is short proves its session first. It can be cancelled there as well:
-    with the connection lost or not, and in each turn of the loop after the answer."""
+    """L3: a waiter whose turn comes when its lease is short proves its session first. It can be cancelled
+    there, too: whether or not the connection is lost, and in each loop turn after the answer."""
     session = rig.zk.session_id
     point = before if moment == "its request is lost" else committed
 
@@ -73,7 +74,7 @@ async def test_cancelled_while_it_proves_its_session(rig: Rig, moment: str | int
             task = asyncio.create_task(rig.zk.lock(PATH).acquire())
             await until_line(rig.other, PATH, 2)
             start = len(rig.tap.messages)
-            # Pings are a third of a session timeout apart, and prove nothing.
+            # Pings come every third of the session timeout, and prove nothing.
             await rig.tap.seen(lambda: rig.tap.requests(start, ours=False).count(PING) >= 3)
             assert MULTI not in rig.tap.requests(ours=False)
             if isinstance(moment, int):
@@ -89,7 +90,7 @@ async def test_cancelled_while_it_proves_its_session(rig: Rig, moment: str | int
             task.cancel()
         await ended(task)
     assert task.cancelled() or isinstance(moment, int)
-    if not task.cancelled():  # in its last turns
+    if not task.cancelled():  # in its last loop turns
         await task.result().release()
     assert MULTI in rig.tap.requests(ours=False)
     await assert_nothing_left(rig, LOCK, session)
@@ -97,8 +98,8 @@ async def test_cancelled_while_it_proves_its_session(rig: Rig, moment: str | int
 
 @pytest.mark.parametrize("server", ["there", "gone"])
 async def test_closing_while_a_node_is_still_to_be_removed(rig: Rig, server: str) -> None:
-    """S5, L3: closing the client while it still has to find and remove the node of a cancelled acquire
-    leaves no task; the node goes with the session, at the latest when that expires."""
+    """S5, L3: if the client is closed while it still has to find and delete the node of a cancelled acquire,
+    no task is left. The node goes with the session, at the latest when that expires."""
     await rig.other.create(PATH)
     async with AsyncExitStack() as stack:
         async with rig.proxy.black_hole(requests=False):
@@ -114,7 +115,8 @@ async def test_closing_while_a_node_is_still_to_be_removed(rig: Rig, server: str
 
 
 async def test_a_broken_release_of_a_cancelled_waiter(rig: Rig) -> None:
-    """L3: the deletion of a cancelled waiter's node, itself lost with its connection, is done by the next."""
+    """L3: if the deletion of a cancelled waiter's node is lost with its connection, it is sent again on the
+    next."""
     session = rig.zk.session_id
     lock = rig.zk.lock(PATH)
     async with rig.other.lock(PATH):

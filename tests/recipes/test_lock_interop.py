@@ -1,4 +1,5 @@
-"""L8: who stands in one line with us. kazoo itself, if it is installed; Curator by the names it gives."""
+"""L8: other libraries in one line with us: kazoo itself, if it is installed; Curator by the names that it
+generates."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ async def test_data_on_the_wire_is_never_null(
     ids=["curator", "curator, unprotected", "kazoo", "kazoo with curator's name"],
 )
 async def test_we_wait_for_others(zk: corral.Client, other: corral.Client, prefix: str) -> None:
-    """L8: a node that another library made in front of ours is waited for, one that it made behind is not."""
+    """L8: a node that another library created before ours is waited for; one that it created after ours is
+    not."""
     await zk.create("/lock")
     ahead = await other.create(f"/lock/{prefix}", ephemeral=True, sequential=True)
     task = asyncio.create_task(zk.lock("/lock").acquire())
@@ -63,7 +65,7 @@ async def test_we_wait_for_others(zk: corral.Client, other: corral.Client, prefi
 
 @pytest.fixture
 async def kazoo_client(real_time: None, zookeeper: str, root: str) -> AsyncIterator[Any]:
-    """kazoo, below the test's own znode. It blocks, so each of its calls is made in a thread."""
+    """kazoo, below the test's own znode. It blocks, so each call of it runs in a thread."""
     client_module = pytest.importorskip("kazoo.client")
     client = client_module.KazooClient(f"{zookeeper}{root}")
     await asyncio.to_thread(client.start)
@@ -73,7 +75,7 @@ async def kazoo_client(real_time: None, zookeeper: str, root: str) -> AsyncItera
 
 
 async def test_we_wait_for_kazoo(zk: corral.Client, kazoo_client: Any) -> None:
-    """L8: while kazoo's own Lock holds, we wait; when it releases, we hold."""
+    """L8: while kazoo's own Lock is held, we wait; when it is released, we hold."""
     theirs = kazoo_client.Lock("/lock", "kazoo")
     assert await asyncio.to_thread(theirs.acquire)
     task = asyncio.create_task(zk.lock("/lock").acquire())
@@ -86,7 +88,7 @@ async def test_we_wait_for_kazoo(zk: corral.Client, kazoo_client: Any) -> None:
 
 
 async def test_kazoo_waits_for_us(zk: corral.Client, kazoo_client: Any) -> None:
-    """L8: kazoo's Lock waits for us if it is told of our names, as the class's docstring says."""
+    """L8: kazoo's Lock waits for us if it is given our names, as the class's docstring says."""
     theirs = kazoo_client.Lock("/lock", "kazoo", extra_lock_patterns=["-lock-"])
     async with zk.lock("/lock", data=b"corral"):
         waiting = asyncio.create_task(asyncio.to_thread(theirs.acquire))
@@ -101,7 +103,7 @@ async def test_kazoo_waits_for_us(zk: corral.Client, kazoo_client: Any) -> None:
 async def test_kazoo_and_we_exclude_each_other(
     connect: Callable[..., corral.Client], kazoo_client: Any
 ) -> None:
-    """L8, L1: in a crowd of both, one holds at a time."""
+    """L8, L1: in a crowd of both libraries, one holds at a time."""
     inside: list[str] = []
     served: list[str] = []
 

@@ -1,4 +1,4 @@
-"""L4: what the body of ``async with`` is told when its lock is lost, and what comes out of it."""
+"""L4: how the body of ``async with`` learns that its lock is lost, and what the block raises."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ NOTHING_AROUND = nullcontext()
 
 
 class Holder:
-    """A task that holds a lock and runs a body; afterwards it can be cancelled, and waits, as if nothing had
-    happened."""
+    """A task that holds a lock and runs a body. Afterwards it can be cancelled, and waits, as any task."""
 
     def __init__(
         self, lock: corral.Lock, body: Body, around: AbstractContextManager[object] = NOTHING_AROUND
@@ -56,21 +55,21 @@ class Holder:
         return outcome
 
     async def held(self) -> corral.Held:
-        """What it holds, as soon as it does."""
+        """Its `Held`, as soon as it holds."""
         return await within(asyncio.shield(self.entered))
 
     async def outcome(self) -> BaseException | None:
-        """What came out of its `async with`."""
+        """What its `async with` raised or returned."""
         return await within(self.task)
 
 
 async def delete(rig: Rig, held: corral.Held) -> None:
-    """Have somebody else delete the node of a lock: the fastest way to lose it."""
+    """Another client deletes the node of a lock: the fastest way to lose it."""
     await rig.other.delete("/lock/" + held.node.rpartition("/")[2])
 
 
 async def outcome_of(rig: Rig, body: Body) -> BaseException | None:
-    """What comes out of a body whose lock is lost."""
+    """The outcome of a body whose lock is lost."""
     holder = Holder(rig.zk.lock("/lock"), body)
     await delete(rig, await holder.held())
     return await holder.outcome()
@@ -80,12 +79,12 @@ async def outcome_of(rig: Rig, body: Body) -> BaseException | None:
 
 
 async def test_a_deleted_node_is_noticed_by_the_next_heartbeat(rig: Rig) -> None:
-    """L4, S3: that somebody deleted the node is found by the first heartbeat that is sent after it."""
+    """L4, S3: if another client deleted the node, the first heartbeat after that finds it missing."""
     held = await rig.zk.lock("/lock").acquire()
     await delete(rig, held)
     start = len(rig.tap.messages)
     await within(held.wait_lost())
-    assert rig.tap.requests(start, ours=False).count(MULTI) <= 2  # one may have been on its way before
+    assert rig.tap.requests(start, ours=False).count(MULTI) <= 2  # one may have been in flight before
 
 
 async def test_a_crowd_of_holds(rig: Rig) -> None:
@@ -105,7 +104,7 @@ async def test_a_crowd_of_holds(rig: Rig) -> None:
 
 
 async def test_a_short_silence_loses_nothing(rig: Rig) -> None:
-    """S3: a connection that is lost and found again within the lease costs the holder nothing."""
+    """S3: if a connection is lost and replaced within the lease, the holder loses nothing."""
     async with asyncio.timeout(PATIENCE), rig.zk.lock("/lock") as held:
         for reset in (False, True):
             await rig.proxy.cut(reset=reset)
@@ -114,7 +113,7 @@ async def test_a_short_silence_loses_nothing(rig: Rig) -> None:
     assert await children(rig.other, "/lock") == []
 
 
-# What comes out of a body, by what it does
+# The outcome, depending on the body
 
 
 async def waits(held: corral.Held) -> None:
@@ -155,7 +154,7 @@ async def finds_both_in_a_group(held: corral.Held) -> None:
 
 
 async def waits_for_the_loss(held: corral.Held) -> None:
-    await held.wait_lost()  # which does not keep it from being told
+    await held.wait_lost()  # which does not replace the cancellation
     raise AssertionError("not told")
 
 
@@ -262,8 +261,8 @@ async def has_a_long_timeout(held: corral.Held) -> None:
     ids=lambda body: body.__name__,
 )
 async def test_a_loss_comes_out_as_lock_lost(rig: Rig, body: Body) -> None:
-    """L4: our cancellation, a normal return though told, and errors that say no more than that lock,
-    session or connection are gone, all come out as LockLost; after it the task is not being cancelled."""
+    """L4: a cancellation by corral, a normal return despite it, and errors that only say that lock, session
+    or connection are lost, all become LockLost. Afterwards the task is no longer being cancelled."""
     outcome = await outcome_of(rig, body)
     assert isinstance(outcome, corral.LockLost)
     assert "/lock" in str(outcome)
@@ -310,14 +309,15 @@ async def raises_its_own_beside_the_loss(held: corral.Held) -> None:
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_an_exception_of_the_bodys_own_stays(rig: Rig, body: Body, kind: type[Exception]) -> None:
-    """L4: any other exception of the body stays what it is, with a note that the lock was lost."""
+    """L4: any other exception of the body is raised unchanged, with a note that the lock was lost."""
     outcome = await outcome_of(rig, body)
     assert type(outcome) is kind
     assert any("lost" in note and "/lock" in note for note in outcome.__notes__)
 
 
 async def test_a_body_whose_own_error_has_nothing_to_do_with_a_loss(zk: corral.Client) -> None:
-    """L4: while the lock is held, what a body raises comes out untouched, a corral error too."""
+    """L4: while the lock is held, an exception of the body is raised unchanged, also if it is one of
+    corral's."""
     for error in (ValueError("mine"), corral.ConnectionLoss("set", "/x", "in a test")):
         with pytest.raises(type(error)) as caught:
             async with zk.lock("/lock"):
@@ -338,12 +338,12 @@ async def lost_as_somebody_strikes(
     strike_first: bool,
     around: AbstractContextManager[object] = NOTHING_AROUND,
 ) -> Holder:
-    """Have a body lose its lock in the very tick in which something else hits it; returns when it has
-    ended. What is lost together is told in one go, one holder after the other, in the order in which they
-    acquired. So another holder, beside the victim, strikes when it is told."""
+    """A body loses its lock in the very tick in which `strike` hits it; returns when it has ended. Holders
+    that lose their locks together are notified one after the other, in the order in which they acquired. So a
+    second holder calls `strike` when it is notified."""
 
     class Trigger(asyncio.Future[None]):
-        """What the other holder waits for."""
+        """What the second holder waits for."""
 
         def cancel(self, msg: Any = None) -> bool:
             strike(victim)
@@ -371,7 +371,7 @@ async def lost_as_somebody_strikes(
 @pytest.mark.parametrize("first", ["the caller", "the loss"])
 @pytest.mark.parametrize("how", ["lapsed", "closed"])
 async def test_cancelled_by_the_caller_in_the_same_tick(rig: Rig, how: str, first: str) -> None:
-    """L4: a body that the caller cancels in the tick in which the lock is lost ends in CancelledError,
+    """L4: a body that its caller cancels in the tick in which the lock is lost ends with CancelledError,
     whichever came first."""
     victim = await lost_as_somebody_strikes(
         rig, how, waits, lambda victim: victim.task.cancel(), strike_first=first == "the caller"
@@ -381,8 +381,8 @@ async def test_cancelled_by_the_caller_in_the_same_tick(rig: Rig, how: str, firs
 
 @pytest.mark.parametrize("first", ["the caller", "the loss"])
 async def test_cancelled_by_the_caller_and_lost_later(rig: Rig, first: str) -> None:
-    """L4: a body that is cancelled by the caller, before or after the loss, while it cleans up from the one
-    that came first, ends in CancelledError."""
+    """L4: a body that its caller cancels before or after the loss, while it cleans up after the one that came
+    first, ends with CancelledError."""
     cleaning = asyncio.Event()
     told: list[str] = []
 
@@ -415,8 +415,8 @@ async def test_cancelled_by_the_caller_and_lost_later(rig: Rig, first: str) -> N
 
 
 async def test_cancelled_while_it_leaves(rig: Rig) -> None:
-    """L4, L6: cancelled while the release on leaving waits for a server: it ends at once in CancelledError,
-    and the lock is released all the same."""
+    """L4, L6: if a body is cancelled while leaving waits for the release, it ends at once with
+    CancelledError, and the lock is released in the background."""
     leave = asyncio.Event()
 
     async def body(held: corral.Held) -> None:
@@ -434,8 +434,8 @@ async def test_cancelled_while_it_leaves(rig: Rig) -> None:
 
 
 async def test_a_timeout_inside_the_body(rig: Rig) -> None:
-    """L4: a timeout inside the body that fires in the tick of the loss does not take the loss for its own:
-    what comes out is LockLost."""
+    """L4: a timeout inside the body that expires in the tick of the loss does not take the loss for its own
+    cancellation: the block raises LockLost."""
     scopes: list[asyncio.Timeout] = []
 
     async def body(held: corral.Held) -> None:
@@ -452,8 +452,8 @@ async def test_a_timeout_inside_the_body(rig: Rig) -> None:
 
 @pytest.mark.parametrize("first", ["neither", "the timeout", "the loss"])
 async def test_a_timeout_outside_the_body(rig: Rig, first: str) -> None:
-    """L4: a timeout around the lock is the caller's: it comes out as TimeoutError even if the lock is lost
-    while the body cleans up, and does not turn a loss alone into one."""
+    """L4: a timeout around the lock belongs to the caller: it becomes TimeoutError even if the lock is lost
+    while the body cleans up. A loss alone does not become TimeoutError."""
     cleaning = asyncio.Event()
     scopes: list[asyncio.Timeout] = []
     entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
@@ -489,9 +489,8 @@ async def test_a_timeout_outside_the_body(rig: Rig, first: str) -> None:
 @pytest.mark.parametrize("first", ["the scope", "the loss"])
 @pytest.mark.parametrize("where", ["inside", "outside"])
 async def test_an_anyio_scope_cancelled_in_the_same_tick(rig: Rig, where: str, first: str) -> None:
-    """L4: an anyio scope in the body or around the lock, cancelled in the tick of the loss, takes its own
-    cancellation and no other: LockLost comes out of the body, and never a stray CancelledError out of the
-    scope."""
+    """L4: an anyio scope in the body or around the lock that is cancelled in the tick of the loss catches its
+    own cancellation and no other: the body raises LockLost, and the scope never a stray CancelledError."""
     scope = anyio.CancelScope()
 
     async def body(held: corral.Held) -> None:
@@ -520,8 +519,8 @@ async def test_an_anyio_scope_cancelled_in_the_same_tick(rig: Rig, where: str, f
 @pytest.mark.parametrize("how", ["lapsed", "closed"])
 @pytest.mark.parametrize("crosswise", [False, True], ids=["in order", "crosswise"])
 async def test_nested_locks(rig: Rig, how: str, crosswise: bool) -> None:
-    """L4: of nested locks that are lost together, left in order or crosswise, LockLost comes out; the task is
-    not being cancelled afterwards."""
+    """L4: nested locks that are lost together raise LockLost, whether they are left in order or crosswise.
+    Afterwards the task is no longer being cancelled."""
     entered = asyncio.Event()
 
     async def run() -> None:
@@ -554,7 +553,8 @@ async def test_nested_locks(rig: Rig, how: str, crosswise: bool) -> None:
 
 @pytest.mark.parametrize("lost", ["/outer", "/inner"])
 async def test_one_of_two_nested_locks(rig: Rig, lost: str) -> None:
-    """L4: of nested locks one of which is lost, the loss comes out of that one, and the other is released."""
+    """L4: if one of several nested locks is lost, its own block raises LockLost, and the other is
+    released."""
     came_out: list[str] = []
     entered = asyncio.Event()
     nodes: dict[str, str] = {}
@@ -590,7 +590,7 @@ async def test_one_of_two_nested_locks(rig: Rig, lost: str) -> None:
 
 @pytest.mark.parametrize("how", ["lapsed", "deleted"])
 async def test_an_exit_stack(rig: Rig, how: str) -> None:
-    """L4, S8: locks in an AsyncExitStack behave as if they were nested."""
+    """L4, S8: locks in an AsyncExitStack behave like nested ones."""
     entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
     cleaned_up: list[str] = []
 
@@ -612,8 +612,8 @@ async def test_an_exit_stack(rig: Rig, how: str) -> None:
 
 
 async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
-    """L4, L7: a body that takes the lock again after it was told of the loss leaves each of its holds, and
-    nobody else's."""
+    """L4, L7: a body that acquires the lock again after it was cancelled for the loss leaves each of its own
+    holds, and no other's."""
     lock = rig.zk.lock("/lock")
     again: list[corral.Held] = []
     left: list[corral.Held] = []
@@ -635,7 +635,7 @@ async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
     await delete(rig, held)
     theirs = await bystander.held()
     bystanders_node = theirs.node
-    await until_line(rig.other, "/lock", 2)  # the bystander's, and the body's second
+    await until_line(rig.other, "/lock", 2)  # the bystander's, and the second of the body
     bystander.task.cancel()
     assert isinstance(await bystander.outcome(), asyncio.CancelledError)
     assert isinstance(await holder.outcome(), corral.LockLost)
@@ -645,12 +645,12 @@ async def test_a_body_that_enters_again_in_its_clean_up(rig: Rig) -> None:
     assert await children(rig.other, "/lock") == []
 
 
-# Entered here, left there
+# Entered in one task, left in another
 
 
 async def test_the_entering_task_is_done(rig: Rig) -> None:
-    """L4, S8: where the task that entered has ended, as a fixture's may, nobody is cancelled: wait_lost and
-    is_valid tell, and the exit raises."""
+    """L4, S8: if the task that entered has ended, as that of a fixture may, nobody is cancelled: wait_lost
+    and is_valid report the loss, and the exit raises."""
     lock = rig.zk.lock("/lock")
     held = await within(asyncio.create_task(lock.__aenter__()))
     assert held.is_valid
@@ -663,8 +663,8 @@ async def test_the_entering_task_is_done(rig: Rig) -> None:
 
 
 async def test_the_exit_in_another_task_keeps_its_exception(rig: Rig) -> None:
-    """L4: where another task leaves, its own cancellation stays a CancelledError, and its own exception
-    stays."""
+    """L4: if another task leaves, its own cancellation stays a CancelledError, and its own exception is
+    unchanged."""
     for error, kind in (
         (asyncio.CancelledError(), None),
         (ValueError("mine"), None),
@@ -682,8 +682,8 @@ async def test_the_exit_in_another_task_keeps_its_exception(rig: Rig) -> None:
 
 
 async def test_left_by_one_task_while_the_other_lives(rig: Rig) -> None:
-    """L4: the task that entered is told, and keeps that for itself: another one that leaves, being cancelled
-    by its own caller, stays cancelled."""
+    """L4: the task that entered is cancelled for the loss, and only that one. Another task that leaves, and
+    is being cancelled by its own caller, stays cancelled."""
     lock = rig.zk.lock("/lock")
     told: list[str] = []
     entered: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
@@ -714,7 +714,7 @@ async def test_left_by_one_task_while_the_other_lives(rig: Rig) -> None:
 
 
 async def test_the_body_closes_the_client(rig: Rig) -> None:
-    """L4, S5: a body that closes its own client is told as of any loss, and the client is closed."""
+    """L4, S5: a body that closes its own client is cancelled as for any loss, and the client is closed."""
 
     async def body(held: corral.Held) -> None:
         await rig.zk.close()
@@ -727,30 +727,30 @@ async def test_the_body_closes_the_client(rig: Rig) -> None:
     assert await children(rig.other, "/lock") == []
 
 
-# The loop itself is late
+# A late event loop
 
 
 def block_past_the_lease(zk: corral.Client) -> None:
-    """Keep the event loop from running for longer than the lease."""
+    """Block the event loop for longer than the lease."""
     block(zk.session_timeout * 1.1)
 
 
 @pytest.fixture
 async def short(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.Client]:
-    """A client with a short session, on the server directly: what a proxy in our own loop has not passed on
-    when that is blocked is not there when it runs again."""
+    """A client with a short session, connected to the server directly. A proxy in our own event loop would be
+    blocked, too, and could not have passed anything on."""
     async with connect(session_timeout=2.0) as client:
         yield client
 
 
 async def test_a_blocked_body_is_told_before_any_answer(short: corral.Client) -> None:
-    """S9: a body that blocked the loop for longer than its lease is told of the loss before an answer that
-    lay ready meanwhile is delivered to it; and it is invalid from the very moment it runs on."""
+    """S9: a body that blocked the loop for longer than its lease is cancelled before it gets an answer that
+    arrived meanwhile. `is_valid` is false from the moment in which the body continues."""
     events: list[str] = []
 
     async def body(held: corral.Held) -> None:
         answer = asyncio.ensure_future(short.get("/"))
-        await turns(2)  # it is on its way, and its answer is not back yet, with eager tasks either
+        await turns(2)  # sent, and not yet answered, with eager tasks either
         block_past_the_lease(short)
         events.append(f"valid: {held.is_valid}")
         with noted(events, "told"):
@@ -763,8 +763,8 @@ async def test_a_blocked_body_is_told_before_any_answer(short: corral.Client) ->
 
 
 async def test_a_loss_is_declared_before_any_answer(short: corral.Client) -> None:
-    """S9: after the loop was blocked, whoever waits for the loss runs before whoever waits for an answer
-    that lay ready, though asyncio has I/O before timers."""
+    """S9: after the loop was blocked, a task that waits for the loss runs before one that waits for an answer
+    that arrived meanwhile, although asyncio handles I/O before timers."""
     events: list[str] = []
     held = await short.lock("/lock").acquire()
 
@@ -777,7 +777,7 @@ async def test_a_loss_is_declared_before_any_answer(short: corral.Client) -> Non
         events.append("answer")
 
     tasks = [asyncio.create_task(answered()), asyncio.create_task(lost())]
-    await turns(2)  # it is sent, and its answer is not back yet, with eager tasks either
+    await turns(2)  # sent, and not yet answered, with eager tasks either
     block_past_the_lease(short)
     assert events == []
     await within(asyncio.gather(*tasks))
@@ -785,8 +785,8 @@ async def test_a_loss_is_declared_before_any_answer(short: corral.Client) -> Non
 
 
 async def test_a_blocked_body_that_just_returns(short: corral.Client) -> None:
-    """S9, L4: a body that blocks for longer than its lease and returns before anything could be noticed
-    does not return normally."""
+    """S9, L4: a body that blocks for longer than its lease, and returns before anything can be noticed, does
+    not return normally."""
 
     async def body(held: corral.Held) -> None:
         block_past_the_lease(short)
@@ -796,8 +796,8 @@ async def test_a_blocked_body_that_just_returns(short: corral.Client) -> None:
 
 
 async def test_a_blocked_body_of_nested_locks(short: corral.Client) -> None:
-    """S9, L4: the same with two locks, where leaving the inner one is what notices that the outer one is
-    lost: one LockLost comes out, and no cancellation hits what follows."""
+    """S9, L4: the same with two locks, if leaving the inner one is what notices that the outer one is lost:
+    one LockLost is raised, and no cancellation hits later code."""
 
     async def body(held: corral.Held) -> None:
         async with short.lock("/inner"):
@@ -808,8 +808,7 @@ async def test_a_blocked_body_of_nested_locks(short: corral.Client) -> None:
 
 
 async def test_a_loss_noticed_as_another_task_leaves(short: corral.Client) -> None:
-    """L4: where it is another task's leaving that finds the lock lost, nobody is cancelled: the exit
-    raises."""
+    """L4: if another task, on leaving, finds that the lock is lost, nobody is cancelled: the exit raises."""
     lock = short.lock("/lock")
     entered = asyncio.Event()
 
@@ -831,8 +830,8 @@ async def test_a_loss_noticed_as_another_task_leaves(short: corral.Client) -> No
 
 
 async def test_a_body_that_outlives_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """L4: a body that goes on after the loss is logged while it runs, and its end is logged with how late it
-    was."""
+    """L4: a body that continues after the loss is logged while it runs, and its end is logged with how late
+    it was."""
     caplog.set_level(logging.INFO, "corral.recipes")
     end = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Many who wait in one line, in one process: what they ask for, and what they keep while they wait."""
+"""Many waiters of one line in one process: their requests, and their memory while they wait."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def watches_set(tap: Tap) -> int:
 async def crowd(
     rig: Rig, make: Callable[[corral.Client], Any], many: int = MANY
 ) -> list[asyncio.Task[corral.Held]]:
-    """So many waiters, behind somebody who stands in the line, and all of whom wait."""
+    """This many waiters, all of them waiting behind a holder."""
     waiters = [asyncio.create_task(make(rig.zk).acquire()) for _ in range(many)]
     await rig.tap.seen(lambda: watches_set(rig.tap) == many)
     await settle(rig.zk)
@@ -47,7 +47,7 @@ async def crowd(
 
 @pytest.fixture
 async def line(rig: Rig) -> str:
-    """A line that is there."""
+    """The path of an existing line."""
     for path in ("/line", "/sem", "/sem/locks", "/sem/leases"):
         await rig.zk.create(path)
     return "/line"
@@ -55,8 +55,8 @@ async def line(rig: Rig) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_crowd_costs_a_list_or_two(rig: Rig, line: str, kind: str) -> None:
-    """L2: of those who join together, by whatever objects of one client, the first lists the line, since nothing is
-    under way then, and all others share one list behind all their creates."""
+    """L2: of waiters that join together, through any objects of one client, the first lists the line at once,
+    since nothing is in flight then. All others share one list, sent after all their creates."""
     await KINDS[kind](rig.other).acquire()
     ahead = asyncio.create_task(KINDS[kind](rig.other).acquire())
     await until_line(
@@ -75,7 +75,8 @@ async def test_a_crowd_costs_a_list_or_two(rig: Rig, line: str, kind: str) -> No
 
 
 async def test_they_are_served_in_order(rig: Rig, line: str) -> None:
-    """L1: those who share a list each find who is ahead of them: one holds at a time, in the order of the line."""
+    """L1: each waiter that shares a list finds who is ahead of it: one holds at a time, in the order of the
+    line."""
     tokens: list[int] = []
     inside = 0
 
@@ -97,7 +98,8 @@ async def test_they_are_served_in_order(rig: Rig, line: str) -> None:
 
 
 async def test_readers_and_writers_share_it(rig: Rig, line: str) -> None:
-    """L1: those who wait for others than their neighbours do share the list as well: readers for the last writer."""
+    """L1: waiters that wait for others than their neighbours share the list as well: readers wait for the
+    last writer."""
     rw = rig.zk.rwlock("/line")
     async with rig.other.rwlock("/line").write():
         start = len(rig.tap.messages)
@@ -117,7 +119,7 @@ async def test_readers_and_writers_share_it(rig: Rig, line: str) -> None:
 
 
 def strings_about(path: str) -> tuple[int, int]:
-    """How many strings there are that name something in the line, and their bytes."""
+    """How many strings contain the name of a node in the line, and their size in bytes."""
     seen: dict[int, str] = {}
     for each in gc.get_objects():
         for part in gc.get_referents(each):
@@ -127,14 +129,15 @@ def strings_about(path: str) -> tuple[int, int]:
 
 
 async def test_what_a_waiter_keeps(rig: Rig, line: str) -> None:
-    """K4: a waiter keeps the names of its own node and of the one before it, and no list of the line: what all keep
-    grows with their number, not with its square. (With lists there are as many strings a waiter as there are waiters.)"""
+    """K4: a waiter keeps the names of its own node and of the one before it, and no list of the line, so
+    memory grows with the number of waiters, not with its square. (If each kept its list, there would be as
+    many strings for each waiter as there are waiters.)"""
     held = await rig.other.lock("/line").acquire()
     waiters = await crowd(rig, KINDS["lock"])
     rig.tap.messages.clear()
     gc.collect()
     count, _ = strings_about("/line")
-    assert count <= 12 * MANY  # those of the server, which is in this process, and of the proxy, included
+    assert count <= 12 * MANY  # including those of the server, in this process, and of the proxy
     lists = [
         each
         for each in gc.get_objects()
@@ -148,12 +151,13 @@ async def test_what_a_waiter_keeps(rig: Rig, line: str) -> None:
     await held.release()
 
 
-# Sharing, when something happens to those who share
+# Failures among the waiters that share a list
 
 
 @pytest.fixture
 async def busy(rig: Rig, line: str) -> AsyncIterator[asyncio.Event]:
-    """`rig.zk` has sent something that is not answered until the event: whoever joins meanwhile waits to be sent."""
+    """`rig.zk` has sent a request that is not answered until the event is set: meanwhile joining waiters wait
+    to be sent."""
     over = asyncio.Event()
 
     async def hole() -> None:
@@ -172,8 +176,8 @@ async def busy(rig: Rig, line: str) -> AsyncIterator[asyncio.Event]:
 
 @pytest.mark.parametrize("who", ["the first", "the last", "all but one"])
 async def test_one_who_shares_is_cancelled(rig: Rig, busy: asyncio.Event, who: str) -> None:
-    """L3: whoever is cancelled leaves nothing, and takes nothing from those who share its list, before it is sent or
-    behind it."""
+    """L3: a waiter that is cancelled, before or after its list is sent, leaves no node, and takes nothing
+    from those that share the list."""
     waiters = [asyncio.create_task(rig.zk.lock("/line").acquire()) for _ in range(5)]
     await asyncio.sleep(0)
     cancelled = {
@@ -193,7 +197,8 @@ async def test_one_who_shares_is_cancelled(rig: Rig, busy: asyncio.Event, who: s
 
 
 async def test_all_who_share_are_cancelled(rig: Rig, busy: asyncio.Event) -> None:
-    """L3: then nothing is sent, and whoever joins after them is not kept waiting for a list that never comes."""
+    """L3: then nothing is sent, and a waiter that joins afterwards does not wait for a list that is never
+    sent."""
     waiters = [asyncio.create_task(rig.zk.lock("/line").acquire()) for _ in range(3)]
     await asyncio.sleep(0)
     start = len(rig.tap.messages)
@@ -211,7 +216,8 @@ async def test_all_who_share_are_cancelled(rig: Rig, busy: asyncio.Event) -> Non
 
 
 async def test_one_whose_create_is_too_large(rig: Rig, busy: asyncio.Event) -> None:
-    """S7: whoever cannot even ask gets the error, and those whose list it would have shared go on."""
+    """S7: a waiter whose request cannot be sent gets the error; those that would have shared its list
+    continue."""
     first = asyncio.create_task(rig.zk.lock("/line").acquire())
     await asyncio.sleep(0)
     with pytest.raises(corral.FrameTooLarge):
@@ -225,7 +231,8 @@ async def test_one_whose_create_is_too_large(rig: Rig, busy: asyncio.Event) -> N
 async def test_the_connection_breaks_on_those_who_share(
     rig: Rig, line: str, operation: Any, lost: str
 ) -> None:
-    """L1, L3: each finds out what became of its own create: all get their turn, and nobody leaves a second node."""
+    """L1, L3: each waiter finds the outcome of its own create: all get their turn, and none leaves a second
+    node."""
     at = before if lost == "before" else committed
     async with rig.proxy.cut_at(at(match=asks_for(operation), nth=2), reset=True):
         waiters = [asyncio.create_task(rig.zk.lock("/line").acquire()) for _ in range(20)]
@@ -237,7 +244,7 @@ async def test_the_connection_breaks_on_those_who_share(
 
 
 async def test_the_session_expires_on_those_who_share(rig: Rig, busy: asyncio.Event) -> None:
-    """L3, S2: whose creates were not sent when the session expired join in the next one."""
+    """L3, S2: waiters whose creates were not sent when the session expired join in the next one."""
     waiters = [asyncio.create_task(rig.zk.lock("/line").acquire()) for _ in range(5)]
     await asyncio.sleep(0)
     await rig.proxy.expire(rig.zk.session_id)
@@ -251,7 +258,7 @@ async def test_the_session_expires_on_those_who_share(rig: Rig, busy: asyncio.Ev
 
 
 async def test_a_list_is_put_off_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """L3: who joins first does not wait for its list for ever while others come to share it."""
+    """L3: the first waiter does not wait for its list for ever while others join and share it."""
     monkeypatch.setattr("corral.recipes.kit.listing.MOST_SHARERS", 10)
     tap = Tap()
     async with (
@@ -273,8 +280,8 @@ async def test_a_list_is_put_off_for_so_many(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_list_that_waited_for_the_connection(rig: Rig) -> None:
-    """S2: a list that waits for a connection is replaced by one behind a create that is sent at once, and is not shared
-    any more after that."""
+    """S2: a list that waits for a connection is replaced by one after a create that is sent at once, and is
+    not shared any more after that."""
     await rig.other.create("/line")
     states = rig.zk.states()
     async with rig.proxy.refuse():
@@ -285,7 +292,7 @@ async def test_a_list_that_waited_for_the_connection(rig: Rig) -> None:
         await turns()
     while await anext(states) is not corral.State.CONNECTED:
         pass
-    # In this turn the connection is idle, and what has waited is not sent yet.
+    # In this turn the connection is idle, and the waiting requests are not sent yet.
     held = await within(rig.zk.lock("/line").acquire())
     assert await within(looking)
     assert await within(rig.zk.lock("/line").locked())

@@ -1,4 +1,4 @@
-"""Several locks at once: all or none, and no two wait for each other."""
+"""Several locks at once: all or none, and no two multi-locks deadlock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support import PATIENCE, children, settle, turns, until_line, within
 Connect = Callable[..., corral.Client]
 
 PATHS = ["/b", "/a", "/c"]
-"""As asked for: not in the order in which they are taken."""
+"""In the requested order, which is not the order in which they are acquired."""
 
 
 async def forever() -> None:
@@ -26,13 +26,13 @@ async def forever() -> None:
 
 
 async def make_lines(client: corral.Client, paths: Sequence[str] = PATHS) -> None:
-    """Make the lines, which vanish while they are empty if the locks make them."""
+    """Create the lines beforehand, since those that locks create may be removed while they are empty."""
     for path in paths:
         await client.create(path, make_parents=True)
 
 
 async def standing(client: corral.Client, paths: Sequence[str] = PATHS) -> list[int]:
-    """How many stand in each line."""
+    """How many nodes each line has."""
     return [len(await children(client, path)) for path in paths]
 
 
@@ -42,8 +42,8 @@ async def standing(client: corral.Client, paths: Sequence[str] = PATHS) -> list[
 async def test_all_are_held_in_the_order_asked_for(
     zk: corral.Client, other: corral.Client, root: str
 ) -> None:
-    """What is held comes in the order asked for, one for each path, with its data in each line; others wait for each
-    of them, and get them all afterwards."""
+    """The result is in the requested order, one `Held` for each path, and the data is in each line. Others
+    wait for each of them, and acquire them all afterwards."""
     await make_lines(zk)
     lock = zk.multi_lock(PATHS, data=b"us")
     assert lock.paths == tuple(PATHS)
@@ -71,7 +71,7 @@ async def test_kazoos_layout(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_acquire_without_a_block(zk: corral.Client, other: corral.Client) -> None:
-    """What acquire gives can be released one by one, and a part of it entered."""
+    """The result of acquire can be released one by one, and a part of it can be entered."""
     await make_lines(zk)
     first, second, third = await zk.multi_lock(PATHS).acquire()
     await second.release()
@@ -84,7 +84,8 @@ async def test_acquire_without_a_block(zk: corral.Client, other: corral.Client) 
 
 
 async def test_they_are_taken_in_the_order_of_their_paths(rig: Rig, root: str) -> None:
-    """Whatever the order asked for, they are taken one after the other in the order of their full paths."""
+    """Whatever the requested order, they are acquired one after the other in the order of their full
+    paths."""
     await rig.zk.create("/a-z")
     paths = ["/b", "/a/b", "/a", "/a-z/x", "/B"]
     for asked_for in (paths, list(reversed(paths))):
@@ -98,8 +99,8 @@ async def test_they_are_taken_in_the_order_of_their_paths(rig: Rig, root: str) -
 
 
 async def test_opposite_orders_never_deadlock(connect: Connect) -> None:
-    """Tasks of several clients that ask for overlapping paths in any order all get them, and never two at once one
-    that they have in common."""
+    """Tasks of several clients that acquire overlapping paths in any order all succeed, and no path is held
+    by two of them at once."""
     inside: dict[str, int] = dict.fromkeys(PATHS, 0)
     entered = 0
 
@@ -128,8 +129,8 @@ async def test_opposite_orders_never_deadlock(connect: Connect) -> None:
 async def test_two_that_ask_in_opposite_orders(
     zk: corral.Client, other: corral.Client, same_client: bool
 ) -> None:
-    """Two that ask in opposite orders, in the same tick, do not wait for each other; nor do they if one calls the
-    paths by other names, as a client of a subtree does."""
+    """Two that request opposite orders, in the same tick, do not deadlock. Nor do they if one uses other
+    names for the paths, as a client with a chroot does."""
     await make_lines(zk, ["/z/a", "/z/b"])
     second = zk if same_client else other
     for _ in range(3):
@@ -148,15 +149,15 @@ async def test_two_that_ask_in_opposite_orders(
 
 
 async def test_it_waits_for_each(zk: corral.Client, other: corral.Client) -> None:
-    """It waits for whoever is ahead, path by path, and holds what it has so far meanwhile; single locks wait for it,
-    and it for them."""
+    """It waits for those ahead, path by path, and meanwhile keeps what it has acquired. Single locks wait for
+    it, and it for them."""
     await make_lines(zk)
     theirs = {path: await other.lock(path).acquire() for path in PATHS}
     task = asyncio.create_task(zk.multi_lock(PATHS).acquire())
     for place, path in enumerate(sorted(PATHS), start=1):
         await until_line(other, path, 2)
         assert not task.done()
-        assert sum(await standing(other)) == 4  # never in two lines as a waiter
+        assert sum(await standing(other)) == 4  # a waiter is never in two lines
         await theirs[path].release()
         assert place < 3 or len(await within(task)) == 3
     following = asyncio.create_task(other.lock("/c").acquire())
@@ -172,7 +173,8 @@ async def test_it_waits_for_each(zk: corral.Client, other: corral.Client) -> Non
 @pytest.mark.parametrize("held_by", ["a holder", "those who wait"])
 @pytest.mark.parametrize("busy", PATHS)
 async def test_try_acquire(zk: corral.Client, other: corral.Client, busy: str, held_by: str) -> None:
-    """try_acquire takes all, if nobody has any of them or waits for it; otherwise none is taken, or stays taken."""
+    """try_acquire acquires all, if nobody holds or waits for any of them; otherwise none is held
+    afterwards."""
     await make_lines(zk)
     lock = other.multi_lock(PATHS)
     theirs = await zk.lock(busy).acquire()
@@ -198,7 +200,7 @@ async def test_try_acquire(zk: corral.Client, other: corral.Client, busy: str, h
         await each.release()
 
 
-# What cannot be asked for
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -220,13 +222,14 @@ async def test_try_acquire(zk: corral.Client, other: corral.Client, busy: str, h
 async def test_paths_that_cannot_be(
     zk: corral.Client, paths: object, error: type[Exception], said: str
 ) -> None:
-    """No path, one path twice, one string, and what is no path are refused, by name, before anything is sent."""
+    """No path, a path given twice, a single string, and an invalid path are refused, with an error that names
+    it, before anything is sent."""
     with pytest.raises(error, match=said):
         zk.multi_lock(paths)  # type: ignore[arg-type]
 
 
 async def test_one_path(zk: corral.Client) -> None:
-    """One path is enough, and it is held like any other; data is bytes."""
+    """One path is enough, and is held like any other; data is bytes."""
     async with asyncio.timeout(PATIENCE), zk.multi_lock(["/a"]) as (held,):
         assert held.is_valid
     with pytest.raises(corral.UsageTypeError, match="data"):
@@ -235,8 +238,8 @@ async def test_one_path(zk: corral.Client) -> None:
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire", "async with"])
 async def test_one_of_them_is_held_by_the_task_already(zk: corral.Client, way: str) -> None:
-    """L7: a task that holds one of them already, and would wait for itself, gets AlreadyHeld, and holds nothing more
-    than before."""
+    """L7: a task that holds one of them already, and would wait for itself, gets AlreadyHeld, and holds
+    nothing more than before."""
     await make_lines(zk)
     lock = zk.multi_lock(PATHS)
     async with zk.lock("/b") as held:
@@ -250,13 +253,13 @@ async def test_one_of_them_is_held_by_the_task_already(zk: corral.Client, way: s
             await zk.lock("/c").acquire()
 
 
-# Cancel, and failures in the middle
+# Cancellation, and failures in the middle
 
 
 @pytest.mark.parametrize("way", ["acquire", "try_acquire", "__aenter__"])
 @pytest.mark.parametrize("forbidden", PATHS)
 async def test_one_that_cannot_be_had(rig: Rig, forbidden: str, way: str) -> None:
-    """When one of them is refused by the server, the error comes out, and the others are released."""
+    """If the server refuses one of them, the error is raised, and the others are released."""
     for path in PATHS:
         await rig.other.create(path, acl=corral.READ_ACL if path == forbidden else corral.OPEN_ACL)
     with pytest.raises(corral.NoAuth, match=forbidden):
@@ -274,8 +277,8 @@ async def test_one_that_cannot_be_had(rig: Rig, forbidden: str, way: str) -> Non
 
 @pytest.mark.parametrize("victim", range(3))
 async def test_one_of_them_is_lost(rig: Rig, victim: int) -> None:
-    """L4: when one of them is lost the body is told, once; LockLost of that one comes out of the block; the others are
-    held until then, and are released."""
+    """L4: when one of them is lost the body is cancelled, once, and the block raises the LockLost of that
+    one. The others are held until then, and are released."""
     await make_lines(rig.other)
     told: list[str] = []
     entered: asyncio.Future[tuple[corral.Held, ...]] = asyncio.get_running_loop().create_future()
@@ -290,7 +293,7 @@ async def test_one_of_them_is_lost(rig: Rig, victim: int) -> None:
                     with noted(told, "told"):
                         await forever()
                 finally:
-                    await turns(20)  # a clean-up may wait: it is not cancelled again
+                    await turns(20)  # the clean-up may wait: it is not cancelled again
                     assert [each.is_valid for each in held] == [place != victim for place in range(3)]
         finally:
             assert task.cancelling() == 0
@@ -309,7 +312,7 @@ async def test_one_of_them_is_lost(rig: Rig, victim: int) -> None:
 @pytest.mark.parametrize("how", ["lapsed", "expired", "deleted"])
 @pytest.mark.parametrize("way", ["acquire", "async with"])
 async def test_one_is_lost_while_it_waits_for_another(rig: Rig, way: str, how: str) -> None:
-    """What is lost while it waits for the rest is taken again: whoever gets them gets all of them, valid."""
+    """A lock that is lost while the rest is awaited is acquired again: the result has all of them, valid."""
     await make_lines(rig.other)
     theirs = await rig.other.lock("/c").acquire()
     lock = rig.zk.multi_lock(PATHS)
@@ -345,7 +348,7 @@ async def test_one_is_lost_while_it_waits_for_another(rig: Rig, way: str, how: s
 
 
 async def lost_by_a_heartbeat(rig: Rig) -> None:
-    """Wait until heartbeats of `rig.zk` have found all that is deleted."""
+    """Wait until heartbeats of `rig.zk` have found all deletions."""
     count = len(rig.zk.statistics().held)
     await rig.tap.seen(lambda: len(rig.zk.statistics().held) < count)
 
@@ -359,8 +362,8 @@ async def until_lapsed(rig: Rig) -> None:
 
 @pytest.mark.parametrize("first", ["the late one", "the second one"])
 async def test_a_shared_object_after_a_loss(rig: Rig, first: str) -> None:
-    """L7: of a shared object whose first holder has lost its locks and is late to leave, the second holder's are its
-    own: whoever leaves first leaves its own, and the late one is told of its loss."""
+    """L7: if the first holder of a shared object has lost its locks and leaves late, the second holder's
+    locks are its own: whoever leaves first leaves its own, and the late one gets LockLost."""
     await make_lines(rig.other)
     lock = rig.zk.multi_lock(PATHS)
     entered, told, second_in = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -392,7 +395,7 @@ async def test_a_shared_object_after_a_loss(rig: Rig, first: str) -> None:
 
 
 async def test_an_exception_of_the_bodys_own(zk: corral.Client, other: corral.Client) -> None:
-    """An exception of the body comes out as it is, and all are released."""
+    """An exception of the body is raised unchanged, and all are released."""
     await make_lines(zk)
     error = ValueError("mine")
     with pytest.raises(ValueError, match="mine") as caught:

@@ -1,4 +1,5 @@
-"""L7: who enters what is held owns it; what nobody has entered refuses nobody; whose it is that releases."""
+"""L7: whoever enters a `Held` owns it; one that nobody has entered refuses nobody; which one a release
+means."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from support import children, turns, until_line, within
 
 @every_kind(lambda kind: kind.is_exclusive and is_single(kind))
 async def test_a_dispatcher_waits_for_its_workers(zk: corral.Client, kind: LineKind) -> None:
-    """L7: a task may acquire, hand what it holds to a worker that enters it, and wait for the next."""
+    """L7: a task may acquire, pass the `Held` to a worker that enters it, and wait for the next."""
     made = kind.make(zk, PATH)
     inside, served = 0, 0
 
@@ -32,7 +33,7 @@ async def test_a_dispatcher_waits_for_its_workers(zk: corral.Client, kind: LineK
 
 
 async def test_a_semaphores_dispatcher(zk: corral.Client) -> None:
-    """L7: as many workers as there are leases; the dispatcher waits for one of them to leave."""
+    """L7: there are as many workers as leases; the dispatcher waits until one of them leaves."""
     semaphore = zk.semaphore("/it", 2)
     inside = 0
     both = asyncio.Barrier(2)
@@ -54,7 +55,8 @@ async def test_a_semaphores_dispatcher(zk: corral.Client) -> None:
 async def test_who_has_entered_what_another_acquired_does_not_wait_for_itself(
     zk: corral.Client, kind: LineKind
 ) -> None:
-    """L7: the task that has entered it owns it, whichever task has acquired it; the one that acquired it does not."""
+    """L7: the task that has entered a `Held` owns it, whichever task acquired it; the acquiring task does
+    not."""
     made = kind.make(zk, PATH)
     held = await made.acquire()
 
@@ -71,7 +73,8 @@ async def test_who_has_entered_what_another_acquired_does_not_wait_for_itself(
 async def test_what_nobody_has_entered_refuses_nobody(
     zk: corral.Client, other: corral.Client, kind: LineKind
 ) -> None:
-    """L7: a task that has acquired, and not entered, may wait for the next: somebody else may release the first."""
+    """L7: a task that has acquired, and not entered, may wait for the next: another task may release the
+    first."""
     made = kind.make(zk, PATH)
     first = await made.acquire()
     assert await within(made.try_acquire()) is None
@@ -83,8 +86,8 @@ async def test_what_nobody_has_entered_refuses_nobody(
 
 @every_kind(lambda kind: kind.crowd != 2 and is_single(kind))
 async def test_acquired_in_a_task_that_has_ended(zk: corral.Client, kind: LineKind) -> None:
-    """L7: what was acquired in a task of its own (`asyncio.wait_for` makes one in Python 3.11) is released through the
-    object, or entered, by the one that goes on."""
+    """L7: what was acquired in a separate task (`asyncio.wait_for` creates one in Python 3.11) can be
+    released through the object, or entered, by the task that awaited it."""
     made = kind.make(zk, PATH)
     held = await asyncio.create_task(made.acquire())
     await made.release()
@@ -98,8 +101,9 @@ async def test_acquired_in_a_task_that_has_ended(zk: corral.Client, kind: LineKi
 
 
 async def test_release_prefers_what_is_ours(zk: corral.Client) -> None:
-    """L7: through the object a dispatcher releases what it has kept, not what a worker has entered, however new; a
-    worker what it has entered; and with nothing of its own a task releases what there is."""
+    """L7: through the object a dispatcher releases what it has kept, not what a worker has entered, even if
+    that is newer. A worker releases what it has entered. A task with nothing of its own releases whatever
+    there is."""
     semaphore = zk.semaphore("/it", 3)
     kept, given = await semaphore.acquire(), await semaphore.acquire()
     entered, go_on = asyncio.Event(), asyncio.Event()
@@ -127,7 +131,8 @@ async def test_release_prefers_what_is_ours(zk: corral.Client) -> None:
 async def test_who_comes_late_does_not_release_anothers(
     zk: corral.Client, other: corral.Client, root: str
 ) -> None:
-    """L7: a dispatcher whose hold was lost in a worker's hands releases that one, not what another task holds by now."""
+    """L7: a dispatcher whose hold was lost while a worker had it releases that one, not what another task
+    holds by now."""
     lock = zk.lock("/it")
     held = await lock.acquire()
 
@@ -151,8 +156,8 @@ async def test_who_comes_late_does_not_release_anothers(
 
 
 async def test_release_of_several_locks(zk: corral.Client, other: corral.Client) -> None:
-    """L7: releasing through the object releases all that this task acquired through it; then there is nothing left to
-    release, and that is an error that says so."""
+    """L7: releasing through the object releases everything that this task acquired through it. After that
+    there is nothing to release, and a release is an error that says so."""
     lock = zk.multi_lock(["/b", "/a"])
     held = await lock.acquire()
     await lock.release()
@@ -166,8 +171,8 @@ async def test_release_of_several_locks(zk: corral.Client, other: corral.Client)
 
 
 async def test_several_locks_of_another_task(zk: corral.Client) -> None:
-    """L7: of several locks, too, a task releases what is its own, else what another holds through the object; and they
-    can be handed to another task that enters them, and waits for itself then."""
+    """L7: a multi-lock, too, releases what the task itself holds, otherwise what another task holds through
+    the object. Its locks can be passed to another task that enters them, and acquiring again then waits."""
     lock = zk.multi_lock(["/a", "/b"])
     held = await asyncio.wait_for(lock.acquire(), 30)
     await lock.release()

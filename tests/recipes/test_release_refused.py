@@ -1,4 +1,5 @@
-"""L6: a release that the server refuses is said, is no release, and can be tried again."""
+"""L6: if the server refuses a release, the error is raised, the lock is still held, and the release can be
+repeated."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ MENDED = [corral.Acl.digest("boss", "secret"), corral.Acl.world(P.CREATE | P.REA
 
 @pytest.fixture
 async def boss(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.Client]:
-    """Whoever can mend the ACL of /it, below which nobody else can delete; and of /it/leases."""
+    """The client that can change the ACL of /it, below which no other may delete, and of /it/leases."""
     async with connect(auth=[BOSS]) as client:
         await client.create("/it", acl=NO_DELETE)
         await client.create("/it/locks")
@@ -47,8 +48,8 @@ async def nodes(boss: corral.Client, line: str) -> int:
 async def test_a_refused_release(
     zk: corral.Client, boss: corral.Client, kind: LineKind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L6: the refusal is raised, naming the path and the permission; the hold is as before, and once the ACL is mended
-    it is released, through the object as well."""
+    """L6: the refusal is raised, with the path and the permission. The hold is as before, and once the ACL is
+    changed it can be released, also through the object."""
     made = kind.make(zk, "/it")
     held = await made.acquire()
     for release in (held.release, made.release):
@@ -74,7 +75,7 @@ async def test_a_refused_release(
 async def test_it_stays_registered(
     connect: Callable[..., corral.Client], proxy: FaultProxy, boss: corral.Client
 ) -> None:
-    """L4, L6: what could not be released is checked by heartbeats as before, and its loss is told."""
+    """L4, L6: what could not be released is still checked by heartbeats, and its loss is reported."""
     async with connect(proxy.address, session_timeout=2.0) as zk:
         held = await zk.lock("/it").acquire()
         with pytest.raises(corral.NoAuth):
@@ -88,7 +89,7 @@ async def test_it_stays_registered(
 
 @pytest.mark.parametrize("way", ["object", "held"])
 async def test_leaving_the_block(zk: corral.Client, boss: corral.Client, way: str) -> None:
-    """L6: where the body has ended normally, leaving it raises the refusal; a second attempt is possible then."""
+    """L6: if the body has ended normally, leaving raises the refusal; the release can be repeated."""
     lock = zk.lock("/it")
     with pytest.raises(corral.NoAuth, match="grant DELETE"):
         async with lock if way == "object" else await lock.acquire() as held:
@@ -106,8 +107,8 @@ async def test_leaving_the_block(zk: corral.Client, boss: corral.Client, way: st
 async def test_leaving_a_body_that_raises(
     zk: corral.Client, boss: corral.Client, end: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L6: the body's own exception stays, and the log has a warning that names the node; an error has a note as well
-    (leaving a body that was cancelled waits for nothing)."""
+    """L6: the body's own exception is raised, and a warning with the node's name is logged. An error has a
+    note as well; a cancellation has none, since leaving a cancelled body does not wait."""
     error: BaseException = ValueError("the body's") if end == "error" else asyncio.CancelledError()
     with pytest.raises(type(error)) as failure:
         async with zk.lock("/it") as held:
@@ -122,7 +123,7 @@ async def test_leaving_a_body_that_raises(
 
 
 async def test_two_who_wait_for_one_release(zk: corral.Client, boss: corral.Client) -> None:
-    """L6: each who waits for a release hears of its refusal, by an error of its own."""
+    """L6: each caller that waits for a release gets the refusal, as an error of its own."""
     held = await zk.lock("/it").acquire()
     results = await within(asyncio.gather(held.release(), held.release(), return_exceptions=True))
     assert [type(each) for each in results] == [corral.NoAuth, corral.NoAuth]
@@ -130,7 +131,7 @@ async def test_two_who_wait_for_one_release(zk: corral.Client, boss: corral.Clie
 
 
 async def test_several_locks(zk: corral.Client, boss: corral.Client) -> None:
-    """L6: of several locks the others are released all the same, and the refusal is raised."""
+    """L6: of several locks the others are released, and the refusal is raised."""
     lock = zk.multi_lock(["/a", "/it", "/z"])
     held = await lock.acquire()
     with pytest.raises(corral.NoAuth, match="release '/it'"):
@@ -147,7 +148,7 @@ async def test_several_locks(zk: corral.Client, boss: corral.Client) -> None:
 async def test_nobody_waits(
     zk: corral.Client, other: corral.Client, boss: corral.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L3: of a waiter that was cancelled, whose node may not be removed, the log has a warning that names it."""
+    """L3: if the node of a cancelled waiter may not be deleted, a warning with its name is logged."""
     held = await other.lock("/it").acquire()
     waiter = asyncio.create_task(zk.lock("/it").acquire())
     names = await until_line(boss, "/it", 4)
@@ -162,7 +163,8 @@ async def test_nobody_waits(
 async def test_a_downgrade_is_refused_while_it_is_released(
     connect: Callable[..., corral.Client], proxy: FaultProxy, boss: corral.Client
 ) -> None:
-    """L6: a release behind a downgrade that is refused goes for the writer's node, which is the one there is."""
+    """L6: a release after a downgrade that is refused deletes the writer's node, which is the one that
+    exists."""
     async with connect(proxy.address) as zk:
         held = await zk.rwlock("/it").write().acquire()
         async with proxy.black_hole():

@@ -1,4 +1,5 @@
-"""What may be read decides what is shown, not who is waited for: the nodes of others need not be readable."""
+"""Permission to read affects what is shown, not who is waited for: the nodes of others need not be
+readable."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SECRET = [corral.Acl.digest("they", "secret")]
 
 
 class Room(NamedTuple):
-    """A client that may not read the nodes of another, and what it asks."""
+    """A client that may not read the nodes of another, that other one, and a record of the first one's
+    requests."""
 
     zk: corral.Client
     they: corral.Client
@@ -27,7 +29,8 @@ class Room(NamedTuple):
 
 @pytest.fixture(params=["3.8", "3.9"])
 async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
-    """On servers that do not tell of the end of a node that we may not read; 3.9 does not tell whether it exists."""
+    """Servers do not send the deletion event of a node that we may not read; 3.9 does not even answer whether
+    it exists."""
     version: Literal["3.8", "3.9"] = request.param
     tap = Tap()
     async with (
@@ -54,14 +57,14 @@ KINDS: dict[str, Callable[..., Any]] = {
 
 
 def theirs(room: Room, kind: str) -> Any:
-    """The same in their hands; it excludes ours."""
+    """The same recipe for the other client; it excludes ours."""
     return KINDS["write lock" if kind == "read lock" else kind](room.they, acl=SECRET)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_node_ahead_that_we_may_not_read(room: Room, kind: str) -> None:
-    """L1: who is ahead is waited for, though we may not read its node: with a look at it now and then, since the
-    server may not tell us when it goes. We hold when it has gone, and not before."""
+    """L1: nodes ahead are waited for, although we may not read them. They are polled now and then, since the
+    server may not send an event when they are deleted. We acquire after that, and not before."""
     held = await theirs(room, kind).acquire()
     waiter = asyncio.create_task(KINDS[kind](room.zk).acquire())
     await room.tap.seen(lambda: room.tap.requests().count(EXISTS) >= 3 or kind == "semaphore")
@@ -75,7 +78,7 @@ async def test_a_node_ahead_that_we_may_not_read(room: Room, kind: str) -> None:
 
 
 async def test_a_waiter_of_a_semaphore_behind_another(room: Room) -> None:
-    """L1: so it is in the line of those who wait for a lease."""
+    """L1: the same holds in the line of those who wait for a lease."""
     held = await theirs(room, "semaphore").acquire()
     ahead = asyncio.create_task(theirs(room, "semaphore").acquire())
     await until_line(room.they, "/line/locks", 1)
@@ -87,8 +90,8 @@ async def test_a_waiter_of_a_semaphore_behind_another(room: Room) -> None:
 
 
 async def test_how_often_it_looks(room: Room) -> None:
-    """L1: while it waits it asks for its predecessor alone, no more often than a third of the session timeout, and
-    does not list the line."""
+    """L1: while it waits, a waiter polls only its predecessor, no more often than every third of the session
+    timeout, and does not list the line."""
     held = await theirs(room, "lock").acquire()
     waiter = asyncio.create_task(KINDS["lock"](room.zk).acquire())
     await room.tap.seen(lambda: room.tap.requests().count(EXISTS) >= 2)
@@ -102,8 +105,8 @@ async def test_how_often_it_looks(room: Room) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_who_is_in_line(room: Room, kind: str) -> None:
-    """L9: contenders whose data we may not read are shown without it, in their places; with their stat where the
-    server tells of it."""
+    """L9: contenders whose data we may not read are listed without it, in their places, and with their stat
+    if the server reports it."""
     made, held = KINDS[kind](room.zk, data=b"ours"), await theirs(room, kind).acquire()
     waiter = asyncio.create_task(made.acquire())
     await until_line(
@@ -126,7 +129,7 @@ async def test_who_is_in_line(room: Room, kind: str) -> None:
 
 
 async def test_leaders(room: Room) -> None:
-    """W1, L1: who leads is followed, though we may not read it."""
+    """W1, L1: the leader is observed, although we may not read its node."""
     leaders = room.zk.election("/line").leaders()
     held = await theirs(room, "election").acquire()
     first = await within(anext(leaders))
@@ -143,7 +146,7 @@ async def test_leaders(room: Room) -> None:
 
 
 async def test_evict(room: Room) -> None:
-    """L9: an operator who may delete in the line, and not read its nodes, can break it."""
+    """L9: an operator that may delete nodes in the line, but not read them, can break the lock."""
     held = await theirs(room, "lock").acquire()
     evicted = await room.zk.lock("/line").evict()
     assert evicted is not None
@@ -153,7 +156,7 @@ async def test_evict(room: Room) -> None:
 
 
 async def test_our_own_node(room: Room) -> None:
-    """L1, L3: we may not even be able to read our own: we wait, hold, and are gone again, all the same."""
+    """L1, L3: we may not even be able to read our own node: we still wait, acquire, and release."""
     held = await theirs(room, "lock").acquire()
     waiter = asyncio.create_task(KINDS["lock"](room.zk, acl=SECRET).acquire())
     await until_line(room.they, "/line", 4)
@@ -166,7 +169,7 @@ async def test_our_own_node(room: Room) -> None:
 
 
 async def test_a_line_that_we_may_not_read(room: Room) -> None:
-    """L9: to see who is in line takes the READ permission on the path, and the error says so."""
+    """L9: listing the contenders needs the READ permission on the path, and the error says so."""
     await room.they.set_acl("/line", [*SECRET, corral.Acl.world(corral.Perm.CREATE | corral.Perm.DELETE)])
     for ask in (
         room.zk.lock("/line").contenders,

@@ -1,4 +1,5 @@
-"""Read/write locks: readers share, writers exclude, in the order of coming; the downgrade; the names (L1 to L10)."""
+"""Read/write locks: readers share, writers exclude, first come, first served; the downgrade; node names (L1
+to L10)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ MOST = 2**31 - 1
 
 
 def sides(line: list[str]) -> str:
-    """Who stands in a line: "WRW" for a writer, a reader and a writer."""
+    """The sides in a line: "WRW" for a writer, a reader and a writer."""
     return "".join("R" if "__READ__" in name or "__rlock__" in name else "W" for name in line)
 
 
@@ -70,8 +71,8 @@ async def test_a_writer_excludes_everybody(zk: corral.Client, other: corral.Clie
 
 
 async def test_first_come_first_served(zk: corral.Client, other: corral.Client) -> None:
-    """L1: a reader behind a writer that waits waits too, so that no writer starves; those between two writers
-    get in together."""
+    """L1: a reader behind a waiting writer waits, too, so that no writer starves; the readers between two
+    writers acquire together."""
     first = await other.rwlock("/rw").read().acquire()
     writer = await start(zk.rwlock("/rw").write(), 2)
     readers = [await start(client.rwlock("/rw").read(), 3 + n) for n, client in enumerate((zk, other))]
@@ -93,8 +94,8 @@ async def test_first_come_first_served(zk: corral.Client, other: corral.Client) 
 
 
 async def test_exclusion_in_a_crowd(connect: Connect) -> None:
-    """L1: of many who read, write and downgrade at random, over several clients, no writer is ever with another
-    who holds it."""
+    """L1: with many that read, write and downgrade at random, across several clients, no writer holds it
+    together with anybody else."""
     rng = random.Random(7)
     inside: list[str] = []
     done = {"R": 0, "W": 0, "D": 0}
@@ -127,8 +128,8 @@ async def test_exclusion_in_a_crowd(connect: Connect) -> None:
 
 
 async def test_a_wake_up_is_for_one(rig: Rig) -> None:
-    """L1: a writer that waits watches the nearest one ahead, a reader the nearest writer: one event each, whoever
-    else comes and goes."""
+    """L1: a waiting writer watches the nearest node ahead, a reader the nearest writer: each gets one event,
+    whatever else joins or leaves."""
     ahead = await rig.other.rwlock("/rw").write().acquire()
     reader = await start(rig.zk.rwlock("/rw").read(), 2)
     passing = [await start(rig.other.rwlock("/rw").read(), 3 + n) for n in range(3)]
@@ -154,8 +155,8 @@ async def test_a_wake_up_is_for_one(rig: Rig) -> None:
     ],
 )
 async def test_no_task_waits_for_itself(zk: corral.Client, first: str, second: str, remedy: str) -> None:
-    """L7: a task that holds either side gets an error for either, with the remedy; an upgrade is an error, and no
-    deadlock. Another object, and a chroot, make no difference."""
+    """L7: a task that holds either side gets an error for either, with the remedy: an upgrade is an error,
+    not a deadlock. Another object, and a chroot, make no difference."""
     async with getattr(zk.rwlock("/d/rw"), first)():
         for rw in (zk.rwlock("/d/rw"), zk.chroot("/d").rwlock("/rw")):
             for way in ("acquire", "try_acquire"):
@@ -166,7 +167,7 @@ async def test_no_task_waits_for_itself(zk: corral.Client, first: str, second: s
 
 
 async def test_a_lock_on_the_path_is_another_line(zk: corral.Client) -> None:
-    """L8, L10: the nodes of a lock and of a read/write lock on one path do not stand in each other's line."""
+    """L8, L10: the nodes of a lock and of a read/write lock at one path are not in each other's line."""
     async with zk.rwlock("/rw").write():
         names = await children(zk, "/rw")
         assert await zk.lock("/rw").contenders() == []
@@ -174,7 +175,7 @@ async def test_a_lock_on_the_path_is_another_line(zk: corral.Client) -> None:
 
 
 async def test_reprs_and_names(zk: corral.Client) -> None:
-    """What messages and reprs call each side."""
+    """The names of the sides in messages and reprs."""
     rw = zk.rwlock("/rw")
     assert repr(rw) == "<RWLock '/rw'>"
     assert repr(rw.read()) == "<ReadLock '/rw', not acquired>"
@@ -188,7 +189,7 @@ async def test_reprs_and_names(zk: corral.Client) -> None:
 
 
 async def test_what_does_not_exclude_is_no_error(zk: corral.Client) -> None:
-    """L7: a task may hold on one path what stands in different lines."""
+    """L7: a task may hold nodes of different lines at one path."""
     async with asyncio.timeout(PATIENCE), zk.election("/x"), zk.lock("/x"), zk.rwlock("/x").write():
         async with zk.semaphore("/x", 1), zk.rwlock("/x", layout="kazoo").read():
             pass
@@ -197,7 +198,7 @@ async def test_what_does_not_exclude_is_no_error(zk: corral.Client) -> None:
 
 
 async def test_it_was_lost_before_it_was_entered(rig: Rig) -> None:
-    """S9: after a blocked loop a body does not begin that has lost its lock by the clock."""
+    """S9: after a blocked loop, a body that has lost its lock by the clock does not start."""
     held = await rig.zk.lock("/lock").acquire()
     block(rig.zk.session_timeout * 1.1)
     with pytest.raises(corral.LockLost):
@@ -243,8 +244,8 @@ def exchanges(message: Message) -> bool:
 
 
 async def test_a_downgrade_lets_readers_in_and_no_writer(zk: corral.Client, other: corral.Client) -> None:
-    """As Curator does it since CURATOR-621: readers that come may read along, behind no writer that waited; the
-    writer that waits gets in when the last of those ahead of it has gone."""
+    """As Curator has done since CURATOR-621: new readers may share it, unless they are behind a waiting
+    writer. The waiting writer acquires when the last of those ahead has released."""
     async with zk.rwlock("/rw", data=b"me").write() as held:
         token, node = held.fencing_token, held.node
         waiting = await start(other.rwlock("/rw").write(), 2)
@@ -273,7 +274,7 @@ async def test_a_downgrade_lets_readers_in_and_no_writer(zk: corral.Client, othe
 
 
 async def test_readers_come_in_after_a_downgrade(zk: corral.Client, other: corral.Client) -> None:
-    """A reader that waits for the writer alone gets in with the downgrade."""
+    """A reader that waits only for the writer acquires with the downgrade."""
     async with zk.rwlock("/rw").write() as held:
         reading = await start(other.rwlock("/rw").read(), 2)
         await held.downgrade()
@@ -283,7 +284,8 @@ async def test_readers_come_in_after_a_downgrade(zk: corral.Client, other: corra
 
 
 async def test_downgraded_a_task_may_not_read_twice(zk: corral.Client) -> None:
-    """L7: a task that was a writer holds the read lock, and waits for itself in a second one."""
+    """L7: after a downgrade the task holds the read lock: a second read lock is refused, since the task would
+    wait for itself."""
     async with zk.rwlock("/rw").write() as held:
         await held.downgrade()
         with pytest.raises(corral.AlreadyHeld, match="not re-entrant"):
@@ -297,7 +299,7 @@ async def test_downgraded_a_task_may_not_read_twice(zk: corral.Client) -> None:
 
 
 async def test_there_is_no_downgrade_in_kazoos_layout(zk: corral.Client) -> None:
-    """kazoo has none: a clear error, and the write lock is held as before."""
+    """kazoo's layout has no downgrade: a clear error is raised, and the write lock is still held."""
     async with zk.rwlock("/rw", layout="kazoo").write() as held:
         with pytest.raises(corral.UsageStateError, match="its layout has none"):
             await held.downgrade()
@@ -308,7 +310,7 @@ async def test_there_is_no_downgrade_in_kazoos_layout(zk: corral.Client) -> None
 
 
 async def test_there_is_no_downgrade_where_the_numbers_have_run_out() -> None:
-    """L10: behind 2^31 - 1 a number is given twice, and would not tell whose place it is."""
+    """L10: after 2^31 - 1 numbers repeat, and would not identify a place in line: a downgrade is refused."""
     async with EmbeddedServer() as server, corral.connect(server.address) as zk:
         await zk.create("/rw")
         node = server.zookeeper.tree.find("/rw")
@@ -321,7 +323,7 @@ async def test_there_is_no_downgrade_where_the_numbers_have_run_out() -> None:
 
 
 async def test_a_downgrade_that_is_refused(zk: corral.Client, other: corral.Client) -> None:
-    """A refusal of the server is raised, and the write lock is held as before."""
+    """A refusal by the server is raised, and the write lock is still held."""
     async with zk.rwlock("/rw").write() as held:
         await other.set_acl("/rw", [corral.Acl.world(corral.Perm.READ | corral.Perm.DELETE)])
         with pytest.raises(corral.NoAuth):
@@ -334,7 +336,7 @@ async def test_a_downgrade_that_is_refused(zk: corral.Client, other: corral.Clie
 
 
 async def test_a_downgrade_of_what_somebody_has_deleted(rig: Rig) -> None:
-    """L4, L5: if its node was deleted, a downgrade makes no new one; it ends with LockLost."""
+    """L4, L5: if its node was deleted, a downgrade creates no new one, and raises LockLost."""
 
     async def hold() -> None:
         async with rig.zk.rwlock("/rw").write() as held:
@@ -349,8 +351,8 @@ async def test_a_downgrade_of_what_somebody_has_deleted(rig: Rig) -> None:
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize("then", ["held", "released", "lost", "released at once"])
 async def test_a_downgrade_whose_message_is_lost(rig: Rig, lost: str, then: str) -> None:
-    """S2, L6: whether the answer to it or the request is lost, there is one node of ours in the end, the reader's;
-    and none if the lock was released, or lost, before that was known."""
+    """S2, L6: whether the answer or the request is lost, in the end exactly one node of ours exists, the
+    reader's; or none, if the lock was released, or lost, before the outcome was known."""
     held = await rig.zk.rwlock("/rw").write().acquire()
     waiting = await start(rig.other.rwlock("/rw").write(), 2)
     lose = before if lost == "request" else committed
@@ -362,7 +364,7 @@ async def test_a_downgrade_whose_message_is_lost(rig: Rig, lost: str, then: str)
         async with asyncio.timeout(PATIENCE):
             await cut.fired.wait()
         await until(lambda: _is(rig.zk, corral.State.SUSPENDED, corral.State.LAPSED), "the client knows")
-        assert then == "released at once" or not waiting.done()  # that may have come through
+        assert then == "released at once" or not waiting.done()  # it may have been applied
         if then == "released":
             releasing = asyncio.create_task(held.release())
             await turns()
@@ -389,7 +391,7 @@ async def _is(zk: corral.Client, *states: corral.State) -> bool:
 
 
 async def test_a_downgrade_that_is_refused_when_it_was_let_go(rig: Rig) -> None:
-    """L6: released while a downgrade is under way that the server refuses, nothing is left."""
+    """L6: if it is released while a downgrade is in flight that the server refuses, no node is left."""
     held = await rig.zk.rwlock("/rw").write().acquire()
     await rig.other.set_acl("/rw", [corral.Acl.world(corral.Perm.READ | corral.Perm.DELETE)])
     async with rig.proxy.black_hole():
@@ -405,8 +407,9 @@ async def test_a_downgrade_that_is_refused_when_it_was_let_go(rig: Rig) -> None:
 
 
 async def test_a_release_that_overtakes_a_downgrade(rig: Rig) -> None:
-    """L6: released while the downgrade is under way and there is no room to send the release, nothing is left when
-    the connection is lost: what is sent again goes behind what was not sent yet."""
+    """L6: if it is released while the downgrade is in flight and there is no room to send the release, no
+    node is left when the connection is lost. A request that is sent again goes after those that were not sent
+    yet."""
     held = await rig.zk.rwlock("/rw").write().acquire()
     async with rig.proxy.black_hole(before(match=exchanges)) as hole:
         downgrading = asyncio.create_task(held.downgrade())
@@ -426,7 +429,7 @@ async def test_a_release_that_overtakes_a_downgrade(rig: Rig) -> None:
 
 
 async def test_a_downgrade_is_waited_for_again(rig: Rig) -> None:
-    """Cancelled while it is under way, it can be waited for by calling it once more."""
+    """If a downgrade is cancelled while in flight, another call waits for it."""
     async with rig.zk.rwlock("/rw").write() as held:
         async with rig.proxy.black_hole():
             with pytest.raises(TimeoutError):
@@ -441,8 +444,8 @@ async def test_a_downgrade_is_waited_for_again(rig: Rig) -> None:
 
 @pytest.mark.parametrize("ahead", [0, 1500])
 async def test_a_downgrade_outlives_heartbeats(rig: Rig, ahead: int) -> None:
-    """S3: while it is not known which of the two nodes there is, heartbeats prove the session all the same, and do
-    not take the lock for lost; also when more requests are to be sent first than a server reads at once."""
+    """S3: while it is unknown which of the two nodes exists, heartbeats still prove the session, and do not
+    take the lock for lost. This also holds when more requests are waiting than a server reads at once."""
     async with rig.zk.rwlock("/rw").write() as held:
         async with rig.proxy.black_hole(before(match=exchanges)) as hole:
             downgrading = asyncio.create_task(held.downgrade())

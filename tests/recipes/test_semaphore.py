@@ -1,5 +1,5 @@
-"""The semaphore: never more holders than its limit, in order of coming; one limit for all; what is left on cancel and
-on loss."""
+"""The semaphore: never more holders than its limit, first come, first served; one limit for all clients;
+cancellation and loss."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ async def forever() -> None:
 
 
 def of(operation: Operation, part: str) -> Callable[[Message], bool]:
-    """Matches requests for an operation on a path that has this part."""
+    """Matches requests for an operation on a path that contains this part."""
     return lambda message: asks_for(operation)(message) and part in (message.path or "")
 
 
 def watches(operation: Operation, path: str) -> Callable[[Message], bool]:
-    """Matches reads that set a watch on a path, given by its end."""
+    """Matches reads that set a watch on a path that ends like this."""
     return lambda message: (
         asks_for(operation)(message) and (message.path or "").endswith(path) and message.body[-1] == 1
     )
 
 
 def asked(tap: Tap, root: str, start: int) -> Counter[tuple[str, str]]:
-    """What was asked for since message `start` about a semaphore, with a * for names of nodes."""
+    """The requests about a semaphore since message `start`, with a * for names of nodes."""
     return Counter(
         (message.operation, path.split("_c_")[0] + "*" * ("_c_" in path))
         for message in tap.messages[start:]
@@ -54,13 +54,14 @@ def asked(tap: Tap, root: str, start: int) -> Counter[tuple[str, str]]:
 
 
 async def until_waiting(client: corral.Client, path: str, waiters: int, holders: int) -> None:
-    """Wait until so many wait, of whom the first has a node among the leases already, and so many hold."""
+    """Wait until so many wait, the first of them with a node in the leases already, and so many hold."""
     await until_line(client, f"{path}/locks", waiters)
     await until_line(client, f"{path}/leases", holders + (waiters > 0))
 
 
 async def make_parents(client: corral.Client, path: str = "/sem") -> None:
-    """Make the lines of a semaphore; those that it makes itself vanish while they are empty, at any time."""
+    """Create the lines of a semaphore beforehand: those that it creates itself may be removed while they are
+    empty."""
     await client.create(f"{path}/locks", make_parents=True)
     await client.create(f"{path}/leases")
 
@@ -76,11 +77,12 @@ async def owners(client: corral.Client, path: str) -> Counter[int]:
     return found
 
 
-# Never more than the limit, and as many; in order
+# The limit, which is reached and never exceeded; the order
 
 
 async def test_never_more_than_the_limit_by_the_servers_count(connect: Connect, other: corral.Client) -> None:
-    """L1: holders counted by the server: whoever has entered finds its own lease among the first."""
+    """L1: the holders as the server counts them: each client that has entered finds its own lease among the
+    first."""
 
     async def work(semaphore: corral.Semaphore) -> None:
         for _ in range(3):
@@ -98,8 +100,9 @@ async def test_never_more_than_the_limit_by_the_servers_count(connect: Connect, 
 async def test_a_release_wakes_one_waiter_of_ten(
     connect: Connect, proxy: FaultProxy, tap: Tap, server_address: str, root: str
 ) -> None:
-    """L1: with ten waiters one alone watches the leases, and each other the waiter before its own. A release is news
-    to that one, who enters, and its entering to the next, who takes its place; nobody else asks anything."""
+    """L1: with ten waiters, only the first watches the leases, and each of the others the waiter before its
+    own. A release sends an event to the first, which enters. Its entering sends an event to the next, which
+    takes its place. No other waiter sends anything."""
     async with (
         connect(proxy.address, session_timeout=10.0) as zk,
         connect(proxy.address, session_timeout=10.0) as other,
@@ -114,8 +117,8 @@ async def test_a_release_wakes_one_waiter_of_ten(
         names = await children(zk, "/sem/locks")
 
         async def until_each_watches(names: list[str], watches_set: int) -> None:
-            """Each its predecessor, by what the server says; of watches of children, such as the leases, it says
-            nothing: those are counted as they are set."""
+            """Each watches its predecessor, by the server's report. That does not include watches of
+            children, such as the leases: those are counted when they are set."""
 
             async def they_do() -> bool:
                 found = await watched_paths(server_address)
@@ -140,11 +143,11 @@ async def test_a_release_wakes_one_waiter_of_ten(
         ]
         assert asked(tap, root, start) == {
             ("delete", "/sem/leases/*"): 1,  # the release
-            ("delete", "/sem/locks/*"): 1,  # who enters leaves the lock's line
-            ("exists", "/sem/locks/*"): 1,  # who follows makes sure of its node
-            ("create", "/sem/leases/*"): 1,  # and comes to stand among the leases
-            ("children", "/sem/leases"): 3,  # read by who enters; listed, and watched, by who follows
-            ("remove_watches", "/sem/leases"): 1,  # who enters watches no more
+            ("delete", "/sem/locks/*"): 1,  # the waiter that enters leaves the lock's line
+            ("exists", "/sem/locks/*"): 1,  # the next one checks its node
+            ("create", "/sem/leases/*"): 1,  # and creates its lease
+            ("children", "/sem/leases"): 3,  # read by the one that enters; listed, and watched, by the next
+            ("remove_watches", "/sem/leases"): 1,  # the one that enters removes its watch
             ("get", "/sem/leases"): 1,  # the limit
         }
 
@@ -154,7 +157,7 @@ async def test_a_release_wakes_one_waiter_of_ten(
         await held[1].release()
 
 
-# Who holds, who waits
+# Holders and waiters
 
 
 # try_acquire
@@ -164,8 +167,8 @@ async def test_a_release_wakes_one_waiter_of_ten(
 
 
 async def test_one_task_holds_several(zk: corral.Client, other: corral.Client) -> None:
-    """One task may hold several leases, through one object or more; it leaves and releases them one by one, the
-    newest first, and others get each."""
+    """A task may hold several leases, through one object or more. It leaves and releases them one by one, the
+    newest first, and others acquire each."""
     await make_parents(zk)
     semaphore = zk.semaphore("/sem", 3)
     async with asyncio.timeout(PATIENCE), semaphore as first:
@@ -191,8 +194,8 @@ async def test_one_task_holds_several(zk: corral.Client, other: corral.Client) -
 
 @pytest.mark.parametrize("limit", [1, 2])
 async def test_a_task_does_not_wait_for_itself(zk: corral.Client, other: corral.Client, limit: int) -> None:
-    """L7: a task that has entered all leases, through whichever objects of its client, and asks for one more gets an
-    error, not a deadlock; another task waits; and what it does not wait for is no error."""
+    """L7: a task that has entered all leases, through any objects of its client, and acquires one more gets
+    an error, not a deadlock. Another task waits, and a call that does not wait is no error."""
     semaphores = [zk.semaphore("/a/sem", limit), zk.chroot("/a").semaphore("/sem", limit)]
     held = [await (await semaphores[place % 2].acquire()).__aenter__() for place in range(limit)]
     for semaphore in semaphores:
@@ -206,14 +209,14 @@ async def test_a_task_does_not_wait_for_itself(zk: corral.Client, other: corral.
     waiting = asyncio.create_task(other.semaphore("/a/sem", limit).acquire())
     await until_waiting(other, "/a/sem", 1, limit)
     await task.result().release()
-    held[0] = await within(waiting)  # the other client's: ours could wait for that one
+    held[0] = await within(waiting)  # the other client's: our task could wait for that
     for each in held:
         await each.release()
 
 
 async def test_left_by_a_task_that_has_not_entered(zk: corral.Client, other: corral.Client) -> None:
-    """S8: a task that has not entered leaves for one that has ended; if several tasks that go on have entered, it
-    cannot be said whose lease it means, which is an error, and nobody loses one."""
+    """S8: a task that has not entered may leave for one that has ended. If several running tasks have
+    entered, it is ambiguous whose lease it means: that is an error, and nobody loses one."""
     await make_parents(zk)
     semaphore = zk.semaphore("/sem", 3)
     first_may_leave, all_in = asyncio.Event(), asyncio.Barrier(3)
@@ -240,8 +243,8 @@ async def test_left_by_a_task_that_has_not_entered(zk: corral.Client, other: cor
 
 
 async def test_a_lease_guards_a_transaction(zk: corral.Client, other: corral.Client, root: str) -> None:
-    """L5: the fencing token is the zxid of the lease's creation, and a guarded transaction applies only while this
-    very lease is held."""
+    """L5: the fencing token is the zxid of the lease's creation, and a guarded transaction is applied only
+    while this very lease is held."""
     await zk.create("/data", b"old")
     semaphore = zk.semaphore("/sem", 2)
     async with semaphore as kept:
@@ -266,21 +269,22 @@ async def test_a_lease_guards_a_transaction(zk: corral.Client, other: corral.Cli
 
 @pytest.mark.parametrize("limit", [0, -1, 2**31])
 async def test_a_limit_out_of_range(zk: corral.Client, limit: int) -> None:
-    """A limit is at least 1, and no more than the numbers there are; the error names it, and nothing is sent."""
+    """A limit is at least 1, and at most the largest number of the server's counter. The error quotes it, and
+    nothing is sent."""
     with pytest.raises(corral.UsageValueError, match=f"limit .*{limit}"):
         zk.semaphore("/sem", limit)
 
 
 @pytest.mark.parametrize("limit", [True, "3", 1.0, None, b"3"])
 async def test_a_limit_that_is_no_number(zk: corral.Client, limit: object) -> None:
-    """A limit is an int, and a bool is none."""
+    """A limit is an int, not a bool."""
     named = "of type bytes" if isinstance(limit, bytes) else re.escape(repr(limit))
     with pytest.raises(corral.UsageTypeError, match=f"limit .*{named}"):
         zk.semaphore("/sem", limit)  # type: ignore[arg-type]
 
 
 async def test_the_largest_limit(zk: corral.Client) -> None:
-    """The largest limit is one like any other."""
+    """The largest limit works like any other."""
     async with asyncio.timeout(PATIENCE), zk.semaphore("/sem", 2**31 - 1), zk.semaphore("/sem", 2**31 - 1):
         assert (await zk.get("/sem/leases"))[0] == b"2147483647"
 
@@ -290,9 +294,9 @@ async def test_the_largest_limit(zk: corral.Client) -> None:
 async def test_another_limit(
     zk: corral.Client, other: corral.Client, theirs: int, ours: int, way: str
 ) -> None:
-    """Whoever comes with another limit, larger or smaller, while leases are held gets `LimitMismatch`, which names
-    both; it leaves nothing, and who holds goes on. When nobody holds a lease the new limit counts, and the old one is
-    the other."""
+    """A client with another limit, larger or smaller, gets `LimitMismatch`, with both limits, while leases
+    are held. It leaves no node, and the holders are not affected. When nobody holds a lease, the new limit is
+    set, and the old one is then the mismatch."""
     await make_parents(zk)
     held = await zk.semaphore("/sem", theirs).acquire()
     await settle(zk)
@@ -319,7 +323,8 @@ async def test_another_limit(
 
 
 async def test_a_waiter_with_another_limit_is_told(zk: corral.Client, other: corral.Client) -> None:
-    """Whoever has waited in line with another limit is told when its turn comes, and does not hold up who follows."""
+    """A client that waits in line with another limit gets the error when its turn comes, and does not block
+    those behind it."""
     held = await zk.semaphore("/sem", 1).acquire()
     tasks = []
     for place, limit in enumerate((1, 2, 1)):
@@ -336,7 +341,7 @@ async def test_a_waiter_with_another_limit_is_told(zk: corral.Client, other: cor
 
 
 async def test_a_limit_that_nobody_uses_any_more(zk: corral.Client, other: corral.Client) -> None:
-    """What an old limit has left in the data, were it no number, counts for nothing once no lease is held."""
+    """Data that an old limit has left, even if it is no number, does not count once no lease is held."""
     await zk.create("/sem/leases", b"many", make_parents=True)
     async with asyncio.timeout(PATIENCE), zk.semaphore("/sem", 2):
         assert (await other.get("/sem/leases"))[0] == b"2"
@@ -361,8 +366,8 @@ async def test_the_same_limit_written_otherwise(zk: corral.Client, other: corral
 
 @pytest.mark.parametrize("loses", ["its session", "its lock"])
 async def test_a_limit_that_is_set_too_late(rig: Rig, loses: str) -> None:
-    """Whoever is about to set its limit, and has lost the lock in the meantime, does not change the limit under those
-    who came afterwards: it is told that theirs is another."""
+    """A client that is about to set its limit, and has lost the lock meanwhile, does not change the limit of
+    those that came afterwards: it gets `LimitMismatch`."""
     await make_parents(rig.other)
     async with AsyncExitStack() as stack:
         if loses == "its session":
@@ -390,7 +395,7 @@ async def test_a_limit_that_is_set_too_late(rig: Rig, loses: str) -> None:
 
 
 async def test_a_limit_that_may_not_be_set(zk: corral.Client, other: corral.Client) -> None:
-    """Where the ACL does not allow it the error comes out, and nothing is left."""
+    """If the ACL forbids setting the limit, the error is raised, and no node is left."""
     await make_parents(other)
     acl = [corral.Acl(corral.Perm.ALL & ~corral.Perm.WRITE, "world", "anyone")]
     await other.set_acl("/sem/leases", acl)
@@ -404,8 +409,8 @@ async def test_a_limit_that_may_not_be_set(zk: corral.Client, other: corral.Clie
 async def test_leases_that_curator_has_made(
     zk: corral.Client, other: corral.Client, root: str, name: str
 ) -> None:
-    """L8: where only Curator was before there is no limit in the data, and leases are held: ours is taken down, and
-    Curator's leases, with its protection and without it, count."""
+    """L8: if only Curator was there before, the data has no limit although leases are held. Then our limit is
+    stored, and Curator's leases, with its protection and without it, count."""
     await make_parents(other)
     theirs = [await other.create(f"/sem/leases/{name}", ephemeral=True, sequential=True) for _ in range(2)]
     semaphore = zk.semaphore("/sem", 2)
@@ -427,8 +432,8 @@ async def test_leases_that_curator_has_made(
 
 @pytest.mark.parametrize("name", ["_c_5e1c4fd2-4b07-4d4a-9a53-3c9e0f2a8a10-lock-", "lock-"])
 async def test_a_lock_that_curator_holds(zk: corral.Client, other: corral.Client, name: str) -> None:
-    """L8: while Curator stands in the lock's line, with or without its protection, we wait for it, though leases are
-    free."""
+    """L8: while Curator is in the lock's line, with or without its protection, we wait for it, even if leases
+    are free."""
     await make_parents(other)
     theirs = await other.create(f"/sem/locks/{name}", ephemeral=True, sequential=True)
     semaphore = zk.semaphore("/sem", 2)
@@ -447,13 +452,13 @@ async def test_a_lock_that_curator_holds(zk: corral.Client, other: corral.Client
 # Lost messages
 
 
-# Loss while it waits
+# Loss while waiting
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
 async def test_a_session_that_ends_between_the_lock_and_the_lease(rig: Rig, lost: str) -> None:
-    """L1: whoever has the lock, and loses its session before it has a lease, stands in line again, at the end: it
-    does not take a lease without the lock, ahead of those who stand in line."""
+    """L1: a waiter that has the lock, and loses its session before it has a lease, joins again, at the end of
+    the line. It does not take a lease without the lock, ahead of those in line."""
     await make_parents(rig.other)
     served: list[str] = []
 
@@ -477,11 +482,11 @@ async def test_a_session_that_ends_between_the_lock_and_the_lease(rig: Rig, lost
     assert served == ["waiter 0", "waiter 1", "waiter 2", "lost"]
 
 
-# Nodes that others delete
+# Nodes that other clients delete
 
 
 async def test_somebody_deletes_the_lease_of_a_waiter(rig: Rig) -> None:
-    """L10: a waiter whose node among the leases is deleted stands in line again, and gets a lease."""
+    """L10: a waiter whose lease node is deleted joins again, and acquires a lease."""
     held = await rig.other.semaphore("/sem", 1).acquire()
     task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
     await until_waiting(rig.other, "/sem", 1, 1)
@@ -502,8 +507,8 @@ async def test_somebody_deletes_the_lease_of_a_waiter(rig: Rig) -> None:
 
 
 async def test_somebody_deletes_the_locks_of_those_who_wait(zk: corral.Client, other: corral.Client) -> None:
-    """L1, L10: where the locks of waiters are deleted, more than one comes to wait for a lease: there are never more
-    than the limit inside, each of them enters, and nothing is left."""
+    """L1, L10: if the lock nodes of waiters are deleted, more than one waits for a lease. Even then no more
+    than the limit hold, each of them acquires, and no node is left."""
     await make_parents(zk)
     inside = 0
     entered = 0
@@ -544,7 +549,7 @@ async def test_somebody_deletes_the_locks_of_those_who_wait(zk: corral.Client, o
 @pytest.mark.parametrize("way", ["acquire", "try_acquire"])
 @pytest.mark.parametrize("operation", [GET, MULTI], ids=["read", "set"])
 async def test_the_leases_vanish_as_the_limit_is(rig: Rig, operation: Operation, way: str) -> None:
-    """L10: when the whole line of leases is gone as the limit is read, or set, an acquire begins anew."""
+    """L10: if the parent of the leases is gone when the limit is read, or set, an acquire starts again."""
     async with rig.proxy.black_hole(before(match=asks_for(operation))) as hole:
         task = asyncio.create_task(getattr(rig.zk.semaphore("/sem", 1), way)())
         await within(hole.fired.wait())
@@ -558,7 +563,8 @@ async def test_the_leases_vanish_as_the_limit_is(rig: Rig, operation: Operation,
 
 
 async def test_the_leases_vanish_under_a_waiter(rig: Rig) -> None:
-    """L10: when the whole line of leases is gone, nodes, limit and all, a waiter begins anew, and holds."""
+    """L10: if the parent of the leases is gone, with its nodes and the limit, a waiter starts again, and
+    acquires."""
     held = await rig.other.semaphore("/sem", 1).acquire()
     task = asyncio.create_task(rig.zk.semaphore("/sem", 1).acquire())
     await until_waiting(rig.other, "/sem", 1, 1)
@@ -572,21 +578,21 @@ async def test_the_leases_vanish_under_a_waiter(rig: Rig) -> None:
 
 
 async def test_the_parents_go_and_come_again(zk: corral.Client, other: corral.Client) -> None:
-    """L10: when nobody is there any more everything can go, the limit too, and be made again by the next, with a
-    limit of its own."""
+    """L10: when nobody uses it any more, everything can be removed, the limit included, and be created again
+    by the next client, with its own limit."""
     for limit in (2, 3):
         async with zk.semaphore("/sem", limit):
             assert (await other.get("/sem/leases"))[0] == b"%d" % limit
-        with suppress(corral.NoNode):  # the server removes them too
+        with suppress(corral.NoNode):  # the server removes them, too
             await other.delete("/sem", recursive=True)
 
 
-# Loss while it holds
+# Loss while holding
 
 
 async def test_one_of_several_leases_of_a_task(rig: Rig, root: str) -> None:
-    """L4: of several leases that a task holds, the one that is deleted is lost, and no other; the loss comes out of
-    its own block."""
+    """L4: of several leases that a task holds, only the one whose node is deleted is lost, and its own block
+    raises the error."""
     semaphore = rig.zk.semaphore("/sem", 3)
     victim: asyncio.Future[corral.Held] = asyncio.get_running_loop().create_future()
     outcome: list[bool] = []
@@ -614,7 +620,8 @@ async def test_one_of_several_leases_of_a_task(rig: Rig, root: str) -> None:
 
 @pytest.mark.parametrize("how", ["lapsed", "expired", "closed"])
 async def test_all_leases_of_a_task(rig: Rig, how: str) -> None:
-    """L4: leases that are lost together come out as one LockLost, and the task is not being cancelled afterwards."""
+    """L4: leases that are lost together raise one LockLost, and afterwards the task is no longer being
+    cancelled."""
     semaphore = rig.zk.semaphore("/sem", 3)
     entered = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The scripted session, in each way in which a server's bytes can arrive."""
+"""Fixtures: a scripted session, for each way in which the server's bytes can arrive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scripted import Feed, byte_by_byte, whole, with_a_tail
 
 @pytest.fixture(params=[whole, byte_by_byte, with_a_tail])
 def feed(request: pytest.FixtureRequest) -> Feed:
-    """How the server's bytes arrive. The machine must not see a difference."""
+    """How the server's bytes arrive. The machine must behave the same for each."""
     feed: Feed = request.param
     return feed
 

@@ -1,8 +1,9 @@
-"""The machine kept as the supervisor keeps it: one timer, and a server that can answer by itself.
+"""The machine as the supervisor drives it: one timer, and a server that can answer automatically.
 
-`Driven` adds to `scripted.Server` what a session adds to its machine: its timer is set only when the supervisor
-would set it (after `opened`, `lost`, `tick`, and after `hold` and `received` when the machine is deadline_moved), so
-whatever the machine forgets to say comes too late here as it would there.
+`Driven` adds to `scripted.Server` what a session adds to its machine. It arms the timer only when the
+supervisor would: after `connection_made`, `connection_lost` and `tick`, and after other entries if
+`deadline_moved` is set. So if the machine forgets to set `deadline_moved`, the timer is late here as it would
+be in a session.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from corral.types import Stat
 from corral.wire import messages
 
 START = 100.0
-"""When the moved clock starts."""
+"""The time at which the fake clock starts."""
 SESSION = 7
-"""The session that `connect` gives."""
+"""The id of the session that `connect` grants."""
 LATENESS = T / 100
-"""What is taken off every lease, however punctual the loop is."""
+"""What is subtracted from every lease, even if the event loop is never late."""
 OPERATIONS = messages.OPERATIONS
 WRITTEN = b"new"
-"""What `body_of` writes."""
+"""The data that `body_of` writes."""
 
 
 def never(sent: Sent) -> bytes | None:
-    """A server that answers nothing."""
+    """A server that never answers."""
     return None
 
 
 def well(sent: Sent) -> bytes | None:
-    """The frame with which a server that is well answers; None for what it does not answer."""
+    """The answer of a healthy server, as a frame; None for a request that has none."""
     op = OPERATIONS[sent.opcode]
     if op is messages.MULTI:
         body = messages.encode_multi_reply([(messages.CHECK.opcode, 0, b"") for _ in checked(sent)])
@@ -57,8 +58,8 @@ def got(data: bytes) -> tuple[bytes, Stat]:
 
 
 def deposed(driven: Driven) -> Callable[[Sent], bytes | None]:
-    """A follower of a deposed leader: it answers reads and pings, but no write, and as it answers in order
-    nothing that comes after one on the same connection."""
+    """A follower of a deposed leader. It answers reads and pings, but no write; and since it answers in
+    order, it answers nothing after a write on the same connection."""
     stuck = 0
 
     def answer(sent: Sent) -> bytes | None:
@@ -71,18 +72,18 @@ def deposed(driven: Driven) -> Callable[[Sent], bytes | None]:
 
 
 def fields(sent: Sent) -> Any:
-    """What a request says."""
+    """The decoded fields of a request."""
     return OPERATIONS[sent.opcode].request.decode(sent.body, 0, len(sent.body))
 
 
 def path_of(sent: Sent) -> str:
-    """The path that a request names first."""
+    """The first path in a request."""
     found: str = fields(sent)[0]
     return found
 
 
 def checked(sent: Sent) -> list[str]:
-    """The nodes that a heartbeat checks."""
+    """The paths that a heartbeat checks."""
     return [each[0] for _, each in messages.decode_multi(sent.body, 0, len(sent.body))]
 
 
@@ -93,9 +94,9 @@ class Driven(Server):
         super().__init__(feed, **options)
         self.timer = math.inf
         self.log: list[str] = []
-        """Who was told what, in order: the paths of requests, and "lost <node>"."""
+        """Who was notified, in order: the paths of answered requests, and "lost <node>"."""
         self.drops: list[tuple[float, str]] = []
-        """When connections were closed because the machine close_reason them, and why."""
+        """When the machine asked for a connection to be closed, and for what reason."""
 
     # What the connection and the supervisor do
 
@@ -114,19 +115,19 @@ class Driven(Server):
                 self._rearm()
 
     def hold(self, node: str = "/held") -> Holder:
-        """Something is held."""
+        """Hold a node."""
         holder = NamedHolder(node, self.log)
         self.keep(holder)
         return holder
 
     def keep(self, holder: Holder) -> None:
-        """This is held."""
+        """Register this hold."""
         self.machine.hold(holder, self.now)
         if self.machine.deadline_moved:
             self._rearm()
 
     def submit(self, op: messages.Operation, path: str, **options: Any) -> Answer:
-        """Somebody asks for something; the log calls them by the path."""
+        """Submit a request. The log names it by its path."""
         answer = Answer(self.log, path)
         self.machine.submit(Request(op, body_of(op, path), path, answer, **options))
         return answer
@@ -140,28 +141,29 @@ class Driven(Server):
         return self.submit(messages.SET, path, **options)
 
     def reply(self, *sent: Sent) -> None:
-        """The server, which is well, answers these."""
+        """Answer these requests as a healthy server does."""
         for each in sent:
             self.say_raw(well(each) or b"")
 
     def paths(self) -> list[str]:
-        """The paths of what the machine has to say now."""
+        """The paths of the requests that the machine sends now."""
         return [path_of(sent) for sent in self.heard()]
 
     def served(self) -> list[str]:
-        """The paths of what the machine has to say to a server that answers at once, in the order of sending."""
+        """The paths of the requests that the machine sends to a server that answers at once, in the order of
+        sending."""
         return [path_of(sent) for _, sent in self.go(self.now, well)]
 
     # The clock
 
     def deadline(self) -> float:
-        """What `Machine.deadline` would say, without the supervisor's having asked."""
+        """What `Machine.deadline` returns; this does not count as the supervisor's call."""
         return self.machine.deadline()
 
     def go(self, to: float, server: Callable[[Sent], bytes | None] = never) -> list[tuple[float, Sent]]:
-        """Let the time pass until `to`; returns when what was sent.
+        """Advance the clock to `to`; returns when each request was sent.
 
-        `server` gives the answer to each, at once. A connection that the machine gives up is closed.
+        `server` gives the answer to each request, at once. A connection that the machine gives up is closed.
         """
         seen: list[tuple[float, Sent]] = []
         self._flush(seen, server)
@@ -172,7 +174,7 @@ class Driven(Server):
         return seen
 
     def fire_timer(self) -> None:
-        """The timer goes off: punctually, unless the clock has been put past it."""
+        """The timer fires: on time, unless the clock was moved past it."""
         self.now = max(self.now, self.timer)
         due, self.timer = self.timer, math.inf
         self.machine.tick(self.now, due)
@@ -180,7 +182,7 @@ class Driven(Server):
         self._rearm()
 
     def drop_if_asked(self) -> None:
-        """Close the connection if the machine asks for it."""
+        """Close the connection if the machine asks for that."""
         if self.machine.close_reason is not None and self.machine.phase is not ConnectionPhase.DOWN:
             self.drops.append((self.now, self.machine.close_reason))
             self.lose()
@@ -197,7 +199,7 @@ class Driven(Server):
 
 
 class NamedHolder(Holder):
-    """A holder that the log calls by its node."""
+    """A holder that the log names by its node."""
 
     def __init__(self, node: str, log: list[str]) -> None:
         super().__init__(node)
@@ -209,7 +211,7 @@ class NamedHolder(Holder):
 
 
 def body_of(op: messages.Operation, path: str) -> bytes:
-    """What a request of this kind for a path consists of."""
+    """The body of a request of this kind for a path."""
     if op is messages.SET:
         return messages.encode_set(path, WRITTEN, -1)
     if op is messages.MULTI:

@@ -1,4 +1,5 @@
-"""A registry of watches without a session: what it says is kept, and answered by a test."""
+"""A registry of watches without a session: the requests that it makes are recorded, and a test answers
+them."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from corral.wire import messages
 
 
 class Watcher:
-    """Notes what it is told; may do something on being told."""
+    """Records the events that it receives, and may react to them."""
 
     def __init__(self) -> None:
         self.seen: list[WatchEvent] = []
         self.told: list[tuple[WatchEvent, str]] = []
-        """The same with the paths, since `news` was last asked."""
+        """The same with their paths, since the last call of `news`."""
         self.refusals: list[BaseException] = []
 
     def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
@@ -25,13 +26,13 @@ class Watcher:
         self.refusals.append(error)
 
     def news(self) -> list[tuple[WatchEvent, str]]:
-        """What it was told since it was last asked."""
+        """The events that it received since the last call."""
         told, self.told = self.told, []
         return told
 
 
 class Registry(WatchRegistry):
-    """Notes what it says to the server."""
+    """Records the requests that it makes."""
 
     def __init__(self, **options: int) -> None:
         super().__init__(self._note, **options)
@@ -45,7 +46,7 @@ class Registry(WatchRegistry):
             self.asked.append(request)
 
     def said(self) -> list[tuple[str, str, int]]:
-        """Each request since it was last asked: the verb, the path, and the watch's type or mode."""
+        """Each request since the last call: the verb, the path, and the watch's type or mode."""
         said = [
             (each.op.name, *each.op.request.decode(each.body, 0, len(each.body))) for each in self.requests
         ]
@@ -53,7 +54,7 @@ class Registry(WatchRegistry):
         return said
 
     def answer(self, error: BaseException | None = None) -> None:
-        """Answer the requests for persistent watches that there are now."""
+        """Answer the requests for persistent watches that are pending now."""
         asked, self.asked = self.asked, []
         for request in asked:
             if error is None:
@@ -63,7 +64,7 @@ class Registry(WatchRegistry):
 
 
 def is_armed(registry: WatchRegistry, path: str, kind: WatchKind = WatchKind.NODE) -> bool:
-    """Whether the server has a watch of this kind: then the registry sets it again after a reconnect."""
+    """Whether the server has a watch of this kind. If so, the registry sets it again after a reconnect."""
     armed: dict[WatchKind, list[str]] = {each: [] for each in WatchKind}
     for op, body in registry.rearm(0):
         _, data, exist, children, *persistent = op.request.decode(body, 0, len(body))

@@ -1,7 +1,7 @@
-"""A server made of words: it reads what the machine sends, and says what a test wants it to say.
+"""A scripted server: it decodes what the machine sends, and sends what a test tells it to.
 
-Answers reach the machine whole, byte by byte, or with the next frame's first bytes behind them (`Feed`): the
-machine must not see a difference.
+Answers reach the machine whole, byte by byte, or followed by the first bytes of the next frame (`Feed`). The
+machine must behave the same for each.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from corral.types import Stat, State
 from corral.wire import messages
 
 T = 12.0
-"""The session timeout, in seconds: its parts are whole numbers."""
+"""The session timeout in seconds. The fractions of it that the tests use are whole numbers."""
 
 Feed = Callable[[bytes], list[bytes]]
 
 STAT = Stat(1, 2, 3.0, 4.0, 5, 6, 7, 0, 4, 10, 11)
-"""Of a node with four bytes of data that is not ephemeral."""
+"""The `Stat` of a node with four bytes of data that is not ephemeral."""
 
 
 def stat_of(data: bytes) -> Stat:
@@ -30,7 +30,7 @@ def stat_of(data: bytes) -> Stat:
 
 
 class Answer:
-    """A waiter that keeps what it is told; more than one answer is an error."""
+    """A waiter that records its answer; a second one is an error."""
 
     def __init__(self, log: list[Any] | None = None, name: str = "answer") -> None:
         self.result: Any = None
@@ -59,7 +59,7 @@ class Answer:
 
 
 class Holder:
-    """Something held; keeps why and until when it was lost."""
+    """A hold that records why it was lost, and until when it was held."""
 
     def __init__(self, node: str = "/held", log: list[Any] | None = None) -> None:
         self.node = self.checked = node
@@ -76,7 +76,7 @@ class Holder:
 
 
 class Sent(NamedTuple):
-    """A frame from the machine."""
+    """A frame that the machine has sent."""
 
     xid: int
     opcode: int
@@ -84,7 +84,7 @@ class Sent(NamedTuple):
 
 
 class Server:
-    """The machine, its connection, and what it has said."""
+    """The machine, its connection, and what it has sent."""
 
     def __init__(self, feed: Feed, **options: Any) -> None:
         self.now = 100.0
@@ -92,22 +92,22 @@ class Server:
         self.machine = Machine(T, on_state=self.states.append, **options)
         self.connects: list[messages.ConnectRequest] = []
         self._feed = feed
-        self._rest = b""  # what is said with the next frame
+        self._rest = b""  # bytes that go out with the next frame
 
     # The connection
 
     def open(self) -> None:
-        """A connection is open, and the machine has said what it says first."""
+        """A connection is made, and the machine sends its connect request."""
         self._rest = b""
         frame = self.machine.connection_made(self.now)
         self.connects.append(messages.decode_connect(frame, 4, len(frame)))
 
     def accept(self, session_id: int = 7, timeout: float = T) -> None:
-        """Shake hands."""
+        """Answer the connect request."""
         self.say_raw(messages.encode_connect_reply(timeout, session_id, b"p" * 16))
 
     def connect(self, session_id: int = 7) -> None:
-        """A connection with its handshake."""
+        """Make a connection, and complete its handshake."""
         self.open()
         self.accept(session_id)
 
@@ -116,7 +116,7 @@ class Server:
         self.machine.connection_lost(self.now, "a test broke it")
 
     def heard(self, **options: Any) -> list[Sent]:
-        """What the machine has to say now."""
+        """The frames that the machine sends now."""
         data = b"".join(self.machine.data_to_send(self.now, **options))
         found = []
         while data:
@@ -125,16 +125,16 @@ class Server:
             data = data[4 + length :]
         return found
 
-    # What the server says
+    # What the server sends
 
     def say_raw(self, body: bytes) -> None:
-        """One frame."""
+        """Send one frame."""
         *pieces, self._rest = self._feed(self._rest + struct.pack(">i", len(body)) + body)
         for piece in pieces:
             self._say(piece)
 
     def say_bytes(self, data: bytes) -> None:
-        """Bytes, frames or not, behind what is still to be said."""
+        """Send bytes, which need not be frames, after those that are still to be sent."""
         rest, self._rest = self._rest, b""
         self._say(rest + data)
 
@@ -151,7 +151,7 @@ class Server:
         self.say_raw(messages.REPLY_HEADER.pack(sent.xid, zxid, code) + body)
 
     def notify(self, kind: int, path: str) -> None:
-        """Tell of an event."""
+        """Send an event."""
         header = messages.REPLY_HEADER.pack(messages.NOTIFICATION_XID, -1, 0)
         self.say_raw(header + messages.WATCH_EVENT.encode(kind, 3, path))
 
@@ -160,7 +160,7 @@ GET_REPLY = messages.GET.reply.encode(b"data", STAT)
 DIGEST = Credentials("digest", b"user:secret")
 
 
-# The ways in which bytes arrive: pieces to be received now, and what comes with the next frame.
+# The ways in which bytes arrive: the pieces to receive now, and the bytes that arrive with the next frame.
 
 
 def whole(frame: bytes) -> list[bytes]:
@@ -174,6 +174,6 @@ def byte_by_byte(frame: bytes) -> list[bytes]:
 
 
 def with_a_tail(frame: bytes) -> list[bytes]:
-    """With the first bytes of the next frame, the answer to a ping that nobody sent, behind it."""
+    """Followed by the first bytes of the next frame, which answers a ping that nobody sent."""
     tail = struct.pack(">i", 16) + messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0)
     return [frame + tail[:7], tail[7:]]

@@ -1,4 +1,4 @@
-"""Credentials: what they may be, and that they keep their secret."""
+"""Credentials: which ones are accepted, and that secrets do not leak."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from corral.wire import messages
     ],
 )
 def test_what_cannot_be(scheme: Any, secret: Any, error: type[Exception], named: str) -> None:
-    """S6: credentials that no server could accept are refused at once, by an error that says what is wrong,
-    and does not say the secret."""
+    """S6: credentials that no server could accept are refused at once. The error says what is wrong with
+    them, and does not contain the secret."""
     with pytest.raises(error) as caught:
         Credentials(scheme, secret)
     assert named in str(caught.value)
@@ -43,19 +43,20 @@ def test_what_cannot_be(scheme: Any, secret: Any, error: type[Exception], named:
     [("digest", b"user:pass:word"), ("digest", b":"), ("x509", b""), ("ip", b"\x00\xff")],
 )
 def test_what_is_sent(scheme: str, secret: bytes) -> None:
-    """S6: the scheme and the secret are sent as they were given; other schemes take any bytes."""
+    """S6: the scheme and the secret are sent exactly as given; schemes other than digest take any bytes."""
     body = Credentials(scheme, secret).encode()
     assert messages.AUTH.request.decode(body, 0, len(body)) == (0, scheme, secret)
 
 
 def test_the_secret_is_not_shown() -> None:
-    """S6: what is written to a log does not have the secret in it."""
+    """S6: logs do not contain the secret."""
     assert "hunter2" not in repr(Credentials("digest", b"user:hunter2"))
-    assert "hunter2" not in repr(Credentials("hunter2", b"digest"))  # swapped, and nothing tells us so
+    assert "hunter2" not in repr(Credentials("hunter2", b"digest"))  # swapped: we cannot detect that
 
 
 def test_they_are_held_to_the_frame_limit() -> None:
-    """S7: credentials over the frame limit are refused before sending, and not shown either."""
+    """S7: credentials over the frame limit are refused before they are sent; the error does not contain
+    them."""
     credentials = Credentials("digest", b"user:" + b"x" * 1000)
     credentials.check_size(len(credentials.encode()) + 8)
     with pytest.raises(errors.FrameTooLarge) as caught:

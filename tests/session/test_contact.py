@@ -1,4 +1,4 @@
-"""The lines of an outage, by themselves; `test_dial` has them as a client writes them."""
+"""The log lines of an outage, tested in isolation; `test_dial` tests them as a client writes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SERVER = "zk1:2181"
 
 
 class Log:
-    """A `ContactLog`, and what it writes at WARNING."""
+    """A `ContactLog`, and what it logs at WARNING."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "corral.session")
@@ -20,7 +20,7 @@ class Log:
         self.contact.back(0.0, SERVER, "session 0x1")
         self._caplog = caplog
         assert [record.levelname for record in caplog.records] == ["INFO"]  # connecting at first is no outage
-        self._seen = 0  # what was logged while the fixtures were set up is kept apart
+        self._seen = 0  # records from the setup of the fixtures are skipped
 
     def lose(self, now: float, held: str = "", left: float = 0.0) -> list[str]:
         self.contact.lost(now, f"{SERVER}: reset", held, left)
@@ -50,7 +50,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 
 def test_what_is_held_and_until_when(log: Log) -> None:
-    """O: the line about the loss says which server it was and why, and what is held and for how much longer."""
+    """O: the line about the lost connection names the server and the reason, and says what is held and for
+    how much longer."""
     assert log.lose(10.0) == [f"contact lost: {SERVER}: reset; nothing is held"]
     assert log.back(12.5) == [f"session 0x2 is on {SERVER} after 2.5 s; nothing was lost"]
     assert log.lose(20.0, "/lock/a", 3.25) == [
@@ -61,7 +62,8 @@ def test_what_is_held_and_until_when(log: Log) -> None:
 
 
 def test_reminders_come_less_and_less_often(log: Log) -> None:
-    """O: while no server takes us a line reminds after a minute, and then at intervals that double."""
+    """O: while no server accepts us, a reminder is logged after a minute, and then at intervals that
+    double."""
     log.lose(0.0)
     reminders = [now for now in range(3600) if log.fail(float(now))]
     assert reminders == [60, 180, 420, 900, 1860]
@@ -69,7 +71,7 @@ def test_reminders_come_less_and_less_often(log: Log) -> None:
 
 
 def test_a_client_that_has_never_been_connected(caplog: pytest.LogCaptureFixture) -> None:
-    """O: trying in vain from the start is told, too, and so is its end."""
+    """O: an outage from the start is logged, too, and so is its end."""
     contact = ContactLog()
     contact.unreachable(0.0, "zk1:2181: refused")
     contact.back(5.0, SERVER, "session 0x1")
@@ -80,7 +82,7 @@ def test_a_client_that_has_never_been_connected(caplog: pytest.LogCaptureFixture
 
 
 def test_what_was_held_is_always_told(log: Log) -> None:
-    """O: however many lines were written, one that tells of something held that was lost is."""
+    """O: a line about the loss of something held is written however many lines were written before."""
     for n in range(100):
         log.lose(float(n))
         log.back(n + 0.5)
@@ -91,8 +93,8 @@ def test_what_was_held_is_always_told(log: Log) -> None:
 
 
 def test_lines_are_left_out_and_counted(log: Log) -> None:
-    """O: of a connection that comes and goes ten lines are written in half an hour, and the next one says how many
-    were not."""
+    """O: for a connection that comes and goes, ten lines are written in half an hour; the next one says how
+    many were left out."""
     written = []
     for n in range(2000):
         written += [(n, line) for line in log.lose(float(n)) + log.back(n + 0.5)]
@@ -101,8 +103,8 @@ def test_lines_are_left_out_and_counted(log: Log) -> None:
 
 
 def test_an_outage_after_a_flapping_connection_is_told(log: Log) -> None:
-    """O: a connection that has come and gone for some minutes (servers restarted one after another) does not silence
-    the outage that follows."""
+    """O: a connection that came and went for some minutes, as when servers are restarted one after another,
+    does not suppress the lines about the outage that follows."""
     for n in range(10):
         log.lose(n * 30.0)
         log.back(n * 30.0 + 1)
@@ -113,7 +115,7 @@ def test_an_outage_after_a_flapping_connection_is_told(log: Log) -> None:
 
 
 def test_the_end_of_a_session_on_a_connection_has_an_end(log: Log) -> None:
-    """O: where the session ends while its connection is there (a server answers that it is over; a lease lapses as the
-    loop is blocked), the line that says so is followed by one that says that there is a session again."""
+    """O: if the session ends while it is connected (the server says that it expired, or the lease lapses in a
+    blocked loop), the line about that is followed by one that says that there is a session again."""
     assert log.end(10.0) != []
     assert log.back(12.0) != []

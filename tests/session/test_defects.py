@@ -1,4 +1,5 @@
-"""Where something of our own raises: it ends what it is about, is logged, and reaches nobody else."""
+"""Exceptions of our own callbacks: each fails its own request or observer, is logged, and affects nothing
+else."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from corral.wire import messages
 
 
 class Broken(Answer):
-    """A waiter that cannot take what it is told first."""
+    """A waiter that raises when it gets its first answer."""
 
     def _settle(self) -> None:
         if not self.cancelled:
@@ -44,8 +45,8 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_waiter_that_raises_ends_only_what_it_waits_for(
     told: str, driven: Driven, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S2: a waiter that raises is told so, with what it has raised, and is logged; those beside it have their
-    answers and the connection goes on."""
+    """S2: a waiter that raises is given its own exception as the error, and the exception is logged. The
+    waiters beside it get their answers, and the connection stays open."""
     before, broken, after = driven.write("/before"), Broken(), driven.read("/after")
     driven.machine.submit(Request(messages.SET, messages.encode_set("/hit", WRITTEN, -1), "/hit", broken))
     one, three, two = driven.heard()
@@ -69,8 +70,8 @@ def test_a_waiter_that_raises_ends_only_what_it_waits_for(
 
 
 def test_an_observer_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
-    """T: an observer of writes that raises is logged; the other observers are shown the write, and whoever has
-    written has the answer."""
+    """T: an observer of writes that raises is logged. The other observers see the write, and its caller gets
+    the answer."""
     shown: list[bytes] = []
 
     class Observer:
@@ -96,7 +97,7 @@ def test_an_observer_that_raises_is_passed_over(driven: Driven, caplog: pytest.L
 
 
 def test_a_holder_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
-    """L4: a holder that raises when it is told of its loss is logged; the others are told all the same."""
+    """L4: a holder that raises when it is notified of its loss is logged; the other holders are notified."""
     broken, other = driven.hold("/broken"), driven.hold("/other")
 
     def lost(error: BaseException, ended: float) -> None:
@@ -110,7 +111,8 @@ def test_a_holder_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogC
 
 
 def test_a_watcher_that_raises_is_passed_over(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
-    """W4: a watcher that raises is logged; the others of the same path are told, and the connection goes on."""
+    """W4: a watcher that raises is logged; the others of the same path are notified, and the connection stays
+    open."""
     told: list[WatchEvent] = []
 
     class Watcher:
@@ -139,8 +141,8 @@ BROKEN_GET = dataclasses.replace(messages.GET, decode_reply=broken_codec)
 
 
 def test_whoever_asked_is_told_what_broke_the_machine(driven: Driven) -> None:
-    """S5: an answer on which the machine itself breaks is in flight no more; whoever waits for it is told all the
-    same, as those that are still in flight will be."""
+    """S5: an answer on which the machine itself raises is no longer in flight. Its waiter gets the error, as
+    do those whose requests are still in flight."""
     waiter, behind = Answer(), driven.read("/behind")
     driven.machine.submit(Request(BROKEN_GET, messages.encode_get("/hit", False), "/hit", waiter))
     one, two = driven.heard()
@@ -156,8 +158,9 @@ def test_whoever_asked_is_told_what_broke_the_machine(driven: Driven) -> None:
 async def test_everybody_is_told_when_the_client_breaks(
     connect: Callable[..., corral.Client], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S5: the one whose answer broke the client, those whose answers were to come, and who leaves: each is told by an
-    error of corral's, with the cause; the client is closed, and says so once."""
+    """S5: when the machine raises, the request whose answer it was reading, those that are in flight, and
+    whoever leaves the client each get an error of corral's, with the cause. The client is closed, and logs
+    that once."""
     client = connect()
     zk = await client.__aenter__()
     session = zk._session

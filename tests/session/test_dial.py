@@ -1,4 +1,4 @@
-"""Connecting and connecting again, on a virtual clock: how soon the one server that answers is found."""
+"""Connecting and reconnecting in virtual time: how soon the one server that answers is found."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from corral.wire import messages
 COUNTS = [2, 5, 20, 100]
 TIMEOUTS = [4.0, 10.0, 60.0, 180.0]
 WAYS = [(way, unreachable) for way in ("literals", "names", "one name") for unreachable in (False, True)]
-"""How the addresses are given, and whether those that are silent can be connected to."""
+"""How the addresses are given, and whether the silent ones accept connections."""
 
 
 @contextlib.asynccontextmanager
 async def before_a_server(count: int, timeout: float, *, unreachable: bool) -> AsyncIterator[Fronts]:
-    """Addresses before a server that grants sessions of `timeout` seconds."""
+    """Addresses in front of a server that grants sessions of `timeout` seconds."""
     async with (
         EmbeddedServer(seed=1, tick_time=timeout / 10) as server,
         Fronts(server, count, unreachable=unreachable).listening() as fronts,
@@ -45,8 +45,8 @@ async def until(zk: corral.Client, *wanted: State) -> State:
 
 @pytest.mark.parametrize(("count", "timeout"), list(itertools.product(COUNTS, TIMEOUTS)))
 def test_the_one_is_found_at_first(count: int, timeout: float) -> None:
-    """S1: of n addresses of which all but one are silent, the one is found within `connect_timeout`, be it the last
-    that is tried."""
+    """S1: if all but one of n addresses are silent, the one that answers is found within `connect_timeout`,
+    even if it is the last one tried."""
 
     async def main(way: str, unreachable: bool) -> None:
         async with before_a_server(count, timeout, unreachable=unreachable) as fronts:
@@ -64,7 +64,7 @@ def test_the_one_is_found_at_first(count: int, timeout: float) -> None:
     list(itertools.product(COUNTS, [0.5, 1.0, 5.0])),
 )
 def test_the_one_is_found_within_a_short_limit(count: int, limit: float) -> None:
-    """S1: whatever `connect_timeout` is, the addresses share it."""
+    """S1: the addresses share `connect_timeout`, whatever it is."""
 
     async def main() -> None:
         async with before_a_server(count, 10.0, unreachable=False) as fronts:
@@ -76,14 +76,14 @@ def test_the_one_is_found_within_a_short_limit(count: int, limit: float) -> None
 
 
 async def ask_on(zk: corral.Client, interval: float) -> None:
-    """A client that is busy."""
+    """A busy client: send requests all the time."""
     while True:
         await zk.exists("/")
         await asyncio.sleep(interval)
 
 
 async def reconnect(fronts: Fronts, hosts: str, timeout: float, use: str) -> float:
-    """How long after the last contact another server was found, or the session was over, in parts of T."""
+    """How long after the last contact another server was found, or the session expired, in units of T."""
     async with contextlib.AsyncExitStack() as stack:
         zk = await stack.enter_async_context(
             corral.connect(hosts, session_timeout=timeout, connect_timeout=None)
@@ -110,8 +110,8 @@ async def reconnect(fronts: Fronts, hosts: str, timeout: float, use: str) -> flo
     list(itertools.product(["busy", "holding", "idle"], COUNTS, TIMEOUTS)),
 )
 def test_the_one_is_found_again(use: str, count: int, timeout: float) -> None:
-    """S1: when the server that we are on falls silent, the one of n that answers is found within T of the last
-    contact, be it the last that is tried, and resumes the session."""
+    """S1: when our server falls silent, the one of n that answers is found within T of the last contact, even
+    if it is the last one tried, and the session is resumed there."""
 
     async def main(way: str, unreachable: bool) -> float:
         async with before_a_server(count, timeout, unreachable=unreachable) as fronts:
@@ -125,8 +125,8 @@ def test_the_one_is_found_again(use: str, count: int, timeout: float) -> None:
 
 
 def test_a_look_up_that_hangs_holds_nobody_up() -> None:
-    """S1: a name whose look-up hangs is left out: at first the others are tried within `connect_timeout`; all the
-    while at most one look-up of it is under way, and none is left when the client is closed."""
+    """S1: a name whose lookup hangs is skipped: the first round tries the others within `connect_timeout`. At
+    most one lookup of the name is under way at any time, and none is left when the client is closed."""
 
     async def main() -> None:
         async with before_a_server(1, 10.0, unreachable=False) as fronts:
@@ -136,7 +136,7 @@ def test_a_look_up_that_hangs_holds_nobody_up() -> None:
             async with corral.connect("hangs:1,zk:2181", session_timeout=10.0, connect_timeout=5.0) as zk:
                 fronts.fall_silent()
                 await until(zk, State.SUSPENDED)
-                fronts._tried.clear()  # the only one there is answers again
+                fronts._tried.clear()  # the only server answers again
                 await until(zk, State.CONNECTED)
                 await asyncio.sleep(600)
             assert (loop.most_look_ups["hangs"], loop.most_look_ups["zk"]) == (1, 1)
@@ -147,8 +147,8 @@ def test_a_look_up_that_hangs_holds_nobody_up() -> None:
 
 @pytest.mark.parametrize("way", ["names", "one name"])
 def test_what_was_known_of_a_name_is_tried_while_it_hangs(way: str) -> None:
-    """S1: when the name server falls silent together with our server, the addresses that the names had are tried:
-    another server is found within T all the same."""
+    """S1: when the name server falls silent together with our server, the addresses that the names had are
+    tried, and another server is found within T."""
 
     async def main() -> float:
         async with before_a_server(3, 10.0, unreachable=True) as fronts:
@@ -168,7 +168,7 @@ def test_what_was_known_of_a_name_is_tried_while_it_hangs(way: str) -> None:
     assert run(main) < 1
 
 
-# Servers that take us and let us go
+# Servers that accept us and then close the connection
 
 
 SESSIONS = itertools.count(0x100)
@@ -176,8 +176,8 @@ SESSIONS = itertools.count(0x100)
 
 @contextlib.asynccontextmanager
 async def letting_go(after: float, *, resumes: bool, granting: float = 10.0) -> AsyncIterator[list[float]]:
-    """A server that ends each connection after so many seconds, and with it the session, or not; yields when it was
-    connected to."""
+    """A server that ends each connection after so many seconds, and optionally its session; yields the times
+    of the connections."""
     connects: list[float] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -201,8 +201,8 @@ async def letting_go(after: float, *, resumes: bool, granting: float = 10.0) -> 
 
 @pytest.mark.parametrize("resumes", [False, True], ids=["sessions end", "sessions go on"])
 def test_connections_that_do_not_last_are_paced(resumes: bool) -> None:
-    """S1: where each connection ends as soon as it is there, and each session perhaps with it, they are not asked for
-    as fast as they come: at most two a second."""
+    """S1: if each connection ends as soon as it is made, even if its session ends too, the client reconnects
+    at most twice a second."""
 
     async def main() -> list[float]:
         async with letting_go(0.01, resumes=resumes) as connects:
@@ -213,12 +213,12 @@ def test_connections_that_do_not_last_are_paced(resumes: bool) -> None:
     connects = run(main)
     a_minute = [sum(begin <= at - connects[0] < begin + 60 for at in connects) for begin in range(0, 600, 60)]
     assert max(a_minute) <= 130
-    assert min(a_minute) >= 30  # and they are asked for
+    assert min(a_minute) >= 30  # but it keeps trying
 
 
 def test_a_small_grant_ends_with_its_session() -> None:
-    """S1: a server that grants the least that is taken leaves nothing behind: a sane one, a few milliseconds away, is
-    found when the session is over."""
+    """S1: a server that grants the shortest session that we accept does no lasting harm: when that session is
+    over, a normal server, a few milliseconds away, is found."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as mean:
@@ -231,7 +231,7 @@ def test_a_small_grant_ends_with_its_session() -> None:
     run(main, latency=0.02)
 
 
-# What the log says of it
+# What is logged meanwhile
 
 
 @contextlib.contextmanager
@@ -252,8 +252,8 @@ def lines() -> Iterator[list[tuple[float, str]]]:
 
 
 def test_the_log_of_an_outage() -> None:
-    """O: of an hour without a server the log has a few lines at WARNING, which say which server was lost and why,
-    what is held and for how long yet, what was lost, what each server answers, and for how long it was."""
+    """O: an hour without a server gives a few lines at WARNING. They say which server was lost and why, what
+    is held and for how much longer, what was lost, what each server answers, and how long the outage was."""
 
     async def main() -> None:
         async with before_a_server(3, 10.0, unreachable=False) as fronts:
@@ -264,7 +264,7 @@ def test_the_log_of_an_outage() -> None:
                 first, began = fronts.good, now()
                 with lines() as said:
                     fronts.fall_silent()
-                    fronts.hosts.append("never tried")  # so that nobody answers
+                    fronts.hosts.append("never tried")  # so that no server answers
                     await asyncio.sleep(3600)
                     fronts.hosts.remove("never tried")
                     await until(zk, State.CONNECTED)
@@ -296,8 +296,8 @@ def test_the_log_of_an_outage() -> None:
 @pytest.mark.parametrize("lasting", [0.01, 3.0])
 @pytest.mark.parametrize("resumes", [False, True], ids=["sessions end", "sessions go on"])
 def test_the_log_of_connections_that_do_not_last(resumes: bool, lasting: float) -> None:
-    """O: connections that come and go all the time fill no log: ten lines in half an hour, the next of which says how
-    many were left out."""
+    """O: connections that come and go all the time do not fill the log: ten lines in half an hour, and the
+    next one says how many were left out."""
 
     async def main() -> list[tuple[float, str]]:
         with lines() as said:

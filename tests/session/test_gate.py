@@ -1,4 +1,4 @@
-"""The gate: every answer that a server may give passes, and what no server may say does not."""
+"""The gate: it passes every answer that a server may give, and rejects every one that no server can give."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 ZXID = 1000
-"""At which the server is when it answers."""
+"""The server's zxid when it answers."""
 CONTAINER = -(1 << 63)
-"""Whose a container is, as its `Stat` has it."""
+"""The ephemeral owner in the `Stat` of a container."""
 NONE_APPLIED = -2
 
 
 class Exchange(NamedTuple):
-    """A request, what a server may answer, and what it may not."""
+    """A request, the answers that a server may give to it, and some that it may not give."""
 
     op: Operation
     body: bytes
@@ -101,7 +101,7 @@ def sets(draw: st.DrawFn) -> Exchange:
 
 
 def created(requested: str, flags: int, number: str) -> tuple[str, list[str]]:
-    """The path that is created, and others."""
+    """The requested path and the created path, valid and invalid."""
     wrong = [requested + "x", "", "/elsewhere", requested + "000000001", requested + "0000000001x"]
     if not flags & 2:
         return requested, [*wrong, requested + number]
@@ -168,7 +168,8 @@ def refused(*codes: int) -> list[MultiResult]:
 
 
 def spoilt(parts: list[Exchange], right: list[MultiResult]) -> list[list[MultiResult]]:
-    """`right` with one result wrong, or of another operation, or with one too few or too many."""
+    """`right` with one result wrong, with a result of another operation, or with one result too few or too
+    many."""
     wrong = [right[:-1], [*right, right[-1]], []]
     for at, part in enumerate(parts):
         for each in part.wrong:
@@ -231,23 +232,24 @@ def check(exchange: Exchange, result: Any, zxid: int = ZXID) -> None:
 
 
 def test_each_operation_with_a_check_is_here() -> None:
-    """A check that is added is tested here, too."""
+    """Every check of the gate is tested here, also a new one."""
     assert set(EXCHANGES) - {messages.DELETE} == set(gate.CHECKS)
 
 
 @each_operation
 @given(data=st.data())
 def test_every_right_answer_passes(op: Operation, data: st.DataObject) -> None:
-    """S7: whatever a server that is well may answer fits its request."""
+    """S7: every answer that a healthy server may give fits its request."""
     exchange = data.draw(EXCHANGES[op])
     check(exchange, exchange.right)
-    check(exchange, exchange.right, zxid=0)  # of a server that does not say how far it is
+    check(exchange, exchange.right, zxid=0)  # of a server that does not report its zxid
 
 
 @each_operation
 @given(data=st.data())
 def test_no_wrong_answer_passes(op: Operation, data: st.DataObject) -> None:
-    """S7: an answer of another request's shape, or that contradicts its request or itself, is a misfit."""
+    """S7: an answer that has another request's shape, or that contradicts its request or itself, is a
+    misfit."""
     exchange = data.draw(EXCHANGES[op])
     for wrong in exchange.wrong:
         with pytest.raises(Misfit):
@@ -257,7 +259,8 @@ def test_no_wrong_answer_passes(op: Operation, data: st.DataObject) -> None:
 @each_operation
 @given(data=st.data(), code=st.sampled_from([0, -1, -2, -101, 5]))
 def test_nothing_else_is_raised(op: Operation, data: st.DataObject, code: int) -> None:
-    """S7: whatever decodes is judged; nothing that decodes breaks the gate."""
+    """S7: the gate accepts or rejects whatever can be decoded; nothing that can be decoded makes it raise
+    anything else."""
     exchange = data.draw(EXCHANGES[op])
     other = data.draw(EXCHANGES[op])
     stat = Stat(*data.draw(st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 11)))
@@ -272,21 +275,21 @@ def test_nothing_else_is_raised(op: Operation, data: st.DataObject, code: int) -
 
 
 def test_a_version_may_overflow() -> None:
-    """S7: a data version is a number of 32 bits, that after the last one is negative: a write that expected the
-    last one has been applied when it is answered so."""
+    """S7: a data version is a signed number of 32 bits, which wraps to negative: a write that expected the
+    largest version was applied if the answer has the smallest."""
     body = messages.encode_set("/a", b"x", 2**31 - 1)
     gate.check_answer(messages.SET, body, stat_of(b"x")._replace(version=-(2**31)), ZXID, SESSION)
 
 
 def test_one_operation_is_refused() -> None:
-    """S7: a server stops at the operation that it refuses, so of a transaction exactly one is."""
+    """S7: a server stops at the operation that it refuses, so a refused transaction has exactly one."""
     body = messages.encode_multi([(messages.CHECK, messages.encode_check("/a", -1))] * 3)
     for codes in ((-101, -101, NONE_APPLIED), (-101, 0, NONE_APPLIED), (NONE_APPLIED, -101, 0)):
         with pytest.raises(Misfit):
             gate.check_answer(messages.MULTI, body, refused(*codes), ZXID, SESSION)
 
 
-# What is wrong with an answer, in words
+# The messages of misfits
 
 
 @pytest.mark.parametrize(
@@ -311,12 +314,12 @@ def test_one_operation_is_refused() -> None:
     ],
 )
 def test_a_misfit_names_both(op: Operation, body: bytes, result: Any, says: str) -> None:
-    """S7: the message says what came and what was asked for."""
+    """S7: the message says what was received and what was requested."""
     with pytest.raises(Misfit, match=says):
         gate.check_answer(op, body, result, ZXID, SESSION)
 
 
-# Transactions' numbers, events, greetings
+# Zxids, events, answers to connect requests
 
 
 @pytest.mark.parametrize(
@@ -332,7 +335,7 @@ def test_a_misfit_names_both(op: Operation, body: bytes, result: Any, says: str)
     ],
 )
 def test_a_zxid_grows_by_elections(zxid: int, last: int, fits: bool) -> None:
-    """S4: an ensemble may hold many elections between two answers; not a thousand million."""
+    """S4: an ensemble may hold many elections between two answers, but not a thousand million."""
     zxids = ZxidTracker()
     zxids.last = last
     if fits:
@@ -344,7 +347,7 @@ def test_a_zxid_grows_by_elections(zxid: int, last: int, fits: bool) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/a", "/a/b", "/\u00e9", "/" + "a" * 600_000, "/a" * gate.MOST_LEVELS])
 def test_paths_that_events_may_name(path: str) -> None:
-    """W7: what can be a path may be told of."""
+    """W7: the gate passes an event for anything that can be a path."""
     gate.check_event_path(path)
 
 
@@ -352,7 +355,8 @@ def test_paths_that_events_may_name(path: str) -> None:
     "path", ["", "x", "a/b", "//", "/a/", "/a//b", "/a\0b", "/a" * (gate.MOST_LEVELS + 1), "/a" * 300_000]
 )
 def test_paths_that_events_may_not_name(path: str) -> None:
-    """W7: what cannot be a path ends the connection; the message does not repeat half a megabyte."""
+    """W7: an event for anything that cannot be a path ends the connection. The message does not quote half a
+    megabyte."""
     with pytest.raises(Misfit) as caught:
         gate.check_event_path(path)
     assert len(str(caught.value)) < 200
@@ -372,7 +376,8 @@ def test_paths_that_events_may_not_name(path: str) -> None:
     ],
 )
 def test_strangers(first: bytes, says: str) -> None:
-    """S7: what answers a connect request, and is no ZooKeeper, is told by its first bytes."""
+    """S7: a peer that is no ZooKeeper server is recognized by the first bytes of its answer to a connect
+    request."""
     with pytest.raises(Stranger, match=says):
         gate.check_greeting(first)
 
@@ -381,13 +386,14 @@ def test_strangers(first: bytes, says: str) -> None:
     "first", [b"", b"H", b"\x00\x00\x00", struct.pack(">i", 37), struct.pack(">i", 4096)]
 )
 def test_what_may_become_a_greeting(first: bytes) -> None:
-    """S7: nobody is turned away for what may yet become the answer to a connect request."""
+    """S7: no peer is rejected as long as its bytes may still be the start of an answer to a connect
+    request."""
     gate.check_greeting(first)
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 ", b"SS"])
 def test_a_stranger_that_hangs_up_is_told(said: bytes) -> None:
-    """S7: whoever has said something else than the beginning of a greeting, and hangs up, is named by it."""
+    """S7: if a peer sends something else than the start of an answer, and hangs up, the error quotes it."""
     driven = Driven(whole)
     driven.open()
     driven.say_bytes(said)
@@ -397,7 +403,8 @@ def test_a_stranger_that_hangs_up_is_told(said: bytes) -> None:
 
 
 def test_half_a_greeting_is_no_stranger() -> None:
-    """S7: a server that is lost in the middle of its greeting has said nothing strange."""
+    """S7: a server whose connection is lost in the middle of its answer to the connect request is no
+    misfit."""
     driven = Driven(whole)
     driven.open()
     reply = messages.encode_connect_reply(T, SESSION, b"p" * 16)
@@ -412,8 +419,9 @@ def test_half_a_greeting_is_no_stranger() -> None:
 @each_operation
 @given(data=st.data())
 def test_a_wrong_answer_fails_its_own_request(op: Operation, data: st.DataObject) -> None:
-    """S7: an answer that does not fit fails its own request with ReplyError, which is not sent again; the next one
-    is answered, and the connection goes on. So a right one reaches whoever asked."""
+    """S7: an answer that does not fit fails its own request with ReplyError, and that request is not sent
+    again. The next request is answered, the connection stays open, and each correct answer reaches its
+    caller."""
     exchange = data.draw(EXCHANGES[op])
     driven = Driven(whole)
     driven.connect()
@@ -436,7 +444,7 @@ def test_a_wrong_answer_fails_its_own_request(op: Operation, data: st.DataObject
 
 
 def test_a_write_with_a_wrong_answer_proves_nothing(feed: Feed) -> None:
-    """S3: what no server may answer is no word of a quorum."""
+    """S3: an answer that no server may give is no proof of a quorum."""
     driven = Driven(feed)
     driven.connect()
     driven.lose()
@@ -451,7 +459,8 @@ def test_a_write_with_a_wrong_answer_proves_nothing(feed: Feed) -> None:
 
 @pytest.mark.parametrize("path", ["", "x", "/a/", "/a" * 300_000])
 def test_an_event_that_cannot_be_ends_its_connection(path: str) -> None:
-    """S7, W7: an event for what is no path ends the connection, whatever is watched, and nothing else."""
+    """S7, W7: an event for something that is no path ends the connection, and nothing else, whatever is
+    watched."""
     driven, told = Driven(whole), list[WatchEvent]()
     driven.connect()
 
@@ -474,7 +483,7 @@ def test_an_event_that_cannot_be_ends_its_connection(path: str) -> None:
 
 
 def test_an_event_for_a_very_long_name_is_told() -> None:
-    """W7: a path of 600 kB is a path, and is told like any other."""
+    """W7: a path of 600 kB is valid, and its events are delivered like any other's."""
     driven, told = Driven(whole), list[str]()
     driven.connect()
 
@@ -502,8 +511,9 @@ def test_an_event_for_a_very_long_name_is_told() -> None:
 )
 @pytest.mark.parametrize("resumed", [False, True])
 def test_what_is_granted_has_limits(timeout: float, taken: bool, resumed: bool, feed: Feed) -> None:
-    """S1: what no sane server grants, for a new session or for ours, ends the connection: neither a storm of pings
-    nor a wait of days comes of it, and the next server is asked for what the first was."""
+    """S1: a session timeout that no sane server grants, for a new session or a resumed one, ends the
+    connection. Neither a storm of pings nor a wait of days follows, and the next server is asked for the same
+    timeout as the first."""
     driven = Driven(feed)
     if resumed:
         driven.connect()
@@ -522,7 +532,8 @@ def test_what_is_granted_has_limits(timeout: float, taken: bool, resumed: bool, 
 
 
 def test_what_was_asked_for_may_be_granted() -> None:
-    """S1: limits are for what a server grants of its own accord: whoever asks for little or much may get it."""
+    """S1: the limits apply to what a server grants on its own: a client that requests a very short or a very
+    long timeout may get it."""
     for asked in (0.05, 7200.0):
         reply = messages.ConnectReply(0, asked, SESSION, b"p" * 16, False)
         gate.check_connect_reply(reply, asked, 0)
@@ -539,8 +550,8 @@ def test_what_was_asked_for_may_be_granted() -> None:
     ],
 )
 def test_what_is_no_session_is_not_entered(reply: bytes, session_id: int, feed: Feed) -> None:
-    """S7: a rejection that is written as a session (as ClickHouse Keeper does without a leader) opens none, and
-    does not end ours."""
+    """S7: a rejection that is encoded as a session (ClickHouse Keeper sends one when it has no leader) opens
+    no session, and does not end ours."""
     driven = Driven(feed)
     if session_id:
         driven.connect(session_id)
@@ -558,7 +569,7 @@ def test_what_is_no_session_is_not_entered(reply: bytes, session_id: int, feed: 
 
 
 def read_at(driven: Driven, zxid: int) -> Answer:
-    """A read that is answered at a transaction."""
+    """A read whose answer has this zxid."""
     answer = driven.read()
     [sent] = driven.heard()
     driven.answer(sent, messages.GET.reply.encode(*got(b"/read")), zxid=zxid)
@@ -566,8 +577,8 @@ def read_at(driven: Driven, zxid: int) -> Answer:
 
 
 def test_a_zxid_out_of_this_world_ends_its_connection(driven: Driven) -> None:
-    """S4: an answer at transaction 2^62 ends its connection, and is not what the next server is asked to have
-    reached: that would shut us out of every server."""
+    """S4: an answer with zxid 2^62 ends its connection. That zxid is not sent to the next server, since it
+    would shut us out of every server."""
     read_at(driven, 50)
     answer = read_at(driven, 1 << 62)
     assert isinstance(answer.error, errors.ReplyError)
@@ -579,8 +590,8 @@ def test_a_zxid_out_of_this_world_ends_its_connection(driven: Driven) -> None:
 
 
 def test_a_zxid_that_falls_ends_its_connection(driven: Driven) -> None:
-    """S4: on one connection zxids never fall. Where they do, one of the two was wrong, and what counts is the
-    newest that a later answer has confirmed."""
+    """S4: zxids never decrease on one connection. Where they do, one of the two was wrong: the newest zxid
+    that a later answer has confirmed counts."""
     for zxid in (50, 60, 70_000):
         read_at(driven, zxid)
     assert driven.machine.zxids.last == 70_000
@@ -594,8 +605,9 @@ def test_a_zxid_that_falls_ends_its_connection(driven: Driven) -> None:
 
 @pytest.mark.parametrize("confirming", [50, 51, 60])
 def test_watches_are_set_again_from_a_confirmed_zxid(driven: Driven, confirming: int) -> None:
-    """W3: a server tells of the changes after the zxid with which watches are set again. One that is too great would
-    hide a change for ever, so it is the newest that another answer has confirmed, by being the same or greater."""
+    """W3: a server sends events for the changes after the zxid with which watches are set again. One that is
+    too great would hide a change for ever, so the newest zxid that another answer has confirmed, by the same
+    or a greater one, is sent."""
     driven.machine.watches.add("/w", Watcher())
     driven.machine.watches.mark_set("/w", WatchState.DATA)
     read_at(driven, 50)
@@ -610,12 +622,12 @@ def test_watches_are_set_again_from_a_confirmed_zxid(driven: Driven, confirming:
         assert watches.opcode == messages.SET_WATCHES.opcode
         assert fields(watches)[0] == confirming
         assert driven.connects[-1].last_zxid == 70_000
-        read_at(driven, 0)  # which says nothing
+        read_at(driven, 0)  # which confirms nothing
 
 
 def test_pings_tell_how_far_the_server_is(driven: Driven) -> None:
-    """S4: the answer to a ping tells it like any other, and answers that have none of the ensemble's transactions
-    (0, or -1) say nothing."""
+    """S4: the answer to a ping reports the zxid like any other answer. Answers whose zxid is 0 or -1 say
+    nothing about it."""
     read_at(driven, 50)
     for zxid in (60, 0, -1):
         driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, zxid, 0))
@@ -626,13 +638,13 @@ def test_pings_tell_how_far_the_server_is(driven: Driven) -> None:
 
 
 def test_an_unconfirmed_zxid_can_be_disowned(driven: Driven) -> None:
-    """S4: where every server turns us away, what one answer alone has told is given up; what others have confirmed
-    is not."""
+    """S4: when every server rejects us, a zxid that only one answer has reported is given up; one that others
+    have confirmed is kept."""
     read_at(driven, 50)
     read_at(driven, 70_000)
     driven.lose()
-    assert not driven.machine.zxids.disown(49)  # that would not let us in either
-    assert not driven.machine.zxids.disown(70_000)  # nor is there a need
+    assert not driven.machine.zxids.disown(49)  # no server would accept us with that either
+    assert not driven.machine.zxids.disown(70_000)  # nor is that necessary
     assert driven.machine.zxids.last == 70_000
     assert driven.machine.zxids.disown(60)
     assert driven.machine.zxids.last == 50

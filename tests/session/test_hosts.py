@@ -1,4 +1,5 @@
-"""Where the servers are: the connect string, the order in which they are tried, and the waits between."""
+"""The servers' addresses: the connect string, the order in which they are tried, and the delays between
+attempts."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ A, B, C = Address("10.0.0.1", 2181), Address("10.0.0.2", 2181), Address("10.0.0.
     ],
 )
 def test_connect_strings(hosts: Any, servers: list[tuple[str, int]], chroot: str) -> None:
-    """The connect string is ZooKeeper's own: names, numbers, IPv6 in brackets, the port 2181 if left out, one
-    chroot for all at the end; a server that is named twice counts once."""
+    """The connect string is ZooKeeper's own: names, numeric addresses, IPv6 in brackets, a default port of
+    2181, and one chroot for all at the end. A server that is given twice counts once."""
     assert parse(hosts) == Hosts(tuple(Address(*server) for server in servers), chroot)
 
 
@@ -107,7 +108,7 @@ def test_connect_strings(hosts: Any, servers: list[tuple[str, int]], chroot: str
     ],
 )
 def test_bad_connect_strings(hosts: Any, error: type[Exception], named: str) -> None:
-    """What cannot be a connect string is refused with an error that names the part which is wrong."""
+    """An invalid connect string is refused, and the error quotes the part that is wrong."""
     with pytest.raises(error) as caught:
         parse(hosts)
     assert named in str(caught.value)
@@ -129,8 +130,8 @@ def test_bad_connect_strings(hosts: Any, error: type[Exception], named: str) -> 
     ],
 )
 def test_a_password_is_not_shown(hosts: Any) -> None:
-    """A host string with credentials is refused: the error says where they belong, and shows nothing of them, not
-    in its context either."""
+    """A host string with credentials is refused. The error says where they belong, and neither it nor its
+    context shows them."""
     with pytest.raises(errors.UsageValueError, match="credentials belong in auth=") as caught:
         parse(hosts)
     assert "pass" not in str(caught.value).replace("password", "")
@@ -145,7 +146,7 @@ addresses = st.builds(
 
 @given(st.lists(addresses, min_size=1, unique=True), st.sampled_from(["", "/app", "/a/b"]))
 def test_what_is_written_is_read(servers: list[Address], chroot: str) -> None:
-    """Parsed hosts, written out, parse to the same."""
+    """Parsed hosts, written as a string, parse to the same hosts."""
     hosts = Hosts(tuple(servers), chroot)
     assert parse(str(hosts)) == hosts
 
@@ -154,7 +155,7 @@ def test_what_is_written_is_read(servers: list[Address], chroot: str) -> None:
 
 
 async def test_every_server_in_random_order() -> None:
-    """S1: each round has every server once, and any of them can be the first."""
+    """S1: each round tries every server once, and any of them may be the first."""
     resolver = Resolver([A, B, C], random.Random(1))
     rounds = [tuple(await resolver.round(PATIENCE)) for _ in range(200)]
     assert {frozenset(each) for each in rounds} == {frozenset([A, B, C])}
@@ -163,7 +164,7 @@ async def test_every_server_in_random_order() -> None:
 
 
 async def test_who_has_just_failed_us_comes_last() -> None:
-    """S1: the server that the connection was lost to is tried again only after all others."""
+    """S1: the server whose connection was lost is tried again only after all others."""
     resolver = Resolver([A, B, C], random.Random(1))
     rounds = [await resolver.round(PATIENCE, last=B) for _ in range(50)]
     assert {each[-1] for each in rounds} == {B}
@@ -172,12 +173,12 @@ async def test_who_has_just_failed_us_comes_last() -> None:
 
 
 class Names:
-    """What names resolve to; stands in for the resolver of the operating system."""
+    """What names resolve to, in place of the operating system's resolver."""
 
     def __init__(self) -> None:
         self.known: dict[str, list[str] | Exception] = {}
         self.silent = threading.Event()
-        """Set when names that hang may go on."""
+        """Once set, lookups that hang continue."""
         self.calls: Counter[str] = Counter()
 
     def __call__(self, host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
@@ -206,8 +207,8 @@ def names(real_time: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 
 
 async def test_every_address_of_a_name(names: Names) -> None:
-    """S1: a name stands for all of its addresses, each with the name's port; what two names share is tried
-    once."""
+    """S1: a name stands for all of its addresses, each with the name's port; an address that two names share
+    is tried once."""
     names.known = {"one": ["10.0.0.1", "2001:db8::1"], "two": ["10.0.0.1"]}
     resolver = Resolver([Address("one", 5), Address("two", 5), Address("two", 6)], random.Random(1))
     assert sorted(await resolver.round(PATIENCE)) == [
@@ -218,8 +219,8 @@ async def test_every_address_of_a_name(names: Names) -> None:
 
 
 async def test_names_are_resolved_afresh_each_round(names: Names) -> None:
-    """S1: a server that comes back under another address is found (ZOOKEEPER-2184 is what happens otherwise);
-    what its old address had answered is told no more."""
+    """S1: a server that comes back under another address is found (a client that does not resolve again has
+    ZOOKEEPER-2184). What its old address answered is no longer reported."""
     resolver = Resolver([Address("zk", 5)], random.Random(1))
     for number in range(3):
         address = Address(f"10.0.0.{number}", 5)
@@ -233,8 +234,8 @@ async def test_names_are_resolved_afresh_each_round(names: Names) -> None:
     "why", [socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), UnicodeError("label too long")]
 )
 async def test_a_name_that_does_not_resolve_is_left_out(names: Names, why: Exception) -> None:
-    """S1: a name that does not resolve stops nobody: it is left out of the round, and the error that ends a
-    vain search says so. When it resolves again it is back."""
+    """S1: a name that does not resolve does not stop the round. It is left out, and if no server is found the
+    error says so. It is tried again once it resolves."""
     names.known = {"bad": why, "good": ["10.0.0.1"]}
     resolver = Resolver([Address("bad", 5), Address("good", 5)], random.Random(1))
     assert await resolver.round(PATIENCE) == [Address("10.0.0.1", 5)]
@@ -245,8 +246,9 @@ async def test_a_name_that_does_not_resolve_is_left_out(names: Names, why: Excep
 
 
 async def test_a_name_server_that_is_silent_is_not_waited_for(names: Names) -> None:
-    """S1: no look-up is without a bound, nor is it asked for again while it hangs: what it finds in the end is for
-    the rounds after it. It takes no place of the application's own work, and closing does not wait for it."""
+    """S1: every lookup has a time limit, and no second lookup is started while it hangs: its late result
+    serves later rounds. It does not occupy a thread of the application's executor, and closing does not wait
+    for it."""
     names.known = {"hangs": ["10.0.0.2"], "hangs-too": ["10.0.0.3"]}
     servers = [Address("hangs", 5), A, Address("hangs-too", 5)]
     resolver, other = Resolver(servers, random.Random(1)), Resolver(servers, random.Random(1))
@@ -266,8 +268,8 @@ async def found_by(resolver: Resolver, count: int) -> bool:
 
 
 async def test_what_was_known_of_a_name(names: Names) -> None:
-    """S1: while a name does not resolve for the moment the addresses that it had are tried; that there is no such name
-    any more ends them."""
+    """S1: while a name temporarily fails to resolve, its previous addresses are tried; if the name no longer
+    exists, they are dropped."""
     names.known = {"zk": ["10.0.0.1"]}
     resolver, address = Resolver([Address("zk", 5)], random.Random(1)), Address("10.0.0.1", 5)
     assert await resolver.round(PATIENCE) == [address]
@@ -279,20 +281,20 @@ async def test_what_was_known_of_a_name(names: Names) -> None:
 
 
 async def test_nothing_to_try(names: Names) -> None:
-    """S1: a round can be empty, and the description names every server all the same."""
+    """S1: a round can be empty; the description still names every server."""
     resolver = Resolver([Address("one", 1), Address("two", 2)], random.Random(1))
     assert await resolver.round(PATIENCE) == []
     assert "one:1: name not resolved" in resolver.describe()
     assert "two:2: name not resolved" in resolver.describe()
 
 
-# The waits between
+# The delays between rounds
 
 
 @given(st.randoms(use_true_random=True))
 def test_waits_grow_within_bounds(rng: random.Random) -> None:
-    """S1: the first retry is at once; then each wait is at least half of a bound that doubles from 50 ms to 2 s,
-    and never over it; after a good connection the next is at once again."""
+    """S1: the first retry is immediate. Then each delay is between half of a bound and the bound, which
+    doubles from 50 ms to 2 s. After a good connection the next retry is immediate again."""
     backoff = Backoff(rng)
     for _ in range(2):
         assert backoff.next() == 0
@@ -303,8 +305,8 @@ def test_waits_grow_within_bounds(rng: random.Random) -> None:
 
 
 def test_an_election_is_waited_for_in_short_steps() -> None:
-    """S1: while servers turn us away, as they do without a leader, waits stay short, so that the end of an
-    election is not slept through; an ensemble that stays so is spared in the end."""
+    """S1: while servers reject us, as they do without a leader, the delays stay short, so that we notice the
+    end of an election soon. If it goes on for long, the delays grow, to spare the ensemble."""
     backoff = Backoff(random.Random(7))
     waits = [backoff.next(turned_away=True) for _ in range(Backoff.ELECTION)]
     assert max(waits) <= Backoff.LONGEST_IN_ELECTION
@@ -314,7 +316,7 @@ def test_an_election_is_waited_for_in_short_steps() -> None:
 
 
 def test_waits_are_jittered() -> None:
-    """S1: clients that lost the same server at the same time come back apart."""
+    """S1: clients that lost the same server at the same time reconnect at different times."""
     first, second = Backoff(random.Random(1)), Backoff(random.Random(2))
     waits = [(first.next(), second.next()) for _ in range(20)][1:]
     assert all(one != other for one, other in waits)

@@ -1,9 +1,10 @@
-"""The derivation in `session/lease.py`, held to a model of what the servers do.
+"""The derivation in `session/lease.py`, checked against a model of the servers.
 
-The claim is that the server does not expire the session before the lease ends. The model has what the
-derivation says of ZooKeeper, each at its worst for us: a leader that expires a session exactly T after it
-last touched it, that learns of a follower's clients only from the follower's replies to its pings, and that
-loses the follower at the worst moment, when it has just committed the write that proves us alive.
+The claim is that the server does not expire the session before the lease ends. The model has the properties
+of ZooKeeper that the derivation relies on, each in its worst case for us. The leader expires a session
+exactly T after it last touched it. It learns of a follower's clients only from the follower's replies to its
+pings. It loses the follower at the worst moment: just after it committed the write that proves that our
+session is alive.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ GRAIN = 1 / 64
 
 
 def seconds(least: float, most: float) -> st.SearchStrategy[float]:
-    """A time between the two, in 64ths."""
+    """A time between the two, a multiple of 1/64 s."""
     return st.integers(round(least / GRAIN), int(most / GRAIN)).map(lambda n: n * GRAIN)
 
 
 class Planned(NamedTuple):
-    """A request of the client: what, when (after the connection), and how long it is on its way."""
+    """A request of the client: its kind, when it is sent (after the connection is made), and how long it
+    takes to arrive."""
 
     kind: str
     after: float
@@ -40,22 +42,22 @@ class Planned(NamedTuple):
 
 @dataclass
 class Ensemble:
-    """A follower and its leader, as far as one session is concerned. All their streams are first-in first-out."""
+    """A follower and its leader, as far as one session is concerned. All streams are first-in first-out."""
 
     phase: float
-    """When the leader sends a ping, after the connection."""
+    """When the leader sends its first ping, after the connection is made."""
     period: float
-    """What lies between its pings."""
+    """The time between its pings."""
     down: tuple[float, float]
-    """How long every other ping, and the ones between, are on their way to the follower; no commit is faster."""
+    """How long pings take to reach the follower: the even ones, and the odd ones. No commit is faster."""
     up: float
-    """How long anything is on its way from the follower to the leader."""
+    """How long a message takes from the follower to the leader."""
     requests: list[Planned]
     heard: list[float] = field(default_factory=list)
-    """When the follower heard of the session."""
+    """When the follower received something from the session."""
 
     def touched(self, start: float, at: float) -> float:
-        """When the leader, as of `at`, touched the session last: by the ping replies that tell of it."""
+        """When the leader last touched the session, as of `at`: through the ping replies that carry it."""
         newest = told = float("-inf")
         for number in itertools.count(-4):
             ping = start + self.phase + number * self.period
@@ -68,8 +70,8 @@ class Ensemble:
 
 
 def ensembles(half_tick: float) -> st.SearchStrategy[Ensemble]:
-    """Delays on the way to the follower are free: packets are sent again, buffers fill, servers stop reading."""
-    latest = half_tick + T / 50  # timers are late, by T/50 at most
+    """Delays to the follower are arbitrary: packets are sent again, buffers fill, servers stop reading."""
+    latest = half_tick + T / 50  # pings are late, by T/50 at most
     planned = st.builds(
         Planned,
         st.sampled_from(["read", "write"]),
@@ -87,9 +89,9 @@ def ensembles(half_tick: float) -> st.SearchStrategy[Ensemble]:
 
 
 def play(ensemble: Ensemble, driven: Driven, touched: float) -> None:
-    """Run one connection, and hold the lease to the leader's clock after each answer.
+    """Run one connection, and compare the lease with the leader's clock after each answer.
 
-    `touched` is when the leader, or the one whose place it took, touched the session before that.
+    `touched` is when the leader, or its predecessor, touched the session before this connection.
     """
     start = arrived = answered = sent = driven.now
     committed, moments = {}, []
@@ -97,7 +99,7 @@ def play(ensemble: Ensemble, driven: Driven, touched: float) -> None:
         sent += after
         arrived = max(arrived, sent + delay)
         ensemble.heard.append(arrived)
-        # A read is answered by the follower alone; a write when the leader has it committed.
+        # A follower answers a read itself; it answers a write once the leader has committed it.
         committed[number] = arrived + ensemble.up
         answered = max(answered, arrived if kind == "read" else committed[number] + max(ensemble.down))
         moments += [(sent, number, "is sent"), (answered, number, "is then answered")]
@@ -117,13 +119,13 @@ def play(ensemble: Ensemble, driven: Driven, touched: float) -> None:
             assert end == before, "a read proves nothing"
         elif end > before:
             event("extended")
-            # The follower may be cut off now, so that the leader hears no more of the session.
+            # The follower may be cut off now: then the leader hears no more of the session.
             assert end + LATENESS <= max(ensemble.touched(start, committed[number]), touched) + T
 
 
 @settings(max_examples=300, deadline=None)
 @given(ensembles(half_tick=T / 12))
-@example(  # a ping that is late behind one that was fast, and each as late as is assumed
+@example(  # slow pings after fast ones, and each as late as the derivation allows
     Ensemble(
         phase=31 / 64,
         period=79 / 64,
@@ -133,7 +135,7 @@ def play(ensemble: Ensemble, driven: Driven, touched: float) -> None:
     )
 )
 def test_never_outlives_the_server(ensemble: Ensemble) -> None:
-    """S3: whatever the delays on the way to the server, the lease ends before the leader expires the session."""
+    """S3: whatever the delays to the server, the lease ends before the leader expires the session."""
     driven = Driven(half_tick=T / 12)
     driven.connect()
     play(ensemble, driven, START)
@@ -142,8 +144,8 @@ def test_never_outlives_the_server(ensemble: Ensemble) -> None:
 @settings(max_examples=150, deadline=None)
 @given(ensembles(half_tick=T / 4))
 def test_never_outlives_a_server_whose_tick_is_unknown(ensemble: Ensemble) -> None:
-    """S3: nor does it for a client that is not told the tick: it assumes the longest that servers grant this
-    session timeout with by default, half of it."""
+    """S3: the same holds for a client that does not know the tick. It assumes the longest tick with which
+    servers grant this session timeout by default, which is half the timeout."""
     driven = Driven()
     driven.connect()
     play(ensemble, driven, START)
@@ -154,8 +156,8 @@ def test_never_outlives_a_server_whose_tick_is_unknown(ensemble: Ensemble) -> No
 def test_never_outlives_the_server_over_a_reconnect(
     first: Ensemble, second: Ensemble, outage: float, validated: float
 ) -> None:
-    """S3: what one connection has proven stays proven on the next, nothing that was sent on the first counts
-    on the second, and resuming proves nothing by itself."""
+    """S3: what one connection has proven stays proven on the next. Nothing that was sent on the first one
+    counts on the second, and resuming the session proves nothing by itself."""
     driven = Driven(half_tick=T / 12)
     driven.connect()
     play(first, driven, START)
@@ -171,7 +173,7 @@ def test_never_outlives_the_server_over_a_reconnect(
 
 def test_a_touch_counts_once_the_leader_must_know_of_it() -> None:
     """S3: a write's answer moves the lease to the newest request that was answered long enough before the
-    write: half a tick, and the longer of the write's round trip and T/50."""
+    write was sent: half a tick, plus the write's round trip, plus T/50."""
     driven = Driven(half_tick=1.0)
     driven.connect()
     ends = []
@@ -184,13 +186,14 @@ def test_a_touch_counts_once_the_leader_must_know_of_it() -> None:
         driven.now += 1 / 2
         driven.reply(sent)
         ends.append(driven.machine.lease_end() + LATENESS - T - START)
-    # The round trip is half a second, so a read counts for the write that is sent 1.5 s after its answer.
+    # Half a tick is 1 s, the round trip 0.5 s, and T/50 is 0.24 s: a read counts for a write that is sent
+    # 1.74 s after the read's answer.
     assert ends == pytest.approx([0, 0, 0, 1, 2, 3])
 
 
 def test_what_a_deposed_leader_answers_does_not_move_the_lease() -> None:
-    """S3: a follower that is cut off answers pings and reads for a while, and no write: the lease stands
-    still, however much it answers."""
+    """S3: a follower that is cut off answers pings and reads for a while, but no write: its answers do not
+    extend the lease."""
     driven = Driven()
     driven.connect()
     driven.go(START + T / 2, well)
@@ -203,8 +206,8 @@ def test_what_a_deposed_leader_answers_does_not_move_the_lease() -> None:
 
 
 def test_refused_and_unusable_answers_prove_nothing() -> None:
-    """S3: only the answer of a write that was carried out is a proof; what the server refused it may have
-    refused by itself, and what does not decode is no word of anybody's."""
+    """S3: only the answer to a write that was applied is a proof. A server may refuse a write on its own, and
+    an answer that cannot be decoded proves nothing."""
     driven = Driven()
     driven.connect()
     driven.lose()
@@ -219,13 +222,13 @@ def test_refused_and_unusable_answers_prove_nothing() -> None:
 
 
 def test_memory_is_bounded_without_writes() -> None:
-    """S3: a client that only reads, for days, keeps no more than a few dozen times."""
+    """S3: a client that only reads, for days, remembers a few dozen times at most."""
     clock = LeaseClock(T, None, by_ping=False)
     clock.connected(START, T, created=True)
     sizes = []
     for n in range(20_000):
         clock.answered(START + n / 2, START + n / 2)
         if n % 5000 == 4999:
-            sizes.append(len(pickle.dumps(clock)))  # all that it holds on to
+            sizes.append(len(pickle.dumps(clock)))  # everything that it keeps
     assert sizes[-1] == sizes[0]
     assert sizes[0] < 4000

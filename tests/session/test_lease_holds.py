@@ -1,4 +1,5 @@
-"""What is held: how each hold learns that its node is gone, however many there are, and of what kind."""
+"""Holds: each learns of the deletion of its node, however many holds there are, and whatever their nodes
+allow."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ GET, EXISTS, MULTI = messages.GET.opcode, messages.EXISTS.opcode, messages.MULTI
 NO_NODE, NO_AUTH = errors.NoNode.code, errors.NoAuth.code
 DELETED, DATA_CHANGED = 2, 3
 BEAT = T / 6
-"""Between two heartbeats."""
+"""The interval of heartbeats."""
 
 Serve = Callable[[Sent], bytes | None]
 
 
 def server(gone: Iterable[str] = (), unreadable: Iterable[str] = ()) -> Serve:
-    """A server on which some nodes are not there, and some may not be read."""
+    """A server on which some nodes do not exist, and some may not be read."""
 
     def answer(sent: Sent) -> bytes | None:
         path = (
@@ -49,7 +50,7 @@ def server(gone: Iterable[str] = (), unreadable: Iterable[str] = ()) -> Serve:
 
 
 def asked(seen: list[tuple[float, Sent]], opcode: int) -> list[tuple[float, str]]:
-    """When which paths were asked for, in seconds after the start."""
+    """When each of these paths was asked for, in seconds after the start."""
     return [(at - START, path_of(sent)) for at, sent in seen if sent.opcode == opcode]
 
 
@@ -66,8 +67,8 @@ def many() -> tuple[Driven, list[Holder]]:
 
 
 def test_each_of_many_is_told_at_once(many: tuple[Driven, list[Holder]]) -> None:
-    """L4: from the first heartbeat on each of three thousand holds learns of the deletion of its node when the
-    server tells, and of that alone; they are read once, each with a watch."""
+    """L4: from the first heartbeat on, each of three thousand holds learns of the deletion of its node, and
+    of no other's, as soon as the server reports it. Each node is read once, with a watch."""
     driven, holders = many
     seen = driven.go(START + 3 * BEAT, well)
     assert Counter(path for _, path in asked(seen, GET)) == Counter(holder.node for holder in holders)
@@ -85,8 +86,8 @@ def test_each_of_many_is_told_at_once(many: tuple[Driven, list[Holder]]) -> None
 
 
 def test_those_that_are_gone_before_they_are_watched(many: tuple[Driven, list[Holder]]) -> None:
-    """L4: what is deleted before it is watched is found out by the first heartbeat, T/6 after it is held at the
-    latest: all of them, not one at each."""
+    """L4: a node that is deleted before it is watched is found missing by the first heartbeat, at most T/6
+    after it was held. One heartbeat finds all of them."""
     driven, holders = many
     gone = {f"/n{n}" for n in range(0, 3000, 7)}
     driven.go(START + BEAT, server(gone))
@@ -95,8 +96,9 @@ def test_those_that_are_gone_before_they_are_watched(many: tuple[Driven, list[Ho
 
 
 def test_those_that_are_not_to_be_read(feed: Feed) -> None:
-    """L4: a node that we may not read is asked for by its existence with each heartbeat, which needs no permission,
-    and hides no other; nor does a heartbeat that its ACL refuses prove less."""
+    """L4: a node that we may not read is checked by `exists` with each heartbeat, since that needs no
+    permission. It does not keep others from being watched; and a heartbeat that the node's ACL refuses still
+    proves the session."""
     driven = Driven(feed)
     driven.connect()
     holders = [driven.hold(node) for node in ("/secret", "/open", "/gone")]
@@ -112,7 +114,8 @@ def test_those_that_are_not_to_be_read(feed: Feed) -> None:
 
 
 def test_what_was_changed_is_watched_again(driven: Driven) -> None:
-    """L4: a change of its data uses the watch up; the next heartbeat sets another, or finds the node gone."""
+    """L4: a change of the node's data uses up the watch. The next heartbeat sets another, or finds the node
+    missing."""
     holders = [driven.hold(node) for node in ("/kept", "/gone")]
     driven.go(START + BEAT, well)
     for holder in holders:
@@ -127,14 +130,14 @@ def test_what_was_changed_is_watched_again(driven: Driven) -> None:
 
 @pytest.mark.parametrize("told_by", ["the watch", "a heartbeat", "a read"])
 def test_what_is_being_released_is_not_lost(told_by: str, driven: Driven) -> None:
-    """L3: that its node goes is what its holder wants: whoever tells, it is no loss; nor is what is said of a hold
-    that was given up."""
+    """L3: a hold that is being released wants its node deleted, so its deletion, however reported, is no
+    loss. Reports about a hold that was given up are ignored."""
     releasing, given_up = driven.hold("/releasing"), driven.hold("/given-up")
     if told_by == "the watch":
         driven.go(START + BEAT, well)
     elif told_by == "a read":
         driven.now = driven.timer
-        driven.fire_timer()  # they are asked for, and not yet answered
+        driven.fire_timer()  # the reads are sent, and not yet answered
         reads = driven.heard()
     releasing.is_leaving = True
     driven.machine.unhold(given_up)
@@ -147,13 +150,13 @@ def test_what_is_being_released_is_not_lost(told_by: str, driven: Driven) -> Non
             driven.say_raw(answer(sent) or b"")
     driven.go(START + 3 * BEAT, server(gone=["/releasing", "/given-up"]))
     assert lost([releasing, given_up]) == []
-    assert driven.machine.is_held(releasing, driven.now)  # its lease goes on until it is certain
+    assert driven.machine.is_held(releasing, driven.now)  # its lease continues until the release is certain
     driven.machine.unhold(releasing)
     assert not driven.machine.is_held(releasing, driven.now)
 
 
 def test_what_could_not_be_released_is_still_watched(driven: Driven) -> None:
-    """L3: a hold whose release was refused is held like any other: that its node goes is told."""
+    """L3: a hold whose release was refused is again a normal hold: the deletion of its node is a loss."""
     holder = driven.hold()
     driven.go(START + BEAT, well)
     holder.is_leaving = True
@@ -166,8 +169,8 @@ def test_what_could_not_be_released_is_still_watched(driven: Driven) -> None:
 
 
 def test_watches_of_what_is_held_outlive_the_connection(driven: Driven) -> None:
-    """L4: on a new connection the watches are set again, with where the last one ended, so a deletion in between is
-    told; nobody reads again."""
+    """L4: on a new connection the watches are set again, with the zxid at which the last connection ended. So
+    the server reports a deletion in between, and nothing is read again."""
     holders = [driven.hold(f"/n{n}") for n in range(3)]
     driven.go(START + BEAT, well)
     driven.lose()
@@ -180,7 +183,7 @@ def test_watches_of_what_is_held_outlive_the_connection(driven: Driven) -> None:
 
 
 def test_a_read_that_the_connection_breaks_on_is_asked_again(driven: Driven) -> None:
-    """L4: until it is known that the deletion will be told, the node is asked for, over lost connections too."""
+    """L4: until a watch is known to be set, the node is read, again after each lost connection."""
     holder = driven.hold()
     reads = 0
     for _ in range(4):
@@ -194,7 +197,7 @@ def test_a_read_that_the_connection_breaks_on_is_asked_again(driven: Driven) -> 
 
 
 def _until_beat(driven: Driven) -> list[Sent]:
-    """What is sent up to and with the next heartbeat, which no server answers."""
+    """What is sent up to and including the next heartbeat, which no server answers."""
     sent = driven.heard()
     while not any(each.opcode == MULTI for each in sent):
         driven.now = max(driven.now, driven.timer)
@@ -204,8 +207,8 @@ def _until_beat(driven: Driven) -> list[Sent]:
 
 
 def test_a_node_whose_read_breaks_connections(feed: Feed) -> None:
-    """L4: if connection after connection breaks on the read of a held node, it is asked for by its existence: a
-    client that repeated it for ever would never have a connection that lasts."""
+    """L4: if connection after connection breaks on the read of a held node, the node is checked by `exists`
+    instead. A client that repeated the read for ever would never keep a connection."""
     driven = Driven(feed)
     driven.connect()
     holder, broken = driven.hold(), 0
@@ -225,8 +228,8 @@ def test_a_node_whose_read_breaks_connections(feed: Feed) -> None:
 
 
 def test_what_has_to_be_there_may_change(driven: Driven) -> None:
-    """L4: a hold may come to depend on another node (a write lock that is downgraded): then that one is watched,
-    and that the one before is deleted is no loss."""
+    """L4: a hold may come to depend on another node, as when a write lock is downgraded. Then that node is
+    watched, and the deletion of the previous one is no loss."""
     holder = driven.hold("/writer")
     driven.go(START + BEAT, well)
     holder.checked = "/reader"
@@ -240,7 +243,7 @@ def test_what_has_to_be_there_may_change(driven: Driven) -> None:
 
 
 def test_what_had_to_be_there_before_does_not_matter(driven: Driven) -> None:
-    """L4: nor is it a loss if the one before is found to be gone by its existence, asked for before the change."""
+    """L4: it is no loss either if an `exists`, sent before the change, finds the previous node missing."""
     holder = driven.hold("/writer")
     driven.go(START + BEAT, server(unreadable=["/writer"]))
     driven.now = driven.timer
@@ -255,7 +258,7 @@ def test_what_had_to_be_there_before_does_not_matter(driven: Driven) -> None:
 
 
 def test_the_end_of_the_session_is_told_to_all(many: tuple[Driven, list[Holder]]) -> None:
-    """S3: when the session is over each hold is told, once, and nothing is asked of their nodes any more."""
+    """S3: when the session is over, each hold is notified once, and its node is no longer asked for."""
     driven, holders = many
     driven.go(START + BEAT, well)
     driven.lose()
@@ -269,7 +272,7 @@ def test_the_end_of_the_session_is_told_to_all(many: tuple[Driven, list[Holder]]
 
 
 def test_what_is_held_is_named(driven: Driven) -> None:
-    """O: log lines name the first few nodes that are held, and how many more there are."""
+    """O: log lines name the first few held nodes, and how many more there are."""
     assert driven.machine.describe_held() == ""
     for n in range(5):
         driven.hold(f"/n{n}")

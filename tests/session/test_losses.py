@@ -1,4 +1,5 @@
-"""Requests on which connections break: counted, kept apart from the others, never overtaken, and given up."""
+"""Requests that break connections: they are counted, sent apart from others, never overtaken, and given
+up."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def write(path: str) -> Request:
 
 
 class Line:
-    """The three places, and a server that answers in order."""
+    """Requests waiting, in flight and reclaimed, and a server that answers in order."""
 
     def __init__(self) -> None:
         self.requests = Requests()
@@ -42,7 +43,7 @@ class Line:
             self.requests.add(request)
 
     def send(self) -> list[str | None]:
-        """The paths of all that is in flight, after sending what may be sent."""
+        """The paths of everything in flight, after sending what may be sent."""
         self.requests.take(self.now, [])
         return [request.path for request in self.requests.in_flight]
 
@@ -51,7 +52,8 @@ class Line:
             assert self.requests.answered(self.requests.in_flight[0].xid, 100) is not None
 
     def lose(self) -> list[tuple[str | None, int]]:
-        """The connection breaks; whose outcome is unknown, and how many broke on it in a row."""
+        """The connection breaks; returns the requests whose outcome is unknown, and how many connections in a
+        row broke on each."""
         lost = [(request.path, losses) for request, losses in self.requests.reclaim(self.now)]
         self.requests.connected(T)
         return lost
@@ -63,8 +65,8 @@ def line() -> Line:
 
 
 def test_those_on_which_one_connection_broke_go_together(line: Line) -> None:
-    """Fairness: all that was under way when a connection broke is sent again together, and nothing else until it is
-    answered."""
+    """Fairness: everything that was in flight when a connection broke is sent again together, and nothing
+    else until it is answered."""
     line.add(read("/r1"), write("/w1"), read("/r2"))
     line.send()
     assert line.lose() == [("/w1", 1)]
@@ -77,8 +79,8 @@ def test_those_on_which_one_connection_broke_go_together(line: Line) -> None:
 
 
 def test_those_on_which_two_broke_go_alone(line: Line) -> None:
-    """Fairness: from the second connection on each of them is sent alone, so that no other is lost with it, and the
-    innocent are told apart by being answered."""
+    """Fairness: from the second connection on each suspect is sent alone, so that no other request is lost
+    with it. Harmless ones are identified by being answered."""
     for count in (1, 2):
         line.add(write("/w1"), write("/w2"))
         assert line.send() == ["/w1", "/w2"]
@@ -88,11 +90,12 @@ def test_those_on_which_two_broke_go_alone(line: Line) -> None:
     line.answer()
     assert line.send() == ["/w2"]
     assert line.lose() == [("/w2", 3)]
-    assert line.send() == ["/other"]  # whoever asked for /w2 has not asked again
+    assert line.send() == ["/other"]  # nobody has requested /w2 again
 
 
 def test_what_is_suspected_waits_for_what_is_under_way(line: Line) -> None:
-    """Fairness: nothing that was sent before is lost with it either: it waits for its answer; and none overtakes."""
+    """Fairness: requests that were sent before are not lost with a suspect: it waits for their answers. No
+    request overtakes another."""
     line.add(write("/w"))
     line.send()
     line.lose()
@@ -105,22 +108,23 @@ def test_what_is_suspected_waits_for_what_is_under_way(line: Line) -> None:
 
 
 def test_losses_are_counted_by_what_is_asked(line: Line) -> None:
-    """Fairness: whoever asks for the same, with the same body, inherits the count; another body has none, and an
-    answer ends it. Two of the same under way count once."""
+    """Fairness: a request identical to an earlier one, body included, inherits its count; one with another
+    body does not. An answer resets the count. Two identical requests in flight count once."""
     for count in range(1, 4):
         line.add(write("/w"), write("/w"))
         line.send()
         lost = line.lose()
         assert lost == [("/w", count)] * len(lost)
     line.add(write("/w"), write("/w"))
-    assert line.send() == ["/w"]  # of three that wait
+    assert line.send() == ["/w"]  # one of three that wait
     line.answer()
     line.send()
     assert line.lose() == [("/w", 1)] * 2
 
 
 def test_losses_are_forgotten(line: Line) -> None:
-    """Fairness: what nobody asks for again is not remembered for longer than 4 T, as far as others are sent."""
+    """Fairness: the count of a request that nobody repeats is forgotten after 4 T at most, as long as other
+    requests are sent."""
     line.add(write("/w"))
     line.send()
     line.lose()
@@ -129,7 +133,7 @@ def test_losses_are_forgotten(line: Line) -> None:
     line.send()
     line.answer()
     line.add(write("/w"), read("/behind"))
-    assert line.send() == ["/w"]  # still suspected
+    assert line.send() == ["/w"]  # still a suspect
     line.lose()
     line.requests.drop_waiting()
     line.now += FORGOTTEN + 0.1
@@ -142,8 +146,8 @@ def test_losses_are_forgotten(line: Line) -> None:
 
 
 def test_what_the_session_asks_itself_is_neither_counted_nor_held_back(line: Line) -> None:
-    """S3: a heartbeat goes out beside what is suspected and beside all else; a connection that breaks with one under
-    way says nothing of it."""
+    """S3: a heartbeat is sent beside suspects and everything else. If a connection breaks with one in flight,
+    the heartbeat does not become a suspect."""
     line.add(write("/w"))
     line.send()
     line.lose()
@@ -156,7 +160,7 @@ def test_what_the_session_asks_itself_is_neither_counted_nor_held_back(line: Lin
 
 
 def test_a_refused_request_is_not_counted(line: Line) -> None:
-    """S2: what the server has said not to have applied did not break the connection."""
+    """S2: a request that the server says it did not apply did not break the connection."""
     line.add(write("/moved"), write("/w"))
     line.send()
     moved = line.requests.answered(1, 16)
@@ -171,19 +175,19 @@ def test_a_refused_request_is_not_counted(line: Line) -> None:
 
 
 class Model:
-    """What is promised of the order, of who is sent together, and of the counts; it looks at no inside."""
+    """The guarantees: the order, which requests are sent together, and the counts. It uses no internals."""
 
     def __init__(self) -> None:
         self.line = Line()
         self.numbers: dict[Request, int] = {}
         self.waiting: deque[Request] = deque()
         self.in_flight: deque[tuple[Request, int]] = deque()
-        """With the count that each had when it was sent."""
+        """Each with the count that it had when it was sent."""
         self.counts: dict[bytes, int] = {}
         self.lost_at = 0.0
 
     def add(self, kind: str, key: int) -> None:
-        """Somebody asks; reads and writes of a few bodies."""
+        """Submit some requests: reads and writes with a few different bodies."""
         request = (read if kind == "read" else write)(f"/{key}")
         self.numbers[request] = len(self.numbers)
         self.line.add(request)
@@ -198,7 +202,7 @@ class Model:
             if count == 0 and self.line.now > self.lost_at + FORGOTTEN and not self.suspects():
                 self.counts.clear()
             if count == 0:
-                # Of two of the same the second does no harm, either, once the first is answered.
+                # Of two identical requests the second does no harm either, once the first is answered.
                 harmful = [each for each in self.suspects() if each.body in self.counts]
                 assert not harmful, "beside one that may break the connection"
             else:
@@ -207,7 +211,7 @@ class Model:
                 assert all(other == 1 for _, other in self.in_flight), "beside one that is to be alone"
             self.in_flight.append((request, count))
         if self.waiting and len(self.in_flight) < 32:
-            # Nothing waits without a reason, and not behind an empty line.
+            # No request waits without a reason, nor when nothing is in flight.
             count = self.counts.get(self.waiting[0].body, 0)
             flight = [each for _, each in self.in_flight]
             assert flight
@@ -256,25 +260,25 @@ ACTIONS = st.one_of(
 @settings(max_examples=300)
 @given(st.lists(ACTIONS, max_size=60))
 def test_the_line_is_kept(actions: list[tuple[Any, ...]]) -> None:
-    """Fairness, S2: whatever is asked for, answered and lost, in whatever order: none overtakes another on one
-    connection, each is sent together with those that it may be lost with, the counts are right, and nothing waits
-    behind nothing."""
+    """Fairness, S2: for any sequence of requests, answers and losses: no request overtakes another on one
+    connection, each is sent only together with those that it may be lost with, the counts are right, and no
+    request waits for nothing."""
     model = Model()
     for name, *arguments in actions:
         if name == "pass":
             model.line.now += arguments[0]
         else:
             getattr(model, name)(*arguments)
-    while model.waiting or model.in_flight:  # and it comes to an end
+    while model.waiting or model.in_flight:  # and this ends
         model.send()
         model.answer(1)
 
 
-# One that breaks each connection
+# One request that breaks each connection
 
 
 class Persistent(Answer):
-    """Whoever asks again for themselves, as watches and locks do, until it is hopeless."""
+    """A caller that repeats its request until it is hopeless, as watches and locks do."""
 
     def __init__(self, driven: Driven, ask: Callable[[Answer], None]) -> None:
         super().__init__()
@@ -307,9 +311,9 @@ POISON: dict[messages.Operation, bytes] = {
 
 @pytest.mark.parametrize("op", POISON, ids=lambda op: op.name)
 def test_one_that_breaks_each_connection(op: messages.Operation, feed: Feed) -> None:
-    """S2, Fairness: whatever request a server hangs up on: it breaks five connections and is given up, by an error
-    that says so. Of the others only those are lost that were under way beside it on the first of these connections;
-    all that is asked for afterwards is answered."""
+    """S2, Fairness: a request on which a server hangs up breaks five connections, and is then given up with
+    an error that says so. Of the other requests only those are lost that were in flight with it on the first
+    of these connections. Every request after that is answered."""
     driven = Driven(feed)
     driven.connect()
     body = POISON[op]
@@ -333,12 +337,12 @@ def test_one_that_breaks_each_connection(op: messages.Operation, feed: Feed) -> 
     assert stubborn.losses[-1] == GIVEN_UP
     assert f"{GIVEN_UP} connections in a row broke on this request" in str(stubborn.error)
     lost = [answer for answer in others if answer.error is not None]
-    assert set(lost) <= set(others[:2])  # what was sent beside it before anything was known
+    assert set(lost) <= set(others[:2])  # those sent with it before anything was known
     assert all(answer.answered for answer in others)
 
 
 def _until_poison(driven: Driven, body: bytes) -> bool:
-    """Serve all that comes up to the request that breaks connections; whether that has come."""
+    """Answer everything up to the request that breaks connections; returns whether that was reached."""
     while sent := driven.heard():
         for each in sent:
             if each.body == body:
@@ -348,7 +352,7 @@ def _until_poison(driven: Driven, body: bytes) -> bool:
 
 
 def test_a_plain_read_fails_after_two(driven: Driven) -> None:
-    """S2: a read of a user's, whom nobody has asked to repeat it, fails when two connections broke on it."""
+    """S2: a user's read, which no caller repeats, fails when two connections broke on it."""
     read = driven.read()
     for _ in range(2):
         assert not read.answered
@@ -361,13 +365,13 @@ def test_a_plain_read_fails_after_two(driven: Driven) -> None:
     assert driven.heard() == []
 
 
-# In an outage
+# During an outage
 
 
 @pytest.mark.parametrize("between", ["before the first connection", "after a connection"])
 def test_what_has_timed_out_is_not_kept(between: str) -> None:
-    """K4: of a thousand writes of 1 MB that nobody waits for any more a bounded number is kept, and what somebody waits
-    for is sent, in its order, when there is a server again."""
+    """K4: of a thousand writes of 1 MB whose waiters are gone, a bounded number is kept. Requests with
+    waiters are sent, in order, once there is a server again."""
     driven = Driven(whole)
     if between == "after a connection":
         driven.connect()
@@ -391,7 +395,7 @@ def test_what_has_timed_out_is_not_kept(between: str) -> None:
 
 
 def test_small_ones_that_have_timed_out_are_not_kept() -> None:
-    """K4: nor are small ones, of which there may be many."""
+    """K4: the same holds for small requests, of which there may be many."""
     driven = Driven(whole)
     most = 0
     for n in range(10_000):

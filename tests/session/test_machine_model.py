@@ -1,7 +1,7 @@
-"""The machine under whatever may happen to it, in any order: what must always be true of it.
+"""The machine under any sequence of events: its invariants.
 
-The model knows what was asked for, what was sent, and what a server has said; it knows nothing of how the
-machine does it. The clock is moved in eighths of a second, which floating point adds exactly.
+The model knows what was requested, what was sent, and what a server answered. It knows nothing of how the
+machine works. The clock moves in eighths of a second, which floating point adds exactly.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ HELD = "/held"
 
 
 def is_own(sent: Sent) -> bool:
-    """Whether the session asks of its own accord, and is answered in line: heartbeats, reads of held nodes, and
-    the close."""
+    """Whether the session makes this request on its own, and it is answered in order: heartbeats, reads of
+    held nodes, and the close."""
     ops = (messages.MULTI, messages.CLOSE, messages.SET_WATCHES)
     return sent.opcode in [op.opcode for op in ops] or path_of(sent).startswith(HELD)
 
 
 class Asked(Answer):
-    """A request of a user, with what the model knows of its fate."""
+    """A user's request, and what the model knows of its outcome."""
 
     def __init__(self, model: Model, number: int, op: messages.Operation, bound_to: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Asked(Answer):
 
 
 class Kept(Holder):
-    """A hold, with whether it was given up, and whether it was ever seen to be over."""
+    """A hold, whether it was given up, and whether it was ever seen to have lapsed."""
 
     def __init__(self, node: str) -> None:
         super().__init__(node)
@@ -81,7 +81,7 @@ class Kept(Holder):
 
 
 class Model(RuleBasedStateMachine):
-    """One session and whatever happens to it."""
+    """One session, and the events that it may meet."""
 
     holds = Bundle("holds")
 
@@ -91,7 +91,7 @@ class Model(RuleBasedStateMachine):
         self.kept: list[Kept] = []
         self.unanswered: list[Sent] = []
         self.owed: list[int] = []
-        """The xids of what is answered beside the requests: pings, and watches that are set again."""
+        """The xids of what is answered apart from the requests: pings, and watches that are set again."""
         self.sent_here: list[int] = []
         self.sessions = SESSION
         self.ending = False
@@ -104,7 +104,7 @@ class Model(RuleBasedStateMachine):
 
     @property
     def is_up(self) -> bool:
-        """Whether a server takes requests and is to be listened to."""
+        """Whether a server accepts requests and its frames are read."""
         return self.driven.machine.phase is ConnectionPhase.UP and self.driven.machine.close_reason is None
 
     # What users do
@@ -115,7 +115,7 @@ class Model(RuleBasedStateMachine):
         )
     )
     def submit(self, kinds: list[str]) -> None:
-        """Some requests are made, bound to the session or not."""
+        """Submit some requests, bound to the session or not."""
         for kind in kinds:
             op = messages.GET if kind.endswith("read") else messages.SET
             bound_to = self.driven.machine.session_id if kind.startswith("bound") else 0
@@ -129,7 +129,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: any(not asked.done() for asked in self.asked))
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        """One who waits waits no more."""
+        """Cancel a waiter."""
         data.draw(st.sampled_from([asked for asked in self.asked if not asked.done()])).cancelled = True
 
     @precondition(lambda self: self.driven.machine.session_id)
@@ -149,7 +149,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        """What there is to send is sent, in whatever state."""
+        """Send everything that is to be sent, in any state."""
         for sent in self.driven.heard():
             assert self.is_up, "it speaks on a connection that is not there"
             if sent.xid < 0:
@@ -167,7 +167,7 @@ class Model(RuleBasedStateMachine):
             limit = asked.refused + (1 if asked.op.is_write else 2)
             assert asked.sent <= limit, "sent once too often"
             self.sent_here.append(asked.number)
-        # One session is one first-in first-out queue, and what is sent again goes before what is new.
+        # A session is one first-in first-out queue, and requests that are sent again go before new ones.
         assert all(one < two for one, two in pairwise(self.sent_here))
 
     @precondition(lambda self: self.driven.machine.phase is ConnectionPhase.DOWN and not self.ending)
@@ -186,7 +186,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_up and not self.ending)
     @rule()
     def connect(self) -> None:
-        """A server takes the session, or gives us one."""
+        """A server resumes the session, or grants a new one."""
         driven = self.driven
         driven.lose()
         self._open()
@@ -207,7 +207,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.driven.machine.phase is not ConnectionPhase.DOWN)
     @rule(nonsense=st.sampled_from([b"", b"\xff\xff\xff\xff", b"\x00\x00\x00\x02ab", bytes(20)]))
     def lose(self, nonsense: bytes) -> None:
-        """The connection breaks, or is to be closed since what it brings makes no sense."""
+        """The connection breaks, or is closed since the machine asks for it."""
         if nonsense:
             before = [asked.answered for asked in self.asked]
             self.driven.say_bytes(nonsense)
@@ -215,12 +215,12 @@ class Model(RuleBasedStateMachine):
         else:
             self.driven.lose()
 
-    # What the server says
+    # What the server does
 
     @precondition(lambda self: self.is_up)
     @rule(most=st.integers(1, 8))
     def serve(self, most: int) -> None:
-        """The server answers some of what it has been asked, well."""
+        """The server answers some requests, successfully."""
         self.flush()
         while most and self.unanswered:
             self.answer("well")
@@ -258,14 +258,14 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.is_up)
     @rule(kind=st.sampled_from([1, 2, 3, 4]))
     def notify(self, kind: int) -> None:
-        """An event comes."""
+        """An event arrives."""
         self.driven.notify(kind, "/watched")
 
     # Time
 
     @rule(eighths=st.integers(0, int(T * 8)), served=st.booleans())
     def wait(self, eighths: int, served: bool) -> None:
-        """Time passes, the timer goes off in time, what is due is sent, and is answered or not."""
+        """Time passes, the timer fires on time, due requests are sent, and each is answered or not."""
         driven = self.driven
         until = driven.now + eighths / 8
         calls: Counter[float] = Counter()
@@ -280,20 +280,20 @@ class Model(RuleBasedStateMachine):
 
     @rule(eighths=st.integers(1, int(T * 4)))
     def block(self, eighths: int) -> None:
-        """The loop is blocked: time passes, and nobody is called."""
+        """The event loop is blocked: time passes, and nothing is called."""
         self.driven.now += eighths / 8
 
     @precondition(lambda self: len(self.asked) > 40 and not self.ending)
     @rule()
     def close(self) -> None:
-        """The client is being closed; late, as little can follow."""
+        """Close the client. This comes late in a run, since little can follow it."""
         self.ending = True
         self.driven.machine.close(self.driven.now, Answer())
 
-    # What is always true
+    # Invariants
 
     def nobody_holds_wrongly(self) -> None:
-        """S9: while anybody is told anything, whatever is over by the clock has been told so."""
+        """S9: whenever anybody is notified, every loss that is true by the clock has been notified before."""
         for kept in self.kept:
             if kept.error is None and not kept.released:
                 assert self.driven.machine.is_held(kept, self.driven.now)
@@ -316,14 +316,14 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def the_timer_is_not_too_late(self) -> None:
-        """Whatever has brought the deadline nearer was said to be `deadline_moved`."""
+        """Whatever brought the deadline forward has set `deadline_moved`."""
         driven = self.driven
         if driven.machine.close_reason is None or driven.machine.phase is ConnectionPhase.DOWN:
             assert driven.timer <= driven.deadline() or driven.deadline() == math.inf
 
     @invariant()
     def what_is_over_stays_over(self) -> None:
-        """S9: what is held no longer by the clock is never held again, and nobody else's is lost with it."""
+        """S9: a hold that has lapsed by the clock is never valid again, and no other hold is lost with it."""
         for kept in self.kept:
             held = self.driven.machine.is_held(kept, self.driven.now)
             assert not (kept.over and held)
@@ -332,14 +332,14 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def what_is_unanswered_is_known(self) -> None:
-        """Every request is answered, cancelled, or still queued or under way; none is forgotten."""
+        """Every request is answered, cancelled, queued or in flight; none is forgotten."""
         machine = self.driven.machine
         queued = {request.waiter for request in (*machine.requests.waiting, *machine.requests.in_flight)}
         for asked in self.asked:
             assert asked.answered or asked.cancelled or asked in queued
 
     def teardown(self) -> None:
-        """The end reaches everybody who has not been told yet, once."""
+        """At the end everybody who has not been notified yet is notified, once."""
         self.ending = True
         before = [asked.answered for asked in self.asked]
         self.driven.machine.end(self.driven.now)
@@ -365,5 +365,5 @@ class TestModel(Model.TestCase):  # type: ignore[name-defined, misc]
 
 
 def test_the_clock_of_the_model_is_exact() -> None:
-    """The model's times are such that floating point adds them exactly."""
+    """The model's times are multiples that floating point adds exactly."""
     assert START + T / 8 - T / 8 == START

@@ -1,4 +1,4 @@
-"""What becomes of requests: over lost connections, refusals, the end of a session, and closing."""
+"""Requests across lost connections, refusals, the end of a session, and closing."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MOVED, EXPIRED, NO_NODE = -118, -112, -101
 
 
 class Watcher:
-    """Whoever wants to know."""
+    """A watcher of a path."""
 
     def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
-        """It is not told here."""
+        """Not notified in these tests."""
 
 
 def refused_in_results(code: int) -> bytes:
-    """The results of a transaction that was refused for the session's sake."""
+    """The results of a transaction that was refused because of its session."""
     return messages.encode_multi_reply([(-1, code, b"")])
 
 
 def test_answers_reach_whoever_asked(driven: Driven) -> None:
-    """S2: answers go to their requests, in order, and errors say what was asked of which path."""
+    """S2: answers reach their requests, in order; errors name the operation and the path."""
     first, second = driven.read("/a"), driven.write("/a")
     one, two = driven.heard()
     driven.reply(one)
@@ -44,12 +44,12 @@ def test_answers_reach_whoever_asked(driven: Driven) -> None:
     assert str(second.error).startswith("set '/a'")
 
 
-# Over a lost connection
+# Across a lost connection
 
 
 def test_the_order_over_a_lost_connection(driven: Driven) -> None:
-    """S2, S4: on the next connection the reads that were under way go first, in their order, then what had
-    waited, in its order: nothing overtakes what was asked for before it."""
+    """S2, S4: on the next connection the reads that were in flight are sent first, in order, then the
+    requests that waited, in order. No request overtakes an earlier one."""
     for path in ("/r1", "/r2"):
         driven.read(path)
     lost = driven.write("/w1")
@@ -65,8 +65,8 @@ def test_the_order_over_a_lost_connection(driven: Driven) -> None:
 
 
 def test_a_write_is_never_sent_again(driven: Driven) -> None:
-    """S2: a write under way when the connection breaks fails with ConnectionLoss, which names the operation,
-    the path and the cause, and no later connection sees it."""
+    """S2: a write that is in flight when the connection breaks fails with ConnectionLoss, which names the
+    operation, the path and the cause. It is not sent on any later connection."""
     write = driven.write("/w")
     assert driven.paths() == ["/w"]
     driven.lose()
@@ -80,12 +80,12 @@ def test_a_write_is_never_sent_again(driven: Driven) -> None:
 
 
 def test_a_read_is_sent_twice_at_most(driven: Driven) -> None:
-    """S2: a read fails with ConnectionLoss when the connection dies on it for the second time, though only
-    that read; connections that die without it do not count."""
+    """S2: a read fails with ConnectionLoss when a second connection breaks on it. Only that read fails, and
+    connections that break without it do not count."""
     read = driven.read("/r")
     assert driven.paths() == ["/r"]
     driven.lose()
-    driven.connect()  # it is lost before the read is on its way again
+    driven.connect()  # the connection is lost before the read is sent again
     driven.lose()
     driven.connect()
     driven.read("/other")
@@ -100,7 +100,7 @@ def test_a_read_is_sent_twice_at_most(driven: Driven) -> None:
 @pytest.mark.parametrize("sent", [False, True])
 def test_whoever_waits_no_more_is_not_sent_for(sent: bool, feed: Feed) -> None:
     """S8: a request whose waiter was cancelled before it was sent, or while the connection was down, is not
-    sent (again); those around it keep their order."""
+    sent (again); the requests around it keep their order."""
     driven = Driven(feed)
     driven.connect()
     driven.read("/a")
@@ -117,7 +117,7 @@ def test_whoever_waits_no_more_is_not_sent_for(sent: bool, feed: Feed) -> None:
 
 
 def test_an_answer_that_nobody_waits_for_is_consumed(driven: Driven) -> None:
-    """S8: the answer to a request that was cancelled on its way disturbs nobody else's."""
+    """S8: the answer to a request that was cancelled while in flight does not affect other requests."""
     cancelled, other = driven.read("/a"), driven.read("/b")
     one, two = driven.heard()
     cancelled.cancelled = True
@@ -126,13 +126,14 @@ def test_an_answer_that_nobody_waits_for_is_consumed(driven: Driven) -> None:
     assert not cancelled.answered
 
 
-# Refused for the session's sake
+# Refused because of the session
 
 
 @pytest.mark.parametrize("inside", ["header", "results"])
 def test_what_moved_is_sent_again_once(inside: str, feed: Feed) -> None:
-    """S2: SessionMoved, in the header or in a transaction's results, means certainly not applied: the write is
-    sent again, in its place, on the next connection. Refused so a second time it fails with SessionMoved."""
+    """S2: SessionMoved, in the header or in a transaction's results, means that the write was certainly not
+    applied. It is sent again, in its place, on the next connection. If it is refused a second time, it fails
+    with SessionMoved."""
     driven = Driven(feed)
     driven.connect()
 
@@ -156,7 +157,8 @@ def test_what_moved_is_sent_again_once(inside: str, feed: Feed) -> None:
 
 
 def test_what_moved_keeps_its_place(driven: Driven) -> None:
-    """S2: what moved is sent again before what was sent behind it, and is answered then."""
+    """S2: a request refused with SessionMoved is sent again before those that were sent after it, and is then
+    answered."""
     first, moved, read = driven.read("/first"), driven.write("/w"), driven.read("/read")
     one, two, _ = driven.heard()
     driven.reply(one)
@@ -170,8 +172,8 @@ def test_what_moved_keeps_its_place(driven: Driven) -> None:
 
 
 def test_a_moved_write_whose_connection_breaks_then_is_unknown(driven: Driven) -> None:
-    """S2: what was refused once and sent again is a write like any other: lost on its way, its outcome is
-    unknown."""
+    """S2: a write that was refused once and sent again is a normal write: if the connection is lost, its
+    outcome is unknown."""
     write = driven.write("/w")
     [sent] = driven.heard()
     driven.answer(sent, code=MOVED)
@@ -186,7 +188,8 @@ def test_a_moved_write_whose_connection_breaks_then_is_unknown(driven: Driven) -
 @pytest.mark.parametrize("inside", ["header", "results"])
 def test_session_expired_ends_the_connection(bound: bool, inside: str, feed: Feed) -> None:
     """S2, S3: a write that is answered with "session expired" ends the session and its connection. It was
-    certainly not applied: bound to the session it fails with SessionExpired, else the next session has it."""
+    certainly not applied: if it is bound to the session it fails with SessionExpired, otherwise it is sent in
+    the next session."""
     driven = Driven(feed)
     driven.connect()
     holder = driven.hold()
@@ -202,7 +205,7 @@ def test_session_expired_ends_the_connection(bound: bool, inside: str, feed: Fee
     assert driven.machine.session_id == 0
     assert isinstance(holder.error, errors.SessionExpired)
     driven.lose()
-    assert isinstance(waiting.error, errors.ConnectionLoss)  # it was under way
+    assert isinstance(waiting.error, errors.ConnectionLoss)  # it was in flight
     driven.connect(session_id=8)
     again = driven.heard()
     if bound:
@@ -214,8 +217,7 @@ def test_session_expired_ends_the_connection(bound: bool, inside: str, feed: Fee
 
 
 def test_expired_twice(driven: Driven) -> None:
-    """S2: a request that two sessions have ended on, one after the other, fails as those of a session that is
-    over do."""
+    """S2: a request on which two sessions in a row ended fails like any request of a session that is over."""
     write = driven.write("/w")
     for session in (8, 9):
         [sent] = driven.heard()
@@ -226,8 +228,8 @@ def test_expired_twice(driven: Driven) -> None:
 
 
 def test_a_refused_heartbeat_is_not_sent_again(driven: Driven) -> None:
-    """S3: a heartbeat means nothing later: one that was refused as moved is followed by the next connection's
-    own, and by that alone."""
+    """S3: a heartbeat is not repeated: if one is refused with SessionMoved, the next connection sends only
+    its own."""
     driven.hold("/held")
     driven.go(START + T / 6 - 0.1)
     driven.now = START + T / 6
@@ -241,8 +243,8 @@ def test_a_refused_heartbeat_is_not_sent_again(driven: Driven) -> None:
 
 
 def test_what_the_session_had_to_say_is_not_said_late(driven: Driven) -> None:
-    """S4: a heartbeat or credentials that were due when the connection broke, and had not been written, are not
-    said on the next connection, which has its own."""
+    """S4: heartbeats and credentials that were due when the connection broke, and had not been written, are
+    not sent on the next connection, which has its own."""
     driven.hold("/held")
     driven.go(START + T / 6 - 0.1)
     driven.now = START + T / 6
@@ -256,8 +258,8 @@ def test_what_the_session_had_to_say_is_not_said_late(driven: Driven) -> None:
 
 
 def test_the_order_on_a_new_connection(feed: Feed) -> None:
-    """S4: first the credentials, then the watches, with the zxid of when the connection was lost, then what
-    waits."""
+    """S4: the credentials are sent first, then the watches, with the zxid at which the connection was lost,
+    then the waiting requests."""
     driven = Driven(feed, credentials=[DIGEST])
     driven.connect()
     assert [sent.opcode for sent in driven.heard()] == [messages.AUTH.opcode]
@@ -283,8 +285,8 @@ def test_the_order_on_a_new_connection(feed: Feed) -> None:
 
 @pytest.mark.parametrize("how", ["refused", "clock"])
 def test_unsent_requests_carry_over(how: str, feed: Feed) -> None:
-    """S2: whether the server or our clock ended the session, what was not sent goes to the next one in its
-    order, but for what is bound to the old one, which fails with SessionExpired."""
+    """S2: whether the server or our clock ended the session, unsent requests are sent in the next one, in
+    order. Those that are bound to the old session fail with SessionExpired."""
     driven = Driven(feed)
     driven.connect()
     holder = driven.hold()
@@ -310,8 +312,8 @@ def test_unsent_requests_carry_over(how: str, feed: Feed) -> None:
 
 
 def test_a_bound_read_is_not_sent_in_another_session(driven: Driven) -> None:
-    """S2: a read that means nothing without its session is not sent again in the next one, whichever way the
-    session ended."""
+    """S2: a read that only makes sense in its session is not sent again in the next one, however the session
+    ended."""
     driven.write("/w", bound_to=SESSION)
     read = driven.read("/r", bound_to=SESSION)
     write, _ = driven.heard()
@@ -323,8 +325,8 @@ def test_a_bound_read_is_not_sent_in_another_session(driven: Driven) -> None:
 
 
 def test_another_session_than_ours(driven: Driven) -> None:
-    """S7: a server that answers with another session than the one that we asked it to resume makes no sense: that
-    ends its connection, and says nothing of our session, which the next server resumes."""
+    """S7: a server that answers with another session than the one to be resumed makes no sense. That ends its
+    connection and proves nothing about our session, which the next server resumes."""
     holder = driven.hold()
     driven.lose()
     bound = driven.write("/bound", bound_to=SESSION)
@@ -340,7 +342,7 @@ def test_another_session_than_ours(driven: Driven) -> None:
 
 
 def test_no_session_is_had_from_a_server_that_gives_none(driven: Driven) -> None:
-    """S7: a new session without an id, or without a timeout, is none."""
+    """S7: a new session without an id, or without a timeout, is invalid."""
     for session_id, timeout in ((0, T), (9, 0.0), (9, -1.0)):
         fresh = Driven(whole)
         fresh.open()
@@ -350,14 +352,15 @@ def test_no_session_is_had_from_a_server_that_gives_none(driven: Driven) -> None
         assert fresh.states == []
 
 
-# What cannot be used
+# Answers that cannot be used
 
 
 @pytest.mark.parametrize("bad", ["too large", "does not decode"])
 @pytest.mark.parametrize("operation", [messages.GET, messages.SET], ids=lambda op: op.name)
 def test_an_answer_that_cannot_be_used(bad: str, operation: messages.Operation, feed: Feed) -> None:
-    """S7: an answer that is too large or does not decode fails its own request, with an error that names it,
-    and the limit if that is it; it is not sent again, and those around it have their answers."""
+    """S7: an answer that is too large or cannot be decoded fails its own request. The error names the
+    request, and the limit if it was exceeded. The request is not sent again, and those around it are
+    answered."""
     driven = Driven(feed, max_reply=1024)
     driven.connect()
     before, hit, after = driven.read("/before"), driven.submit(operation, "/hit"), driven.read("/after")
@@ -380,7 +383,7 @@ def test_an_answer_that_cannot_be_used(bad: str, operation: messages.Operation, 
 
 
 def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
-    """S7: the limit is the largest frame that is taken."""
+    """S7: the limit is the largest frame that is accepted."""
     driven = Driven(feed, max_reply=1024)
     driven.connect()
     read = driven.read()
@@ -392,13 +395,14 @@ def test_an_answer_of_exactly_the_limit_is_taken(feed: Feed) -> None:
 
 
 def watching(driven: Driven, path: str) -> Answer:
-    """Somebody wants to know when a node changes, and reads it so that the server will tell."""
+    """A watcher registers for a node, and reads it with a watch."""
     driven.machine.watches.add(path, Watcher())
     return driven.read(path, watches=(path, WatchKind.NODE))
 
 
 def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
-    """S7, W5: the server has set the watch of a read whose answer was too large: that is in the books."""
+    """S7, W5: when the answer to a read with a watch is too large, the server has set the watch: the registry
+    knows that."""
     driven = Driven(feed, max_reply=1024)
     driven.connect()
     watching(driven, "/a")
@@ -408,8 +412,8 @@ def test_an_unusable_answer_notes_its_watch_all_the_same(feed: Feed) -> None:
 
 
 def test_an_unknown_operation_is_refused_out_of_turn(driven: Driven) -> None:
-    """S7: a server answers what it does not know beside all else, and hangs up: that request fails with what the
-    server says, and those before it are sent again."""
+    """S7: a server answers an operation that it does not know out of turn, and hangs up. That request fails
+    with the server's error, and those before it are sent again."""
     before, unknown = driven.read("/a"), Answer()
     driven.machine.submit(Request(messages.ADD_WATCH, messages.encode_add_watch("/a", 1), "/a", unknown))
     sent, refused = driven.heard()
@@ -425,8 +429,8 @@ def test_an_unknown_operation_is_refused_out_of_turn(driven: Driven) -> None:
 
 
 def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
-    """W5: whoever is told the answer finds the watch in the books; and it is there even if nobody waits for
-    the answer any more."""
+    """W5: when a waiter gets its answer, the registry already knows of the watch. It does so, too, if nobody
+    waits for the answer any more."""
 
     class Curious(Answer):
         def set_result(self, result: object) -> None:
@@ -446,21 +450,21 @@ def test_a_watch_is_noted_before_the_answer_is_told(driven: Driven) -> None:
 
 
 def test_a_watch_that_nobody_wants_any_more_is_removed(driven: Driven) -> None:
-    """W5: whoever wanted a watch has left while the read that sets it was on its way: it is removed again."""
+    """W5: if the watcher has left while the read that sets its watch was in flight, the watch is removed."""
     watcher = Watcher()
     driven.machine.watches.add("/a", watcher)
     driven.read("/a", watches=("/a", WatchKind.NODE))
     [sent] = driven.heard()
     driven.machine.watches.remove("/a", watcher)
-    assert driven.heard() == []  # as far as is known the server has none
+    assert driven.heard() == []  # as far as we know the server has none
     driven.answer(sent, GET_REPLY)
     [removal] = driven.heard()
     assert (removal.opcode, path_of(removal)) == (messages.REMOVE_WATCHES.opcode, "/a")
 
 
 def test_the_answer_to_a_write_that_nobody_waits_for_is_kept(driven: Driven) -> None:
-    """L3: a task learns of its cancel a turn of the loop later than its future is gone; what came between,
-    an answer or the loss of the connection, can still be had."""
+    """L3: a task learns of its cancellation one loop turn after its future is cancelled. The outcome of the
+    request, an answer or the loss of the connection, that came in between is still available."""
     answers = [driven.write(f"/{number}") for number in range(2)]
     requests = list(driven.machine.requests.waiting)
     sent = driven.heard()
@@ -475,7 +479,7 @@ def test_the_answer_to_a_write_that_nobody_waits_for_is_kept(driven: Driven) -> 
 
 
 def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:
-    """S7: once the stream has made no sense nothing more is sent on it, and nothing that follows counts."""
+    """S7: once the stream has become invalid, nothing more is sent on it, and further bytes are ignored."""
     read = driven.read()
     [sent] = driven.heard()
     driven.say_bytes(b"\xff\xff\xff\xff")
@@ -487,8 +491,8 @@ def test_after_nonsense_nothing_is_said_or_believed(driven: Driven) -> None:
 
 
 def test_nonsense_says_nothing_of_what_was_answered(driven: Driven) -> None:
-    """S2, S7: what makes no sense after an answer is not about that answer's request: not where it came for nobody and
-    is kept, and not where it was refused and is under way again."""
+    """S2, S7: an invalid frame after an answer does not affect that answer's request: neither one whose
+    waiter is gone and whose answer is kept, nor one that was refused and is to be sent again."""
     cancelled, moved = driven.write("/cancelled"), driven.write("/moved")
     request = driven.machine.requests.waiting[0]
     one, two = driven.heard()
@@ -526,7 +530,7 @@ def test_nonsense_says_nothing_of_what_was_answered(driven: Driven) -> None:
     ],
 )
 def test_nonsense_ends_the_connection(driven: Driven, nonsense: bytes) -> None:
-    """S7: a stream that makes no sense ends the connection, and what was asked on it is not lost."""
+    """S7: an invalid stream ends the connection; the requests that were sent on it are not lost."""
     read = driven.read()
     driven.heard()
     driven.say_bytes(nonsense)
@@ -539,7 +543,7 @@ def test_nonsense_ends_the_connection(driven: Driven, nonsense: bytes) -> None:
 
 
 def test_an_answer_out_of_order_closes_the_connection(driven: Driven) -> None:
-    """S7: answers come in the order of the requests; one that does not is an answer to nothing."""
+    """S7: answers come in the order of the requests; one out of order answers nothing."""
     first, second = driven.read("/1"), driven.read("/2")
     _, two = driven.heard()
     driven.reply(two)
@@ -549,13 +553,14 @@ def test_an_answer_out_of_order_closes_the_connection(driven: Driven) -> None:
 
 
 def test_refused_watches_close_the_connection(driven: Driven) -> None:
-    """S4: if the server does not set our watches again, there must be another connection."""
+    """S4: if the server does not set our watches again, the connection is replaced."""
     driven.say_raw(messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4))
     assert driven.machine.close_reason is not None
 
 
 def test_what_follows_in_the_same_bytes_does_not_count(driven: Driven) -> None:
-    """S7: from the frame on for which the connection is to be closed nothing is believed, though it is there."""
+    """S7: from the frame on for which the connection is to be closed, no frame is used, even if it has
+    arrived."""
     read = driven.read()
     [sent] = driven.heard()
     refused = messages.REPLY_HEADER.pack(messages.SET_WATCHES_XID, 0, -4)
@@ -566,15 +571,15 @@ def test_what_follows_in_the_same_bytes_does_not_count(driven: Driven) -> None:
 
 
 def test_an_uncalled_for_pong_is_harmless(driven: Driven) -> None:
-    """S7: the answer to a ping that was not sent changes nothing."""
+    """S7: the answer to a ping that was not sent has no effect."""
     driven.say_raw(messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0))
     assert driven.machine.close_reason is None
     assert driven.states == [State.CONNECTED]
 
 
 def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
-    """S4: the newest transaction seen is that of every answer, refusals included, and never goes back: the next
-    server may be behind, and a new session, too, refuses to go back in time."""
+    """S4: the newest zxid seen is taken from every answer, refusals included, and never decreases. The next
+    server may be behind; and a new session, too, refuses to go back in time."""
 
     def ask(zxid: int, code: int = 0) -> int:
         driven.read()
@@ -584,7 +589,7 @@ def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
 
     assert ask(9) == 9
     assert ask(12, NO_NODE) == 12
-    driven.notify(3, "/w")  # it has no transaction of its own
+    driven.notify(3, "/w")  # an event has no zxid of its own
     driven.lose()
     driven.connect()
     assert ask(10) == 12
@@ -600,8 +605,8 @@ def test_errors_tell_the_newest_transaction_too(driven: Driven) -> None:
 
 
 def test_closing(driven: Driven) -> None:
-    """S5: closing rejects what waits, loses what is held, and tells the server last; what is under way is
-    answered."""
+    """S5: closing rejects what waits, loses what is held, and sends the close request last; requests in
+    flight are answered."""
     holder, under_way, farewell = driven.hold(), driven.read("/under-way"), Answer()
     [sent] = driven.heard()
     waiting = driven.read("/waiting")
@@ -619,7 +624,7 @@ def test_closing(driven: Driven) -> None:
 
 
 def test_a_crash_reaches_everybody(driven: Driven) -> None:
-    """S5: nobody waits beyond the end, and a crash is passed on as its cause."""
+    """S5: nobody waits after the end, and a crash is passed on as the cause."""
     under_way, holder = driven.read(), driven.hold()
     driven.heard()
     waiting, crash = driven.write(), RuntimeError("broken")
@@ -630,8 +635,8 @@ def test_a_crash_reaches_everybody(driven: Driven) -> None:
 
 
 def test_nothing_is_held_once_closing(driven: Driven) -> None:
-    """S5, L4: the server gives away what is held as soon as it hears of the closing, so nothing can be held
-    from the moment on in which closing has begun."""
+    """S5, L4: the server deletes our ephemerals as soon as it gets the close request, so nothing is held from
+    the moment in which closing begins."""
     assert driven.machine.close(driven.now, Answer())
     holder = driven.hold()
     assert isinstance(holder.error, errors.ClientClosed)
@@ -639,8 +644,8 @@ def test_nothing_is_held_once_closing(driven: Driven) -> None:
 
 
 def test_closing_over_a_lost_connection(driven: Driven) -> None:
-    """S5: if the connection breaks over the closing, the reads under way and the close are said again on the
-    next one, the close last; nothing else is."""
+    """S5: if the connection breaks during closing, only the reads in flight and the close are sent again on
+    the next one, the close last."""
     driven.read("/under-way")
     driven.heard()
     driven.write("/waiting")
@@ -662,7 +667,7 @@ def test_closing_over_a_lost_connection(driven: Driven) -> None:
 
 @pytest.mark.parametrize("session", ["never", "expired"])
 def test_closing_without_a_session(session: str, feed: Feed) -> None:
-    """S5: where there is no session there is nothing to end on a server, and closing says so."""
+    """S5: without a session there is nothing to end on a server, and closing reports that."""
     driven = Driven(feed)
     if session == "expired":
         driven.connect()
@@ -675,7 +680,8 @@ def test_closing_without_a_session(session: str, feed: Feed) -> None:
 
 
 def test_a_session_that_expires_while_closing(driven: Driven) -> None:
-    """S5: if the session ends by itself while it is being closed, whoever waits for the closing is told."""
+    """S5: if the session ends by itself while it is being closed, whoever waits for the closing is
+    notified."""
     driven.lose()
     farewell = Answer()
     assert driven.machine.close(driven.now, farewell)
@@ -684,8 +690,8 @@ def test_a_session_that_expires_while_closing(driven: Driven) -> None:
 
 
 def test_the_end_is_said_once(driven: Driven) -> None:
-    """S5: whatever else happens to a machine that has ended, nobody is told anything twice, and nothing is
-    sent: not at the loss of its connection, nor at any time."""
+    """S5: after the end nobody is notified twice and nothing is sent, neither when the connection is lost nor
+    as time passes."""
     holder, read = driven.hold(), driven.read()
     driven.heard()
     driven.machine.end(driven.now)
@@ -700,8 +706,8 @@ def test_the_end_is_said_once(driven: Driven) -> None:
 
 
 def test_failing_what_waits(driven: Driven) -> None:
-    """S4: where there is reason to believe that no server will ever take us, what waits is told why; what is
-    asked for afterwards waits again."""
+    """S4: if it is likely that no server will ever accept us, waiting requests fail with the reason; later
+    ones wait again."""
     driven.lose()
     waiting, behind = driven.write(), errors.EnsembleBehind("restored from a backup")
     driven.machine.fail_waiting(behind)
@@ -713,7 +719,7 @@ def test_failing_what_waits(driven: Driven) -> None:
 
 
 class Again(Answer):
-    """Whoever asks again, in the same breath, when they are refused."""
+    """A caller that submits its request again from within the callback that rejects it."""
 
     def __init__(self, driven: Driven, errors_seen: list[BaseException]) -> None:
         super().__init__()
@@ -731,8 +737,9 @@ class Again(Answer):
 
 @pytest.mark.parametrize("ending", ["lost", "fail_waiting", "close", "end"])
 def test_asking_again_while_being_told(ending: str, feed: Feed) -> None:
-    """S2, S5: whoever asks again from within the refusal (as the removal of a lock's node does) waits for the
-    next connection, or is refused for good: the machine neither loses it nor goes round for ever."""
+    """S2, S5: a request that is submitted again from within its rejection (the deletion of a lock's node does
+    that) waits for the next connection, or is rejected finally. The machine neither loses it nor loops for
+    ever."""
     driven = Driven(feed)
     driven.connect()
     seen: list[BaseException] = []
@@ -759,7 +766,7 @@ def test_asking_again_while_being_told(ending: str, feed: Feed) -> None:
 
 
 def test_the_window_moves_with_the_answers(driven: Driven) -> None:
-    """Fairness: as answers come in, more go out; nobody waits for the whole window to be answered."""
+    """Fairness: each answer lets further requests out; none waits for the whole window to be answered."""
     for n in range(MAX_IN_FLIGHT):
         driven.read(f"/{n}")
     first = driven.heard()
@@ -770,7 +777,8 @@ def test_the_window_moves_with_the_answers(driven: Driven) -> None:
 
 
 def test_a_full_socket_holds_back_requests_only(driven: Driven) -> None:
-    """Fairness: a heartbeat goes before all that waits, and is written while the socket takes nothing else."""
+    """Fairness: a heartbeat is sent before everything that waits, and is written even while the socket
+    accepts nothing else."""
     driven.hold()
     for n in range(10_000):
         driven.read(f"/{n}")

@@ -1,4 +1,4 @@
-"""The table of states: every entry is reached, and nothing goes past it."""
+"""The table of states: the tests reach every transition, and nothing bypasses the table."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PONG = messages.REPLY_HEADER.pack(messages.PING_XID, 0, 0)
 
 Step = Callable[[Driven], None]
 
-# How to get into each state. Every session has credentials, so that a connection is not yet an established one.
+# How to get into each state. Every session has credentials, so that a connection alone does not establish it.
 
 
 def nowhere(driven: Driven) -> None:
-    """As it is made."""
+    """A new machine."""
 
 
 def connected(driven: Driven) -> None:
@@ -42,7 +42,7 @@ def suspended(driven: Driven) -> None:
 
 
 def lapsed(driven: Driven) -> None:
-    """Without a connection; the session is not yet over."""
+    """Without a connection; the session is not over yet."""
     connected(driven)
     outlive_the_lease(driven)
     driven.lose()
@@ -73,7 +73,7 @@ def closed(driven: Driven) -> None:
     end(driven)
 
 
-# What happens to a session
+# Events of a session
 
 
 def lose(driven: Driven) -> None:
@@ -186,7 +186,7 @@ WAYS: dict[tuple[State, Transition], list[tuple[Step, Step]]] = {
 
 
 def test_each_entry_of_the_table_has_a_way_to_it() -> None:
-    """Every transition of the table happens in some scenario below, so none is there for nothing."""
+    """Every transition of the table happens in a scenario below, so the table has no superfluous ones."""
     table = {(state, change) for state, changes in TRANSITIONS.items() for change in changes}
     assert set(WAYS) == table
     assert set(TRANSITIONS) == set(State)
@@ -201,7 +201,7 @@ def test_each_entry_of_the_table_has_a_way_to_it() -> None:
     ],
 )
 def test_transition(before: State, change: Transition, prepare: Step, happen: Step, feed: Feed) -> None:
-    """What happens to a session changes its state as the table has it, and nothing else does on the way."""
+    """Each event changes the state as the table says, with no other change on the way."""
     driven = Driven(feed, credentials=[DIGEST])
     prepare(driven)
     assert driven.machine.state is before
@@ -216,8 +216,9 @@ def test_transition(before: State, change: Transition, prepare: Step, happen: St
 
 @pytest.mark.parametrize("final", [State.CLOSED, State.AUTH_FAILED])
 def test_final_states(final: State, feed: Feed) -> None:
-    """CLOSED and AUTH_FAILED are final: nothing leads out of them, however much time passes, but that
-    AUTH_FAILED can be closed. Whatever is asked for then is refused at once, and says which it is."""
+    """CLOSED and AUTH_FAILED are final: no event leads out of them, however much time passes, except that a
+    client in AUTH_FAILED can be closed. Every request is rejected at once, with an error that says which of
+    the two it is."""
     driven = Driven(feed, credentials=[DIGEST])
     auth_failed(driven)
     if final is State.CLOSED:
@@ -234,7 +235,7 @@ def test_final_states(final: State, feed: Feed) -> None:
 
 
 def test_connected_means_that_the_credentials_are_taken(feed: Feed) -> None:
-    """S6: with credentials a session is CONNECTED only when the server has said yes to every one of them."""
+    """S6: with credentials, a session becomes CONNECTED only after the server has accepted all of them."""
     driven = Driven(feed, credentials=[DIGEST, DIGEST])
     driven.connect()
     assert driven.machine.state is State.SUSPENDED
@@ -242,14 +243,14 @@ def test_connected_means_that_the_credentials_are_taken(feed: Feed) -> None:
     assert driven.machine.state is State.SUSPENDED
     driven.say_raw(AUTH_TAKEN)
     assert driven.states == [State.CONNECTED]
-    driven.machine.add_credentials(DIGEST)  # another one later changes nothing
+    driven.machine.add_credentials(DIGEST)  # adding credentials later changes nothing
     driven.say_raw(AUTH_TAKEN)
     assert driven.states == [State.CONNECTED]
 
 
 def test_refused_credentials_reach_everybody(feed: Feed) -> None:
-    """S6: when a server refuses our credentials all that waits, is in flight or is held is told so, and the
-    connection is closed."""
+    """S6: when a server refuses our credentials, everything that waits, is in flight or is held is notified,
+    and the connection is closed."""
     driven = Driven(feed, credentials=[DIGEST])
     connected(driven)
     holder, read, write = driven.hold(), driven.read(), driven.write()
@@ -260,7 +261,7 @@ def test_refused_credentials_reach_everybody(feed: Feed) -> None:
     assert driven.machine.close_reason is not None
 
 
-# The second rule of the machine's preamble
+# The second rule of the machine's docstring
 
 
 def assignments(tree: ast.AST, function: str = "") -> Iterator[tuple[str, str]]:
@@ -275,7 +276,7 @@ def assignments(tree: ast.AST, function: str = "") -> Iterator[tuple[str, str]]:
 
 
 def test_the_state_is_set_in_one_place() -> None:
-    """`_change` alone sets the machine's state, beside the first one in `__init__`."""
+    """`_change` alone sets the machine's state, except for the initial one in `__init__`."""
     tree = ast.parse(inspect.getsource(machine_module))
     setters = {function for function, attribute in assignments(tree) if attribute in ("state", "any")}
     assert setters == {"__init__", "_change"}
@@ -298,11 +299,11 @@ def test_nobody_else_sets_the_state() -> None:
 
 
 def test_the_scenarios_start_when_the_clock_does() -> None:
-    """The moved clock starts where the scenarios take it from."""
+    """The fake clock starts where the scenarios expect it."""
     assert Driven().now == START
 
 
 def test_the_machine_has_few_attributes() -> None:
-    """CPython keeps up to 30 attributes of an object in an array that all instances share the layout of. Beyond that each
-    look-up costs a search, and the machine has dozens for each message."""
+    """CPython stores up to 30 attributes of an object in an array whose layout all instances share. With
+    more, each attribute access costs a dictionary lookup, and the machine makes dozens for each message."""
     assert len(vars(machine_module.Machine(10.0))) <= 30

@@ -1,4 +1,4 @@
-"""Times, as they come out under the supervisor's one timer: pings, heartbeats, silence, lapse and expiry."""
+"""Timing under the supervisor's one timer: pings, heartbeats, silence, lapse and expiry."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def times(seen: list[tuple[float, Sent]], opcode: int) -> list[float]:
 
 
 class Watcher:
-    """Whoever wants to know."""
+    """A watcher of a path."""
 
     def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
-        """It is not told here."""
+        """Not notified in these tests."""
 
 
 # Nothing is held
 
 
 def test_idle_pings(driven: Driven) -> None:
-    """S1: an idle client sends a ping every T/3, no more and no less, and nothing else."""
+    """S1: an idle client sends a ping every T/3, and nothing else."""
     seen = driven.go(START + 2 * T, well)
     assert [sent.opcode for _, sent in seen] == [PING] * 6
     assert times(seen, PING) == [T / 3 * n for n in range(1, 7)]
 
 
 def test_traffic_is_as_good_as_a_ping(driven: Driven) -> None:
-    """S1: while requests go out and come back there are no pings; T/3 after the last one there is one."""
+    """S1: while requests are answered no pings are sent; T/3 after the last request there is one."""
     seen = []
     for n in range(8):
         seen += driven.go(START + n * T / 4, well)
@@ -51,8 +51,8 @@ def test_traffic_is_as_good_as_a_ping(driven: Driven) -> None:
 
 
 def test_a_dead_connection_is_found_before_the_session_is_over(driven: Driven) -> None:
-    """S1: when a server falls silent, however it was before, an idle client drops the connection T/2 after
-    its first unanswered ping, while the session still has time to be resumed elsewhere."""
+    """S1: when a server falls silent, an idle client drops the connection T/2 after the first unanswered
+    ping, while there is still time to resume the session elsewhere."""
     driven.go(START + T, well)
     last_heard = driven.now
     seen = driven.go(last_heard + T)
@@ -65,8 +65,8 @@ def test_a_dead_connection_is_found_before_the_session_is_over(driven: Driven) -
 
 
 def test_an_unanswered_request_is_found_as_silence(driven: Driven) -> None:
-    """S1: a request that is unanswered for T/2, with nothing heard since, ends the connection; that others
-    are submitted meanwhile does not put it off."""
+    """S1: if a request is unanswered for T/2 and nothing has been received since, the connection ends.
+    Submitting other requests meanwhile does not delay that."""
     driven.read()
     driven.heard()
     for n in range(1, 6):
@@ -85,14 +85,14 @@ def pongs(driven: Driven) -> None:
 
 
 def a_byte(driven: Driven) -> None:
-    """Of an answer that never ends."""
+    """One byte of an answer that never ends."""
     driven.say_bytes(b"\x00" if driven.now > START + T / 20 else b"\x00\x00\x10\x00")
 
 
 @pytest.mark.parametrize("chatter", [events, pongs, a_byte])
 def test_other_bytes_do_not_end_the_silence(chatter: Callable[[Driven], None], feed: Feed) -> None:
-    """S1: a request that is unanswered for T/2 ends the connection, exactly then, whatever else the server says:
-    events, the answers to pings, or an answer byte by byte."""
+    """S1: a request that is unanswered for T/2 ends the connection, exactly then, whatever else the server
+    sends: events, answers to pings, or an answer byte by byte."""
     driven = Driven(feed)
     driven.connect()
     driven.read()
@@ -105,7 +105,7 @@ def test_other_bytes_do_not_end_the_silence(chatter: Callable[[Driven], None], f
 
 
 def test_answers_in_their_turn_end_the_silence(driven: Driven) -> None:
-    """S1: a request is not held to have been waited for while those before it are answered one by one: silence is
+    """S1: while earlier requests are answered one by one, a request does not count as unanswered: silence is
     counted from the last answer."""
     for _ in range(12):
         driven.read()
@@ -118,7 +118,7 @@ def test_answers_in_their_turn_end_the_silence(driven: Driven) -> None:
 
 
 def test_an_unanswered_ping_beside_answers_is_no_silence(driven: Driven) -> None:
-    """S1: a server that answers requests is not silent, though it owes the answer to a ping."""
+    """S1: a server that answers requests is not silent, even if it does not answer a ping."""
     driven.go(START + T / 3)
     for n in range(24):
         driven.go(START + T / 3 + n * T / 12)
@@ -129,8 +129,8 @@ def test_an_unanswered_ping_beside_answers_is_no_silence(driven: Driven) -> None
 
 @pytest.mark.parametrize("owed", ["credentials", "watches"])
 def test_a_connection_that_is_never_set_up(owed: str, feed: Feed) -> None:
-    """S1, S4: a server that answers requests, but not our credentials or the setting of our watches again, is
-    given up T/2 after the handshake."""
+    """S1, S4: a server that answers requests, but neither our credentials nor the request to set watches
+    again, is given up T/2 after the handshake."""
     driven = Driven(feed, credentials=[DIGEST] if owed == "credentials" else [])
     if owed == "watches":
         driven.connect()
@@ -148,7 +148,7 @@ def test_a_connection_that_is_never_set_up(owed: str, feed: Feed) -> None:
 
 
 def test_a_granted_timeout_sets_the_pace(feed: Feed) -> None:
-    """S1: all times follow what the server granted, not what was asked for."""
+    """S1: all times derive from the timeout that the server granted, not from the requested one."""
     driven = Driven(feed)
     driven.open()
     driven.accept(timeout=2 * T)
@@ -172,7 +172,7 @@ def test_heartbeats_keep_their_pace(driven: Driven) -> None:
 
 
 def test_heartbeats_end_with_the_hold(driven: Driven) -> None:
-    """S3: a hold that was given up costs nothing any more, and is told nothing."""
+    """S3: a hold that was given up causes no heartbeats, and is not notified."""
     holder = driven.hold()
     driven.go(START + T / 2, well)
     driven.machine.unhold(holder)
@@ -184,8 +184,8 @@ def test_heartbeats_end_with_the_hold(driven: Driven) -> None:
 
 
 def test_an_unanswered_heartbeat_ends_the_connection(driven: Driven) -> None:
-    """S1: a heartbeat that is unanswered for T/3 ends the connection, though the server goes on answering
-    pings and reads, as the follower of a deposed leader does; the lease is not yet over then."""
+    """S1: a heartbeat that is unanswered for T/3 ends the connection, even if the server answers pings and
+    reads, as the follower of a deposed leader does. The lease has not ended then."""
     driven.hold()
     driven.go(START + T, well)
     beat = driven.now + T / 6
@@ -200,8 +200,8 @@ def test_an_unanswered_heartbeat_ends_the_connection(driven: Driven) -> None:
 
 
 def test_the_first_heartbeat_of_a_connection_is_at_once(driven: Driven) -> None:
-    """S3: after a reconnect the first heartbeat does not wait, and its answer proves the session alive since
-    the connect request: until T later, less the lateness."""
+    """S3: after a reconnect the first heartbeat is sent at once. Its answer proves the session alive as of
+    the connect request: the lease lasts until T later, less the lateness."""
     driven.hold()
     driven.lose()
     reconnected = START + T / 2
@@ -232,7 +232,7 @@ def test_a_heartbeat_tells_of_one_node(driven: Driven) -> None:
 
 
 def test_holds_take_turns(driven: Driven) -> None:
-    """S3: each heartbeat checks one hold, each in its turn."""
+    """S3: each heartbeat checks one hold; the holds take turns."""
     nodes = [f"/n{n}" for n in range(4)]
     for node in nodes:
         driven.hold(node)
@@ -244,8 +244,8 @@ def test_holds_take_turns(driven: Driven) -> None:
 
 
 def test_the_lease_ends_exactly(driven: Driven) -> None:
-    """S3: what is held is lost at the end of the lease, not a moment before; the loss says when that was, and
-    the session may be resumed: requests and watches go on."""
+    """S3: holds are lost at the end of the lease, not earlier. The error says when that was. The session may
+    still be resumed: requests and watches continue."""
     holder = driven.hold()
     driven.lose()
     waiting = driven.read()
@@ -267,8 +267,8 @@ def test_the_lease_ends_exactly(driven: Driven) -> None:
 
 
 def test_a_follower_of_a_deposed_leader_does_not_keep_the_lease(feed: Feed) -> None:
-    """S3: a server that resumes the session and answers pings and reads, but no write, proves nothing: however
-    often it takes us, the lease ends when it would have without it."""
+    """S3: a server that resumes the session and answers pings and reads, but no write, proves nothing.
+    However often the client reconnects to it, the lease ends at the same time."""
     driven = Driven(feed)
     driven.connect()
     holder = driven.hold()
@@ -286,8 +286,8 @@ def test_a_follower_of_a_deposed_leader_does_not_keep_the_lease(feed: Feed) -> N
 
 
 def test_lease_by_ping_trades_that_away(feed: Feed) -> None:
-    """S3: with lease="ping" the same server keeps the lease, by a ping every T/6 and no transaction: that is
-    what is traded away. A ping unanswered for T/3 ends the connection."""
+    """S3: with lease="ping" the same server extends the lease, with a ping every T/6 and no transaction: this
+    is the trade-off. A ping that is unanswered for T/3 ends the connection."""
     driven = Driven(feed, lease_by_ping=True)
     driven.connect()
     holder = driven.hold()
@@ -302,8 +302,8 @@ def test_lease_by_ping_trades_that_away(feed: Feed) -> None:
 
 
 def test_a_ping_of_the_last_connection_is_not_waited_for(feed: Feed) -> None:
-    """S1: with lease="ping" too, a heartbeat that was lost with its connection does not count against the next,
-    which begins with one of its own."""
+    """S1: with lease="ping", too, a heartbeat that was lost with its connection does not count on the next
+    one, which begins with one of its own."""
     driven = Driven(feed, lease_by_ping=True)
     driven.connect()
     driven.hold()
@@ -317,7 +317,8 @@ def test_a_ping_of_the_last_connection_is_not_waited_for(feed: Feed) -> None:
 
 
 def test_a_longer_timeout_does_not_stretch_old_proofs(driven: Driven) -> None:
-    """S3: another server may grant a longer timeout; what was proven before was proven for the shorter one."""
+    """S3: another server may grant a longer timeout; what was proven before was proven for the shorter
+    one."""
     driven.hold()
     end = driven.machine.lease_end()
     driven.lose()
@@ -327,7 +328,8 @@ def test_a_longer_timeout_does_not_stretch_old_proofs(driven: Driven) -> None:
 
 
 def test_a_shorter_timeout_counts_at_once(driven: Driven) -> None:
-    """S3: if another server grants a shorter timeout, it is what the server goes by: no proof lasts longer."""
+    """S3: if another server grants a shorter timeout, that server expires sessions by it, so no proof lasts
+    longer."""
     holder = driven.hold()
     driven.lose()
     driven.open()
@@ -338,7 +340,8 @@ def test_a_shorter_timeout_counts_at_once(driven: Driven) -> None:
 
 
 def test_a_new_session_starts_without_proofs_of_the_old(driven: Driven) -> None:
-    """S3: what was proven of one session says nothing of the next, which is proven from its connect request."""
+    """S3: what was proven for one session says nothing about the next, which is proven as of its connect
+    request."""
     driven.go(START + T / 6, well)
     driven.lose()
     driven.go(START + 4 * T)
@@ -346,11 +349,11 @@ def test_a_new_session_starts_without_proofs_of_the_old(driven: Driven) -> None:
     assert driven.machine.lease_end() == pytest.approx(driven.now + T - LATENESS)
 
 
-# The loop's lateness
+# Lateness of the event loop
 
 
 def tick_late(driven: Driven, late: float) -> None:
-    """A timer that comes late, by a moved clock."""
+    """A timer that fires late, by the fake clock."""
     driven.now += late
     driven.machine.tick(driven.now, driven.now - late)
 
@@ -365,7 +368,8 @@ def tick_late(driven: Driven, late: float) -> None:
     ],
 )
 def test_the_lease_is_shorter_by_our_lateness(late: float, taken: float) -> None:
-    """S3: the lease ends earlier by how late our own loop has been: at least T/100, at most T/8."""
+    """S3: the lease ends earlier by how late our event loop has been, but by at least T/100 and at most
+    T/8."""
     driven = Driven()
     driven.connect()
     tick_late(driven, late)
@@ -373,7 +377,7 @@ def test_the_lease_is_shorter_by_our_lateness(late: float, taken: float) -> None
 
 
 def test_lateness_is_forgotten() -> None:
-    """S3: one stall does not shorten the leases for ever."""
+    """S3: one stall does not shorten later leases for ever."""
     driven = Driven()
     driven.connect()
     tick_late(driven, T / 8)
@@ -386,8 +390,8 @@ def test_lateness_is_forgotten() -> None:
 
 
 def test_what_has_lapsed_stays_lapsed() -> None:
-    """S9: what was seen to be held no longer is lost, though the loop's lateness, which shortened the lease,
-    is forgotten in the very tick that notices."""
+    """S9: a hold that was seen to have lapsed is lost, even if the lateness that shortened its lease has
+    decayed in the same tick."""
     driven = Driven()
     driven.connect()
     holder = driven.hold()
@@ -399,7 +403,7 @@ def test_what_has_lapsed_stays_lapsed() -> None:
     assert isinstance(holder.error, errors.LockLost)
 
 
-# The first rule of the machine's preamble
+# The first rule of the machine's docstring
 
 
 def hear_the_answer(driven: Driven) -> None:
@@ -421,8 +425,8 @@ ENTRIES: dict[str, Callable[[Driven], object]] = {
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_entry_moves_the_clock_first(entry: str, feed: Feed) -> None:
-    """S9: whatever is the first to come in after a blocked loop, a lease that has lapsed is declared before
-    anybody is told anything else, and the loss says until when it lasted."""
+    """S9: whichever entry into the machine is the first after a blocked loop, a lapsed lease is declared
+    before anybody is notified of anything else. The error says when the lease ended."""
     driven = Driven(feed)
     driven.connect()
     holder = driven.hold("/mine")
@@ -439,7 +443,7 @@ def test_every_entry_moves_the_clock_first(entry: str, feed: Feed) -> None:
 
 
 def test_a_new_connection_moves_the_clock_first(driven: Driven) -> None:
-    """S9: so does a connection that is opened after a blocked loop."""
+    """S9: the same holds for a connection that is made after a blocked loop."""
     holder = driven.hold("/mine")
     driven.lose()
     driven.now += T
@@ -451,8 +455,8 @@ def test_a_new_connection_moves_the_clock_first(driven: Driven) -> None:
 
 
 def test_the_session_ends_by_our_clock(driven: Driven) -> None:
-    """S3: T and a half after a server was last heard of the session is over for us: what means nothing
-    without it is told, the rest waits for the next, which is asked for without the old one's id."""
+    """S3: 1.5 T after a server was last heard from, the session is over for us. Requests that only make sense
+    in it are rejected. The rest waits for the next session, which is requested without the old one's id."""
     holder = driven.hold()
     driven.go(START + T / 4, well)
     heard = driven.now
@@ -474,7 +478,7 @@ def test_the_session_ends_by_our_clock(driven: Driven) -> None:
 
 @pytest.mark.parametrize("margin", [-1e-6, 0.0])
 def test_the_session_ends_exactly(margin: float, feed: Feed) -> None:
-    """S3: not a moment before T and the margin have passed."""
+    """S3: at 1.5 T exactly, not earlier."""
     driven = Driven(feed)
     driven.connect()
     driven.lose()
@@ -483,8 +487,8 @@ def test_the_session_ends_exactly(margin: float, feed: Feed) -> None:
 
 
 def test_a_session_can_be_over_when_its_connection_is(driven: Driven) -> None:
-    """S3, S9: if nothing was heard for so long that the session is over, and the loop was blocked meanwhile, it
-    is over with the connection: the next one does not ask for it."""
+    """S3, S9: if nothing was heard for so long that the session is over, and the loop was blocked meanwhile,
+    it is over when the connection is lost: the next connect request does not ask for it."""
     waiting = driven.write("/bound", bound_to=SESSION)
     driven.now += 2 * T
     driven.lose()
@@ -493,8 +497,8 @@ def test_a_session_can_be_over_when_its_connection_is(driven: Driven) -> None:
 
 
 def test_an_attempt_is_not_cut_short_by_expiry(driven: Driven) -> None:
-    """S3: the server's word goes before our clock: while it is being asked the session is not declared over,
-    and if it takes us back, it is not."""
+    """S3: the server decides, not our clock: while a server is asked to resume the session it is not declared
+    over, and if the server resumes it, it continues."""
     driven.lose()
     driven.go(START + T * 1.4)
     driven.open()

@@ -1,4 +1,5 @@
-"""The only owner of what is queued and what is in flight, by itself: numbering, windows, and the three places."""
+"""`Requests`, the only owner of queued requests and those in flight, in isolation: numbers, windows, and the
+three queues."""
 
 from __future__ import annotations
 
@@ -25,14 +26,14 @@ from corral.wire import messages
 
 
 def request(path: str = "/a", *, size: int | None = None, bound_to: int = 0) -> Request:
-    """A write, if it is of a certain size, or else a read."""
+    """A write of this size, or a read."""
     if size is None:
         return Request(messages.GET, body_of(messages.GET, path), path, Answer(), bound_to=bound_to)
     return Request(messages.SET, bytes(size), path, Answer(), bound_to=bound_to)
 
 
 def take(requests: Requests) -> list[int]:
-    """Send what may be sent; the xids of it."""
+    """Send what may be sent; returns the xids."""
     out: list[bytes] = []
     requests.take(0.0, out)
     stream, xids = b"".join(out), []
@@ -44,8 +45,8 @@ def take(requests: Requests) -> list[int]:
 
 
 def test_numbers_are_those_of_the_protocol_and_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The xids count up, and after the largest that the protocol has they begin again: negative ones and 0
-    mean something else to a server."""
+    """xids count up, and start again after the largest; negative ones and 0 have a special meaning for a
+    server."""
     monkeypatch.setattr(
         requests_module, "_LAST_XID", 3
     )  # two thousand million requests are too many for a test
@@ -58,8 +59,8 @@ def test_numbers_are_those_of_the_protocol_and_never_negative(monkeypatch: pytes
 
 
 def test_the_window_grows_with_each_round_trip() -> None:
-    """Fairness: a connection begins with a few in flight, and has twice as many after each round trip, up to a
-    thousand; the next connection begins again."""
+    """Fairness: a connection starts with a few requests in flight. Each round trip doubles that number, up to
+    a thousand. The next connection starts again."""
     requests = Requests()
     requests.waiting.extend(request() for _ in range(20 * MAX_IN_FLIGHT))
     flights = []
@@ -74,8 +75,8 @@ def test_the_window_grows_with_each_round_trip() -> None:
 
 
 def test_the_window_shrinks_with_the_size_of_answers() -> None:
-    """Fairness: what is in flight is answered with about 4 MB: of a megabyte each, 4 or 5, from the first such
-    answer on; when answers are small again, it grows again."""
+    """Fairness: the requests in flight have about 4 MB of answers: with answers of a megabyte, 4 or 5
+    requests, as soon as the first one came. When answers are small again, the number grows again."""
     requests = Requests()
     requests.waiting.extend(request() for _ in range(5000))
     in_flight = deque(take(requests))
@@ -95,8 +96,8 @@ def test_the_window_shrinks_with_the_size_of_answers() -> None:
 
 @pytest.mark.parametrize("way", ["answered", "reclaimed", "dropped"])
 def test_the_window_counts_bytes(way: str) -> None:
-    """Fairness: large requests fill the window in bytes, at least one of any size is let through, and however
-    they leave it there is room again."""
+    """Fairness: large requests fill the window in bytes. At least one request of any size is let through, and
+    there is room again however requests leave the window."""
     requests = Requests()
     requests.waiting.extend(request(size=MAX_BYTES_IN_FLIGHT + n) for n in range(3))
     [first] = take(requests)
@@ -112,7 +113,8 @@ def test_the_window_counts_bytes(way: str) -> None:
 
 
 def test_a_refused_request_counts_until_it_is_reclaimed() -> None:
-    """Fairness: a request that was taken back is still in the window, and is counted once when it goes again."""
+    """Fairness: a request that was reclaimed still counts in the window, and counts once when it is sent
+    again."""
     requests = Requests()
     requests.waiting.extend([request(size=MAX_BYTES_IN_FLIGHT), request(size=1)])
     for _ in range(3):
@@ -125,7 +127,7 @@ def test_a_refused_request_counts_until_it_is_reclaimed() -> None:
 
 
 def test_what_the_session_says_goes_first() -> None:
-    """What is urgent, in its order, goes before all that waits, and not twice."""
+    """Urgent requests are sent in their order, before everything that waits, and once."""
     requests = Requests()
     requests.waiting.append(request())
     requests.urgent.extend([b"one", b"two"])
@@ -137,7 +139,7 @@ def test_what_the_session_says_goes_first() -> None:
 
 
 def test_a_request_of_the_session_keeps_the_line_of_answers() -> None:
-    """A heartbeat is sent before what waits and answered in the order of sending."""
+    """A heartbeat is sent before what waits, and is answered in the order of sending."""
     requests = Requests()
     requests.waiting.extend([request(), request()])
     take(requests)
@@ -151,7 +153,7 @@ def test_a_request_of_the_session_keeps_the_line_of_answers() -> None:
 
 @pytest.mark.parametrize("xid", [0, 2, 3, -1])
 def test_only_the_oldest_can_be_answered(xid: int) -> None:
-    """An answer belongs to the oldest request in flight or to none; with none in flight, to none."""
+    """An answer belongs to the oldest request in flight, or to none; if none is in flight, to none."""
     requests = Requests()
     assert requests.answered(1, 16) is None
     requests.waiting.extend([request(), request()])
@@ -161,7 +163,8 @@ def test_only_the_oldest_can_be_answered(xid: int) -> None:
 
 
 def test_dropping_what_is_bound() -> None:
-    """What waits and is bound to another session than there is now is taken out; the rest keeps its order."""
+    """Waiting requests that are bound to another session than the current one are removed; the others keep
+    their order."""
     requests = Requests()
     requests.waiting.extend(request(f"/{n}", bound_to=n % 3) for n in range(6))
     assert [each.path for each in requests.drop_bound(1)] == ["/2", "/5"]
@@ -171,7 +174,8 @@ def test_dropping_what_is_bound() -> None:
 
 
 def test_whoever_waits_no_more_is_told_nothing() -> None:
-    """S8: neither an answer nor an error reaches a waiter that is done; what was asked for nobody is sent."""
+    """S8: neither an answer nor an error reaches a waiter that is done; a request that nobody waits for is
+    not sent."""
     asked = request()
     waiter = asked.waiter
     assert isinstance(waiter, Answer)
@@ -185,7 +189,7 @@ def test_whoever_waits_no_more_is_told_nothing() -> None:
 
 
 def test_a_request_says_what_it_is() -> None:
-    """A request in a log names its operation, its path and its fate."""
+    """A log line about a request has its operation, its path and its outcome."""
     asked = request("/config")
     assert "get '/config'" in repr(asked)
     assert not asked.sent
@@ -200,7 +204,7 @@ def test_a_request_says_what_it_is() -> None:
 
 
 async def create(*, sent: bool = True) -> tuple[Request, asyncio.Future[object], Answer]:
-    """A write whose future is cancelled, and who shall have the answer instead."""
+    """A write whose future is cancelled, and the waiter that is to have the answer instead."""
     future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     request = Request(messages.SET, b"", "/a", future)
     request.attempts = int(sent)
@@ -223,8 +227,8 @@ LOST = errors.ConnectionLoss("set", "/a", "lost")
 async def test_the_answer_goes_to_whom_it_was_handed_over(
     when: str, settle: Callable[[Request], None], outcome: tuple[object, BaseException | None]
 ) -> None:
-    """L3: the answer of a request that was handed over, or its error, is not lost, whenever it comes: before its
-    future was cancelled, between that and the handing over, or afterwards. It is given once."""
+    """L3: the answer to a request that was handed over, or its error, is not lost, whether it came before its
+    future was cancelled, between that and the hand-over, or afterwards. It is delivered once."""
     request, future, other = await create()
     if when == "before the cancel":
         settle(request)
@@ -240,7 +244,7 @@ async def test_the_answer_goes_to_whom_it_was_handed_over(
 
 
 async def test_what_was_not_sent_is_not_handed_over() -> None:
-    """A request that nobody waits for is not sent, although it was handed over."""
+    """A request that nobody waits for is not sent, even if it was handed over."""
     request, future, other = await create(sent=False)
     requests = Requests()
     requests.add(request)

@@ -1,4 +1,4 @@
-"""The one task of a client: programs that end with a client open, entering that is cancelled, and ends that are final."""
+"""The one task of a client: programs that end with an open client, cancelled entry, and final errors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from support import children, turns, until
 Connect = Callable[..., corral.Client]
 
 
-# Programs that end with a client open
+# Programs that end with an open client
 
 
 async def run_a_program(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """As `asyncio.run` does, in a thread, so that this loop can look on."""
+    """Run it as `asyncio.run` does, in a thread, so that this event loop can observe it."""
     await asyncio.to_thread(asyncio.run, main())
 
 
@@ -40,7 +40,7 @@ async def in_the_background(client: corral.Client, ready: asyncio.Event, log: li
 
 
 async def gone(other: corral.Client) -> None:
-    """All that the session had is gone at once, not when it expires."""
+    """Everything that the session had is gone at once, not only when it expires."""
     assert await other.exists("/ephemeral") is None
     assert await children(other, "/lock") == []
     assert await other.exists("/written-while-ending") is not None
@@ -49,9 +49,9 @@ async def gone(other: corral.Client) -> None:
 async def test_a_client_in_a_background_task_when_the_program_ends(
     connect: Connect, other: corral.Client, real_time: None
 ) -> None:
-    """S5: `asyncio.run` cancels every task when its main coroutine ends, ours among them: a client in a background
-    task is left as ever. What its owner does on the way out is done, and the session is closed on the server: its
-    ephemerals and locks are gone at once."""
+    """S5: `asyncio.run` cancels every task when its main coroutine ends, the client's own included. A client
+    in a background task is left as usual: its owner's clean-up runs, and the session is closed on the server,
+    so its ephemerals and locks are gone at once."""
     log: list[str] = []
 
     async def main() -> None:
@@ -66,7 +66,7 @@ async def test_a_client_in_a_background_task_when_the_program_ends(
 
 
 async def test_a_handler_that_cancels_all(connect: Connect, other: corral.Client, real_time: None) -> None:
-    """S5: so it is with a handler (of SIGTERM, say) that cancels all tasks, and then waits for them."""
+    """S5: the same holds for a handler (of SIGTERM, say) that cancels all tasks and then waits for them."""
     log: list[str] = []
 
     async def main() -> None:
@@ -87,7 +87,8 @@ async def test_a_handler_that_cancels_all(connect: Connect, other: corral.Client
 async def test_several_clients_do_not_wait_for_each_other(
     connect: Connect, other: corral.Client, real_time: None
 ) -> None:
-    """S5: with several clients in background tasks each is left, and the end comes when all are."""
+    """S5: with several clients in background tasks each one is left, and the program ends when all of them
+    are."""
     names = [f"/e{n}" for n in range(5)]
 
     async def keep(name: str, ready: asyncio.Event) -> None:
@@ -107,7 +108,7 @@ async def test_several_clients_do_not_wait_for_each_other(
 
 
 async def test_a_client_that_nobody_leaves(connect: Connect, other: corral.Client, real_time: None) -> None:
-    """S5: a client that was entered by hand, and that nobody will leave, is closed on the server all the same."""
+    """S5: a client that was entered by hand, and that nobody leaves, is closed on the server nevertheless."""
 
     async def main() -> None:
         zk = await connect().__aenter__()
@@ -119,9 +120,9 @@ async def test_a_client_that_nobody_leaves(connect: Connect, other: corral.Clien
 
 @pytest.mark.parametrize("timeout", [6.0, 60.0])
 def test_the_end_of_a_program_is_bounded(timeout: float) -> None:
-    """S5: on a dead network, with a lock held, cancelling all tasks ends a client within T/3 and no more than 5 s for
-    its owners, and as much again for taking leave of the server; holding what cannot be released does not put it
-    off."""
+    """S5: on a dead network, with a lock held, cancelling all tasks ends a client within bounds: T/3, at most
+    5 s, for its owners, and the same again for closing the session. Holding a lock that cannot be released
+    does not delay that."""
 
     async def main() -> float:
         async with (
@@ -147,7 +148,7 @@ def test_the_end_of_a_program_is_bounded(timeout: float) -> None:
             }
             assert len(ours) > 1
             fronts.fall_silent()
-            fronts.hosts.append("nobody")  # so that no other answers
+            fronts.hosts.append("nobody")  # so that no other server answers
             began = now()
             for task in ours:
                 task.cancel()
@@ -158,13 +159,13 @@ def test_the_end_of_a_program_is_bounded(timeout: float) -> None:
     assert run(main) <= 2 * min(timeout / 3, 5.0) + 0.001
 
 
-# Entering that is cancelled
+# Cancelled entry
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8, 13])
 async def test_entering_cancelled_twice_leaves_nothing(proxy: FaultProxy, steps: int) -> None:
-    """S8: entering that is cancelled, and cancelled again while that takes its time, leaves no task of ours in the
-    moment in which it is over, and no connection."""
+    """S8: if entering is cancelled, and cancelled again while that takes its time, then no task and no
+    connection of the client is left when entering returns."""
     client = corral.connect(proxy.address, connect_timeout=None)
     async with proxy.black_hole():
         entering = asyncio.create_task(client.__aenter__())
@@ -183,12 +184,12 @@ async def nobody(proxy: FaultProxy) -> bool:
     return proxy.connections == 0
 
 
-# The end of all hope
+# Errors that are final
 
 
 @contextlib.asynccontextmanager
 async def behind() -> AsyncIterator[tuple[corral.Client, list[State]]]:
-    """A client that has seen more than the server has; and its states, as they are told."""
+    """A client that has seen more than the server has, and the states that it reports."""
     T = 6.0
     states: list[State] = []
 
@@ -211,8 +212,9 @@ async def behind() -> AsyncIterator[tuple[corral.Client, list[State]]]:
 
 
 def test_an_ensemble_that_is_behind_is_final() -> None:
-    """S4: when every server has seen less than we have, the client is over: it is CLOSED, `states()` ends with that,
-    and whatever is asked of it, before or afterwards, raises EnsembleBehind; leaving it raises nothing."""
+    """S4: when every server has seen less than we have, the client ends: it is CLOSED, `states()` ends with
+    that, and every request, made before or afterwards, raises EnsembleBehind. Leaving the client raises
+    nothing."""
 
     async def main() -> None:
         async with behind() as (zk, states):

@@ -1,4 +1,4 @@
-"""The registry of the server's watches: one server watch for all who watch a path, and what becomes of it."""
+"""The registry of the server's watches: all watchers of a path share one server watch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corral.wire import messages
 
 
 def watched(*paths: str, armed: WatchState = WatchState.DATA) -> tuple[Registry, list[Watcher]]:
-    """A registry with one watcher a path."""
+    """A registry with one watcher for each path."""
     registry, watchers = Registry(), []
     for path in paths:
         watchers.append(Watcher())
@@ -22,16 +22,16 @@ def watched(*paths: str, armed: WatchState = WatchState.DATA) -> tuple[Registry,
 
 
 def rearmed(registry: WatchRegistry, zxid: int = 5) -> list[tuple[int, list[str], list[str], list[str]]]:
-    """What each message that sets watches again says."""
+    """The content of each message that sets watches again."""
     return [op.request.decode(body, 0, len(body)) for op, body in registry.rearm(zxid)]
 
 
 def test_the_last_to_leave_takes_the_server_watch_along() -> None:
-    """W4, W5: however many watch a path, the server's watch is to be removed by the last of them, once."""
+    """W4, W5: however many watchers a path has, the last one to leave removes the server's watch, once."""
     registry, [first] = watched("/a")
     second, stranger = Watcher(), Watcher()
     registry.add("/a", second)
-    registry.add("/a", second)  # twice is once
+    registry.add("/a", second)  # adding it twice has no further effect
     registry.remove("/a", stranger)
     registry.remove("/a", first)
     assert is_armed(registry, "/a")
@@ -45,7 +45,7 @@ def test_the_last_to_leave_takes_the_server_watch_along() -> None:
 
 @pytest.mark.parametrize("used_up", [False, True])
 def test_there_is_nothing_to_remove_where_no_watch_is(used_up: bool) -> None:
-    """W5: nothing is removed from the server for a path whose watch was never set, or has been used up."""
+    """W5: no removal is sent for a path whose watch was never set, or has fired."""
     registry, [watcher] = watched("/a", armed=WatchState.DATA if used_up else WatchState.NO)
     if used_up:
         registry.notify(WatchEvent.DATA_CHANGED, "/a")
@@ -55,7 +55,7 @@ def test_there_is_nothing_to_remove_where_no_watch_is(used_up: bool) -> None:
 
 
 def test_a_watch_that_is_set_for_nobody() -> None:
-    """W5: a watch that is set after everybody has left is removed."""
+    """W5: a watch that is set after all watchers have left is removed."""
     registry, [watcher] = watched("/a", armed=WatchState.NO)
     registry.remove("/a", watcher)
     registry.answered("/a", WatchKind.NODE, messages.GET, 0)
@@ -65,7 +65,8 @@ def test_a_watch_that_is_set_for_nobody() -> None:
 
 @pytest.mark.parametrize("change", [WatchEvent.CREATED, WatchEvent.DELETED, WatchEvent.DATA_CHANGED])
 def test_an_event_fires_all_who_watch_the_path(change: WatchEvent) -> None:
-    """W4: an event reaches each watcher of its path, once and with its kind, and uses the server's watch up."""
+    """W4: an event reaches each watcher of its path, once and with its kind, and uses up the server's
+    watch."""
     registry, [first, other] = watched("/a", "/b")
     second = Watcher()
     registry.add("/a", second)
@@ -77,8 +78,8 @@ def test_an_event_fires_all_who_watch_the_path(change: WatchEvent) -> None:
 
 @pytest.mark.parametrize("kind", [-2, -1, 0, 4, 5, 99])
 def test_events_of_other_kinds_do_not_touch_a_node_watch(kind: int) -> None:
-    """W7: what is told of children, or of a kind that we do not know, is no change of the node itself, and
-    leaves the watch as it is."""
+    """W7: an event about children, or of an unknown kind, is no change of the node itself, and leaves its
+    watch set."""
     registry, [watcher] = watched("/a")
     registry.notify(kind, "/a")
     assert watcher.seen == []
@@ -86,14 +87,14 @@ def test_events_of_other_kinds_do_not_touch_a_node_watch(kind: int) -> None:
 
 
 def test_an_event_for_nobody() -> None:
-    """An event that comes when everybody has left disturbs nobody."""
+    """An event that arrives after all watchers have left has no effect."""
     registry, _ = watched("/a")
     registry.notify(WatchEvent.DATA_CHANGED, "/gone")
     assert is_armed(registry, "/a")
 
 
 def test_watchers_may_come_and_go_as_they_are_fired() -> None:
-    """W5: a watcher that leaves, or brings another, when it is fired takes nobody else's event away."""
+    """W5: if a watcher leaves, or adds another, when it is fired, the other watchers still get the event."""
     registry, [] = watched()
     late = Watcher()
 
@@ -116,8 +117,8 @@ def test_watchers_may_come_and_go_as_they_are_fired() -> None:
 
 
 def test_each_watch_is_set_again_as_what_it_was() -> None:
-    """S4: watches of nodes that exist and of nodes that do not are set again apart; those that are not set on
-    the server are not."""
+    """S4: watches of nodes that exist and of nodes that do not are set again in separate lists. Watches that
+    are not set on the server are left out."""
     registry, _ = watched("/data")
     for path, armed in (("/exist", WatchState.EXIST), ("/none", WatchState.NO), ("/used", WatchState.DATA)):
         registry.add(path, Watcher())
@@ -130,8 +131,8 @@ def test_each_watch_is_set_again_as_what_it_was() -> None:
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\u20ac"], ids=["one byte", "two bytes", "three bytes"])
 @pytest.mark.parametrize("armed", [WatchState.DATA, WatchState.EXIST])
 def test_chunks_have_every_watch_once(letter: str, armed: WatchState) -> None:
-    """S4: every watch is in one message, in order, whatever its path is made of, and no message is larger than
-    the chunk by more than one path."""
+    """S4: every watch is in one message, in order, whatever characters its path has. No message exceeds the
+    chunk size by more than one path."""
     paths = [f"/{letter * 1000}{n}" for n in range(400)]
     registry, _ = watched(*paths, armed=armed)
     sizes = [len(body) for _, body in registry.rearm(1)]
@@ -143,8 +144,8 @@ def test_chunks_have_every_watch_once(letter: str, armed: WatchState) -> None:
 
 @pytest.mark.parametrize("max_request", [2_000, 20_000, 32_768, 0xFFFFF])
 def test_chunks_fit_a_small_server(max_request: int) -> None:
-    """S4: what sets watches again fits a jute.maxbuffer of 32 KiB of which we were not told, and half of the limit that
-    we were told, so that a reconnect succeeds however many watches there are."""
+    """S4: messages that set watches again fit a jute.maxbuffer of 32 KiB that we do not know of, and half of
+    a limit that we know, so that a reconnect succeeds however many watches there are."""
     paths = [f"/{'x' * 90}{n}" for n in range(1200)]
     registry = Registry(max_request=max_request)
     for path in paths:
@@ -157,7 +158,7 @@ def test_chunks_fit_a_small_server(max_request: int) -> None:
 
 
 def test_a_path_over_the_chunk_goes_alone() -> None:
-    """S4: a path that is larger than a chunk is set again all the same, in a message of its own."""
+    """S4: a path that is larger than a chunk is set again in a message of its own."""
     paths = ["/a", "/" + "x" * CHUNK, "/b"]
     registry, _ = watched(*paths)
     assert [each[1] for each in rearmed(registry)] == [[path] for path in paths]
@@ -165,8 +166,8 @@ def test_a_path_over_the_chunk_goes_alone() -> None:
 
 @pytest.mark.parametrize("kind", [WatchKind.NODE, WatchKind.CHILDREN])
 def test_a_watch_of_a_node_that_we_delete(kind: WatchKind) -> None:
-    """S4, W5: a watcher may be dropped without a word to the server; the event that follows is for nobody, and the
-    watch is not set again."""
+    """S4, W5: a watcher may be dropped without a request to the server. The event that follows reaches
+    nobody, and the watch is not set again."""
     registry, first, second = Registry(), Watcher(), Watcher()
     for watcher in (first, second):
         registry.add("/a", watcher, kind)
@@ -185,7 +186,7 @@ def test_a_watch_of_a_node_that_we_delete(kind: WatchKind) -> None:
 
 
 def test_a_watch_may_go_between_two_chunks() -> None:
-    """S4: a watch can be dropped at any moment, by the garbage collector even while watches are set again."""
+    """S4: the garbage collector may drop a watch at any moment, even while watches are set again."""
     paths = [f"/{'x' * 1000}{n}" for n in range(20)]
     registry, watchers = watched(*paths)
     messages_ = registry.rearm(1)
@@ -197,8 +198,8 @@ def test_a_watch_may_go_between_two_chunks() -> None:
 
 
 def test_at_the_end_of_a_session_everybody_looks_again() -> None:
-    """W3: with the session every watch is gone: all who watch are told that anything may have happened, whether
-    the server had a watch for them or not, and nothing is set again."""
+    """W3: every watch ends with its session: all watchers are notified that anything may have changed,
+    whether the server had a watch for them or not, and nothing is set again."""
     registry, watchers = watched("/a", "/b")
     unarmed = Watcher()
     registry.add("/c", unarmed)
@@ -209,7 +210,8 @@ def test_at_the_end_of_a_session_everybody_looks_again() -> None:
 
 
 def test_all_is_forgotten_before_anybody_is_told() -> None:
-    """W3: whoever looks again as soon as they are told sets a watch of the new session, which stays."""
+    """W3: a watcher that reads again as soon as it is notified sets a watch of the new session, which
+    stays."""
     registry, _ = watched("/a", "/b", "/c")
 
     class Eager(Watcher):

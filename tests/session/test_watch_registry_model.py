@@ -1,12 +1,12 @@
-"""The registry and the session that owns it against a server's own table of watches, at random.
+"""The registry and its session against a server's own table of watches, at random.
 
-On one end a `Machine` with watchers of every kind, on the other the embedded server's core, which has the tree, and
-the watches as 3.8 or as 3.9 have them. Between them are two queues of frames. Nothing is moved but by a rule: so
-whatever is asked for may be behind, and whatever is told may be late, or lost with its connection.
+At one end is a `Machine` with watchers of every kind. At the other end is the embedded server's core, which
+has the tree, and watches as 3.8 or as 3.9 implements them. Between them are two queues of frames. Only a rule
+moves a frame, so any request may be late, and any event may be late or lost with its connection.
 
-A watcher knows what it has read. Whenever all has come to rest, whoever was not told that it may have changed knows
-what is there (W3), and the server watches nothing that nobody wants (W5). States are told apart by their zxids, so a
-change that was undone is a change.
+A watcher knows what it has read. Whenever the system is at rest, every watcher that was not notified of a
+possible change knows the current state (W3), and the server has no watch that nobody wants (W5). States are
+compared by their zxids, so a change that was undone counts as a change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from corral.testing.embedded.zookeeper import Config, ZooKeeper
 from corral.wire import messages
 
 NOW = 100.0
-"""The clock stands still: nothing here is about time."""
+"""The clock stands still: no test here depends on time."""
 T = 12.0
 PATHS = ["/", "/a", "/ab", "/a/b", "/a/b/c"]
 """Parents before their children."""
@@ -39,14 +39,14 @@ HOW = st.sampled_from(["set", "delete", "recreate"])
 UNKNOWN_OPCODE = 999
 ALL = 10_000
 REST = 100
-"""After so many rounds in which messages only cause more of them, something goes round in circles."""
+"""If messages still cause other messages after so many rounds, there is an endless loop."""
 
 State = tuple[int, ...] | None
-"""A node as a watcher knows it, by zxids; None where there is none."""
+"""A node as a watcher knows it, by zxids; None if it does not exist."""
 
 
 def frames_of(data: bytes) -> Iterator[bytes]:
-    """What a stream consists of, each without its length."""
+    """The frames of a stream, each without its length."""
     while data:
         end = 4 + int.from_bytes(data[:4])
         yield data[4:end]
@@ -54,11 +54,11 @@ def frames_of(data: bytes) -> Iterator[bytes]:
 
 
 class Connection:
-    """One connection, and what is on its way on it. The server's end is a `ServerConnection`."""
+    """One connection, and the frames in transit on it. The server's end is a `ServerConnection`."""
 
     def __init__(self, core: ZooKeeper) -> None:
         self.to_server: deque[bytes] = deque()
-        self.to_client: deque[bytes | None] = deque()  # None where it ends
+        self.to_client: deque[bytes | None] = deque()  # None where the stream ends
         self.link: ServerConnection = core.accept(self, NOW)
 
     def send(self, frame: bytes) -> None:
@@ -69,10 +69,11 @@ class Connection:
 
 
 class OneShot:
-    """Reads with a watch, and reads again when it was fired: at once, or when a rule has it look.
+    """Reads with a watch, and reads again when the watch fires: at once, or when a rule says so.
 
-    Of a node it asks whether it exists, or (`leaves`) for its data, as who stands in a line does, and goes when it is
-    gone. Of children it asks as a `ReadFeed` does, which watches the node's existence where there is none.
+    For a node it reads its existence, or (with `leaves`) its data, like a lock that waits in line, and leaves
+    when the node is deleted. For children it reads as a `ReadFeed` does, which watches the node's existence
+    if it does not exist.
     """
 
     def __init__(
@@ -140,14 +141,14 @@ class OneShot:
             self._knows(None)
 
     def actual(self) -> State:
-        """What is there now."""
+        """The current state on the server."""
         node = self._model.core.tree.find(self.path)
         if node is None:
             return None
         return node.czxid, node.pzxid if self.kind is WatchKind.CHILDREN else node.mzxid
 
     def check(self) -> None:
-        """All has come to rest."""
+        """Check it at rest."""
         assert self._reading is None
         assert not (self.stale and self.eager)
         assert self.stale or self.known == self.actual(), f"{self} was not told"
@@ -173,8 +174,9 @@ class OneShot:
 
 
 class Persistent:
-    """Reads what it is told of, and all of it when anything may have happened: it hears of that as a tree does, who
-    reads behind what it has asked for and then heeds UNKNOWN, or as who wants bare events does, who waits for ARMED."""
+    """Reads whatever an event names, and everything when anything may have changed. It learns of that in one
+    of two ways: as a tree does, which reads after its request and then heeds UNKNOWN; or as a consumer of
+    bare events does, which waits for ARMED."""
 
     def __init__(self, model: Model, path: str, kind: WatchKind, *, by_armed: bool) -> None:
         self.path, self.kind, self.by_armed = path, kind, by_armed
@@ -226,7 +228,7 @@ class Persistent:
             self.known[path] = (result.czxid, result.mzxid, *self._of_children(result.pzxid))
 
     def check(self) -> None:
-        """All has come to rest."""
+        """Check it at rest."""
         actual: dict[str, State] = dict.fromkeys(self._scope)
         for path in self._scope:
             if (node := self._model.core.tree.find(path)) is not None:
@@ -241,7 +243,7 @@ class Persistent:
 
 
 class Look:
-    """Waits for what one node is."""
+    """Waits for the state of one node."""
 
     def __init__(self, who: Persistent, path: str) -> None:
         self._who, self._path = who, path
@@ -260,7 +262,7 @@ Watcher = OneShot | Persistent
 
 
 class Model(RuleBasedStateMachine):
-    """A session's watches, and whatever happens to them."""
+    """The watches of one session, and the events that they may meet."""
 
     @initialize(
         version=st.sampled_from(["3.8", "3.9"]),
@@ -268,8 +270,8 @@ class Model(RuleBasedStateMachine):
         faulty=st.booleans(),
     )
     def start(self, version: Literal["3.8", "3.9"], spots: list[str], faulty: bool) -> None:
-        """All watchers of one run are at one path or two, since most of what can go wrong takes several at one; and in
-        half of the runs nothing breaks, since whatever is lost is found again when something does."""
+        """All watchers of one run are at one or two paths, since most defects need several at one path. In
+        half of the runs nothing breaks, since a reconnect repairs whatever was missed before."""
         self.faulty = faulty
         self.spots = [spots[0], spots[-1]]
         self.core = ZooKeeper(Config(version=version, seed=1), now=NOW, wall=1e9)
@@ -284,16 +286,16 @@ class Model(RuleBasedStateMachine):
         self.connection: Connection | None = None
         self.rest()
 
-    # Whoever else there is
+    # Other clients
 
     @rule(path=st.sampled_from(PATHS), how=HOW)
     def change_in_between(self, path: str, how: str) -> None:
-        """Somebody else changes a node, whatever is on its way."""
+        """Another client changes a node, whatever is in transit."""
         self.change(path, how)
 
     @rule(path=st.sampled_from(PATHS), how=HOW)
     def change_at_rest(self, path: str, how: str) -> None:
-        """Somebody else changes a node when all know it, and all are told."""
+        """Another client changes a node while the system is at rest; then all watchers must be notified."""
         self.rest()
         self.look()
         self.rest()
@@ -301,7 +303,7 @@ class Model(RuleBasedStateMachine):
         self.rest()
 
     def change(self, path: str, how: str) -> None:
-        """Set a node, delete it with all that is below it, or do that and create it again."""
+        """Set a node; delete it with its subtree; or do that and create it again."""
         below = path if path == "/" else path + "/"
         if how == "set" and self.core.tree.find(path) is not None:
             self._write(messages.SET, messages.encode_set(path, b"new", -1))
@@ -315,7 +317,7 @@ class Model(RuleBasedStateMachine):
     def _write(self, op: messages.Operation, body: bytes) -> None:
         self.writer.link.received(NOW, messages.REQUEST_HEADER.pack(0, 1, op.opcode)[4:] + body)
 
-    # Whoever watches
+    # The watchers
 
     @rule(at=st.integers(0, 1), kind=st.sampled_from(WatchKind), how=st.booleans())
     def come(self, at: int, kind: WatchKind, how: bool) -> None:
@@ -344,7 +346,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """Those who were in no hurry look now."""
+        """The watchers that postponed their reads read now."""
         for watcher in self.watchers:
             if isinstance(watcher, OneShot) and watcher.stale:
                 watcher.look()
@@ -353,7 +355,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(served=st.integers(0, 4), heard=st.integers(0, 4))
     def talk(self, served: int, heard: int) -> None:
-        """What there is to send is sent; the server takes some of it, and some of what it says arrives."""
+        """Send what is to be sent. The server receives some of it, and some of its frames arrive."""
         if self.connection is None:
             self.connection = Connection(self.core)
             self.connection.to_server.append(self.machine.connection_made(NOW)[4:])
@@ -382,7 +384,7 @@ class Model(RuleBasedStateMachine):
             self.cut()
 
     def cut(self) -> None:
-        """The connection breaks, and what is on its way is lost."""
+        """The connection breaks, and the frames in transit are lost."""
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.link.lost(NOW)
@@ -391,8 +393,8 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.faulty)
     @rule(what=st.sampled_from(["cut", "expire", "refuse"]))
     def fault(self, what: str) -> None:
-        """The connection breaks, or the server ends the session, or will know no persistent watch when it is asked for
-        the next one."""
+        """The connection breaks, or the server ends the session, or it refuses the next request for a
+        persistent watch."""
         if what == "cut":
             self.cut()
         elif what == "expire":
@@ -402,7 +404,8 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def rest(self) -> None:
-        """Everything arrives, until nothing more is said: everybody knows what there is, or that they do not."""
+        """Deliver everything, until nothing more is sent. Then each watcher knows the current state, or knows
+        that it does not."""
         for _ in range(REST):
             self.talk(ALL, ALL)
             connection = self.connection
@@ -423,7 +426,7 @@ class Model(RuleBasedStateMachine):
         assert watched <= wanted
 
     def teardown(self) -> None:
-        """When everybody has left, nothing is left."""
+        """When all watchers have left, no watch is left."""
         if not hasattr(self, "core"):
             return
         self.rest()
@@ -435,7 +438,7 @@ class Model(RuleBasedStateMachine):
 
 
 def run(seed: int, steps: int = 30) -> None:
-    """A run of the model by dice: many times as fast as hypothesis finds its way, which is what finds more."""
+    """Run the model with a random generator. This is many times faster than hypothesis, and so finds more."""
     dice = random.Random(seed)
     model = Model()
     spots = dice.choices(PATHS, k=dice.choice([1, 1, 2]))
@@ -467,7 +470,8 @@ def run(seed: int, steps: int = 30) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_by_dice(seed: int) -> None:
-    """W3, W5, W7: a hundred runs; see `Model.rest`. Of a failure `run(seed)` with the number it names is all."""
+    """W3, W5, W7: a hundred runs; see `Model.rest`. To reproduce a failure, call `run(seed)` with the seed
+    that it names."""
     for each in range(seed * 100, seed * 100 + 100):
         try:
             run(each)

@@ -1,6 +1,8 @@
-"""Persistent watches in the registry: asked for once, what they cover, whom they feed, and how they end (W7).
+"""Persistent watches in the registry: requested once, what they cover, which watchers they feed, and how they
+end (W7).
 
-What the server makes of all this is in `test_watches_model.py`; here is what is said, and who is told, in which order.
+Here the requests and notifications, and their order, are tested. `test_watch_registry_model.py` has a server,
+too.
 """
 
 from __future__ import annotations
@@ -27,17 +29,17 @@ UNIMPLEMENTED = errors.Unimplemented("add_watch", "/a")
 
 
 def add_watch(path: str, kind: WatchKind) -> tuple[str, str, int]:
-    """What asks for a persistent watch."""
+    """The request that adds a persistent watch."""
     return ("add_watch", path, MODES[kind])
 
 
 def remove_any(path: str) -> tuple[str, str, int]:
-    """What ends one."""
+    """The request that removes one."""
     return ("remove_watches", path, messages.WATCHER_ANY)
 
 
 def watching(registry: Registry, path: str, kind: WatchKind) -> Watcher:
-    """One watcher more."""
+    """Add a watcher."""
     watcher = Watcher()
     registry.add(path, watcher, kind)
     return watcher
@@ -53,16 +55,16 @@ def established(path: str = "/a", kind: WatchKind = WatchKind.RECURSIVE) -> tupl
     return registry, watcher
 
 
-# Asking
+# Requesting
 
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_asked_for_once_for_many(kind: WatchKind) -> None:
-    """W4: however many want it, before and after it is set, the server is asked once; each is told ARMED once, as soon
-    as it is set and not before; it is removed once, by the last."""
+    """W4: however many watchers want it, before and after it is set, the server is asked once. Each is
+    notified ARMED once, as soon as it is set and not before. The last one to leave removes it, once."""
     registry = Registry()
     early = [watching(registry, "/a", kind) for _ in range(3)]
-    registry.add("/a", early[0], kind)  # twice is once
+    registry.add("/a", early[0], kind)  # adding it twice has no further effect
     assert registry.said() == [add_watch("/a", kind)]
     assert [each.news() for each in early] == [[]] * 3
     registry.answer()
@@ -78,8 +80,8 @@ def test_asked_for_once_for_many(kind: WatchKind) -> None:
 
 @pytest.mark.parametrize("is_set", [True, False])
 def test_no_persistent_one_where_a_recursive_one_is(is_set: bool) -> None:
-    """W7: at the path of a recursive watch no other one is asked for, as it would end that one; whoever wants it is told
-    of the same, and that it is set when the recursive one is."""
+    """W7: at the path of a recursive watch no plain persistent one is requested, since that would end the
+    recursive one. Its watchers get the same events, and are notified ARMED when the recursive one is set."""
     registry = Registry()
     tree = watching(registry, "/a", WatchKind.RECURSIVE)
     if is_set:
@@ -101,8 +103,8 @@ def test_no_persistent_one_where_a_recursive_one_is(is_set: bool) -> None:
 
 
 def test_when_the_recursive_one_goes_the_other_is_asked_for() -> None:
-    """W7: the removal ends what the recursive watch was for others too; it comes first, and they are told ARMED again
-    once theirs is set."""
+    """W7: removing the recursive watch ends the server's watch for the others, too. The removal is sent
+    first, and they are notified ARMED again once their own watch is set."""
     registry, tree = established()
     node = watching(registry, "/a", WatchKind.PERSISTENT)
     assert node.news() == [(ARMED, "/a")]
@@ -114,7 +116,8 @@ def test_when_the_recursive_one_goes_the_other_is_asked_for() -> None:
 
 
 def test_a_recursive_one_takes_the_place_of_a_persistent_one() -> None:
-    """W7: it is asked for beside that one, whose watchers notice nothing, and leave without a word to the server."""
+    """W7: a recursive watch is requested beside it. The watchers of the first one notice nothing, and leave
+    without a request to the server."""
     registry, node = established(kind=WatchKind.PERSISTENT)
     tree = watching(registry, "/a", WatchKind.RECURSIVE)
     assert registry.said() == [add_watch("/a", WatchKind.RECURSIVE)]
@@ -127,7 +130,8 @@ def test_a_recursive_one_takes_the_place_of_a_persistent_one() -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_left_while_it_is_asked_for(kind: WatchKind) -> None:
-    """W5: it is removed, behind the request for it; the answer reaches nobody."""
+    """W5: if all watchers leave before it is set, a removal is sent after the request; the answer reaches
+    nobody."""
     registry = Registry()
     watcher = watching(registry, "/a", kind)
     registry.remove("/a", watcher, kind)
@@ -139,7 +143,7 @@ def test_left_while_it_is_asked_for(kind: WatchKind) -> None:
 
 
 def test_left_and_wanted_again_while_it_is_asked_for() -> None:
-    """W5: it is asked for again, behind the removal; the answer to the first request does not count."""
+    """W5: it is requested again, after the removal; the answer to the first request does not count."""
     registry = Registry()
     registry.remove("/a", watching(registry, "/a", WatchKind.RECURSIVE), WatchKind.RECURSIVE)
     watcher = watching(registry, "/a", WatchKind.RECURSIVE)
@@ -168,8 +172,9 @@ def test_left_and_wanted_again_while_it_is_asked_for() -> None:
 def test_what_is_covered(
     kind: WatchKind, path: str, covered: list[str], uncovered: list[str], is_set: bool
 ) -> None:
-    """W7: a persistent watch covers its path, a recursive one all below it, from the moment when it is asked for; a path
-    that only begins alike is another. When it has gone it covers nothing."""
+    """W7: a persistent watch covers its path, and a recursive one everything below it, from the moment in
+    which it is requested. A path that is only a textual prefix does not count as an ancestor. After its end
+    it covers nothing."""
     registry = Registry()
     watcher = watching(registry, path, kind)
     if is_set:
@@ -181,7 +186,8 @@ def test_what_is_covered(
 
 
 def test_a_read_that_is_covered_sets_no_watch(driven: Driven) -> None:
-    """W7: the session takes the watch out of it; out of a read elsewhere, or before, it does not."""
+    """W7: the session removes the watch flag of a read that is covered, but not of a read elsewhere or
+    earlier."""
 
     def read(path: str) -> None:
         body = messages.encode_get(path, True)
@@ -264,9 +270,9 @@ def _said(sent: Sent) -> tuple[object, ...]:
     ],
 )
 def test_who_is_fed(event: WatchEvent, path: str, told: dict[str, WatchEvent]) -> None:
-    """W7: by the events of a recursive watch whoever it covers: those who watch the node, and its parent's children; of
-    a path that only begins alike nobody. A persistent watch of its own, below, is told of its own node by these too,
-    and of its children by its own events."""
+    """W7: the events of a recursive watch feed every watcher that it covers: those of the node, and those of
+    its parent's children, but not those of a path that only shares a textual prefix. A persistent watch below
+    it gets the events of its own node from the recursive one, too, and those of its children from its own."""
     registry, tree = established()
     watchers = {
         f"{name} {each}": watching(registry, each, kind)
@@ -285,7 +291,7 @@ def test_who_is_fed(event: WatchEvent, path: str, told: dict[str, WatchEvent]) -
 
 
 def test_the_root_feeds_everybody() -> None:
-    """W7: a recursive watch of the root is above every path, and the parent of what is at the top is the root."""
+    """W7: a recursive watch of the root is above every path; the root is the parent of top-level nodes."""
     registry, tree = established("/")
     node, children = watching(registry, "/a/b", WatchKind.NODE), watching(registry, "/", WatchKind.CHILDREN)
     registry.notify(WatchEvent.CREATED, "/a")
@@ -303,7 +309,8 @@ def test_the_root_feeds_everybody() -> None:
 
 
 def test_a_node_watch_that_the_server_still_has_is_told_once() -> None:
-    """W4: below a recursive watch that came later a one-shot watch stays as it is; the server tells of both at once."""
+    """W4: a one-shot watch that was set before a recursive watch above it stays as it is; the server sends
+    one event for both."""
     registry = Registry()
     children = watching(registry, "/a/b", WatchKind.CHILDREN)
     registry.mark_set("/a/b", WatchState.CHILDREN, WatchKind.CHILDREN)
@@ -317,8 +324,8 @@ def test_a_node_watch_that_the_server_still_has_is_told_once() -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_watchers_come_and_go_as_they_are_fired(kind: WatchKind) -> None:
-    """W5: a watcher that leaves when it is fired, and takes another along and brings a third, takes nobody's event
-    away; the last one takes the server's watch with it."""
+    """W5: if a watcher leaves when it is fired, removes another and adds a third, the others still get the
+    event. The last one removes the server's watch."""
     registry, first = established(kind=kind)
     second, late = Watcher(), Watcher()
 
@@ -348,8 +355,8 @@ def test_watchers_come_and_go_as_they_are_fired(kind: WatchKind) -> None:
 @pytest.mark.parametrize("kind", ONE_SHOT_KINDS)
 @pytest.mark.parametrize("persistent", PERSISTENT_KINDS)
 def test_the_removal_of_one_kind_is_not_that_of_another(persistent: WatchKind, kind: WatchKind) -> None:
-    """W7: at a path with a persistent watch no one-shot one is removed, since that would end it: neither one that was
-    set before, nor one that nobody wants any more when it is answered."""
+    """W7: at a path with a persistent watch no one-shot watch is removed, since that would end the persistent
+    one: neither one that was set before, nor one that nobody wants any more when its read is answered."""
     registry = Registry()
     early, late = watching(registry, "/a", kind), watching(registry, "/b", kind)
     registry.mark_set("/a", WatchState.DATA, kind)
@@ -365,7 +372,8 @@ def test_the_removal_of_one_kind_is_not_that_of_another(persistent: WatchKind, k
 
 
 def test_a_one_shot_watch_below_is_removed_by_itself() -> None:
-    """W5: where only a watch above covers it, the server's own one goes with the last who wants it."""
+    """W5: if only a recursive watch of an ancestor covers a path, the last watcher of a one-shot watch there
+    removes that."""
     registry, _ = established()
     watcher = watching(registry, "/a/b", WatchKind.NODE)
     registry.mark_set("/a/b", WatchState.DATA)
@@ -375,8 +383,8 @@ def test_a_one_shot_watch_below_is_removed_by_itself() -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_those_it_fed_look_again_behind_its_removal(kind: WatchKind) -> None:
-    """W7: the removal is said first, since it would end what those read with then; by then nothing covers them. Those
-    beside it are told nothing."""
+    """W7: the removal is sent first, since it would end watches that are set by later reads; by then it
+    covers nothing. Other watchers of the path are not notified."""
     registry, persistent = established(kind=kind)
     covered: list[tuple[list[tuple[str, str, int]], bool]] = []
 
@@ -393,7 +401,7 @@ def test_those_it_fed_look_again_behind_its_removal(kind: WatchKind) -> None:
 
 
 def test_those_below_with_a_watch_of_their_own_are_left_alone() -> None:
-    """W4: what the server watches for them anyway has not been lost."""
+    """W4: watchers that another server watch covers, too, have lost nothing."""
     registry, tree = established()
     own, fed = watching(registry, "/a/b", WatchKind.NODE), watching(registry, "/a/c", WatchKind.NODE)
     registry.mark_set("/a/b", WatchState.DATA)
@@ -403,8 +411,9 @@ def test_those_below_with_a_watch_of_their_own_are_left_alone() -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_refused(kind: WatchKind) -> None:
-    """W6, W7: all who want it are told why, and it is not asked for again until somebody wants it anew; those it was to
-    feed look again, those with a watch of their own have lost nothing."""
+    """W6, W7: all watchers that want it are notified with the reason, and it is not requested again until a
+    new watcher wants it. Those that it was to feed read again; those with a watch of their own have lost
+    nothing."""
     registry = Registry()
     own = watching(registry, "/a", WatchKind.NODE)
     registry.mark_set("/a", WatchState.DATA)
@@ -425,7 +434,8 @@ def test_refused(kind: WatchKind) -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_lost_with_the_connection(kind: WatchKind) -> None:
-    """W7: a request that is given up is made again, and only then is anybody told: what they read comes behind it."""
+    """W7: a request whose outcome is unknown is sent again before anybody is notified, so that their reads
+    come after it."""
     registry = Registry()
     said: list[list[tuple[str, str, int]]] = []
 
@@ -448,7 +458,8 @@ def test_lost_with_the_connection(kind: WatchKind) -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_connections_that_break_on_it(kind: WatchKind) -> None:
-    """W3: a request on which one connection after another breaks is not made again; who wants the watch is told."""
+    """W3: a request on which one connection after another breaks is not sent again; its watchers are
+    notified."""
     registry = Registry()
     watcher, fed = watching(registry, "/a", kind), watching(registry, "/a", WatchKind.NODE)
     for losses in range(1, errors.ConnectionLoss.MOST_LOSSES + 1):
@@ -465,7 +476,7 @@ def test_connections_that_break_on_it(kind: WatchKind) -> None:
 
 @pytest.mark.parametrize("kind", PERSISTENT_KINDS)
 def test_a_path_that_is_too_large_to_ask_for(kind: WatchKind) -> None:
-    """S7: what is over the limit is not sent, and who wants it is told."""
+    """S7: a request over the size limit is not sent, and its watchers are notified."""
     registry, path = Registry(max_request=100), "/" + "x" * 100
     watcher = watching(registry, path, kind)
     [error] = watcher.refusals
@@ -476,7 +487,7 @@ def test_a_path_that_is_too_large_to_ask_for(kind: WatchKind) -> None:
 
 
 class Looks(dict[str, Any]):
-    """A table that counts how often something is looked for in it."""
+    """A table that counts its lookups."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -488,8 +499,8 @@ class Looks(dict[str, Any]):
 
 
 def test_an_event_far_below() -> None:
-    """W7: what an event costs goes by what is watched and not by the path that a server names: it may have as many
-    levels as it likes."""
+    """W7: the cost of an event depends on what is watched, not on the path in it, which may have any number
+    of levels."""
     registry = Registry()
     roots = ["/", "/a", "/b", "/a/a", "/a/b"]
     trees = [watching(registry, path, WatchKind.RECURSIVE) for path in roots]
@@ -506,12 +517,12 @@ def test_an_event_far_below() -> None:
 
 
 def test_many_persistent_watches() -> None:
-    """W4: one more costs the same however many there are: the others are not looked at."""
+    """W4: adding a watcher costs the same however many there are: the others are not visited."""
     registry = Registry()
     for number in range(100):
         watching(registry, f"/{number}", WatchKind.RECURSIVE)
     registry._recursive = registry._by_kind[WatchKind.RECURSIVE] = table = Looks(registry._recursive)
-    table.items = None  # type: ignore[assignment,method-assign]  # nobody goes through all of them
+    table.items = None  # type: ignore[assignment,method-assign]  # nobody iterates over all of them
     watcher = watching(registry, "/more", WatchKind.RECURSIVE)
     registry.remove("/more", watcher, WatchKind.RECURSIVE)
     assert table.looks < 20
@@ -521,8 +532,9 @@ def test_many_persistent_watches() -> None:
 
 
 def test_a_new_session_is_asked_before_anybody_is_told() -> None:
-    """W3, W7: at the end of a session all persistent watches are asked for, once each, before anybody looks again; then
-    everybody does, and ARMED is told when they are set. An answer from the old session does not count."""
+    """W3, W7: at the end of a session all persistent watches are requested again, once each, before any
+    watcher reads again. Then all watchers are notified, and ARMED follows when the watches are set. An answer
+    from the old session does not count."""
     registry, tree = established()
     asked: list[int] = []
 
@@ -552,8 +564,9 @@ def test_a_new_session_is_asked_before_anybody_is_told() -> None:
 
 
 def test_a_reconnect() -> None:
-    """W6, W7: persistent watches are set again as what they are; they and all whom they feed look again (ZOOKEEPER-4698),
-    and no others; ARMED is told when the server has answered. What is still asked for is not set again, nor told."""
+    """W6, W7: persistent watches are set again in their own mode. They, and all watchers that they feed, read
+    again (ZOOKEEPER-4698), and no others do. ARMED follows when the server has answered. A watch whose
+    request is pending is neither set again nor notified."""
     registry, tree = established()
     one = watching(registry, "/b", WatchKind.PERSISTENT)
     registry.answer()
@@ -574,7 +587,8 @@ def test_a_reconnect() -> None:
 
 
 def test_servers_that_know_no_persistent_watches_are_not_asked_to_set_any() -> None:
-    """S4: without one, what sets the watches again is what every server knows, also when there was one before."""
+    """S4: without persistent watches the message is the one that every server knows, also if there were some
+    before."""
     registry, tree = established()
     watching(registry, "/b", WatchKind.NODE)
     registry.mark_set("/b", WatchState.DATA)
@@ -583,8 +597,8 @@ def test_servers_that_know_no_persistent_watches_are_not_asked_to_set_any() -> N
 
 
 def test_chunks_have_every_kind_once() -> None:
-    """S4: watches of all kinds go into chunks below the limit, each in one; a chunk without persistent ones is one that
-    every server knows."""
+    """S4: watches of all kinds are split into chunks below the limit, each watch in one of them. A chunk
+    without persistent watches is a message that every server knows."""
     registry = Registry()
     pad = "x" * 1000
     paths = {kind: [f"/{kind.value}-{pad}{number}" for number in range(100)] for kind in WatchKind}

@@ -1,4 +1,4 @@
-"""Many addresses, of which few answer, in virtual time: what connecting and its log are tried on."""
+"""Many addresses, few of which answer, in virtual time: for tests of connecting and its log."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ PORT = 2181
 
 
 class Network(VirtualLoop):
-    """In which addresses may be unreachable, so that nothing comes of connecting, and look-ups may hang."""
+    """A network in which addresses may be unreachable, so that connecting never ends, and lookups may
+    hang."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.reaches: Callable[[str], bool] = lambda host: True
-        """Asked once for each attempt to connect."""
+        """Called once for each attempt to connect."""
         self.hanging: set[str] = set()
-        """Names whose look-up never ends."""
+        """Names whose lookup never ends."""
         self.look_ups: Counter[str] = Counter()
-        """How many are under way."""
+        """How many lookups of each name are under way."""
         self.most_look_ups: Counter[str] = Counter()
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:  # type: ignore[override]
@@ -44,7 +45,7 @@ class Network(VirtualLoop):
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]], **options: Any) -> T:
-    """Run it in virtual time, in a loop with these options; it leaves no task behind."""
+    """Run it in virtual time, in an event loop with these options; checks that no task is left."""
 
     async def nothing_left() -> T:
         result = await main()
@@ -68,17 +69,17 @@ def now() -> float:
 
 
 class Fronts:
-    """Addresses before one server. All are silent but one: the one that is tried last.
+    """Addresses in front of one server. All are silent but one: the one that is tried last.
 
-    Those that are silent take the connection and say nothing, or do not even take it.
+    The silent ones accept the connection and send nothing, or do not even accept it.
     """
 
     def __init__(self, server: EmbeddedServer, count: int, *, unreachable: bool) -> None:
         self.hosts = [f"10.0.{n // 200}.{1 + n % 200}" for n in range(count)]
         self.good: str | None = None
-        """The one that passes on, once it is found."""
+        """The one that passes data on, once it is known."""
         self.passed_at = 0.0
-        """When something was last passed on from the server."""
+        """When data from the server was last passed on."""
         self.attempts: list[float] = []
         self._server = server
         self._unreachable = unreachable
@@ -101,7 +102,7 @@ class Fronts:
                     await asyncio.wait(tasks)
 
     def fall_silent(self) -> None:
-        """The one that is good falls silent, and stays so until all the others have been tried."""
+        """The good one falls silent, and stays so until all the others have been tried."""
         assert self.good is not None
         self._tried = {self.good}
         self.good = None
@@ -152,7 +153,7 @@ class Fronts:
 
 
 def connect_string(hosts: Sequence[str], way: str) -> str:
-    """To these addresses: by number, by a name for each, or by one name for all."""
+    """A connect string for these addresses: by number, by a name for each, or by one name for all."""
     names = network().hosts
     if way == "one name":
         names["zk"] = hosts

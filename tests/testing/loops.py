@@ -1,4 +1,4 @@
-"""Tests that run in a loop of their own, and what they talk with."""
+"""Helpers for tests that run in their own event loop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ Factory = Callable[[], asyncio.AbstractEventLoop]
 
 LOOPBACK = "127.0.0.1"
 PATIENCE = 10.0
-"""Seconds after which a wait on asyncio's own loop has failed. A VirtualLoop knows by itself."""
+"""A wait on asyncio's own loop that takes longer than this many seconds has failed. A VirtualLoop detects
+deadlocks itself."""
 
 
 def run(test: Coroutine[Any, Any, None], factory: Factory = VirtualLoop) -> None:
-    """Run a test in a loop of its own, and hold it to leaving nothing behind, nor an error unheard."""
+    """Run a test in a new event loop, and check that it leaves nothing behind and no exception was
+    unhandled."""
     complaints: list[dict[str, Any]] = []
 
     async def held() -> None:
@@ -35,7 +37,7 @@ def run(test: Coroutine[Any, Any, None], factory: Factory = VirtualLoop) -> None
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(held())
-    gc.collect()  # what was not closed says so
+    gc.collect()  # objects that were not closed warn
     assert not complaints, f"errors that only the event loop saw: {complaints}"
 
 
@@ -50,7 +52,7 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
 
 def both(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test that is true of TCP under asyncio's own loop, and therefore has to be of a VirtualLoop."""
+    """A test that holds for TCP under asyncio's own loop, and therefore must hold for a VirtualLoop."""
 
     @pytest.mark.parametrize("loop", FACTORIES)
     def wrapper(loop: str, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -68,12 +70,12 @@ FACTORIES: dict[str, Factory] = {
 
 
 def this() -> VirtualLoop:
-    """The loop that the test runs in."""
+    """The event loop of the test."""
     return cast(VirtualLoop, asyncio.get_running_loop())
 
 
 class Recorder(asyncio.Protocol):
-    """Notes what happens to it. `keeps_open` is what it answers to an end of what it reads."""
+    """Records the callbacks of a protocol. `keeps_open` is what `eof_received` returns."""
 
     transport: asyncio.Transport
 
@@ -110,12 +112,12 @@ class Recorder(asyncio.Protocol):
         self._note("lost")
 
     def _note(self, event: str) -> None:
-        if self.events[-1:] != [event]:  # into how many pieces data falls is nobody's promise
+        if self.events[-1:] != [event]:  # the number of pieces in which data arrives is not guaranteed
             self.events.append(event)
         self._happened.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until what has happened makes something true."""
+        """Wait until a condition is true of the recorded events."""
         while not condition():
             self._happened.clear()
             await self._happened.wait()
@@ -128,7 +130,7 @@ class Recorder(asyncio.Protocol):
         await self.until(lambda: event in self.events)
 
     def linger_not(self) -> None:
-        """Have the transport's socket reset when it closes."""
+        """Make the transport's socket send RST when it closes."""
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -137,7 +139,7 @@ class Recorder(asyncio.Protocol):
 async def pair(
     client: asyncio.BaseProtocol | None = None, server: Recorder | None = None
 ) -> AsyncIterator[tuple[Any, Recorder]]:
-    """A connection: the protocol at the client's end, and the one at the server's."""
+    """A connection: the client's protocol, and the server's."""
     client, server = client or Recorder(), server or Recorder()
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: server, LOOPBACK, 0)
@@ -155,7 +157,7 @@ async def pair(
 
 
 async def settle() -> None:
-    """Let come what is on its way, and might come and must not."""
+    """Let everything arrive that is in transit, to check that nothing unexpected does."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, VirtualLoop):
         await asyncio.sleep(1)

@@ -1,4 +1,5 @@
-"""A ZooKeeper session in thirty lines, packed by hand: these tests need no client, least of all ours."""
+"""A ZooKeeper session in thirty lines, with hand-packed frames: these tests need no client, least of all
+ours."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ class RawSession:
         return await self._request(EXISTS, _string(path) + b"\0")
 
     async def read_end(self) -> bytes:
-        """Wait for the end of the connection; returns what the server sent before."""
+        """Wait for the end of the connection; returns what was received before."""
         async with asyncio.timeout(TIMEOUT):
             return await self._reader.read()
 

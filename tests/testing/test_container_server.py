@@ -1,7 +1,7 @@
-"""ContainerServer: its configuration, its waiting and its errors.
+"""ContainerServer: its configuration, waiting for it to serve, and its errors.
 
-What needs a Docker daemon is at the end, and is skipped without one: no container has run where these tests
-were written.
+The tests that need a Docker daemon are at the end, and are skipped without one. They have not been run where
+this file was written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_DAEMON = "unix:///nonexistent/docker.sock"
 
 
 class FakeDocker:
-    """The few calls of docker-py's container that ContainerServer makes, as docker-py documents them."""
+    """The methods of docker-py's container that ContainerServer calls, as docker-py documents them."""
 
     def __init__(self) -> None:
         self.status = "running"
@@ -59,7 +59,7 @@ class FakeDocker:
 
 
 class FakeContainer:
-    """The two calls of testcontainers' container that are made once it runs."""
+    """The two methods of testcontainers' container that are called once it runs."""
 
     def __init__(self, docker: FakeDocker) -> None:
         self._docker = docker
@@ -72,7 +72,8 @@ class FakeContainer:
 
 
 class SlowToServe:
-    """A listener that answers ``srvr`` as ZooKeeper does, the first time while it does not serve yet."""
+    """A listener that answers ``srvr`` as ZooKeeper does; the first answer says that it does not serve
+    yet."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -94,7 +95,7 @@ def docker() -> FakeDocker:
 
 @pytest.fixture
 async def server(docker: FakeDocker) -> AsyncIterator[ContainerServer]:
-    """A ContainerServer whose container was made already, and is a fake."""
+    """A ContainerServer whose container exists already, and is a fake."""
     server = ContainerServer(start_timeout=10)
     adopt(server, docker, f"{LOOPBACK}:{free_ports(1)[0]}")
     yield server
@@ -108,7 +109,7 @@ def adopt(server: ContainerServer, docker: FakeDocker, address: str) -> None:
 
 
 def test_options_become_the_images_environment() -> None:
-    """Options reach the official image's entry point by the variables that it documents."""
+    """Options reach the official image's entry point through the environment variables that it documents."""
     environment = container.container_environment(
         Settings(tick_time=0.25, extra_config={"maxClientCnxns": "7"})
     )
@@ -119,7 +120,7 @@ def test_options_become_the_images_environment() -> None:
 
 
 def test_a_value_with_spaces_is_refused() -> None:
-    """The image splits its configuration at spaces; a value that would not survive that is an error."""
+    """The image splits its configuration at spaces; a value with spaces is an error."""
     with pytest.raises(UsageValueError, match="spaces"):
         ContainerServer(extra_config={"a": "b c"})
 
@@ -142,7 +143,7 @@ async def test_no_package_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_no_daemon_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a Docker daemon the error says so, and how to tell where it is."""
+    """Without a Docker daemon the error says so, and how to configure its address."""
     pytest.importorskip("testcontainers")
     monkeypatch.setenv("DOCKER_HOST", NO_DAEMON)
     with pytest.raises(ServerUnavailable, match="no Docker daemon answers; start one, or set DOCKER_HOST"):
@@ -151,7 +152,7 @@ async def test_no_daemon_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_it_waits_until_zookeeper_serves(server: ContainerServer, docker: FakeDocker) -> None:
-    """A port that nobody listens on, and a ZooKeeper that does not serve yet, are waited for."""
+    """start waits for a port that refuses connections, and for a ZooKeeper that does not serve yet."""
     slow = SlowToServe()
     starting = asyncio.create_task(server.start())
     host, _, port = server.address.rpartition(":")
@@ -164,7 +165,7 @@ async def test_it_waits_until_zookeeper_serves(server: ContainerServer, docker: 
 async def test_a_container_that_ends_while_starting_tells_why(
     server: ContainerServer, docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the container ends, waiting does, with the end of its log."""
+    """If the container ends, start fails, with the end of its log."""
     monkeypatch.setattr(docker, "start", lambda: setattr(docker, "status", "exited"))
     with pytest.raises(ServerUnavailable, match=r"ended while starting(?s:.)*the last words"):
         await server.start()
@@ -180,7 +181,7 @@ async def test_start_is_bounded(docker: FakeDocker) -> None:
 
 
 async def test_a_cancelled_start_kills(server: ContainerServer, docker: FakeDocker) -> None:
-    """Cancelling start while the server comes up ends it."""
+    """If start is cancelled while the server comes up, the container ends."""
     started = asyncio.Event()
     loop = asyncio.get_running_loop()
     docker.start = lambda: loop.call_soon_threadsafe(started.set)  # type: ignore[method-assign,assignment]
@@ -194,7 +195,8 @@ async def test_a_cancelled_start_kills(server: ContainerServer, docker: FakeDock
 
 
 async def test_cancelling_waits_for_docker() -> None:
-    """A call to Docker that is under way is seen through, cancelled once or twice: what it makes is known."""
+    """A call to Docker that is in progress is awaited even if it is cancelled, once or twice, so that its
+    result is known."""
     loop = asyncio.get_running_loop()
     began, finish, made = asyncio.Event(), asyncio.Event(), []
 
@@ -217,8 +219,8 @@ async def test_cancelling_waits_for_docker() -> None:
 
 
 async def test_stop_kill_pause_and_resume(server: ContainerServer, docker: FakeDocker) -> None:
-    """Each is Docker's verb of that name; a paused server is killed where others are stopped, and what is
-    down is left alone."""
+    """Each method calls Docker's method of that name. A paused server is killed where others are stopped, and
+    a server that is down is left alone."""
     server.pause()
     assert server.running
     assert docker.status == "paused"
@@ -235,7 +237,8 @@ async def test_stop_kill_pause_and_resume(server: ContainerServer, docker: FakeD
 
 
 async def test_calls_at_the_wrong_time_are_errors() -> None:
-    """Before the first start there is no address and nothing to pause; nothing runs, nothing is to stop."""
+    """Before the first start there is no address and nothing to pause; it is not running, and stopping does
+    nothing."""
     server = ContainerServer()
     with pytest.raises(UsageStateError, match="call start"):
         _ = server.address
@@ -249,7 +252,7 @@ async def test_calls_at_the_wrong_time_are_errors() -> None:
 
 
 async def test_a_real_container() -> None:
-    """On Docker: it serves, keeps data and port over a restart, and is removed at the end."""
+    """With Docker: it serves, keeps data and port across a restart, and is removed at the end."""
     pytest.importorskip("testcontainers")
     server = ContainerServer()
     try:

@@ -1,4 +1,4 @@
-"""FaultProxy: each fault strikes exactly where its point says; on scripted servers and on real ZooKeeper."""
+"""FaultProxy: each fault strikes exactly at its point, with scripted servers and with real ZooKeeper."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ async def fault(echo: Echo) -> AsyncIterator[FaultProxy]:
 async def scripted(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """A server that does so with each connection; yields its address."""
+    """A server that handles each connection with the given function; yields its address."""
     async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
         yield f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
 
 
 async def greet(client: Client) -> None:
-    """Exchange the first messages, which are unlike the others."""
+    """Exchange the connect request and its answer, which have another format than other messages."""
     await arrives(client, GREETING)
 
 
 async def assert_ended(client: Client, *, reset: bool) -> None:
-    """The connection ends so, and nothing came before its end."""
+    """Check how the connection ends, and that nothing was received before that."""
     if reset:
         with pytest.raises(ConnectionResetError):
             await client.rest()
@@ -103,8 +103,9 @@ async def assert_ended(client: Client, *, reset: bool) -> None:
 @pytest.mark.parametrize("step", [1, 7, 1000], ids=["byte by byte", "in pieces", "whole"])
 @pytest.mark.parametrize("make_point", MOMENTS)
 async def test_cut_at_each_moment(make_point: Callable[..., Point], step: int, reset: bool) -> None:
-    """Before: the server has all that was sent before it and nothing of it. Committed: the server has it,
-    the client nothing of its reply. After: the client has the whole reply. However the bytes are cut up."""
+    """With "before" the server has received everything before the request, and nothing of it. With
+    "committed" the server has the request, and the client nothing of its reply. With "after" the client has
+    the whole reply. The pieces in which bytes arrive make no difference."""
     first, second = request(1, "/first"), request(2, "/second")
     async with Echo(step) as echo, FaultProxy(echo.address) as proxy, connection(proxy) as client:
         async with proxy.cut_at(make_point("get", match=about("/second")), reset=reset) as cut:
@@ -115,7 +116,7 @@ async def test_cut_at_each_moment(make_point: Callable[..., Point], step: int, r
                     await asyncio.sleep(0)
                 if message is first:
                     assert await client.get(len(first)) == first
-            if make_point is after and not reset:  # a stream that was reset does not give out what it has
+            if make_point is after and not reset:  # a reset discards data that was not read
                 assert await client.get(len(second)) == second
             if make_point is after and reset:
                 with pytest.raises(ConnectionResetError):
@@ -131,7 +132,7 @@ async def test_cut_at_each_moment(make_point: Callable[..., Point], step: int, r
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_after_a_reply_the_client_has_it(server_address: str, root: str, reset: bool) -> None:
-    """A client whose connection ends after a reply has read that reply, however it ends."""
+    """A client whose connection ends after a reply has received that reply, however the connection ends."""
     async with FaultProxy(server_address) as proxy, corral.connect(proxy.address + root) as zk:
         for number in range(3):
             async with proxy.cut_at(after("create"), reset=reset) as cut:
@@ -142,7 +143,8 @@ async def test_after_a_reply_the_client_has_it(server_address: str, root: str, r
 
 
 async def test_all_that_passed_before_a_cut_arrives() -> None:
-    """A cut waits until each side was sent what has passed, however much that is and however slowly it reads."""
+    """A cut waits until each side has received everything that passed before it, however much that is and
+    however slowly a side reads."""
     large = request(1, "/" + "x" * (16 << 20))
     asked: asyncio.Queue[bytes] = asyncio.Queue()
     cut_there = asyncio.Event()
@@ -170,7 +172,7 @@ async def test_all_that_passed_before_a_cut_arrives() -> None:
 
 
 async def test_replies_are_paired_by_number() -> None:
-    """The reply to a request is the one with its number, though it is not the first to come."""
+    """The reply to a request is the one with its xid, even if other replies come first."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readexactly(len(GREETING)))
@@ -200,7 +202,7 @@ async def test_the_connect_is_a_request(fault: FaultProxy, make_point: Callable[
 
 
 async def test_nth_and_times(fault: FaultProxy) -> None:
-    """nth counts what matches, over connections; times is how many are struck from there on."""
+    """nth counts matching messages across connections; times is how many are struck from there on."""
     fates = []
     async with fault.cut_at(before("get", nth=2), times=2, reset=True):
         for number in range(1, 5):
@@ -208,7 +210,7 @@ async def test_nth_and_times(fault: FaultProxy) -> None:
                 await greet(client)
                 other = request(9, "/x", messages.EXISTS.opcode)
                 client.writer.write(other)
-                assert await client.get(len(other)) == other  # is not counted
+                assert await client.get(len(other)) == other  # not counted
                 client.writer.write(request(number, "/x"))
                 try:
                     await client.get(len(request(number, "/x")))
@@ -220,7 +222,7 @@ async def test_nth_and_times(fault: FaultProxy) -> None:
 
 
 async def test_a_reply_that_cannot_come_is_not_counted(fault: FaultProxy) -> None:
-    """If the connection ends before the reply that is awaited, the next request that matches is the one."""
+    """If the connection ends before the awaited reply, the next request that matches is the one."""
     async with fault.cut_at(committed("get"), reset=True) as cut:
         async with connection(fault) as client:
             await greet(client)
@@ -237,7 +239,7 @@ async def test_a_reply_that_cannot_come_is_not_counted(fault: FaultProxy) -> Non
 
 
 async def test_a_fault_that_has_ended_does_not_strike(fault: FaultProxy) -> None:
-    """A reply that is still to come when the fault ends is delivered."""
+    """A reply that has not come when the fault ends is delivered."""
     async with connection(fault) as client:
         await greet(client)
         async with fault.black_hole(requests=False) as held:
@@ -249,7 +251,7 @@ async def test_a_fault_that_has_ended_does_not_strike(fault: FaultProxy) -> None
 
 
 async def test_several_faults_at_once(fault: FaultProxy) -> None:
-    """Of two faults at one request the first strikes, and the other awaits the next."""
+    """Of two faults at one request the first one strikes, and the other waits for the next request."""
     async with fault.cut_at(before("get")) as first, fault.cut_at(before("get")) as second:
         for struck in (first, second):
             async with connection(fault) as client:
@@ -261,7 +263,8 @@ async def test_several_faults_at_once(fault: FaultProxy) -> None:
 
 
 async def test_a_point_is_where_a_message_passes(fault: FaultProxy) -> None:
-    """What another fault withholds has not come to the point yet: a cut strikes when it would pass."""
+    """A message that another fault withholds has not reached the point yet: a cut strikes when the message is
+    passed on."""
     async with connection(fault) as client:
         await greet(client)
         async with fault.cut_at(committed("get")) as cut:
@@ -275,7 +278,8 @@ async def test_a_point_is_where_a_message_passes(fault: FaultProxy) -> None:
 
 
 async def test_what_had_to_wait_is_counted_once(fault: FaultProxy) -> None:
-    """A request with which a black hole begins is counted by other faults before, not again when it passes."""
+    """The request with which a black hole begins is counted by other faults before it, and not again when it
+    is passed on."""
     async with connection(fault) as client:
         await greet(client)
         async with fault.cut_at(before("get", nth=2)) as cut:
@@ -289,7 +293,7 @@ async def test_what_had_to_wait_is_counted_once(fault: FaultProxy) -> None:
 
 
 async def test_a_cut_while_everything_is_slow(fault: FaultProxy, echo: Echo) -> None:
-    """After a reply that came late the client has it, and nothing of the next."""
+    """After a delayed reply the client has it, and nothing of the next one."""
     first, second = request(1, "/first"), request(2, "/second")
     async with fault.delay(0.005), connection(fault) as client:
         await greet(client)
@@ -306,8 +310,9 @@ async def test_a_cut_while_everything_is_slow(fault: FaultProxy, echo: Echo) -> 
 async def test_a_black_hole_from_a_point_on(
     fault: FaultProxy, echo: Echo, make_point: Callable[..., Point]
 ) -> None:
-    """Until its point a black hole does nothing; from there on nothing passes. Before: that request neither.
-    Committed: the server has the request. After: the client has the reply. In the end all is delivered."""
+    """A black hole does nothing until its point; from there on nothing passes. With "before" the request
+    itself does not pass either. With "committed" the server gets the request. With "after" the client gets
+    the reply. When the fault ends everything is delivered."""
     first, second, third = request(1, "/first"), request(2, "/second"), request(3, "/third")
     async with connection(fault) as client:
         await greet(client)
@@ -330,7 +335,7 @@ async def test_a_black_hole_from_a_point_on(
 
 
 async def test_a_black_hole_one_way_from_a_point_on(fault: FaultProxy, echo: Echo) -> None:
-    """So it is with one way alone: the other one goes on."""
+    """The same holds for one direction; the other direction passes."""
     async with connection(fault) as client:
         await greet(client)
         async with fault.black_hole(committed("get"), requests=False) as hole:
@@ -345,7 +350,7 @@ async def test_a_black_hole_one_way_from_a_point_on(fault: FaultProxy, echo: Ech
 
 
 async def test_a_black_hole_from_a_point_on_is_for_new_connections_too(fault: FaultProxy, echo: Echo) -> None:
-    """From the point on new connections are silent as well, and not before it."""
+    """From the point on, and not before it, new connections are silent as well."""
     async with contextlib.AsyncExitStack() as stack:
         async with fault.black_hole(before("get")) as hole:
             client = await stack.enter_async_context(connection(fault))
@@ -364,8 +369,8 @@ async def test_a_black_hole_from_a_point_on_is_for_new_connections_too(fault: Fa
 async def test_half_open_from_a_point_on(
     fault: FaultProxy, echo: Echo, make_point: Callable[..., Point], gone: Literal["server", "client"]
 ) -> None:
-    """The connection on which the point is reached is half-open from there on: one side sees the end, the
-    other nothing, until it is reset when the fault ends. Other connections are as ever."""
+    """The connection on which the point is reached is half-open from there on: one side sees the end; the
+    other sees nothing, until it is reset when the fault ends. Other connections are not affected."""
     get, reply = request(1, "/x"), request(1, "/x") if make_point is after else b""
     async with connection(fault) as other, connection(fault) as client:
         await greet(other)
@@ -394,7 +399,7 @@ async def test_half_open_from_a_point_on(
 
 
 async def test_a_delay_of_some(fault: FaultProxy, echo: Echo) -> None:
-    """A message that matches is late, and what is behind it waits for it; what is before it does not."""
+    """A message that matches is delayed, and those after it wait for it; those before it do not."""
     first, second, third = (request(number, f"/{number}") for number in (1, 2, 3))
     async with connection(fault) as client:
         await greet(client)
@@ -405,11 +410,11 @@ async def test_a_delay_of_some(fault: FaultProxy, echo: Echo) -> None:
         assert await client.get(len(second + third)) == second + third
 
 
-# What is counted and recorded
+# Counting and recording
 
 
 async def test_pings_are_counted_by_name_alone(fault: FaultProxy) -> None:
-    """Pings come as time goes by: a point without an operation does not count them, one that names them does."""
+    """Pings depend on time: a point without an operation does not count them; one that names them does."""
     ping = frame(struct.pack(">ii", messages.PING_XID, messages.PING.opcode))
     async with connection(fault) as client:
         await greet(client)
@@ -428,13 +433,13 @@ async def test_pings_are_counted_by_name_alone(fault: FaultProxy) -> None:
     ],
 )
 def test_a_point_that_cannot_be_reached(make: Callable[[], Point]) -> None:
-    """An operation that does not exist and a count below one are refused, by name."""
+    """An unknown operation and a count below one are refused, with an error that names them."""
     with pytest.raises(UsageValueError, match=r"created|counts from 1"):
         make()
 
 
 async def test_no_times(fault: FaultProxy) -> None:
-    """A fault that is never to happen is refused."""
+    """A fault with `times=0` is refused."""
     with pytest.raises(UsageValueError, match="times cannot be 0"):
         async with fault.cut_at(before(), times=0):
             pass
@@ -446,8 +451,8 @@ async def test_no_times(fault: FaultProxy) -> None:
     [b"srvr", b"\xff\xff\xff\xff?", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"GET / HTTP/1.1\r\n\r\n"],
 )
 async def test_what_is_not_zookeepers_passes(fault: FaultProxy, nonsense: bytes, greeted: bool) -> None:
-    """Bytes that make no sense as messages just pass, and all that follows them, while a fault waits for one:
-    four-letter words, TLS, whatever else."""
+    """Bytes that are not valid messages pass, with everything after them, while a fault waits for a message:
+    four letter words, TLS, and others."""
     async with fault.cut_at(before("get")) as cut, fault.record() as seen, connection(fault) as client:
         if greeted:
             await greet(client)
@@ -458,7 +463,7 @@ async def test_what_is_not_zookeepers_passes(fault: FaultProxy, nonsense: bytes,
 
 
 async def test_half_a_frame_before_the_end_passes(fault: FaultProxy, echo: Echo) -> None:
-    """What a client has sent of a message when it closes still reaches the server."""
+    """The part of a message that a client has sent when it closes still reaches the server."""
     async with connection(fault) as client:
         await greet(client)
         client.writer.write(request(1, "/x")[:7])
@@ -472,7 +477,7 @@ edges = st.lists(st.integers(0, 300), max_size=8)
 
 
 async def write_in_pieces(writer: asyncio.StreamWriter, data: bytes, cuts: list[int]) -> None:
-    """Write it, cut up at some places."""
+    """Write it, split at some places."""
     places = [0, *sorted(at % (len(data) + 1) for at in cuts), len(data)]
     for start, end in itertools.pairwise(places):
         writer.write(data[start:end])
@@ -484,8 +489,8 @@ async def write_in_pieces(writer: asyncio.StreamWriter, data: bytes, cuts: list[
 def test_any_frames_cut_up_anyhow(
     asked: list[bytes], answered: list[bytes], cuts_there: list[int], cuts_back: list[int]
 ) -> None:
-    """Whatever the frames are and however they come, both ways at once, they pass unchanged, and are recorded
-    one by one, those of each way in their order."""
+    """Any frames, in any pieces, in both directions at once, pass unchanged. They are recorded one by one,
+    those of each direction in order."""
     there, back = b"".join(asked), b"".join(answered)
     arrived: list[bytes] = []
 
@@ -513,13 +518,13 @@ def test_any_frames_cut_up_anyhow(
     asyncio.run(main())
 
 
-# On real ZooKeeper
+# With real ZooKeeper
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_a_real_server(server_address: str, root: str, reset: bool) -> None:
-    """The node whose create was cut before the server does not exist; the others do, and after the reply
-    the client knows it."""
+    """The node whose create was cut before the server does not exist. With the other points it does, and
+    after the reply the client knows that."""
     async with FaultProxy(server_address) as proxy, proxy.record() as seen:
         for make_point in MOMENTS:
             path = f"{root}/{make_point.__name__}"
@@ -544,8 +549,8 @@ async def test_a_real_server(server_address: str, root: str, reset: bool) -> Non
 
 
 async def test_what_a_message_tells(server_address: str, root: str) -> None:
-    """Of each message: the connection, the operation by name and by number, the path, the reply's error; and
-    a record has those that match."""
+    """A record has each message that matches: its connection, the operation by name and by number, the path,
+    and the reply's error."""
     node, none = f"{root}/n", f"{root}/none"
     async with FaultProxy(server_address) as proxy, proxy.record() as seen:
         async with proxy.record(lambda message: message.error != 0) as refusals:
@@ -577,14 +582,14 @@ async def test_what_a_message_tells(server_address: str, root: str) -> None:
 
 
 async def test_four_letter_words(server_address: str) -> None:
-    """A server's commands work through the proxy, and are no messages."""
+    """A server's four letter words work through the proxy, and are not messages."""
     async with FaultProxy(server_address) as proxy, proxy.record() as seen:
         assert "Zookeeper version" in await four_letter_word(proxy.address, "srvr")
         assert seen == []
 
 
 async def test_events_are_counted(fault: FaultProxy, echo: Echo) -> None:
-    """Of many events the nth that matches is the one, and those before it have passed."""
+    """Of many events the nth that matches strikes; those before it have passed."""
     events = [event(path) for path in ("/a", "/b", "/a", "/a")]
     async with connection(fault) as client:
         await greet(client)
@@ -604,7 +609,8 @@ async def test_events_are_counted(fault: FaultProxy, echo: Echo) -> None:
 async def test_events(
     server_address: str, root: str, zk: corral.Client, make_point: Callable[..., Point]
 ) -> None:
-    """An event is a message with its path; cut on it, it never passes, and after it, it has."""
+    """An event is a message with its path. With a cut before it, it never passes; with a cut after it, it has
+    passed."""
     async with FaultProxy(server_address) as proxy, corral.connect(proxy.address + root) as behind:
         async with behind.watch("/n") as events:
             assert not (await anext(events)).exists
@@ -623,7 +629,8 @@ async def test_events(
 
 
 async def test_any_client_library(server_address: str, root: str) -> None:
-    """kazoo behind it: its create is carried out and its reply is lost, of which it tells; the next one passes."""
+    """kazoo through the proxy: its create is applied and its reply is lost, and kazoo reports that; the next
+    request passes."""
 
     def work(address: str) -> str:
         client = KazooClient(address, timeout=4)
@@ -643,7 +650,7 @@ async def test_any_client_library(server_address: str, root: str) -> None:
 
 
 def test_it_works_on_uvloop() -> None:
-    """Each moment is as exact on uvloop."""
+    """Each point is as exact with uvloop."""
     uvloop = pytest.importorskip("uvloop")
 
     async def main() -> None:
@@ -664,7 +671,8 @@ def test_it_works_on_uvloop() -> None:
 
 
 async def test_a_session_is_expired_on_the_server(proxy: FaultProxy, connect: Connect) -> None:
-    """Its ephemerals are gone when `expire` returns; its client is told, and has a new session."""
+    """When `expire` returns the session's ephemerals are gone. Its client is notified, and gets a new
+    session."""
     async with connect() as other, connect(proxy.address) as zk:
         await zk.create("/mine", ephemeral=True)
         first = zk.session_id
@@ -674,12 +682,12 @@ async def test_a_session_is_expired_on_the_server(proxy: FaultProxy, connect: Co
             async for state in zk.states():
                 if state is corral.State.CONNECTED and zk.session_id != first:
                     break
-        await proxy.expire(first)  # over already: nothing happens
+        await proxy.expire(first)  # already over: nothing happens
         assert await zk.exists("/mine") is None
 
 
 async def test_every_connected_session_is_expired_without_an_id(proxy: FaultProxy, connect: Connect) -> None:
-    """Those that are connected through the proxy, and nobody else's."""
+    """The sessions that are connected through the proxy expire, and no others."""
     async with connect() as other, connect(proxy.address) as one, connect(proxy.address) as two:
         await asyncio.gather(*(zk.create(f"/{n}", ephemeral=True) for n, zk in enumerate((other, one, two))))
         await proxy.expire()
@@ -687,7 +695,7 @@ async def test_every_connected_session_is_expired_without_an_id(proxy: FaultProx
 
 
 async def test_only_sessions_that_were_seen_can_be_expired(proxy: FaultProxy, connect: Connect) -> None:
-    """The error names the session and the remedy."""
+    """If the session is unknown the error names it and the remedy."""
     with pytest.raises(corral.UsageStateError, match="no session is connected"):
         await proxy.expire()
     async with connect() as other:
@@ -696,8 +704,8 @@ async def test_only_sessions_that_were_seen_can_be_expired(proxy: FaultProxy, co
 
 
 async def test_each_of_many_sessions_is_expired(proxy: FaultProxy, connect: Connect) -> None:
-    """None of 20 sessions is left, nor any of their ephemerals, time and again: also when the clients connect
-    again while the others are being expired."""
+    """None of 20 sessions is left, nor any of their ephemerals, repeatedly, even if their clients reconnect
+    while others are being expired."""
     async with connect() as other, contextlib.AsyncExitStack() as stack:
         await other.create("/in")
         clients = [await stack.enter_async_context(connect(proxy.address)) for _ in range(20)]
@@ -714,8 +722,8 @@ async def test_each_of_many_sessions_is_expired(proxy: FaultProxy, connect: Conn
 
 
 async def test_a_session_that_its_client_takes_back_is_expired(server_address: str, connect: Connect) -> None:
-    """A client may have its session again before the server has read the close. It is expired all the same,
-    and so are the others."""
+    """A client may resume its session before the server has read the close. It is expired nevertheless, and
+    so are the others."""
 
     def is_connected(message: Message) -> bool:
         return message.kind is MessageKind.REPLY and message.operation == "connect"
@@ -730,17 +738,17 @@ async def test_a_session_that_its_client_takes_back_is_expired(server_address: s
         connected = await stack.enter_async_context(between.record(is_connected))
 
         def is_early(message: Message) -> bool:
-            """A close, while only `expire` has connected, and not yet the client after it."""
+            """A close, before the client has reconnected after the connection of `expire`."""
             return message.operation == "close" and len(connected) < 2
 
         async with between.delay(PATIENCE, match=is_early):
             await proxy.expire()
-            assert len(connected) > 3  # one more than the sessions: the first was taken back
+            assert len(connected) > 3  # one more than the sessions: the first was resumed by its client
         assert await other.children("/") == []
 
 
 async def test_a_server_that_does_not_end_sessions(proxy: FaultProxy, connect: Connect) -> None:
-    """Whatever the server does, `expire` ends, with an error that names the server."""
+    """However the server behaves, `expire` ends, with an error that names the server."""
     async with FaultProxy(str(proxy.address)) as front, connect(front.address) as zk:
         session_id = zk.session_id
         async with proxy.cut_at(before("close"), times=1000) as cut:

@@ -1,4 +1,4 @@
-"""LocalEnsemble: what it promises of three real ZooKeeper processes."""
+"""LocalEnsemble, with three real ZooKeeper processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("real_servers")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalEnsemble]:
-    """One ensemble for the module, started and closed in event loops of their own."""
+    """One ensemble for the module, started and closed in its own event loops."""
     ensemble = LocalEnsemble(3)
     asyncio.run(ensemble.start())
     yield ensemble
@@ -30,7 +30,7 @@ def running() -> Iterator[LocalEnsemble]:
 
 @pytest.fixture
 async def ensemble(running: LocalEnsemble) -> LocalEnsemble:
-    """The module's ensemble, with every server up."""
+    """The module's ensemble, with every server running."""
     for server in running.servers:
         if server.paused:
             server.resume()
@@ -40,7 +40,7 @@ async def ensemble(running: LocalEnsemble) -> LocalEnsemble:
 
 
 async def test_one_leads_and_the_others_follow(ensemble: LocalEnsemble) -> None:
-    """After start every server serves and knows its role; `hosts` lists them all."""
+    """After start every server serves and knows its role; `hosts` lists all of them."""
     leader, followers = await ensemble.leader(), await ensemble.followers()
     assert len(followers) == 2
     assert {leader, *followers} == set(ensemble.servers)
@@ -50,7 +50,7 @@ async def test_one_leads_and_the_others_follow(ensemble: LocalEnsemble) -> None:
 
 
 async def test_the_servers_replicate_one_tree(ensemble: LocalEnsemble) -> None:
-    """What is written through one follower can be read from the leader."""
+    """A write through one follower can be read from the leader."""
     follower = (await ensemble.followers())[0]
     async with RawSession(follower.address) as session:
         assert await session.create("/shared") == 0
@@ -59,7 +59,8 @@ async def test_the_servers_replicate_one_tree(ensemble: LocalEnsemble) -> None:
 
 
 async def test_a_new_leader_follows_a_killed_one(ensemble: LocalEnsemble) -> None:
-    """When the leader is killed another one leads; the old one comes back at its port, as a follower."""
+    """When the leader is killed another server is elected; the old leader comes back at its port, as a
+    follower."""
     old = await ensemble.leader()
     address = old.address
     await old.kill()
@@ -73,8 +74,8 @@ async def test_a_new_leader_follows_a_killed_one(ensemble: LocalEnsemble) -> Non
 
 
 async def test_a_paused_leader_is_replaced(ensemble: LocalEnsemble) -> None:
-    """A leader that is frozen is not asked; the others elect a new one, which counts although the old one
-    still takes itself for the leader when it wakes."""
+    """A leader that is paused is not asked. The others elect a new one, which is reported even while the old
+    one, when it is resumed, still considers itself the leader."""
     old = await ensemble.leader()
     old.pause()
     new = await ensemble.leader()
@@ -85,7 +86,7 @@ async def test_a_paused_leader_is_replaced(ensemble: LocalEnsemble) -> None:
 
 
 async def test_no_quorum_is_no_leader(ensemble: LocalEnsemble) -> None:
-    """A minority serves nobody: a server can be started without waiting, and waiting is bounded."""
+    """Without a quorum no server serves: a server can be started without waiting, and waiting is bounded."""
     for server in ensemble.servers:
         await server.kill()
     first = ensemble.servers[0]
@@ -99,7 +100,7 @@ async def test_no_quorum_is_no_leader(ensemble: LocalEnsemble) -> None:
 
 
 async def test_a_restart_keeps_data_and_ports(ensemble: LocalEnsemble) -> None:
-    """Stopped and started as a whole, the ensemble has its addresses and its data."""
+    """When all servers are stopped and started, the ensemble keeps its addresses and its data."""
     hosts = ensemble.hosts
     async with RawSession(ensemble.servers[0].address) as session:
         assert await session.create("/kept") == 0
@@ -112,7 +113,7 @@ async def test_a_restart_keeps_data_and_ports(ensemble: LocalEnsemble) -> None:
 
 
 async def test_a_wiped_follower_is_filled_again(ensemble: LocalEnsemble) -> None:
-    """A server whose data was removed takes them from the leader when it comes back."""
+    """A server whose data was removed gets them from the leader when it comes back."""
     follower = (await ensemble.followers())[0]
     async with RawSession(follower.address) as session:
         assert await session.create("/restored") == 0
@@ -127,7 +128,7 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
     """Cancelling start while the servers come up kills all of them."""
     ensemble = LocalEnsemble(3)
     starting = asyncio.create_task(ensemble.start())
-    await asyncio.sleep(0)  # to its first wait: the JVMs have been started, and cannot serve yet
+    await asyncio.sleep(0)  # to its first wait: the JVMs are started, and cannot serve yet
     pids = [server.pid for server in ensemble.servers]
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -141,9 +142,9 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
 
 @pytest.mark.parametrize("which", [[0], [3, 4, 5], [6]], ids=["client", "quorum", "election"])
 async def test_a_port_that_was_taken_meanwhile(which: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """If somebody takes a port before its server binds it, all servers start again with others.
+    """If another process takes a port before its server binds it, all servers start again with other ports.
 
-    The quorum port is bound by the leader alone, so there it is taken from each that might lead.
+    Only the leader binds the quorum port, so there each server that might lead needs another one.
     """
     unlucky = free_ports(9)
     choices = itertools.chain([unlucky], map(free_ports, itertools.repeat(9)))
@@ -160,7 +161,7 @@ async def test_a_port_that_was_taken_meanwhile(which: list[int], monkeypatch: py
 
 
 def test_wrong_use_is_an_error() -> None:
-    """One server is no ensemble; there is no connect string and no member to start before the start."""
+    """A single server is refused; before the start there is no connect string and no server to start."""
     with pytest.raises(UsageValueError, match="LocalServer"):
         LocalEnsemble(1)
     ensemble = LocalEnsemble(3)

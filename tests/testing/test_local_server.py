@@ -1,4 +1,4 @@
-"""LocalServer: what it promises of one real ZooKeeper process."""
+"""LocalServer, with one real ZooKeeper process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SRC = Path(corral.__file__).parents[1]
 
 
 def is_there(pid: int) -> bool:
-    """Whether a child of ours exists; one that is dead and unreaped would count."""
+    """Whether a child process of ours exists; one that is dead and not reaped counts."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -36,7 +36,7 @@ def is_there(pid: int) -> bool:
 
 
 async def run_until_launched(work: Coroutine[Any, Any, None], server: LocalServer) -> asyncio.Task[None]:
-    """Start a task and stop at its first wait: the JVM has been started, and cannot serve yet."""
+    """Start a task and stop at its first wait: the JVM is started, and cannot serve yet."""
     task = asyncio.create_task(work)
     await asyncio.sleep(0)
     assert server.running
@@ -44,7 +44,7 @@ async def run_until_launched(work: Coroutine[Any, Any, None], server: LocalServe
 
 
 async def test_it_serves_when_start_returns() -> None:
-    """After entering, the server answers at its address as a standalone one; on leaving it is gone."""
+    """After entering, the server serves at its address as a standalone one; after leaving it is gone."""
     async with LocalServer() as server:
         pid = server.pid
         assert pid is not None
@@ -59,7 +59,8 @@ async def test_it_serves_when_start_returns() -> None:
 
 
 async def test_a_killed_server_refuses_connections() -> None:
-    """When kill returns, the process is dead and its port refuses; killing it again does nothing."""
+    """When kill returns, the process is dead and its port refuses connections; killing it again does
+    nothing."""
     async with LocalServer() as server:
         await server.kill()
         assert not server.running
@@ -72,7 +73,7 @@ async def test_a_killed_server_refuses_connections() -> None:
 
 @pytest.mark.parametrize("end", [LocalServer.stop, LocalServer.kill], ids=["stop", "kill"])
 async def test_a_restart_keeps_data_and_port(end: Callable[[LocalServer], Coroutine[Any, Any, None]]) -> None:
-    """What was written before the server was stopped, or killed, is there after it was started again."""
+    """What was written before a stop, or a kill, is there after the next start."""
     async with LocalServer() as server:
         address = server.address
         async with RawSession(address) as session:
@@ -85,7 +86,7 @@ async def test_a_restart_keeps_data_and_port(end: Callable[[LocalServer], Corout
 
 
 async def test_stop_ends_connections() -> None:
-    """A client of a server that is stopped reads the end of its connection."""
+    """A client of a server that is stopped sees the end of its connection."""
     async with LocalServer() as server:
         async with RawSession(server.address) as session:
             await server.stop()
@@ -93,7 +94,7 @@ async def test_stop_ends_connections() -> None:
 
 
 async def test_wipe_empties_a_stopped_server() -> None:
-    """After wipe the server starts with an empty tree; a running one cannot be wiped."""
+    """After wipe the server starts with an empty tree; wiping a running server is refused."""
     async with LocalServer() as server:
         async with RawSession(server.address) as session:
             assert await session.create("/lost") == 0
@@ -107,10 +108,11 @@ async def test_wipe_empties_a_stopped_server() -> None:
 
 
 async def test_a_paused_server_answers_after_resume() -> None:
-    """While paused no thread of it runs, and a connection is accepted without an answer; it comes later."""
+    """While it is paused none of its threads run. A connection is accepted, and its request is answered after
+    resume."""
     async with LocalServer() as server:
         host, _, port = server.address.rpartition(":")
-        for _ in range(2):  # a second pause is as good as the first
+        for _ in range(2):  # a second pause has no further effect
             server.pause()
             assert server.paused
             assert server.running
@@ -126,7 +128,7 @@ async def test_a_paused_server_answers_after_resume() -> None:
 
 
 async def test_a_paused_server_has_no_role() -> None:
-    """A server that does not answer says nothing of itself; asking is bounded."""
+    """A server that does not answer has no role; asking for it is bounded."""
     async with LocalServer() as server:
         server.pause()
         assert await server.role(timeout=0.1) is None
@@ -138,7 +140,7 @@ async def test_a_paused_server_has_no_role() -> None:
     "end", [LocalServer.stop, LocalServer.kill, LocalServer.close], ids=["stop", "kill", "close"]
 )
 async def test_a_paused_server_can_be_ended(end: Callable[[LocalServer], Coroutine[Any, Any, None]]) -> None:
-    """Every way to end a server ends a paused one, too."""
+    """Every way to end a server also ends a paused one."""
     async with LocalServer() as server:
         pid = server.pid
         assert pid is not None
@@ -168,7 +170,7 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
 
 
 async def test_a_cancelled_enter_leaves_no_process_and_no_files() -> None:
-    """Cancelling `async with` on its way in removes the data directory as well."""
+    """Cancelling `async with` while it enters removes the data directory as well."""
     server = LocalServer()
 
     async def use() -> None:
@@ -187,7 +189,7 @@ async def test_a_cancelled_enter_leaves_no_process_and_no_files() -> None:
 
 
 async def test_a_cancelled_stop_kills() -> None:
-    """Cancelling stop while the server shuts down leaves it dead, not half alive."""
+    """Cancelling stop while the server shuts down leaves it dead."""
     async with LocalServer() as server:
         pid = server.pid
         assert pid is not None
@@ -213,12 +215,12 @@ async def test_stop_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_server_that_ends_while_starting_tells_why() -> None:
-    """If the JVM gives up, start raises with the exit status and the end of its log."""
+    """If the JVM exits, start raises an error with the exit status and the end of its log."""
     server = LocalServer(extra_config={"tickTime": "often"})
     with pytest.raises(ServerUnavailable, match=r'ended with status \d+ while starting(?s:.)*"often"'):
         await server.start()
     assert not server.running
-    assert "often" in server.log  # which stays for whoever wants more of it
+    assert "often" in server.log  # the log stays available
     await server.close()
     assert server.log == ""
 
@@ -234,7 +236,7 @@ async def test_start_is_bounded() -> None:
 
 @pytest.mark.parametrize("java", ["/nonexistent", "no-such-java"])
 async def test_no_java_is_a_clear_error(java: str) -> None:
-    """Without Java, one line says what to install."""
+    """Without Java, a one-line error says what to install."""
     server = LocalServer(java=java)
     with pytest.raises(ServerUnavailable) as caught:
         await server.start()
@@ -245,7 +247,7 @@ async def test_no_java_is_a_clear_error(java: str) -> None:
 
 
 async def test_no_jars_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without ZooKeeper's jars, one line says where they were looked for and what to install."""
+    """Without ZooKeeper's jars, a one-line error says where they were looked for and what to install."""
     monkeypatch.delenv("CORRAL_ZOOKEEPER_CLASSPATH", raising=False)
     monkeypatch.delenv("ZOOKEEPER_HOME", raising=False)
     monkeypatch.setattr(jvm, "_DEBIAN_JARS", tmp_path)
@@ -259,7 +261,7 @@ async def test_no_jars_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_class_path_is_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's class path goes first, then Debian's jars, then an unpacked Apache release."""
+    """The environment's class path is tried first, then Debian's jars, then an unpacked Apache release."""
     home, debian = tmp_path / "apache-zookeeper", tmp_path / "debian"
     for jar in (home / "lib/zookeeper-3.9.3.jar", debian / "zookeeper.jar", debian / "slf4j-simple.jar"):
         jar.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +277,7 @@ def test_the_class_path_is_found_in_order(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_options_reach_the_server() -> None:
-    """Times are given in seconds; extra_config wins; system properties reach the JVM."""
+    """Times are given in seconds; extra_config takes precedence; system properties reach the JVM."""
     server = LocalServer(
         tick_time=0.25,
         min_session_timeout=0.75,
@@ -298,7 +300,7 @@ async def test_options_reach_the_server() -> None:
 
 @pytest.mark.parametrize("loops", ["asyncio", "uvloop"])
 def test_a_server_outlives_its_event_loop(loops: str) -> None:
-    """A server started in one event loop is used, stopped, restarted and closed from others."""
+    """A server started in one event loop can be used, stopped, restarted and closed from others."""
     factory = pytest.importorskip("uvloop").new_event_loop if loops == "uvloop" else asyncio.new_event_loop
     server = LocalServer()
 
@@ -320,8 +322,8 @@ def test_a_server_outlives_its_event_loop(loops: str) -> None:
 
 @pytest.mark.parametrize("taken_by", ["a listener", "a ZooKeeper"])
 async def test_a_port_that_was_taken_meanwhile(taken_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If somebody takes the port before the server binds it, another is tried; and a ZooKeeper that answers
-    there is not mistaken for ours."""
+    """If another process takes the port before the server binds it, another port is tried. A ZooKeeper that
+    answers there is not taken for ours."""
     async with contextlib.AsyncExitStack() as stack:
         if taken_by == "a ZooKeeper":
             taken = int((await stack.enter_async_context(LocalServer())).address.rpartition(":")[2])
@@ -349,7 +351,7 @@ async def test_a_restart_never_changes_the_port() -> None:
 
 
 async def test_calls_at_the_wrong_time_are_errors() -> None:
-    """What makes no sense in the server's state raises UsageStateError and says what to do."""
+    """A call that the server's state does not allow raises UsageStateError and says what to do."""
     server = LocalServer()
     with pytest.raises(UsageStateError, match="call start"):
         _ = server.address
@@ -363,7 +365,7 @@ async def test_calls_at_the_wrong_time_are_errors() -> None:
 
 
 async def test_close_removes_everything_and_may_be_repeated() -> None:
-    """After close there are no files; a closed server can be started again, as a new one."""
+    """close removes the files; a closed server can be started again, as a new one."""
     server = LocalServer()
     await server.close()
     await server.start()
@@ -379,9 +381,9 @@ async def test_close_removes_everything_and_may_be_repeated() -> None:
 
 @pytest.mark.parametrize("ending", ["exit", "killed"])
 async def test_a_forgotten_server_dies_with_its_process(ending: str, tmp_path: Path) -> None:
-    """A server that nobody closed ends when the interpreter exits, and when it is killed.
+    """A server that was not closed ends when the interpreter exits, and when the interpreter is killed.
 
-    On exit its data is removed, too; a process that was killed cannot see to that.
+    On exit its data is removed, too; a process that was killed cannot do that.
     """
     if ending == "killed" and not jvm.setpriv():
         pytest.skip("only util-linux's setpriv has the kernel kill a server whose parent was killed")
@@ -406,7 +408,7 @@ async def test_a_forgotten_server_dies_with_its_process(ending: str, tmp_path: P
                 process.send_signal(signal.SIGKILL)
             process.stdin.close()
             with contextlib.suppress(ConnectionResetError):  # if it had not accepted us yet
-                assert await reader.read() == b""  # the server's end, seen by a client
+                assert await reader.read() == b""  # the server ends the connection
             writer.close()
             await process.wait()
         assert len(list(tmp_path.glob("corral-*"))) == (0 if ending == "exit" else 1)
@@ -417,7 +419,7 @@ async def test_a_forgotten_server_dies_with_its_process(ending: str, tmp_path: P
 
 
 def test_free_ports_lie_outside_the_ephemeral_range() -> None:
-    """Ports are distinct, and none that the kernel gives to outgoing connections."""
+    """Ports are distinct, and outside the range that the kernel uses for outgoing connections."""
     ports = free_ports(9)
     assert len(set(ports)) == 9
     ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")

@@ -1,4 +1,5 @@
-"""The network of a VirtualLoop behaves as TCP does under asyncio's own loop, where each of these is true too."""
+"""The network of a VirtualLoop behaves as TCP does under asyncio's own loop: each of these tests runs with
+both."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from corral.errors import UsageValueError
 from corral.testing.virtual.loop import VirtualLoop
 from corral.testing.virtual.memory_network import WINDOW
 
-# The network: what TCP does under asyncio is the truth
+# The network: TCP under asyncio is the reference
 
 
 @both
 async def test_what_is_written_comes_and_is_answered() -> None:
-    """Bytes come in order, both ways, and the end comes after them."""
+    """Bytes arrive in order, in both directions, and the end arrives after them."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1000):
@@ -44,7 +45,7 @@ async def test_what_is_written_comes_and_is_answered() -> None:
 
 @both
 async def test_nothing_happens_within_a_write() -> None:
-    """What a write, or a close, causes at the other end happens in a later turn of the loop."""
+    """The effect of a write, or of a close, at the other end comes in a later loop turn."""
     async with pair() as (client, server):
         client.transport.write(b"x")
         client.transport.close()
@@ -56,7 +57,7 @@ async def test_nothing_happens_within_a_write() -> None:
 
 @both
 async def test_a_connection_is_made_before_anything_comes() -> None:
-    """A server that talks first is heard after `connection_made`, with the addresses of both ends known."""
+    """What a server sends first arrives after `connection_made`; the addresses of both ends are known."""
 
     class Greeter(Recorder):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,8 +77,9 @@ async def test_a_connection_is_made_before_anything_comes() -> None:
 
 @both
 async def test_a_reader_that_does_not_read_stops_the_writer() -> None:
-    """What is under way is bounded: beyond it the writer is told to pause, and to go on once it is read."""
-    sent = os.urandom(1 << 23)  # more than a kernel takes
+    """The amount of data in transit is bounded: beyond it the writer is told to pause, and to resume once the
+    data is read."""
+    sent = os.urandom(1 << 23)  # more than a kernel buffers
     async with pair(server=Recorder(reads=False)) as (client, server):
         client.transport.set_write_buffer_limits(high=1 << 15, low=1 << 10)
         for start in range(0, len(sent), 1 << 12):
@@ -93,7 +95,7 @@ async def test_a_reader_that_does_not_read_stops_the_writer() -> None:
 
 @both
 async def test_closing_sends_what_was_written_first() -> None:
-    """`close` is the end of reading at once, and of the connection after what was written."""
+    """After `close` nothing more is read; the connection ends after the data that was written before."""
     sent = os.urandom(1 << 22)
     async with pair() as (client, server):
         client.transport.write(sent)
@@ -107,7 +109,7 @@ async def test_closing_sends_what_was_written_first() -> None:
 
 @both
 async def test_aborting_loses_what_is_not_sent_yet() -> None:
-    """`abort` closes at once, whatever is still buffered; the peer sees the end, which is no error."""
+    """`abort` closes at once, whatever is still buffered; the peer sees the end, without an error."""
     async with pair(server=Recorder(reads=False)) as (client, server):
         client.transport.write(bytes(1 << 23))
         await settle()
@@ -121,7 +123,7 @@ async def test_aborting_loses_what_is_not_sent_yet() -> None:
 
 @both
 async def test_a_half_closed_connection_goes_on_the_other_way() -> None:
-    """Who has written its last still hears the answer, if the other keeps the connection open."""
+    """After a half-close the answer can still be received, if the other side keeps the connection open."""
     async with pair(server=Recorder(keeps_open=True)) as (client, server):
         client.transport.write(b"question")
         client.transport.write_eof()
@@ -137,7 +139,7 @@ async def test_a_half_closed_connection_goes_on_the_other_way() -> None:
 
 @both
 async def test_an_end_closes_unless_it_is_kept_open() -> None:
-    """Where `eof_received` does not say otherwise, the transport closes by itself, after what it has to send."""
+    """Unless `eof_received` returns True, the transport closes by itself, after it has sent its data."""
 
     class LastWord(Recorder):
         def eof_received(self) -> bool:
@@ -154,7 +156,7 @@ async def test_an_end_closes_unless_it_is_kept_open() -> None:
 
 @both
 async def test_closing_with_something_unread_is_a_reset() -> None:
-    """Who closes without having read what came tells the peer that it is lost."""
+    """If a side closes with unread data, its peer gets a reset."""
     async with pair(server=Recorder(reads=False)) as (client, server):
         client.transport.write(b"never read")
         await settle()
@@ -167,7 +169,7 @@ async def test_closing_with_something_unread_is_a_reset() -> None:
 
 @both
 async def test_closing_without_lingering_is_a_reset() -> None:
-    """With SO_LINGER 0 the peer gets RST; what came before it can still be read."""
+    """With SO_LINGER 0 the peer gets RST; data that arrived before it can still be read."""
     async with pair() as (client, server):
         client.transport.pause_reading()
         server.transport.write(b"last words")
@@ -184,7 +186,7 @@ async def test_closing_without_lingering_is_a_reset() -> None:
 
 @both
 async def test_a_writer_to_one_who_has_closed_is_reset() -> None:
-    """What comes for a closed socket is answered by RST; behind a FIN it is a broken pipe."""
+    """Data that arrives at a closed socket is answered with RST; after a FIN that is a broken pipe."""
     async with pair(Recorder(keeps_open=True)) as (client, server):
         server.transport.close()
         await client.saw("eof")
@@ -198,7 +200,7 @@ async def test_a_writer_to_one_who_has_closed_is_reset() -> None:
 
 @both
 async def test_what_crosses_a_close_is_reset() -> None:
-    """Data that was sent before the peer's end came is lost, and the sender is told."""
+    """Data that crosses the peer's close is lost, and the sender is notified."""
     async with pair(Recorder(keeps_open=True)) as (client, server):
         client.transport.write(b"crossing")
         server.transport.abort()
@@ -212,7 +214,7 @@ async def test_what_crosses_a_close_is_reset() -> None:
 
 @both
 async def test_a_paused_writer_hears_of_a_reset() -> None:
-    """A transport that cannot send, and does not read, is lost by RST all the same."""
+    """A transport that can neither send nor read is still notified of an RST."""
     async with pair(server=Recorder(reads=False)) as (client, server):
         client.transport.write(bytes(1 << 23))
         client.transport.pause_reading()
@@ -224,7 +226,7 @@ async def test_a_paused_writer_hears_of_a_reset() -> None:
 
 @both
 async def test_a_connection_that_was_reset_cannot_be_half_closed() -> None:
-    """Who has not read of the reset yet finds it when it says its end."""
+    """A side that has not noticed the reset yet gets an error when it half-closes."""
     async with pair() as (client, server):
         client.transport.pause_reading()
         server.linger_not()
@@ -236,7 +238,7 @@ async def test_a_connection_that_was_reset_cannot_be_half_closed() -> None:
 
 @both
 async def test_a_paused_reader_does_not_hear_of_the_end() -> None:
-    """The end is behind the data: neither is told while reading is paused."""
+    """The end of the stream comes after its data: neither is delivered while reading is paused."""
     async with pair() as (client, server):
         client.transport.pause_reading()
         assert not client.transport.is_reading()
@@ -252,7 +254,7 @@ async def test_a_paused_reader_does_not_hear_of_the_end() -> None:
 
 @both
 async def test_a_buffered_protocol_gets_no_more_than_its_buffer() -> None:
-    """Each read fills a buffer that the protocol lends, in as many steps as it takes."""
+    """Each read fills a buffer that the protocol provides, in as many steps as necessary."""
 
     class Buffered(asyncio.BufferedProtocol):
         def __init__(self) -> None:
@@ -283,7 +285,8 @@ async def test_a_buffered_protocol_gets_no_more_than_its_buffer() -> None:
 
 @both
 async def test_where_nobody_listens_a_connection_is_refused() -> None:
-    """Before a server listens and after it has closed: `ConnectionRefusedError`, and nothing is left."""
+    """Before a server listens, and after it has closed, connecting raises `ConnectionRefusedError`, and
+    nothing is left."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Recorder, LOOPBACK, 0, start_serving=False)
     address = server.sockets[0].getsockname()
@@ -297,7 +300,7 @@ async def test_where_nobody_listens_a_connection_is_refused() -> None:
     assert server.sockets == ()
     with pytest.raises(ConnectionRefusedError):
         await loop.create_connection(Recorder, *address)
-    assert not transport.is_closing()  # closing a server is not the end of its connections
+    assert not transport.is_closing()  # closing a server does not close its connections
     transport.close()
     await settle()
     await server.wait_closed()
@@ -305,7 +308,7 @@ async def test_where_nobody_listens_a_connection_is_refused() -> None:
 
 @both
 async def test_what_a_server_has_not_accepted_is_reset_when_it_closes() -> None:
-    """A connection that the server never got to see."""
+    """A connection that the server never accepted."""
     loop = asyncio.get_running_loop()
     accepted: list[Recorder] = []
     server = await loop.create_server(lambda: accepted.append(Recorder()), LOOPBACK, 0)  # type: ignore[arg-type, return-value]
@@ -320,7 +323,7 @@ async def test_what_a_server_has_not_accepted_is_reset_when_it_closes() -> None:
 
 @both
 async def test_a_port_is_taken_once() -> None:
-    """Two servers cannot have one address; they get free ports of their own."""
+    """Two servers cannot have the same address; with port 0 each gets a free port."""
     loop = asyncio.get_running_loop()
     one = await loop.create_server(Recorder, LOOPBACK, 0)
     two = await loop.create_server(Recorder, LOOPBACK, 0)
@@ -342,7 +345,7 @@ async def test_a_port_is_taken_once() -> None:
 
 @both
 async def test_a_server_on_every_address_is_found_by_each() -> None:
-    """A server that listens anywhere, and a client that says where it comes from."""
+    """A server that listens on every address, and a client that binds to a local address."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Recorder, "0.0.0.0", 0)
     port = server.sockets[0].getsockname()[1]
@@ -358,7 +361,8 @@ async def test_a_server_on_every_address_is_found_by_each() -> None:
 
 @both
 async def test_a_connection_whose_making_is_cancelled_is_none() -> None:
-    """Cancelled at any turn of the loop, connecting leaves no transport, and at most a server that sees FIN."""
+    """At whatever loop turn connecting is cancelled, no transport is left, and the server sees at most a
+    FIN."""
     loop = asyncio.get_running_loop()
     seen: list[Recorder] = []
 
@@ -382,12 +386,13 @@ async def test_a_connection_whose_making_is_cancelled_is_none() -> None:
     server.close()
 
 
-# Names, and what there is only in memory
+# Names, and features of the network in memory only
 
 
 @virtual
 async def test_a_name_has_the_addresses_it_was_given() -> None:
-    """`hosts` is the name service: several addresses, tried in order; other names are not found."""
+    """`hosts` is the name service: a name may have several addresses, tried in order; other names are not
+    found."""
     loop = this()
     loop.hosts["zk1"] = ["10.0.0.1", "127.9.8.7", "::1"]
     infos = await loop.getaddrinfo("zk1", 2181, type=socket.SOCK_STREAM)
@@ -409,7 +414,7 @@ async def test_a_name_has_the_addresses_it_was_given() -> None:
 
 @virtual
 async def test_localhost_is_both_loopback_addresses() -> None:
-    """A server on "localhost" is found by name and by each number, in IPv4 and IPv6, on one port."""
+    """A server on "localhost" is reachable by name and by each address, IPv4 and IPv6, at one port."""
     loop = this()
     server = await loop.create_server(Recorder, "localhost", 0)
     port = server.sockets[0].getsockname()[1]
@@ -423,7 +428,8 @@ async def test_localhost_is_both_loopback_addresses() -> None:
 
 @virtual
 async def test_a_server_without_a_host_is_at_every_address() -> None:
-    """In IPv4 and IPv6; and a free port is one that nobody has asked for by number."""
+    """A server without a host is reachable by IPv4 and IPv6. A free port is one that nobody has requested by
+    number."""
     loop = this()
     server = await loop.create_server(Recorder, None, 0)
     port = server.sockets[0].getsockname()[1]
@@ -431,7 +437,7 @@ async def test_a_server_without_a_host_is_at_every_address() -> None:
         transport, _ = await loop.create_connection(Recorder, host, port)
         assert transport.get_extra_info("sockname")[0] == host
         transport.close()
-    with_number = await loop.create_server(Recorder, LOOPBACK, port + 3)  # two went to the clients
+    with_number = await loop.create_server(Recorder, LOOPBACK, port + 3)  # two were used by the clients
     without = await loop.create_server(Recorder, LOOPBACK, 0)
     assert without.sockets[0].getsockname()[1] == port + 4
     for each in (server, with_number, without):
@@ -441,7 +447,7 @@ async def test_a_server_without_a_host_is_at_every_address() -> None:
 
 @virtual
 async def test_so_many_bytes_are_under_way_and_no_more() -> None:
-    """What nobody reads is sent up to the window; the rest is the writer's."""
+    """Unread data is sent up to the window size; the rest stays with the writer."""
     async with pair(server=Recorder(reads=False)) as (client, _):
         client.transport.write(bytes(1 << 20))
         assert client.transport.get_write_buffer_size() == (1 << 20) - WINDOW
@@ -451,7 +457,7 @@ async def test_so_many_bytes_are_under_way_and_no_more() -> None:
 
 @virtual
 async def test_where_every_address_refuses_all_are_named() -> None:
-    """A name of which no address answers: asyncio's own error, which has them all."""
+    """If every address of a name refuses, asyncio's own error lists all of them."""
     loop = this()
     with pytest.raises(OSError, match=r"Multiple exceptions: .*127\.0\.0\.1.*, .*::1"):
         await loop.create_connection(Recorder, "localhost", 1)
@@ -459,7 +465,7 @@ async def test_where_every_address_refuses_all_are_named() -> None:
 
 @virtual
 async def test_there_is_no_real_network() -> None:
-    """What would need an operating system's socket says so at once."""
+    """Functions that need an operating system's socket raise at once."""
     loop = this()
     with socket.socket() as sock:
         sock.setblocking(False)
@@ -479,7 +485,7 @@ async def test_there_is_no_real_network() -> None:
 
 
 def test_a_latency_is_how_long_a_piece_is_under_way() -> None:
-    """A handshake and an exchange take a round trip each; order is kept."""
+    """A handshake and an exchange take a round trip each, and order is kept."""
 
     async def main() -> None:
         loop = this()
@@ -496,7 +502,8 @@ def test_a_latency_is_how_long_a_piece_is_under_way() -> None:
 
 
 def test_a_fragmented_stream_is_cut_anywhere() -> None:
-    """With ``fragment=1`` a reader gets byte by byte; else up to so many, differently by the seed."""
+    """With ``fragment=1`` a reader gets single bytes; otherwise at most that many at a time, varying with the
+    seed."""
 
     def sizes(fragment: int, seed: int) -> list[int]:
         found: list[int] = []
@@ -529,6 +536,6 @@ def test_a_fragmented_stream_is_cut_anywhere() -> None:
     ],
 )
 def test_a_loop_that_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
-    """The value, the rule and the remedy are named."""
+    """The error has the value, the rule and the remedy."""
     with pytest.raises(UsageValueError, match=said):
         VirtualLoop(**options)

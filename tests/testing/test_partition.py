@@ -1,4 +1,4 @@
-"""LocalEnsemble.partition: what it promises of three real ZooKeeper processes, some cut off from the others."""
+"""LocalEnsemble.partition, with three real ZooKeeper processes, some of them cut off from the others."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from support import until
 pytestmark = pytest.mark.usefixtures("real_servers")
 
 SOON = 4
-"""A sync_limit, in ticks of half a second, after which a server that is cut off has left before long."""
+"""A sync_limit, in ticks of half a second, after which a server that is cut off soon leaves."""
 
 LATE = 60
-"""One after which it has not left while a test lasts."""
+"""A sync_limit after which a server does not leave within a test."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def ensemble() -> AsyncIterator[LocalEnsemble]:
 
 @pytest.fixture
 async def patient() -> AsyncIterator[LocalEnsemble]:
-    """Three servers that do not leave while a test lasts."""
+    """Three servers that do not leave within a test."""
     async with LocalEnsemble(3, sync_limit=LATE, partitionable=True) as servers:
         await servers.followers()
         yield servers
@@ -72,8 +72,8 @@ def network(ensemble: LocalEnsemble) -> PeerNetwork:
 
 
 async def test_a_follower_that_is_cut_off_leaves_while_the_others_go_on(ensemble: LocalEnsemble) -> None:
-    """A minority stops serving after syncLimit; the majority goes on under its leader. After the block the
-    server is a follower again, and has what was written meanwhile."""
+    """The minority stops serving after syncLimit; the majority continues under its leader. After the block
+    the server is a follower again, and has what was written meanwhile."""
     leader = await ensemble.leader()
     cut_off, other = await ensemble.followers()
     async with ensemble.partition(cut_off):
@@ -87,8 +87,8 @@ async def test_a_follower_that_is_cut_off_leaves_while_the_others_go_on(ensemble
 
 
 async def test_a_leader_that_is_cut_off_is_replaced(ensemble: LocalEnsemble) -> None:
-    """The majority elects another leader, and the old one stops serving. After the block all three serve under
-    the new one."""
+    """The majority elects another leader, and the old one stops serving. After the block all three serve
+    under the new one."""
     old = await ensemble.leader()
     one, other = await ensemble.followers()
     async with ensemble.partition(old):
@@ -107,7 +107,8 @@ async def test_a_leader_that_is_cut_off_is_replaced(ensemble: LocalEnsemble) -> 
 
 
 async def test_servers_that_are_cut_off_together_hear_each_other(ensemble: LocalEnsemble) -> None:
-    """Only links between the two sides are cut: two servers cut off from the third go on, and it leaves."""
+    """Only links between the two sides are cut: the two servers on one side continue, and the third
+    leaves."""
     leader = await ensemble.leader()
     follower, third = await ensemble.followers()
     async with ensemble.partition(leader, follower):
@@ -119,8 +120,8 @@ async def test_servers_that_are_cut_off_together_hear_each_other(ensemble: Local
 
 
 async def test_nothing_passes_and_nothing_is_closed(patient: LocalEnsemble) -> None:
-    """What is said across the cut is withheld, clients stay attached, and at the end all is delivered on the
-    connections that there were: neither side has noticed anything."""
+    """Messages across the cut are withheld, clients stay connected, and at the end everything is delivered on
+    the existing connections: neither side has noticed anything."""
     leader = await patient.leader()
     cut_off, other = await patient.followers()
     logged = {server: len(server.log) for server in patient.servers}
@@ -142,7 +143,7 @@ async def test_nothing_passes_and_nothing_is_closed(patient: LocalEnsemble) -> N
 
 
 async def test_a_death_across_the_cut_is_not_noticed(patient: LocalEnsemble) -> None:
-    """The end of a connection is withheld like all else: a leader hears that a follower was killed when the
+    """The end of a connection is withheld, too: a leader notices that a follower was killed when the
     partition is over."""
     leader = await patient.leader()
     cut_off, other = await patient.followers()
@@ -156,7 +157,7 @@ async def test_a_death_across_the_cut_is_not_noticed(patient: LocalEnsemble) -> 
             return to_leader.connections == 0
 
         await until(seen_here, "the proxy has seen the end")
-        await write(other, "/meanwhile")  # a round trip between the leader and the other
+        await write(other, "/meanwhile")  # a round trip between the leader and the other follower
         assert "GOODBYE" not in leader.log[logged:]
 
     async def noticed() -> bool:
@@ -171,7 +172,8 @@ async def test_a_death_across_the_cut_is_not_noticed(patient: LocalEnsemble) -> 
 async def test_a_server_that_is_started_in_a_partition_does_not_get_through(
     patient: LocalEnsemble, wiped: bool
 ) -> None:
-    """It looks for the others in vain; after the block it follows, and has what was written meanwhile."""
+    """A server that is restarted while cut off does not find the others; after the block it follows, and has
+    what was written meanwhile."""
     cut_off, other = await patient.followers()
     await write(other, "/before")
     async with patient.partition(cut_off):
@@ -187,7 +189,7 @@ async def test_a_server_that_is_started_in_a_partition_does_not_get_through(
         await until(votes_again, "it has asked for votes for more than a second")
         assert await cut_off.role() is None
         said = cut_off.log[logged:]
-        assert "n.sid:" in said  # its own voice is all that it hears
+        assert "n.sid:" in said  # its own vote is all that it receives
         assert not [
             server
             for number, server in enumerate(patient.servers, start=1)
@@ -200,7 +202,8 @@ async def test_a_server_that_is_started_in_a_partition_does_not_get_through(
 
 
 async def test_partitions_overlap(ensemble: LocalEnsemble) -> None:
-    """What any of several partitions parts stays parted, in whichever order they end."""
+    """Sides that are separated by any of several partitions stay separated, in whichever order the partitions
+    end."""
     leader = await ensemble.leader()
     one, other = await ensemble.followers()
     async with contextlib.AsyncExitStack() as second:
@@ -217,8 +220,8 @@ async def test_partitions_overlap(ensemble: LocalEnsemble) -> None:
 
 
 async def test_each_server_can_end_and_start_alone(ensemble: LocalEnsemble) -> None:
-    """Stopped, killed, wiped and started alone, servers find each other again through the proxies; and so they
-    do all together."""
+    """Servers that are stopped, killed, wiped and started one by one reconnect through the proxies, and so do
+    all of them together."""
     for end in (LocalServer.kill, LocalServer.stop):
         for victim in (await ensemble.leader(), (await ensemble.followers())[0]):
             await end(victim)
@@ -234,12 +237,12 @@ async def test_each_server_can_end_and_start_alone(ensemble: LocalEnsemble) -> N
 
 
 async def test_no_link_goes_past_the_proxies(ensemble: LocalEnsemble) -> None:
-    """Whoever of two servers called the other, on the quorum port or the election port, first or back: whatever
-    is connected to a server's own port is a socket of ours."""
+    """Whichever of two servers opened a connection, to the quorum port or the election port, initially or
+    again: all connections to a server's own ports come from this process."""
     for victim in (
         await ensemble.leader(),
         (await ensemble.followers())[0],
-    ):  # so that each has to call again
+    ):  # so that each has to connect again
         await victim.kill()
         await ensemble.followers()
         await victim.start()
@@ -250,7 +253,7 @@ async def test_no_link_goes_past_the_proxies(ensemble: LocalEnsemble) -> None:
         for state, remote_port, inode in _sockets()
         if state == "01" and remote_port in ports  # established
     ]
-    assert len(callers) >= 2 + 3  # two followers with their leader, and a pair of voices each
+    assert len(callers) >= 2 + 3  # followers to their leader; one for votes for each pair
     assert set(callers) <= ours
 
 
@@ -259,7 +262,7 @@ def _links(directory: Path) -> list[Path]:
 
 
 def _sockets() -> list[tuple[str, int, str]]:
-    """The state, the remote port and the inode of each TCP socket of this host, of either family."""
+    """The state, the remote port and the inode of each TCP socket of this host, IPv4 and IPv6."""
     lines = [
         line.split()
         for table in ("tcp", "tcp6")
@@ -270,7 +273,8 @@ def _sockets() -> list[tuple[str, int, str]]:
 
 @pytest.mark.parametrize("version", [-65536, -65535], ids=["one address", "several"])
 def test_the_election_address_is_replaced(version: int) -> None:
-    """In the first words of a server its address is replaced, whenever they are whole; what follows stays."""
+    """In the greeting of a server its address is replaced, as soon as the greeting is complete; what follows
+    is unchanged."""
     address = b"127.0.0.1:11111" if version == -65536 else b"127.0.0.1:11111|127.0.0.1:22222"
     opening = struct.pack(">qqi", version, 3, len(address)) + address
     for cut in range(len(opening)):
@@ -291,13 +295,14 @@ def test_the_election_address_is_replaced(version: int) -> None:
     ids=["no version", "no address", "too long"],
 )
 def test_what_is_no_greeting_stays_as_it_is(opening: bytes) -> None:
-    """Of what no server would take for a greeting nothing is replaced, and no more is waited for."""
+    """Bytes that are not a valid greeting are passed on unchanged, and no more is awaited."""
     assert rewrite_election_address(opening, "127.0.0.1:4") == (b"", 0)
 
 
 @pytest.mark.parametrize("which", [[3, 4, 5], [6]], ids=["quorum", "election"])
 async def test_a_port_that_was_taken_meanwhile(which: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """If somebody takes a port before its server binds it, all start again with others, and other proxies."""
+    """If another process takes a port before its server binds it, all servers start again with other ports
+    and proxies."""
     unlucky = free_ports(9)
     choices = iter([unlucky, free_ports(9)])
     monkeypatch.setattr(ensemble_module, "free_ports", lambda count: next(choices))
@@ -347,8 +352,8 @@ async def test_closed_in_a_partition(ensemble: LocalEnsemble) -> None:
 
 
 async def test_another_event_loop(ensemble: LocalEnsemble) -> None:
-    """A partitionable ensemble belongs to the loop that started it: elsewhere its methods say so, and `close`
-    does after it has killed the servers."""
+    """A partitionable ensemble belongs to the loop that started it. In another loop its methods raise;
+    `close` does so after it has killed the servers."""
     server = ensemble.servers[0]
     await server.kill()
     calls: list[Callable[[], Awaitable[object]]] = [
@@ -371,15 +376,16 @@ async def test_another_event_loop(ensemble: LocalEnsemble) -> None:
 
 
 def test_an_ensemble_that_is_not_partitionable() -> None:
-    """One that was not made so has no links to cut; the error says how to make one."""
+    """An ensemble without `partitionable=True` cannot be partitioned; the error says how to make one that
+    can."""
     ensemble = LocalEnsemble(3)
     with pytest.raises(UsageStateError, match=r"LocalEnsemble\(\.\.\., partitionable=True\)"):
         asyncio.run(_enter(ensemble, ensemble.servers[0]))
 
 
 def test_wrong_use_is_an_error() -> None:
-    """A partition is of an ensemble that was started, into two sides of its own servers; and the servers must
-    be such as use the addresses that they are given."""
+    """A partition needs a started ensemble, two sides of its own servers, and servers that use the addresses
+    that they are given."""
     ensemble, foreign = LocalEnsemble(3, partitionable=True), LocalServer()
     one, other, third = ensemble.servers
     with pytest.raises(UsageStateError, match=r"call start\(\) first"):

@@ -1,4 +1,5 @@
-"""corral.testing.plugin: its fixtures under each plugin that runs asynchronous tests, and its choice of a server."""
+"""corral.testing.plugin: its fixtures under each plugin that runs asynchronous tests, and its choice of a
+server."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def anyio_backend():
     return "asyncio"
 """
 
-# What is promised of the fixtures, whoever runs them: MARK is in front of each test.
+# What the fixtures guarantee, whoever runs them: MARK is in front of each test.
 TESTS = """
 import asyncio, pytest, corral
 from corral.testing import committed
@@ -86,17 +87,17 @@ def given() -> Iterator[EmbeddedServer]:
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    if "no:asyncio" not in arguments:  # or it warns that a default is to change
+    if "no:asyncio" not in arguments:  # otherwise it warns that a default will change
         arguments = ("-o", "asyncio_default_fixture_loop_scope=function", *arguments)
     return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
 
 def summary(result: pytest.RunResult) -> list[str]:
-    """What it says of the servers."""
+    """What the summary says about the servers."""
     return [line.removeprefix("ZooKeeper: ") for line in result.outlines if line.startswith("ZooKeeper: ")]
 
 
-# Who runs asynchronous tests
+# Plugins that run asynchronous tests
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def summary(result: pytest.RunResult) -> list[str]:
     ids=["strict", "auto", "anyio", "anyio beside pytest-asyncio", "a loop for a module", "one loop for all"],
 )
 def test_under(pytester: pytest.Pytester, mark: str, arguments: tuple[str, ...]) -> None:
-    """The fixtures do what they promise, without a warning, in the event loop of the test."""
+    """The fixtures work, without a warning, in the event loop of the test."""
     pytester.makepyfile(TESTS.replace("MARK", mark))
     run(pytester, *arguments).assert_outcomes(passed=4)
 
@@ -126,7 +127,7 @@ def test_both_in_one_run(pytester: pytest.Pytester) -> None:
 
 
 def test_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
-    """Where pytest-asyncio is not installed, nothing asks for it."""
+    """Without pytest-asyncio installed, nothing tries to import it."""
     pytester.makepyfile(TESTS.replace("MARK", ANYIO))
     pytester.makepyfile(
         nowhere="""
@@ -141,7 +142,7 @@ def test_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
 
 
 def test_synchronous_tests(pytester: pytest.Pytester) -> None:
-    """A test that is not asynchronous has the shared server without any plugin."""
+    """A synchronous test can use the shared server without any plugin."""
     pytester.makepyfile(
         """
         import asyncio, corral
@@ -178,7 +179,7 @@ async def test_an_hour(zk, zookeeper_hosts, faults):
 
 @pytest.mark.parametrize("runner", ["asyncio", "anyio"])
 def test_in_virtual_time(pytester: pytest.Pytester, runner: str) -> None:
-    """In a VirtualLoop a test has a server in its own loop, whatever was asked for; the summary says so."""
+    """In a VirtualLoop a test has a server in its own loop, whatever was configured; the summary says so."""
     if runner == "asyncio":
         pytester.makeconftest(
             """
@@ -207,12 +208,12 @@ def anyio_backend():
     assert summary(result)[1:] == ["in virtual time: embedded, one for each test in its event loop"]
 
 
-# Which server
+# The choice of a server
 
 
 @pytest.fixture
 def taken(request: pytest.FixtureRequest) -> str:
-    """What the summary says of the server, which has to be here."""
+    """What the summary says about the server, which must be available here."""
     if "LocalServer" in request.param:
         request.getfixturevalue("real_servers")
     return str(request.param)
@@ -229,7 +230,8 @@ def taken(request: pytest.FixtureRequest) -> str:
     indirect=["taken"],
 )
 def test_the_choice(pytester: pytest.Pytester, ini: str | None, option: str | None, taken: str) -> None:
-    """The embedded server, unless the configuration says otherwise, or the command line; the summary tells."""
+    """The default is the embedded server; the configuration overrides it, and the command line overrides
+    both. The summary says which was used."""
     if ini is not None:
         pytester.makeini(f"[pytest]\nzookeeper = {ini}")
     pytester.makepyfile(ONE_TEST)
@@ -240,7 +242,7 @@ def test_the_choice(pytester: pytest.Pytester, ini: str | None, option: str | No
 
 
 def test_nothing_is_started_for_nobody(pytester: pytest.Pytester) -> None:
-    """Where no test asks for a server there is none, not even one that could not be had."""
+    """If no test uses a server none is started, not even one that would be unavailable."""
     pytester.makepyfile("def test_it(): pass")
     result = run(pytester, "--zookeeper=docker")
     result.assert_outcomes(passed=1)
@@ -258,7 +260,7 @@ SAID = {
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
-    """Take away what some kinds of servers need."""
+    """Remove what some kinds of servers need."""
     for kind in kinds:
         variables: Mapping[str, str] = MISSING[kind]
         for name, value in variables.items():
@@ -276,7 +278,8 @@ def without(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
 def test_auto_says_what_was_not_there(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, missing: list[str], taken: str
 ) -> None:
-    """auto takes the first server that works, a real one if there is any; it tells which, and why none before it."""
+    """auto takes the first server that works, and prefers a real one. It says which, and why those before it
+    did not work."""
     without(monkeypatch, *missing)
     pytester.makepyfile(ONE_TEST)
     result = run(pytester, "--zookeeper=auto", *WARNINGS_FAIL)
@@ -292,7 +295,8 @@ def test_auto_says_what_was_not_there(
 def test_a_choice_that_cannot_be_had(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, choice: str
 ) -> None:
-    """The tests fail, with what was missing; none is skipped, and no other server is taken."""
+    """If the server is unavailable the tests fail, with the reason; none is skipped, and no other server is
+    used."""
     without(monkeypatch, *MISSING)
     pytester.makepyfile(ONE_TEST)
     result = run(pytester, f"--zookeeper={choice}")
@@ -302,7 +306,7 @@ def test_a_choice_that_cannot_be_had(
 
 @pytest.mark.parametrize("choice", ["dokcer", "localhost", "zk1:port", "zk1:2181,/app"])
 def test_what_is_no_choice(pytester: pytest.Pytester, choice: str) -> None:
-    """A word that is none of the choices is refused before any test runs."""
+    """An unknown choice is refused before any test runs."""
     pytester.makepyfile("def test_it(): pass")
     result = run(pytester, f"--zookeeper={choice}")
     assert result.ret is pytest.ExitCode.USAGE_ERROR
@@ -310,7 +314,8 @@ def test_what_is_no_choice(pytester: pytest.Pytester, choice: str) -> None:
 
 
 def test_a_server_that_runs_already(pytester: pytest.Pytester, given: EmbeddedServer) -> None:
-    """HOSTS may have several servers, and a chroot below which all happens; the proxy leads to the first."""
+    """HOSTS may have several servers, and a chroot below which all tests run; the proxy connects to the first
+    server."""
     pytester.makepyfile(
         TESTS.replace("MARK", ASYNCIO),
         test_first="""
@@ -342,7 +347,7 @@ def test_a_server_that_runs_already(pytester: pytest.Pytester, given: EmbeddedSe
 def test_hosts_that_cannot_be_had(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, given: EmbeddedServer, missing: str
 ) -> None:
-    """Where nobody answers, or the chroot is not there, each test fails, and the wait for it is one."""
+    """If no server answers, or the chroot does not exist, each test fails, and only the first one waits."""
     monkeypatch.setattr(plugin, "_REACH_TIMEOUT", 0.2)
     hosts = "127.0.0.1:1" if missing == "server" else f"{given.address}/nowhere"
     pytester.makepyfile(ONE_TEST + ONE_TEST.replace("test_it", "test_that"))
@@ -351,7 +356,7 @@ def test_hosts_that_cannot_be_had(
     result.stdout.fnmatch_lines(f"*--zookeeper={hosts}: no ZooKeeper to test on: *")
 
 
-# What it costs those who do not use it
+# Cost for those who do not use it
 
 
 def test_nobody_else_imports_it() -> None:
@@ -362,7 +367,7 @@ def test_nobody_else_imports_it() -> None:
 
 
 def test_it_has_to_be_asked_for(pytester: pytest.Pytester) -> None:
-    """Without that one line there are no options and no fixtures; and nothing of corral is imported."""
+    """Unless it is configured there are no options and no fixtures, and nothing of corral is imported."""
     pytester.makeconftest("")
     pytester.makepyfile("import sys\ndef test_it(): assert 'corral' not in sys.modules")
     arguments = ("-p", "no:cacheprovider")

@@ -1,4 +1,4 @@
-"""What `corral.testing` exports, and which members of it users see."""
+"""The public names of `corral.testing`, and the public members of its classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import corral.testing
 
-# The public members of each class that does not only inherit them, and has more than fields.
+# The public members of each class that does not inherit all of them, and has more than fields.
 MEMBERS = {
     "BlackHole": "arrived",
     "ContainerServer": "address close four_letter_word kill pause resume role running start stop",
@@ -27,7 +27,7 @@ MEMBERS = {
 
 
 def test_exports_are_what_is_there() -> None:
-    """`__all__` names every public name of the package once, and nothing else is there beside modules."""
+    """`__all__` has every public name of the package once, and the package has no others except modules."""
     names = corral.testing.__all__
     there = {
         name
@@ -40,7 +40,7 @@ def test_exports_are_what_is_there() -> None:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_members_are_public_on_purpose(name: str) -> None:
-    """A class has these public members; each of them is documented where it is defined."""
+    """A class has exactly these public members; each of them has a docstring where it is defined."""
     cls = getattr(corral.testing, name)
     members = [member for member in dir(cls) if not member.startswith("_")]
     assert members == MEMBERS[name].split()
@@ -48,7 +48,7 @@ def test_members_are_public_on_purpose(name: str) -> None:
 
 
 def test_every_export_is_documented() -> None:
-    """Each class and function says what it is."""
+    """Each class and function has a docstring."""
     exported = [getattr(corral.testing, name) for name in corral.testing.__all__]
     assert [
         each for each in exported if (inspect.isclass(each) or inspect.isfunction(each)) and not each.__doc__

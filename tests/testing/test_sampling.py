@@ -1,4 +1,4 @@
-"""`--points=tenth` leaves out nine tenths of the cases of each sampled test and nothing else, by a seed."""
+"""`--points=tenth` skips nine tenths of the cases of each sampled test and nothing else, by a seed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_few(few):
 """
 
 
-# By importlib, and in a folder: the real tests/points/test_points.py may be imported in this process.
+# With importlib, and in a folder, since the real tests/points/test_points.py may be imported in this process.
 QUIET = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--import-mode=importlib")
 
 
 @pytest.fixture(autouse=True)
 def project(pytester: pytest.Pytester) -> None:
-    """Points in four files, and something else in two of them and beside."""
+    """Sampled tests in four files, and other tests in two of them and elsewhere."""
     pytester.makeconftest("""
         import pytest
 
@@ -50,7 +50,7 @@ def project(pytester: pytest.Pytester) -> None:
 
 
 def ran(pytester: pytest.Pytester, *arguments: str) -> tuple[set[str], int]:
-    """The tests that have passed, of which none has failed, and the seed."""
+    """The tests that passed, after checking that none failed, and the seed."""
     result = pytester.runpytest_inprocess("-v", *QUIET, *arguments)
     assert result.ret == 0
     [seed] = [int(line.rpartition("=")[2]) for line in result.outlines if line.startswith("points: a tenth")]
@@ -59,20 +59,21 @@ def ran(pytester: pytest.Pytester, *arguments: str) -> tuple[set[str], int]:
 
 
 def test_a_tenth(pytester: pytest.Pytester) -> None:
-    """Of the cases of each test a tenth, and at least one; all that needs real servers, and all that is not sampled."""
+    """A tenth of the cases of each test runs, at least one; all tests on real servers run, and all that are
+    not sampled."""
     result = pytester.runpytest_inprocess(*QUIET, "--points=tenth")
     result.assert_outcomes(passed=4 * (4 + 1) + 2 + 43, deselected=4 * (36 + 2))
 
 
 def test_all(pytester: pytest.Pytester) -> None:
-    """Unless a tenth is asked for."""
+    """By default every case runs."""
     result = pytester.runpytest_inprocess(*QUIET)
     result.assert_outcomes(passed=5 * 43 + 2)
 
 
 def test_the_seed(pytester: pytest.Pytester) -> None:
-    """The header tells it, and the workers of pytest-xdist share it. With it the same points run again; with
-    another one others."""
+    """The header shows the seed, and the workers of pytest-xdist share it. With that seed the same cases run
+    again; with another seed others do."""
     first, seed = ran(pytester, "--points=tenth", "-n2")
     assert len(first) == 4 * (4 + 1) + 2 + 43
     assert ran(pytester, "--points=tenth", f"--points-seed={seed}") == (first, seed)

@@ -1,4 +1,4 @@
-"""TcpProxy: what passes, what is withheld, what is lost; on an echo server."""
+"""TcpProxy: what passes, what is withheld, and what is lost, with an echo server."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ T = TypeVar("T")
 
 
 async def within(awaitable: Awaitable[T]) -> T:
-    """Wait for what must come, but not for ever."""
+    """Wait for something that must happen, with a time limit."""
     return await asyncio.wait_for(awaitable, 10)
 
 
 async def turns(count: int = 20) -> None:
-    """Let the event loop go round, for whatever might happen and must not."""
+    """Let the event loop run some turns, in which something unexpected could happen."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop run until something has come about that nothing tells of."""
+    """Let the event loop run until a condition is true for which there is no event."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0)
 
 
 class Echo:
-    """A server that sends back what it gets, and keeps it.
+    """A server that sends back what it receives, and records it.
 
-    With `pieces` it answers as a server does that reads messages: once a message is whole, in pieces of that
+    With `pieces` it answers as a server that reads messages: once a message is complete, in pieces of that
     many bytes.
     """
 
@@ -50,8 +50,8 @@ class Echo:
         self._pieces = pieces
         self.received = bytearray()
         self.accepted = 0
-        self.ended = asyncio.Event()  # the first time that a client went
-        self.resets = 0  # how many of them went with a reset
+        self.ended = asyncio.Event()  # the first time that a client left
+        self.resets = 0  # how many of them left with a reset
         self._grew = asyncio.Event()
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -68,7 +68,7 @@ class Echo:
         await self._server.wait_closed()
 
     async def got(self, n: int) -> bytes:
-        """Wait until `n` bytes came, and return all that did."""
+        """Wait until `n` bytes were received; returns everything received."""
         while len(self.received) < n:
             self._grew.clear()
             await within(self._grew.wait())
@@ -115,7 +115,7 @@ class Client:
         return await within(self.reader.readexactly(n))
 
     async def rest(self) -> bytes:
-        """What comes until the end; ConnectionResetError if that is a reset."""
+        """What is received until the end; ConnectionResetError if that is a reset."""
         return await within(self.reader.read())
 
 
@@ -144,7 +144,7 @@ async def connection(proxy: TcpProxy) -> AsyncIterator[Client]:
 
 
 async def arrives(client: Client, data: bytes) -> None:
-    """What is sent comes back."""
+    """Check that what is sent comes back."""
     client.writer.write(data)
     assert await client.get(len(data)) == data
 
@@ -165,7 +165,7 @@ def request(xid: int, payload: bytes = b"") -> bytes:
 
 
 async def test_bytes_pass_both_ways(proxy: TcpProxy, echo: Echo) -> None:
-    """Without a fault, the proxy is a wire; it counts its connections."""
+    """Without a fault the proxy passes everything on; it counts its connections."""
     async with connection(proxy) as client:
         client.writer.write(b"hello")
         assert await client.get(5) == b"hello"
@@ -179,7 +179,7 @@ async def test_bytes_pass_both_ways(proxy: TcpProxy, echo: Echo) -> None:
 
 
 async def test_much_data_passes_whole(proxy: TcpProxy) -> None:
-    """More than all buffers hold arrives whole and in order, though the client reads late."""
+    """More data than all buffers hold arrives complete and in order, even if the client reads late."""
     data = b"".join(request(n, bytes(1000)) for n in range(8000))
     async with connection(proxy) as client:
         writing = asyncio.create_task(write_all(client, data))
@@ -193,7 +193,7 @@ async def write_all(client: Client, data: bytes) -> None:
 
 
 async def test_an_end_passes_in_both_directions(proxy: TcpProxy, echo: Echo) -> None:
-    """When one peer closes, the other sees the end, after what was sent before it."""
+    """When one peer closes, the other sees the end, after everything that was sent before."""
     async with connection(proxy) as client:
         client.writer.write(b"bye")
         client.writer.close()
@@ -217,7 +217,8 @@ async def test_a_reset_passes(proxy: TcpProxy, echo: Echo) -> None:
 
 
 async def test_nothing_passes_a_black_hole(proxy: TcpProxy, echo: Echo) -> None:
-    """In a black hole nothing arrives and nothing is closed; when it ends, what was sent is delivered."""
+    """In a black hole nothing arrives and nothing is closed; when it ends, everything that was sent is
+    delivered."""
     async with connection(proxy) as client:
         client.writer.write(b"before")
         await client.get(6)
@@ -232,7 +233,7 @@ async def test_nothing_passes_a_black_hole(proxy: TcpProxy, echo: Echo) -> None:
 
 
 async def test_a_black_hole_swallows_replies_too(proxy: TcpProxy, echo: Echo) -> None:
-    """What the server sends into a black hole waits as well."""
+    """What the server sends into a black hole is withheld as well."""
     async with connection(proxy) as client:
         client.writer.write(b"a")
         await client.get(1)
@@ -256,7 +257,7 @@ async def test_a_black_hole_accepts_and_stays_silent(proxy: TcpProxy, echo: Echo
 
 
 async def test_black_holes_overlap(proxy: TcpProxy, echo: Echo) -> None:
-    """Of two overlapping black holes, the end of one opens nothing."""
+    """Of two overlapping black holes, the end of one lets nothing pass."""
     async with contextlib.AsyncExitStack() as stack:
         outer = await stack.enter_async_context(proxy.black_hole())
         async with proxy.black_hole():
@@ -268,7 +269,7 @@ async def test_black_holes_overlap(proxy: TcpProxy, echo: Echo) -> None:
 
 
 async def test_what_a_closed_sender_sent_comes_out_of_a_black_hole(proxy: TcpProxy, echo: Echo) -> None:
-    """A request sent into a black hole reaches the server when it ends, though the client has gone: late,
+    """A request sent into a black hole reaches the server when it ends, even if the client has gone: late,
     and followed by the end of the connection."""
     async with connection(proxy) as client:
         client.writer.write(b"a")
@@ -277,14 +278,15 @@ async def test_what_a_closed_sender_sent_comes_out_of_a_black_hole(proxy: TcpPro
             client.writer.write(b"late")
             client.writer.close()
             await within(held.arrived(4))
-            await until(lambda: not proxy.connections)  # the client's end has come as far as the proxy
+            await until(lambda: not proxy.connections)  # the client's end has reached the proxy
             assert not echo.ended.is_set()
         await within(echo.ended.wait())
         assert bytes(echo.received) == b"alate"
 
 
 async def test_what_a_sender_sent_that_was_reset_is_lost(proxy: TcpProxy, echo: Echo) -> None:
-    """A kernel that has reset a connection does not go on sending for it."""
+    """If the client reset its connection, its withheld bytes are not delivered, since a kernel would not send
+    them either."""
     async with connection(proxy) as client:
         await arrives(client, b"a")
         async with proxy.black_hole() as held:
@@ -299,7 +301,8 @@ async def test_what_a_sender_sent_that_was_reset_is_lost(proxy: TcpProxy, echo: 
 
 @pytest.mark.parametrize("by_reset", [False, True], ids=["FIN", "RST"])
 async def test_an_end_does_not_pass_a_black_hole(proxy: TcpProxy, echo: Echo, by_reset: bool) -> None:
-    """Of a peer that closes, the other hears when the black hole ends, not before, though nothing else waits."""
+    """When one peer closes, the other sees that when the black hole ends, not before, even if nothing else is
+    withheld."""
     async with connection(proxy) as client:
         client.writer.write(b"a")
         await client.get(1)
@@ -308,8 +311,8 @@ async def test_an_end_does_not_pass_a_black_hole(proxy: TcpProxy, echo: Echo, by
                 reset(client.writer)
             else:
                 client.writer.close()
-            await until(lambda: not proxy.connections)  # the end has come as far as the proxy
-            async with connection(proxy) as another:  # for whatever would have passed by now
+            await until(lambda: not proxy.connections)  # the end has reached the proxy
+            async with connection(proxy) as another:  # anything that could pass would have passed by now
                 another.writer.write(b"b")
                 await within(held.arrived(1))
             assert not echo.ended.is_set()
@@ -317,7 +320,7 @@ async def test_an_end_does_not_pass_a_black_hole(proxy: TcpProxy, echo: Echo, by
 
 
 async def test_a_full_black_hole_pushes_back(proxy: TcpProxy, echo: Echo) -> None:
-    """Withholding is bounded: a sender that goes on and on is held up, as by a full window."""
+    """The amount withheld is bounded: a sender that continues is blocked, as by a full window."""
     data = frame(bytes(32 << 20))
     async with connection(proxy) as client:
         async with proxy.black_hole() as held:
@@ -344,7 +347,7 @@ async def test_held_replies_come_late(proxy: TcpProxy, echo: Echo) -> None:
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 async def test_held_replies_are_lost_by_a_cut(proxy: TcpProxy, echo: Echo, reset: bool) -> None:
-    """A cut while replies are held: the server carried the request out and the client never knows."""
+    """A cut while replies are held: the server handled the request and the client never learns that."""
     async with connection(proxy) as client:
         async with proxy.black_hole(requests=False) as held:
             client.writer.write(b"write")
@@ -359,7 +362,7 @@ async def test_held_replies_are_lost_by_a_cut(proxy: TcpProxy, echo: Echo, reset
 
 
 async def test_refused_connections_are_reset(proxy: TcpProxy, echo: Echo) -> None:
-    """New connections are reset while refused; open ones go on; afterwards all is as before."""
+    """While refused, new connections are reset; open ones continue. Afterwards all is as before."""
     async with connection(proxy) as old:
         old.writer.write(b"1")
         await old.get(1)
@@ -378,7 +381,7 @@ async def test_refused_connections_are_reset(proxy: TcpProxy, echo: Echo) -> Non
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 async def test_cut_ends_every_connection(proxy: TcpProxy, echo: Echo, reset: bool) -> None:
-    """A cut ends the connections there are, with FIN or RST, on both sides; new ones are accepted."""
+    """A cut ends the existing connections, with FIN or RST, on both sides; new ones are accepted."""
     async with connection(proxy) as first, connection(proxy) as second:
         for client in (first, second):
             client.writer.write(b"x")
@@ -398,7 +401,7 @@ async def test_cut_ends_every_connection(proxy: TcpProxy, echo: Echo, reset: boo
 
 
 async def test_a_dead_target_resets_the_client() -> None:
-    """A client of a proxy whose server is down is told at once; when it is back, it is served."""
+    """A client of a proxy whose server is down is reset at once; when the server is back, it is served."""
     port = free_ports(1)[0]
     async with TcpProxy(f"{LOOPBACK}:{port}") as proxy:
         with pytest.raises(ConnectionResetError):
@@ -410,7 +413,7 @@ async def test_a_dead_target_resets_the_client() -> None:
 
 
 async def test_leaving_closes_everything(echo: Echo) -> None:
-    """Leaving, with connections open, silent and stuck, ends them all, and leaves no task."""
+    """Leaving with connections that are open, silent or stuck ends all of them, and leaves no task."""
     before = asyncio.all_tasks()
     async with contextlib.AsyncExitStack() as stack:
         async with TcpProxy(echo.address) as proxy:
@@ -434,7 +437,7 @@ async def test_leaving_closes_everything(echo: Echo) -> None:
 
 
 async def test_leaving_just_after_a_connection_was_accepted(echo: Echo) -> None:
-    """Connections whose way to the server is not even begun are ended, too."""
+    """Connections whose connection to the server has not begun are ended, too."""
     async with contextlib.AsyncExitStack() as stack:
         async with TcpProxy(echo.address) as proxy:
             client = await stack.enter_async_context(connection(proxy))
@@ -444,13 +447,13 @@ async def test_leaving_just_after_a_connection_was_accepted(echo: Echo) -> None:
 
 
 async def test_an_address_needs_an_open_proxy() -> None:
-    """A proxy that is not entered has no address, and says so."""
+    """A proxy that is not entered has no address, and raises an error that says so."""
     with pytest.raises(UsageStateError, match="no address outside its block"):
         _ = TcpProxy("127.0.0.1:2181").address
 
 
 def test_it_works_on_uvloop() -> None:
-    """The faults are the same on uvloop: an end, a reset, a black hole, held replies."""
+    """The faults work the same with uvloop: an end, a reset, a black hole, held replies."""
     uvloop = pytest.importorskip("uvloop")
 
     async def main() -> None:
@@ -473,12 +476,12 @@ def test_it_works_on_uvloop() -> None:
     ("requests", "replies"), [(True, True), (True, False), (False, True)], ids=["both", "requests", "replies"]
 )
 async def test_a_delay_withholds_its_ways(proxy: TcpProxy, echo: Echo, requests: bool, replies: bool) -> None:
-    """Nothing passes before its time on a way that is slow, and the other way is as quick as ever; what has
-    not passed when the delay ends passes then."""
+    """In the slow direction nothing passes early; the other direction is as fast as usual. What has not
+    passed when the delay ends passes then."""
     async with connection(proxy) as client:
         await arrives(client, b"before")
         async with proxy.delay(3600, requests=requests, replies=replies):
-            async with proxy.black_hole(replies=False) as hole:  # which tells what has come
+            async with proxy.black_hole(replies=False) as hole:  # it reports what has arrived
                 client.writer.write(b"late")
                 await within(hole.arrived(4))
             if requests:
@@ -495,8 +498,8 @@ async def test_a_delay_withholds_its_ways(proxy: TcpProxy, echo: Echo, requests:
 
 
 async def test_a_delay_keeps_the_order(proxy: TcpProxy) -> None:
-    """What comes late comes in order, what was sent while others were under way too; in delays within delays,
-    and when the longer one ends first."""
+    """Delayed data arrives in order, including what was sent while other data was in transit; also with
+    nested delays, and when the longer one ends first."""
     data = b"".join(b"%03d" % n for n in range(60))
     async with connection(proxy) as client, proxy.delay(0.005):
         for start in range(0, len(data), 3):
@@ -510,7 +513,7 @@ async def test_a_delay_keeps_the_order(proxy: TcpProxy) -> None:
 
 
 async def test_an_end_is_delayed_too(proxy: TcpProxy, echo: Echo) -> None:
-    """So is the end of a connection: after all that was sent before it."""
+    """The end of a connection is delayed, too: it comes after everything that was sent before."""
     async with proxy.delay(0.005), connection(proxy) as client:
         client.writer.write(b"bye")
         client.writer.close()
@@ -553,8 +556,8 @@ async def test_a_half_open_connection_whose_client_has_gone(proxy: TcpProxy, ech
 
 
 async def test_who_is_not_told_is_not_held_up(proxy: TcpProxy, echo: Echo) -> None:
-    """However much the side that stays sends, it is lost, and does not wait: neither what it was sending
-    already, held up by a black hole, nor what comes then."""
+    """Everything that the remaining side sends is lost, and does not block it: neither what it was sending
+    before, held up by a black hole, nor what it sends later."""
     data = bytes(32 << 20)
     async with connection(proxy) as client:
         await arrives(client, b"before")
@@ -570,7 +573,8 @@ async def test_who_is_not_told_is_not_held_up(proxy: TcpProxy, echo: Echo) -> No
 
 
 async def test_who_stays_half_open_may_go(proxy: TcpProxy) -> None:
-    """The side that was not told may close by itself; then there is nothing to reset, and nothing is left."""
+    """The side that was not notified may close by itself; then there is nothing to reset, and nothing is
+    left."""
     async with proxy.half_open(), connection(proxy) as later:
         await arrives(later, b"not half-open")
         async with proxy.half_open():
@@ -580,7 +584,7 @@ async def test_who_stays_half_open_may_go(proxy: TcpProxy) -> None:
 
 @pytest.mark.parametrize("step", [1, 1000], ids=["byte by byte", "whole"])
 async def test_rewriting_what_a_client_says_first(echo: Echo, step: int) -> None:
-    """The first bytes of each client are rewritten, once there are enough; what follows passes as it is."""
+    """The first bytes of each client are rewritten, once there are enough; what follows passes unchanged."""
 
     def rewrite(opening: bytes) -> tuple[bytes, int] | None:
         return (b"goodbye", 5) if len(opening) >= 5 else None
@@ -594,7 +598,7 @@ async def test_rewriting_what_a_client_says_first(echo: Echo, step: int) -> None
 
 
 async def test_an_opening_that_stays_too_short(echo: Echo) -> None:
-    """What a client has said when it closes passes as it is, if it was not enough to be rewritten."""
+    """If a client closes before it has sent enough bytes to be rewritten, they pass unchanged."""
     async with TcpProxy(echo.address, rewrite_opening=lambda _: None) as proxy:
         async with connection(proxy) as client:
             client.writer.write(b"hel")
@@ -605,21 +609,21 @@ async def test_an_opening_that_stays_too_short(echo: Echo) -> None:
 
 @pytest.mark.parametrize("target", ["", "localhost", "localhost:", "localhost:http", ":x"])
 def test_a_target_that_is_none(target: str) -> None:
-    """A target that is not host:port is refused by name."""
+    """A target that is not host:port is refused, with an error that quotes it."""
     with pytest.raises(UsageValueError, match=r"host:port, as in \S+, not"):
         TcpProxy(target)
 
 
 @pytest.mark.parametrize("later", range(6))
 async def test_whoever_connects_as_it_ends_is_turned_away(later: int) -> None:
-    """A connection that the loop has accepted in the very turn in which the proxy ends is closed, too."""
+    """A connection that the loop has accepted in the turn in which the proxy ends is closed, too."""
     loop = asyncio.get_running_loop()
     async with TcpProxy(f"{LOOPBACK}:1") as proxy:
         host, _, port = proxy.address.rpartition(":")
         client = socket.create_connection((host, int(port)))
         for _ in range(later):
             await asyncio.sleep(0)
-    gc.collect()  # a socket that was dropped says so when it goes
+    gc.collect()  # a socket that was not closed warns when it is collected
     with client:
         client.setblocking(False)
         with contextlib.suppress(ConnectionResetError):

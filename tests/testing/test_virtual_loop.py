@@ -1,4 +1,4 @@
-"""VirtualLoop: its time is the test's, whatever runs in it."""
+"""VirtualLoop: the test controls its time."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ from corral.testing.virtual.loop import Deadlock, VirtualLoop
 
 @virtual
 async def test_an_hour_passes_at_once_and_exactly() -> None:
-    """Sleeping moves the time by what was asked for, and takes none."""
+    """Sleeping advances the time by exactly what was requested, and takes no real time."""
     loop, began = this(), time.monotonic()
     assert loop.virtual
     assert loop.time() == 1000.0
     await asyncio.sleep(3600)
     assert loop.time() == 4600.0
-    await asyncio.sleep(30 * 365 * 86_400)  # where a nanosecond is lost in rounding
+    await asyncio.sleep(30 * 365 * 86_400)  # where floating point loses nanoseconds
     assert loop.time() == 4600.0 + 30 * 365 * 86_400
     assert time.monotonic() - began < 60
 
 
 @virtual
 async def test_timers_run_in_their_order_each_at_its_time() -> None:
-    """However near to each other: nothing runs before its time, where it would find that it is too early."""
+    """However close timers are to each other, none runs before its time, where its callback would find that
+    it is too early."""
     loop = this()
     ran: list[tuple[str, float]] = []
 
@@ -74,7 +75,7 @@ async def test_time_stands_still_while_anything_is_ready() -> None:
 
 @virtual
 async def test_timeouts_are_exact() -> None:
-    """asyncio's and anyio's: each ends its block at its time, and not otherwise."""
+    """Timeouts of asyncio and of anyio end their block exactly at their time, and not otherwise."""
     loop = this()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(7.3):
@@ -92,7 +93,8 @@ async def test_timeouts_are_exact() -> None:
 
 @virtual
 async def test_task_groups_work_as_ever() -> None:
-    """asyncio's and anyio's, with children that wait for different times, and a failure that ends them."""
+    """Task groups of asyncio and of anyio, with children that wait for different times, and a failure that
+    ends them."""
     loop = this()
     ended: list[tuple[float, float]] = []
 
@@ -117,7 +119,8 @@ async def test_task_groups_work_as_ever() -> None:
 
 @virtual
 async def test_a_blocked_loop_reads_before_it_looks_at_its_timers() -> None:
-    """`block` lets time pass while nothing runs; then what was sent is read first, as asyncio does it."""
+    """`block` lets time pass while nothing runs. Afterwards received data is read before timers run, as in
+    asyncio."""
     loop = this()
     order: list[str] = []
     async with pair() as (client, server):
@@ -137,7 +140,8 @@ async def test_a_blocked_loop_reads_before_it_looks_at_its_timers() -> None:
 
 @virtual
 async def test_all_that_is_due_happens_without_time_passing() -> None:
-    """`wait_all_tasks_blocked` waits for messages to and fro, and for jobs, but for no timer."""
+    """`wait_all_tasks_blocked` waits for messages in both directions, and for jobs in threads, but not for
+    timers."""
     loop = this()
     later = asyncio.create_task(asyncio.sleep(1))
     done: list[int] = []
@@ -160,7 +164,8 @@ async def test_all_that_is_due_happens_without_time_passing() -> None:
 
 
 def test_two_runs_are_the_same_run() -> None:
-    """With the same seed all happens in the same order at the same times; with another, otherwise."""
+    """With the same seed everything happens in the same order at the same times; with another seed it
+    differs."""
 
     def trace(seed: int) -> list[tuple[float, str, int]]:
         seen: list[tuple[float, str, int]] = []
@@ -193,11 +198,12 @@ def test_two_runs_are_the_same_run() -> None:
     assert trace(1) != trace(2)
 
 
-# Deadlocks, threads and what is real
+# Deadlocks, threads and real I/O
 
 
 def test_a_loop_in_which_nothing_can_happen_says_so() -> None:
-    """Instead of hanging for ever it raises, and names who waits; the loop can still be closed in order."""
+    """A deadlock raises instead of hanging, and the error names the waiting tasks; the loop can still be
+    closed in order."""
     cleaned: list[str] = []
 
     async def forgotten() -> None:
@@ -221,7 +227,7 @@ def test_a_loop_in_which_nothing_can_happen_says_so() -> None:
 
 
 def test_a_loop_with_nothing_to_do_says_so() -> None:
-    """`run_forever` too; and one that was stopped just ends."""
+    """`run_forever` raises, too; a loop that was stopped returns."""
     loop = VirtualLoop()
     try:
         with pytest.raises(Deadlock, match="These tasks wait: none"):
@@ -235,7 +241,7 @@ def test_a_loop_with_nothing_to_do_says_so() -> None:
 
 @virtual
 async def test_a_job_takes_no_time() -> None:
-    """While a thread works for it, the loop waits for it really, and no timer runs."""
+    """While a thread works for it, the loop really waits, and no timer runs."""
     loop = this()
     released = threading.Event()
 
@@ -253,7 +259,7 @@ async def test_a_job_takes_no_time() -> None:
 
 @virtual
 async def test_a_job_that_is_awaited_no_more_holds_nothing_up() -> None:
-    """Cancelled, a job goes on in its thread, and time goes on here."""
+    """When its wait is cancelled, a job continues in its thread, and time continues in the loop."""
     loop = this()
     begun, may_end = threading.Event(), threading.Event()
 
@@ -272,7 +278,7 @@ async def test_a_job_that_is_awaited_no_more_holds_nothing_up() -> None:
 
 @virtual
 async def test_a_thread_can_have_the_loop_run_something() -> None:
-    """`run_coroutine_threadsafe` from a job."""
+    """A job calls `run_coroutine_threadsafe`."""
     loop = this()
 
     async def answer() -> int:
@@ -283,7 +289,7 @@ async def test_a_thread_can_have_the_loop_run_something() -> None:
 
 
 def test_a_loop_in_a_thread_waits_for_others() -> None:
-    """Inside `awaiting_threads` a loop with nothing to do is no deadlock, and its timers do not run ahead."""
+    """Inside `awaiting_threads` a loop with nothing to do is no deadlock, and its timers do not run early."""
     loop = VirtualLoop()
 
     async def answer() -> float:
@@ -317,7 +323,7 @@ async def test_a_thread_of_ones_own_can_be_awaited() -> None:
 
 @virtual
 async def test_a_real_file_descriptor_can_be_awaited() -> None:
-    """While one is watched, time stands still, as for a job."""
+    """While a file descriptor is watched, time stands still, as for a job."""
     loop = this()
     reading, writing = os.pipe()
     came: asyncio.Future[bytes] = loop.create_future()
@@ -339,7 +345,7 @@ async def test_a_real_file_descriptor_can_be_awaited() -> None:
 
 
 def test_debug_mode_and_eager_tasks_work() -> None:
-    """In debug mode, and with eager tasks where Python has them."""
+    """The loop works in debug mode, and with eager tasks if Python has them."""
 
     async def main() -> None:
         loop = this()
@@ -358,7 +364,7 @@ def test_debug_mode_and_eager_tasks_work() -> None:
 
 
 def test_what_is_left_open_is_complained_about() -> None:
-    """A transport and a server that nobody closed warn as asyncio's own do."""
+    """A transport and a server that were not closed warn as asyncio's own do."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -372,17 +378,17 @@ def test_what_is_left_open_is_complained_about() -> None:
             runner.run(main())
             loop = runner.get_loop()
         gc.collect()
-    assert loop.is_closed()  # and is still there, so that what goes does not go with it
+    assert loop.is_closed()  # kept alive until here, so that the objects are not collected with it
     said = sorted(str(each.message) for each in caught if each.category is ResourceWarning)
     assert any("unclosed transport" in each for each in said)
     assert any("unclosed <Listener ('127.0.0.1'" in each for each in said)
 
 
-# Together with what breaks the network
+# Together with faults of the network
 
 
 class Frames:
-    """A server that answers each frame with itself, as ZooKeeper frames them: a length, then so many bytes."""
+    """A server that echoes each frame, in ZooKeeper's format: a length, then that many bytes."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -420,13 +426,13 @@ CONNECT = bytes(44)
 
 
 def request(xid: int, opcode: int = 11) -> bytes:
-    """A request that is a reply as well, as far as a proxy looks: it has as many bytes."""
+    """A message that a proxy can read as a request and as a reply, with that many bytes."""
     return struct.pack(">iiq", xid, opcode, 0)
 
 
 @contextlib.asynccontextmanager
 async def through(proxy: TcpProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection that has said hello."""
+    """A connection that has completed its handshake."""
     reader, writer = await asyncio.open_connection(LOOPBACK, int(proxy.address.rpartition(":")[2]))
     try:
         write_frame(writer, CONNECT)
@@ -449,7 +455,7 @@ async def proxied() -> AsyncIterator[tuple[Frames, FaultProxy]]:
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 @virtual
 async def test_a_proxy_cuts_a_virtual_connection(reset: bool) -> None:
-    """With FIN or RST for the client, exactly at a point; the server sees the end of it."""
+    """The client gets FIN or RST, exactly at a point; the server sees the end of the connection."""
     async with proxied() as (frames, proxy), through(proxy) as (reader, writer):
         async with proxy.cut_at(committed("ping"), reset=reset) as cut:
             write_frame(writer, request(7))
@@ -471,7 +477,7 @@ async def test_a_proxy_cuts_a_virtual_connection(reset: bool) -> None:
 
 @virtual
 async def test_a_proxy_is_a_black_hole_for_an_hour() -> None:
-    """What it withholds comes when it ends, and not before."""
+    """What it withholds arrives when it ends, and not before."""
     async with proxied() as (frames, proxy), through(proxy) as (reader, writer):
         async with proxy.black_hole(before("ping")) as hole:
             write_frame(writer, request(1))
@@ -486,7 +492,7 @@ async def test_a_proxy_is_a_black_hole_for_an_hour() -> None:
 
 @virtual
 async def test_a_proxy_delays_exactly() -> None:
-    """Each way takes what it was told to, and order is kept."""
+    """Each direction takes the configured time, and order is kept."""
     async with proxied() as (_, proxy), through(proxy) as (reader, writer):
         async with proxy.delay(0.3):
             for xid in (1, 2):
@@ -500,7 +506,7 @@ async def test_a_proxy_delays_exactly() -> None:
 
 @virtual
 async def test_a_proxy_refuses_and_half_opens() -> None:
-    """New connections are reset; and one of which the server is gone stays open until the fault ends."""
+    """New connections are reset; a half-open connection stays open for the client until the fault ends."""
     async with proxied() as (frames, proxy), through(proxy) as (reader, writer):
         async with proxy.refuse():
             with pytest.raises(ConnectionResetError):
@@ -520,7 +526,7 @@ async def test_a_proxy_refuses_and_half_opens() -> None:
 
 @virtual
 async def test_a_proxy_without_a_server_resets() -> None:
-    """Nobody listens behind it: for the client that is what is nearest to being refused."""
+    """If no server listens behind the proxy, the client gets a reset, which is the closest to a refusal."""
     async with TcpProxy(f"{LOOPBACK}:1") as proxy:
         with pytest.raises(ConnectionResetError):
             async with through(proxy):

@@ -1,4 +1,4 @@
-"""The public API as its users write it: checked by mypy --strict, never run."""
+"""The public API as users write it: checked by mypy --strict, never run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def nodes(zk: corral.Client) -> None:
 
 
 async def whether_with_stat(zk: corral.Client, flag: bool) -> None:
-    """Where it is not known before the call."""
+    """The argument's value is not known before the call."""
     assert_type(await zk.children("/a", with_stat=flag), list[str] | tuple[list[str], corral.Stat])
     assert_type(await zk.create("/a", with_stat=flag), str | tuple[str, corral.Stat])
 
@@ -275,7 +275,7 @@ async def watches(zk: corral.Client) -> None:
 
 
 async def stacked(stack: AsyncExitStack) -> None:
-    """What can be entered and iterated is so in the types, too."""
+    """The types allow entering and iterating everything that supports it."""
     zk = await stack.enter_async_context(corral.connect())
     assert_type(zk, corral.Client)
     assert_type(await stack.enter_async_context(zk.lock("/l")), corral.Held)
@@ -288,7 +288,7 @@ async def stacked(stack: AsyncExitStack) -> None:
 
 
 async def wrong(zk: corral.Client) -> None:
-    """What the types refuse: mypy says so if one of these comments is not needed."""
+    """Calls that the types reject; mypy reports an ignore comment that is not needed."""
     await zk.create("/a", "text")  # type: ignore[call-overload]
     await zk.set("/a", None)  # type: ignore[arg-type]
     await zk.set("/a", b"", version="1")  # type: ignore[arg-type]
@@ -396,7 +396,7 @@ def records(stat: corral.Stat, acl: corral.Acl, family: corral.ChildrenEvent, ra
 
 
 def exhausted(state: corral.State, kind: corral.EventKind, raw: corral.RawKind) -> str:
-    """mypy misses a return here when a member is added that these do not have."""
+    """mypy reports a missing return here when an enumeration gets a member that these do not handle."""
     match state:
         case corral.State.CONNECTED | corral.State.SUSPENDED | corral.State.LAPSED | corral.State.EXPIRED:
             pass

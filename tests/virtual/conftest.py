@@ -1,4 +1,4 @@
-"""Tests on a virtual clock: client, proxy and embedded server in one loop, with no real socket."""
+"""Fixtures for tests in virtual time: client, proxy and embedded server in one loop, with no real socket."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ async def server() -> AsyncIterator[EmbeddedServer]:
 
 @pytest.fixture
 async def proxy(server: EmbeddedServer) -> AsyncIterator[FaultProxy]:
-    """A proxy before it."""
+    """A proxy in front of it."""
     async with FaultProxy(server.address) as between:
         yield between
 
 
 @pytest.fixture
 async def other(server: EmbeddedServer) -> AsyncIterator[corral.Client]:
-    """A client whose connection nobody breaks."""
+    """A client whose connection no fault breaks."""
     async with corral.connect(server.address, session_timeout=10) as client:
         yield client

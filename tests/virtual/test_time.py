@@ -1,4 +1,5 @@
-"""What the contract says in seconds, to the millisecond: sessions, leases, back-off, bounds. Nothing waits."""
+"""Everything that the contract gives in seconds, to the millisecond: sessions, leases, backoff, time limits.
+Nothing really waits."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def client(proxy: FaultProxy, **options: float) -> corral.Client:
 
 @contextlib.asynccontextmanager
 async def times_of(proxy: FaultProxy, operation: str) -> AsyncIterator[list[float]]:
-    """When each request of a kind came to the proxy, in seconds from now."""
+    """When each request of a kind reached the proxy, in seconds from now."""
     began, times = now(), list[float]()
 
     def note(message: Message) -> bool:
@@ -51,7 +52,7 @@ async def times_of(proxy: FaultProxy, operation: str) -> AsyncIterator[list[floa
 
 
 async def until(zk: corral.Client, wanted: State) -> float:
-    """When a client is in a state."""
+    """Wait until a client is in a state; returns when that was."""
     async for state in zk.states():
         if state is wanted:
             return now()
@@ -59,7 +60,7 @@ async def until(zk: corral.Client, wanted: State) -> float:
 
 
 async def test_an_idle_client_pings_each_third_of_its_timeout(proxy: FaultProxy) -> None:
-    """S1: a ping after a third of T without traffic, and nothing else."""
+    """S1: an idle client sends a ping every third of T, and nothing else."""
     async with client(proxy) as zk, times_of(proxy, "ping") as pings, proxy.record() as all_of_it:
         await asyncio.sleep(3 * T + 0.1)
         assert pings == pytest.approx([(n + 1) * T / 3 for n in range(9)])
@@ -88,7 +89,8 @@ async def test_a_holder_s_heartbeat_keeps_its_pace_whatever_else_is_asked(proxy:
 async def test_silence_drops_the_connection_after_a_part_of_the_timeout(
     proxy: FaultProxy, held: bool, part: float
 ) -> None:
-    """S1: no answer for half of T drops the connection; while something is held, a third of T to a heartbeat."""
+    """S1: if no answer comes for half of T, the connection is dropped; while something is held, if a
+    heartbeat is not answered for a third of T."""
     async with client(proxy) as zk, contextlib.AsyncExitStack() as stack:
         if held:
             await stack.enter_async_context(zk.lock("/lock"))
@@ -104,8 +106,8 @@ async def test_silence_drops_the_connection_after_a_part_of_the_timeout(
 async def test_a_holder_is_told_before_anybody_else_can_hold(
     server: EmbeddedServer, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """L4, S3: wherever in its rhythm of heartbeats a holder is cut off, it is told before the server lets
-    anybody else in; and not much earlier than need be."""
+    """L4, S3: at whatever point of its heartbeat period a holder is cut off, it is notified before the server
+    lets another client hold, and not much earlier than necessary."""
     steps = 40
     for step in range(steps):
         async with client(proxy) as zk:
@@ -126,8 +128,9 @@ async def test_a_holder_is_told_before_anybody_else_can_hold(
 async def test_an_expired_session_is_replaced_by_the_client_s_own_clock(
     proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S3: T and a margin of T/2 without contact, and the session is over, whoever can be asked, unless a server
-    is being asked just then, for T/2 at most; the next one that is reached gives a new one."""
+    """S3: the session is over after T and a margin of T/2 without contact, even if no server can be reached.
+    If a server is being asked just then, that may take T/2 longer at most. The next server that is reached
+    grants a new session."""
     async with client(proxy) as zk:
         await zk.create("/mine", ephemeral=True)
         first = zk.session_id
@@ -142,7 +145,7 @@ async def test_an_expired_session_is_replaced_by_the_client_s_own_clock(
 
 
 async def test_a_session_outlives_what_its_timeout_covers(proxy: FaultProxy) -> None:
-    """S3: cut off for less than T, it is the same session afterwards, and what is ephemeral is still there."""
+    """S3: after less than T without contact the session is the same, and its ephemerals still exist."""
     async with client(proxy) as zk:
         await zk.create("/mine", ephemeral=True)
         first = zk.session_id
@@ -154,8 +157,8 @@ async def test_a_session_outlives_what_its_timeout_covers(proxy: FaultProxy) -> 
 
 
 async def test_retries_are_at_once_and_then_further_and_further_apart(server: EmbeddedServer) -> None:
-    """S1: the first retry is at once, and then waits double from 50 ms to 2 s, with jitter; when a server is
-    there again the client is back within the longest of them."""
+    """S1: the first retry is immediate; then the delays double from 50 ms to 2 s, with jitter. When a server
+    is available again, the client is connected within the longest delay."""
     async with corral.connect(server.address, session_timeout=T) as zk:
         await server.kill()
         down_since = now()
@@ -168,8 +171,8 @@ async def test_retries_are_at_once_and_then_further_and_further_apart(server: Em
 
 
 async def test_without_a_leader_nothing_is_given_up(proxy: FaultProxy) -> None:
-    """S2, S4: servers without a leader turn everybody away without a word, for a quarter of an hour: what was asked for
-    waits, and a watch goes on, whether the session is over or not."""
+    """S2, S4: servers without a leader reject every client without an answer, for a quarter of an hour:
+    requests wait, and a watch continues afterwards, whether the session is over or not."""
     async with client(proxy) as zk, zk.watch("/node") as events:
         await anext(events)
         async with proxy.refuse():
@@ -185,15 +188,15 @@ async def test_without_a_leader_nothing_is_given_up(proxy: FaultProxy) -> None:
 
 @pytest.mark.parametrize("beside", ["nobody", "one that is down", "one that takes nobody"])
 async def test_an_ensemble_that_went_back_in_time(server: EmbeddedServer, beside: str) -> None:
-    """S4: turned away for longer than T by a server that takes others, whoever waits is told that it has seen less
-    than we have, whatever the other servers do."""
+    """S4: a client that is rejected for longer than T by a server that accepts others gets an error that says
+    that the client has seen more than the server, whatever the other servers do."""
     async with EmbeddedServer() as another, FaultProxy(another.address) as third, third.refuse():
         hosts = {"nobody": [], "one that is down": ["127.0.0.1:1"], "one that takes nobody": [third.address]}[
             beside
         ]
         async with corral.connect([server.address, *hosts], session_timeout=T) as zk:
             await zk.create("/node")
-            for _ in range(100):  # by each session that is opened and closed the new one catches up by two
+            for _ in range(100):  # each session takes the new server two zxids further
                 newest = (await zk.set("/node", b"new")).mzxid
             port = int(server.address.rpartition(":")[2])
             await server.close()
@@ -207,8 +210,8 @@ async def test_an_ensemble_that_went_back_in_time(server: EmbeddedServer, beside
 
 
 async def test_an_ensemble_that_went_back_is_the_end(server: EmbeddedServer) -> None:
-    """S4, K5: `EnsembleBehind` is final: the state is closed, its stream ends, and whoever asks, waits, or looks at a
-    cache is told why. Leaving raises nothing."""
+    """S4, K5: `EnsembleBehind` is final: the state is closed, its stream ends, and every request, wait and
+    access to a cache raises it. Leaving raises nothing."""
     async with corral.connect(server.address, session_timeout=T) as zk, zk.cache("/") as cache:
         states = zk.states()
         for _ in range(100):
@@ -237,8 +240,8 @@ async def test_an_ensemble_that_went_back_is_the_end(server: EmbeddedServer) -> 
 
 
 class Gate:
-    """Before a server: while it is shut it turns away whoever has seen a transaction before, without a word, as a
-    server does whose places are taken just then."""
+    """In front of a server: while it is shut, it rejects every client that has seen a transaction before,
+    without an answer, as a server does that has no free connections."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         self._server = server
@@ -268,7 +271,8 @@ class Gate:
 
 
 async def test_a_server_that_has_room_for_others_alone(server: EmbeddedServer) -> None:
-    """S4: that a server takes others is no proof that it has seen less than we have; we wait until it takes us."""
+    """S4: a server that accepts others need not have seen less than the client: the client waits until the
+    server accepts it."""
     gate = Gate(server)
     async with await asyncio.start_server(gate.serve, "127.0.0.1", 0) as listener:
         host, port = listener.sockets[0].getsockname()
@@ -287,8 +291,8 @@ async def test_a_server_that_has_room_for_others_alone(server: EmbeddedServer) -
 
 
 async def test_one_timeout_for_a_whole_acquire(proxy: FaultProxy, other: corral.Client) -> None:
-    """L3: `asyncio.timeout(2)` around an acquire ends it after 2 s, to the millisecond, in a black hole too; and
-    its node is gone as soon as a server can be reached."""
+    """L3: `asyncio.timeout(2)` around an acquire ends it after 2 s, to the millisecond, even in a black hole;
+    its node is deleted as soon as a server can be reached."""
     async with client(proxy) as zk:
         for point in (before("create"), before("children"), None):
             async with proxy.black_hole(point):
@@ -302,7 +306,7 @@ async def test_one_timeout_for_a_whole_acquire(proxy: FaultProxy, other: corral.
 
 
 async def test_releasing_in_a_black_hole_ends_with_the_lease(proxy: FaultProxy, other: corral.Client) -> None:
-    """L6: with the connection gone a release waits at most until the lease ends, does not raise, and is done
+    """L6: while disconnected a release waits at most until the lease ends, does not raise, and is carried out
     when a server can be reached."""
     async with client(proxy) as zk:
         held = await zk.lock("/lock").acquire()
@@ -317,7 +321,7 @@ async def test_releasing_in_a_black_hole_ends_with_the_lease(proxy: FaultProxy, 
 
 @pytest.mark.parametrize(("timeout", "bound"), [(6.0, 2.0), (20.0, 5.0)])
 async def test_closing_is_bounded(proxy: FaultProxy, timeout: float, bound: float) -> None:
-    """S5: a client that no server answers is closed after a third of T, and after 5 s at most."""
+    """S5: a client that no server answers closes within a third of T, 5 s at most."""
     async with FaultProxy(proxy.address) as own:
         zk = corral.connect(own.address, session_timeout=timeout)
         async with zk:
@@ -341,8 +345,8 @@ async def test_connecting_is_bounded(proxy: FaultProxy) -> None:
 async def test_a_blocked_loop_is_told_of_its_loss_before_any_answer(
     proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S9: the loop was blocked for longer than the lease, and the answer to a request lies in the socket: the
-    loss is declared before the answer is resolved."""
+    """S9: if the loop was blocked for longer than the lease, and the answer to a request is in the socket,
+    the loss is declared before the answer is resolved."""
     async with client(proxy) as zk:
         held = await zk.lock("/lock").acquire()
         order = list[str]()
@@ -365,7 +369,8 @@ async def test_a_blocked_loop_is_told_of_its_loss_before_any_answer(
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
-    """Time and chance are the test's: a run of cuts and retries can be had again, to the last message."""
+    """The test controls time and randomness: a run of cuts and retries can be repeated, to the last
+    message."""
 
     async def story() -> list[tuple[float, str]]:
         seen = list[tuple[float, str]]()
@@ -390,7 +395,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 async def last_state(zk: corral.Client, what: str) -> None:
-    """Follow /node in one of the ways there are, until its data, or its only child's name, is the last."""
+    """Follow /node in one of several ways, until its data, or the name of its only child, is the last."""
     match what:
         case "node":
             await zk.wait_until("/node", lambda event: event.data == b"last")
@@ -415,8 +420,8 @@ async def last_state(zk: corral.Client, what: str) -> None:
 async def test_the_last_state_comes_within_a_second_of_the_fault_s_end(
     server: EmbeddedServer, proxy: FaultProxy, what: str, fault: str, length: float
 ) -> None:
-    """W3: however long nothing gets through, or there is no server, or if the session is over at once: a second after
-    the end of it whoever watches knows what the last change was."""
+    """W3: however long nothing gets through, or there is no server, and even if the session ends: a second
+    after the end of the outage every watcher knows the last change."""
     async with corral.connect(server.address) as other, client(proxy) as zk:
         await other.create("/node")
         following = asyncio.create_task(last_state(zk, what))

@@ -1,4 +1,4 @@
-"""A client behind a proxy, and a look at the server's watches."""
+"""Fixtures: a client behind a proxy, and counts of the server's watches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def proxied(connect: Callable[..., corral.Client], proxy: FaultProxy) -> A
 
 @pytest.fixture
 def watchers(server_address: str, root: str) -> Callable[[str], Awaitable[int]]:
-    """How many sessions watch a path below the test's own znode, by what the server says."""
+    """How many sessions watch a path below the test's own znode, as the server reports."""
 
     async def ask(path: str) -> int:
         return await watching_sessions(server_address, root + path)
@@ -30,8 +30,8 @@ def watchers(server_address: str, root: str) -> Callable[[str], Awaitable[int]]:
 
 @pytest.fixture
 async def watch_count(server_address: str) -> Callable[[], Awaitable[int]]:
-    """How many watches of any kind the server has more than when the test began. It tells of no other number that
-    counts those of children."""
+    """How many more watches of any kind the server has than when the test began. No other number that the
+    server reports includes watches of children."""
     before = await watches_on(server_address)
 
     async def ask() -> int:

@@ -1,4 +1,4 @@
-"""A server that lies: it stands before a real one, and changes what that one answers, or tells of what never was."""
+"""A relay in front of a real server that changes answers and invents events."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from corral.wire import messages
 
 Lie = Callable[[int, bytes, int, bytes], tuple[int, bytes]]
-"""Given an operation's opcode and its request's body, and the code and body of the answer: the code and body of what
-is answered instead."""
+"""Gets an operation's opcode, the body of its request, and the code and body of the answer; returns the code
+and body to answer instead."""
 
 
 def truth(opcode: int, request: bytes, code: int, body: bytes) -> tuple[int, bytes]:
-    """No lie."""
+    """The answer is not changed."""
     return code, body
 
 
@@ -29,24 +29,25 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 
 
 class Liar:
-    """What it says instead of the truth, which may be exchanged; `address` is where it listens."""
+    """A relay with a function that replaces answers, which a test may exchange; `address` is where it
+    listens."""
 
     def __init__(self, target: str) -> None:
         self.lie: Lie = truth
         self.address = ""
         self.asked = 0
-        """How many requests for data, existence or children have come."""
+        """How many requests for data, existence or children were received."""
         self._target = target
         self._clients: list[asyncio.StreamWriter] = []
 
     def tell(self, change: int, path: str) -> None:
-        """Tell all clients of an event."""
+        """Send an event to all clients."""
         header = messages.REPLY_HEADER.pack(messages.NOTIFICATION_XID, -1, 0)
         for client in self._clients:
             client.write(_frame(header + messages.WATCH_EVENT.encode(change, 3, path)))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Relay one connection."""
         host, _, port = self._target.rpartition(":")
         try:
             to_read, to_write = await asyncio.open_connection(host, int(port))
@@ -57,7 +58,7 @@ class Liar:
         asked: dict[int, tuple[int, bytes]] = {}
 
         async def pass_requests() -> None:
-            to_write.write(_frame(await _read(reader)))  # to connect
+            to_write.write(_frame(await _read(reader)))  # the connect request
             while True:
                 frame = await _read(reader)
                 xid, opcode = struct.unpack_from(">ii", frame)
@@ -94,7 +95,7 @@ _READS = {
 
 @contextlib.asynccontextmanager
 async def lying(target: str) -> AsyncIterator[Liar]:
-    """A liar before the server at `target`."""
+    """A relay in front of the server at `target`."""
     liar = Liar(target)
     connections: set[asyncio.Task[None]] = set()
 

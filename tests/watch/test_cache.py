@@ -1,5 +1,5 @@
-"""A cache: a mapping that is complete when it is entered, follows its tree (W1, W3, W6), and shows what its own client
-has written (W1), shared by all in a client (W4)."""
+"""A cache: a mapping that is complete when it is entered, follows its tree (W1, W3, W6), shows its own
+client's writes (W1), and is shared by all users in a client (W4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def grow(zk: corral.Client, *paths: str) -> None:
 
 
 async def shows(cache: corral.Cache, path: str, data: bytes | None) -> None:
-    """Wait until a cache has taken in what somebody else did."""
+    """Wait until a cache shows another client's change."""
 
     async def so() -> bool:
         node = cache.get(path)
@@ -41,7 +41,7 @@ async def shows(cache: corral.Cache, path: str, data: bytes | None) -> None:
 
 
 async def test_it_is_complete_when_it_is_entered(zk: corral.Client, other: corral.Client) -> None:
-    """W1: entered, it has each node that there is, as `get` gives it, and says that this is all that it could know."""
+    """W1: when entered, it has every existing node, as `get` returns it, and reports that it is complete."""
     there = ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/1/x"]
     await grow(other, *there, "/tree2")
     async with zk.cache("/tree") as cache:
@@ -50,7 +50,7 @@ async def test_it_is_complete_when_it_is_entered(zk: corral.Client, other: corra
 
 
 async def test_it_is_a_mapping(zk: corral.Client, other: corral.Client) -> None:
-    """It can be used wherever a mapping can; parents come before their children, and reading it waits for nothing."""
+    """It is a Mapping; parents come before their children, and reading it does not wait."""
     there = ["/tree", "/tree/b", "/tree/b/1", "/tree/a"]
     await grow(other, *there)
     async with zk.cache("/tree") as cache:
@@ -78,7 +78,8 @@ async def test_it_is_a_mapping(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_it_follows(zk: corral.Client, other: corral.Client) -> None:
-    """W1: what others do arrives without being asked for: data, creations, deletions, and who is whose child."""
+    """W1: changes of other clients arrive without a request for them: data, creations, deletions, and
+    children."""
     await grow(other, "/tree", "/tree/a")
     async with zk.cache("/tree") as cache:
         await other.set("/tree/a", b"new")
@@ -95,7 +96,7 @@ async def test_it_follows(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_tree_that_does_not_exist_yet(zk: corral.Client, other: corral.Client) -> None:
-    """W1: there need not be a tree: it comes, goes, and comes again."""
+    """W1: the tree need not exist: it may be created, deleted, and created again."""
     async with zk.cache("/tree") as cache:
         assert (len(cache), cache.is_current, cache.children("/tree")) == (0, True, [])
         for data in (b"one", b"two"):
@@ -109,7 +110,7 @@ async def test_tree_that_does_not_exist_yet(zk: corral.Client, other: corral.Cli
 
 
 async def test_reading_sends_nothing(proxied: corral.Client, proxy: FaultProxy, other: corral.Client) -> None:
-    """W4: reading costs no request, and two caches and a watch of one tree cost what one does."""
+    """W4: reading costs no request, and two caches and a watch of one tree cost as much as one."""
     await grow(other, "/tree", "/tree/a")
     async with requests_seen(proxy) as requests:
         async with (
@@ -132,7 +133,8 @@ async def test_reading_sends_nothing(proxied: corral.Client, proxy: FaultProxy, 
 
 
 async def test_one_of_two_is_left(zk: corral.Client, other: corral.Client, watchers: Watchers) -> None:
-    """W5, W7: a cache that is left takes nothing from one that stays, and the last takes all."""
+    """W5, W7: leaving a cache does not affect another that stays; the last one to leave removes
+    everything."""
     await grow(other, "/tree")
     async with zk.cache("/tree") as stays:
         async with zk.cache("/tree") as leaves:
@@ -148,7 +150,7 @@ async def test_one_of_two_is_left(zk: corral.Client, other: corral.Client, watch
 
 
 async def test_depth_and_only(zk: corral.Client, other: corral.Client) -> None:
-    """W6: what is not wanted is not there, and neither is what this client itself writes there."""
+    """W6: unwanted nodes are not in the cache, not even those that this client writes itself."""
     await grow(other, "/tree", "/tree/a", "/tree/a/1", "/tree/b", "/tree/b/1")
 
     def wanted(path: str) -> bool:
@@ -168,7 +170,7 @@ async def test_depth_and_only(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Client) -> None:
-    """Paths are as the client that made the cache names them, below a chroot too."""
+    """Paths are those of the client that made the cache, also below a chroot."""
     await grow(other, "/team", "/team/tree", "/team/tree/a")
     below = zk.chroot("/team")
     async with (
@@ -188,7 +190,7 @@ async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Cl
             assert (await next_of(events)).path == "/tree/a"
 
 
-# What this client has written
+# Writes of this client
 
 
 def transaction(zk: corral.Client) -> Awaitable[object]:
@@ -245,8 +247,8 @@ WRITES: dict[str, Write] = {
 @pytest.mark.parametrize("through", ["client", "chroot", "chroot of the cache"])
 @pytest.mark.parametrize("name", WRITES)
 async def test_own_writes_are_there(zk: corral.Client, other: corral.Client, name: str, through: str) -> None:
-    """W1: what a client has written is in its caches as soon as the verb returns, whichever chroot it was written
-    through; and all of it is as the server has it."""
+    """W1: a write is in the client's caches as soon as the verb returns, whichever chroot it was made
+    through, and exactly as the server has it."""
     team = "" if through == "client" else "/team"
     base = zk.chroot("/team") if team else zk
     writer, reader = (base, zk) if through != "chroot of the cache" else (base, base)
@@ -262,8 +264,8 @@ async def test_own_writes_are_there(zk: corral.Client, other: corral.Client, nam
 async def test_own_create_below_what_is_not_known_yet(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W1: what a client creates is there as soon as the verb returns, also below a node that is another's, of whose
-    creation it has not heard."""
+    """W1: a node that a client creates is in its caches as soon as the verb returns, even if its parent was
+    created by another client and is not in the cache yet."""
     await other.create("/tree")
     async with proxied.cache("/tree") as cache:
         async with proxy.black_hole(requests=False):
@@ -282,7 +284,8 @@ async def test_own_create_below_what_is_not_known_yet(
 
 
 async def test_own_writes_never_go_back(zk: corral.Client, other: corral.Client) -> None:
-    """W1: between two writes of this client nobody sees the older one again, though others have it read as well."""
+    """W1: between two writes of this client no reader sees the older one again, even if other watches read
+    the node, too."""
     await grow(other, "/tree", "/tree/a")
     async with zk.cache("/tree") as cache, cache.changes() as events:
         zxid = 0
@@ -316,7 +319,7 @@ async def test_own_writes_never_go_back(zk: corral.Client, other: corral.Client)
 
 
 async def test_writes_that_were_refused(zk: corral.Client, other: corral.Client) -> None:
-    """W1: what the server did not do is not shown."""
+    """W1: a write that the server did not apply is not shown."""
     await grow(other, "/tree", "/tree/a")
     async with zk.cache("/tree") as cache:
         before = dict(cache)
@@ -339,7 +342,7 @@ async def test_writes_that_were_refused(zk: corral.Client, other: corral.Client)
 
 
 async def test_changes(zk: corral.Client, other: corral.Client) -> None:
-    """W1: `changes` tells what changes from the call on, and no more, to each who asks."""
+    """W1: `changes` yields the changes after the call, and no others, to each caller."""
     await grow(other, "/tree", "/tree/a")
     async with zk.cache("/tree") as cache:
         early = cache.changes()
@@ -359,7 +362,7 @@ async def test_changes(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_cache_shows_what_was_told(zk: corral.Client, other: corral.Client) -> None:
-    """W1: whoever is told of a change finds it in the cache."""
+    """W1: whoever gets a change finds it in the cache."""
     async with zk.cache("/tree") as cache, cache.changes() as events:
         await grow(other, "/tree", "/tree/a", "/tree/a/b")
         for path in ("/tree", "/tree/a", "/tree/a/b"):
@@ -369,7 +372,7 @@ async def test_cache_shows_what_was_told(zk: corral.Client, other: corral.Client
 
 
 async def test_changes_outlive_the_cache(zk: corral.Client, other: corral.Client, watchers: Watchers) -> None:
-    """W5: they are a watch of their own: they end when they are left, not when the cache is."""
+    """W5: an iteration of `changes` is a watch of its own: it ends when it is left, not when the cache is."""
     await grow(other, "/tree")
     async with zk.cache("/tree") as cache:
         events = cache.changes()
@@ -381,11 +384,11 @@ async def test_changes_outlive_the_cache(zk: corral.Client, other: corral.Client
     assert await watchers("/tree") == 0
 
 
-# What goes wrong
+# Failures
 
 
 async def test_outside_of_its_block(zk: corral.Client) -> None:
-    """Before it is entered and after it is left it is no mapping, and says why."""
+    """Before it is entered and after it is left, access raises an error that says why."""
     cache = zk.cache("/tree")
 
     async def refuses() -> None:
@@ -415,7 +418,7 @@ async def test_outside_of_its_block(zk: corral.Client) -> None:
 
 
 async def test_entered_twice(zk: corral.Client, other: corral.Client) -> None:
-    """An open cache is not entered again, and is not harmed by the attempt; neither while it is being entered."""
+    """An open cache, or one that is being entered, cannot be entered again; the attempt does no harm."""
     cache = zk.cache("/tree")
     entering = asyncio.create_task(cache.__aenter__())
     await asyncio.sleep(0)
@@ -430,7 +433,8 @@ async def test_entered_twice(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_client_is_closed_while_it_is_open(connect: Callable[..., corral.Client]) -> None:
-    """S5: of a closed client's cache reading raises that, and so do its changes; entering one too."""
+    """S5: reading the cache of a closed client raises ClientClosed, and so do its changes, and entering
+    it."""
     async with connect() as zk:
         cache = await zk.cache("/tree").__aenter__()
         events = cache.changes()
@@ -457,7 +461,7 @@ async def test_client_is_closed_while_it_is_open(connect: Callable[..., corral.C
 async def test_closed_while_it_is_being_entered(
     connect: Callable[..., corral.Client], proxy: FaultProxy
 ) -> None:
-    """S5: closing the client wakes who waits to enter."""
+    """S5: closing the client ends the wait of whoever is entering a cache."""
     async with connect(to=proxy.address) as zk:
         async with proxy.black_hole() as held:
             entering = asyncio.create_task(zk.cache("/tree").__aenter__())
@@ -473,8 +477,8 @@ async def test_closed_while_it_is_being_entered(
 async def test_nodes_that_we_may_not_read(
     zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """W6: what the ACL keeps from us is left out, with what is below it, and the first of them is logged; if it is the
-    root, entering raises, and leaves nothing."""
+    """W6: nodes that the ACL hides from us are left out, with their subtrees, and the first of them is
+    logged. If it is the root, entering raises, and leaves no watch."""
     await grow(other, "/tree", "/tree/a", "/tree/x", "/tree/x/1", "/tree/y")
     other.add_auth("digest", b"user:secret")
     for path in ("/tree/x", "/tree/y"):
@@ -494,7 +498,7 @@ async def test_nodes_that_we_may_not_read(
 
 
 async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corral.Client) -> None:
-    """W1: what keeps an open cache from following is raised by whoever reads it; leaving it leaves nothing."""
+    """W1: if an open cache cannot follow, reading it raises the reason; leaving it leaves no watch."""
     await grow(other, "/tree", "/tree/a")
     other.add_auth("digest", b"user:secret")
     async with zk.cache("/tree") as cache:
@@ -506,7 +510,7 @@ async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corr
 
         following = asyncio.create_task(follow())
         await turns()
-        async with other.transaction() as tx:  # told, and not to be read by then
+        async with other.transaction() as tx:  # by the time of the event it cannot be read
             tx.delete("/tree/a")
             tx.delete("/tree")
             tx.create("/tree", acl=ONLY_USER)
@@ -528,7 +532,7 @@ async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corr
 
 
 async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
-    """W6: what `only` raises is raised by entering, and later by whoever reads; nothing is left."""
+    """W6: an exception of `only` is raised by entering, and afterwards by reading; no watch is left."""
 
     await grow(other, "/tree", "/tree/a")
     async with zk.cache("/tree", only=fail_at_bad) as cache:
@@ -553,7 +557,8 @@ LARGE = 900_000
 
 
 async def test_large_nodes(connect: Callable[..., corral.Client], other: corral.Client) -> None:
-    """S7: nodes that do not fit together into one answer are all there; one that is larger than any raises."""
+    """S7: nodes that together exceed the reply limit are all in the cache; a single node that exceeds it
+    raises."""
     names = [f"/tree/{number}" for number in range(8)]
     await other.create("/tree")
     await asyncio.gather(*(other.create(name, name.encode() * (LARGE // len(name))) for name in names))
@@ -567,13 +572,14 @@ async def test_large_nodes(connect: Callable[..., corral.Client], other: corral.
         assert registered(zk) == (0, 0)
 
 
-# Loss
+# Loss of the connection
 
 
 async def test_it_is_current_only_while_connected(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W3, W6: without a connection it shows what was known last, and says that this is old; then it is read again."""
+    """W3, W6: while disconnected it shows the last known state, and reports that it is stale; after the
+    reconnect it is read again."""
     await grow(other, "/tree", "/tree/a", "/tree/gone")
     async with proxied.cache("/tree") as cache:
         async with proxy.refuse():

@@ -1,4 +1,4 @@
-"""A cache that cannot follow raises that to whoever reads it, and follows again by itself once it can (W3, S5)."""
+"""A cache that cannot follow raises the reason to its readers, and recovers once it can (W3, S5)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ ONLY_USER = [Acl.digest("user", "secret")]
 
 @pytest.fixture
 async def owner(other: corral.Client) -> corral.Client:
-    """Somebody who may read what others may not."""
+    """A client that may read what others may not."""
     other.add_auth("digest", b"user:secret")
     return other
 
 
 async def close_to_others(owner: corral.Client, path: str) -> None:
-    """Replace a node by one that only its owner may read, and have that told."""
+    """Replace a node by one that only its owner may read, so that an event for it is sent."""
     async with owner.transaction() as tx:
         tx.delete(path)
         tx.create(path, b"secret", acl=ONLY_USER)
 
 
 def refusal(cache: corral.Cache) -> corral.NoAuth | None:
-    """What reading raises."""
+    """The error that reading raises."""
     try:
         len(cache)
     except corral.NoAuth as error:
@@ -45,7 +45,7 @@ def refusal(cache: corral.Cache) -> corral.NoAuth | None:
 
 
 async def refused(cache: corral.Cache) -> corral.NoAuth:
-    """Wait until reading raises, and return what."""
+    """Wait until reading raises; returns the error."""
     found: list[corral.NoAuth] = []
 
     async def raises() -> bool:
@@ -58,7 +58,7 @@ async def refused(cache: corral.Cache) -> corral.NoAuth:
 
 
 def shows(cache: corral.Cache, expected: dict[str, bytes]) -> Callable[[], Awaitable[bool]]:
-    """Whether a cache can be read; and then it is all there."""
+    """Whether a cache can be read; if so, checks that it is complete."""
 
     async def can_be_read() -> bool:
         if refusal(cache):
@@ -71,7 +71,8 @@ def shows(cache: corral.Cache, expected: dict[str, bytes]) -> Callable[[], Await
 
 @pytest.mark.parametrize("told", [False, True], ids=["no event tells of it", "with an event"])
 async def test_it_recovers(zk: corral.Client, owner: corral.Client, told: bool) -> None:
-    """W3: a failed cache follows again when it may, and is complete before it can be read; so does its `changes`."""
+    """W3: a failed cache follows again once it may, and is complete before it can be read; so does its
+    `changes`."""
     await owner.create("/tree", b"1")
     async with zk.cache("/tree") as cache:
         events = cache.changes()
@@ -101,7 +102,7 @@ async def test_it_recovers(zk: corral.Client, owner: corral.Client, told: bool) 
 
 
 async def test_it_may_fail_again_and_again(zk: corral.Client, owner: corral.Client) -> None:
-    """W3: the same as often as it happens."""
+    """W3: it recovers each time, however often that happens."""
     await owner.create("/tree", b"secret")
     async with zk.cache("/tree") as cache:
         for _ in range(3):
@@ -112,7 +113,7 @@ async def test_it_may_fail_again_and_again(zk: corral.Client, owner: corral.Clie
 
 
 async def test_each_refusal_is_an_error_of_its_own(zk: corral.Client, owner: corral.Client) -> None:
-    """K4: what reading raises again and again does not grow, and is as it was."""
+    """K4: an error that is raised repeatedly stays the same, and its traceback does not grow."""
     await owner.create("/tree")
     async with zk.cache("/tree") as cache:
         await close_to_others(owner, "/tree")
@@ -132,7 +133,7 @@ async def test_each_refusal_is_an_error_of_its_own(zk: corral.Client, owner: cor
 async def test_nothing_is_left_of_a_failed_cache(
     connect: Callable[..., corral.Client], owner: corral.Client, closes_client: bool
 ) -> None:
-    """S5, W5: neither a timer nor anything else, whichever ends first."""
+    """S5, W5: no timer and no other object is left, whichever of client and cache ends first."""
     await owner.create("/tree")
     async with connect() as zk:
         cache = zk.cache("/tree")
@@ -148,14 +149,14 @@ async def test_nothing_is_left_of_a_failed_cache(
         cache.close()
         assert registered(zk) == (0, 0)
         gc.collect()
-        assert feed() is None  # a timer would keep it
+        assert feed() is None  # a timer would refer to it
     await owner.set_acl("/tree", corral.OPEN_ACL)
 
 
 async def test_a_closed_client_has_no_cache_that_tries_again(
     connect: Callable[..., corral.Client], owner: corral.Client
 ) -> None:
-    """S5: the timer of a failed cache does not outlive the client, even if nobody leaves the cache."""
+    """S5: the timer of a failed cache ends with the client, even if nobody leaves the cache."""
     await owner.create("/tree")
     async with connect() as zk:
         cache = await zk.cache("/tree").__aenter__()
@@ -167,7 +168,7 @@ async def test_a_closed_client_has_no_cache_that_tries_again(
 
 
 async def test_waiting_readers_get_errors_of_their_own(zk: corral.Client, owner: corral.Client) -> None:
-    """K4, K5: one failure that many wait for is not one object in all their hands."""
+    """K4, K5: when one failure ends many waits, each waiter gets its own exception object."""
     await owner.create("/node", acl=ONLY_USER)
     waiting = [asyncio.create_task(next_of(zk.watch("/node"))) for _ in range(3)]
     raised = await asyncio.gather(*waiting, return_exceptions=True)
@@ -180,7 +181,8 @@ async def test_waiting_readers_get_errors_of_their_own(zk: corral.Client, owner:
 async def test_only_that_ends_an_iteration(
     zk: corral.Client, other: corral.Client, ends: type[Exception]
 ) -> None:
-    """W6: what would end a reader's loop in silence, or could not be told at all, is told as what it is."""
+    """W6: an exception of a filter that would silently end a reader's loop, or cannot be set on a future, is
+    raised as another error that says so."""
 
     def only(path: str) -> bool:
         if "bad" in path:
@@ -204,7 +206,7 @@ async def test_only_that_ends_an_iteration(
 async def test_only_that_closes_the_cache(
     zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """W5: a filter may do whatever it likes to the cache that it filters; the client goes on, and has no complaint."""
+    """W5: a filter may do anything to the cache that it filters; the client continues, and logs no error."""
     await grow(other, "/tree", "/tree/a", "/tree/b")
     caches: list[corral.Cache] = []
     closed = asyncio.Event()
@@ -226,7 +228,7 @@ async def test_only_that_closes_the_cache(
 
     closed.clear()
     caches[0] = zk.cache("/tree", only=only)
-    entering = asyncio.create_task(caches[0].__aenter__())  # which it closes while it is loaded
+    entering = asyncio.create_task(caches[0].__aenter__())  # the filter closes it while it is loaded
     async with asyncio.timeout(PATIENCE):
         await closed.wait()
     assert await zk.exists("/tree")
@@ -240,7 +242,7 @@ async def test_only_that_closes_the_cache(
 async def test_closed_while_a_transaction_waits_for_it(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S8: a transaction whose outcome a cache was to show does not wait for one that is closed."""
+    """S8: a transaction whose outcome a cache was to show does not wait for a cache that is closed."""
     await proxied.create("/tree")
 
     def shows(message: Message) -> bool:
@@ -270,7 +272,7 @@ async def test_closed_while_a_transaction_waits_for_it(
 
 
 async def test_a_transaction_that_sets_a_node_twice(zk: corral.Client) -> None:
-    """W1: of two states of one transaction the last is shown, though both have one zxid."""
+    """W1: of two states from one transaction the last is shown, although both have the same zxid."""
     await zk.create("/tree", b"0")
     async with zk.cache("/tree") as cache:
         async with zk.transaction() as tx:
@@ -297,7 +299,7 @@ async def test_a_transaction_that_sets_a_node_twice(zk: corral.Client) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_a_fresh_error(error: Exception) -> None:
-    """K4: a copy says what the error says, and takes nothing that is added to one over to the other."""
+    """K4: a copy of an error has its message; a note that is added to one copy is not added to others."""
     error.__cause__ = ValueError("why")
     error.add_note("first")
     twin = errors.fresh(error)
@@ -310,7 +312,7 @@ def test_a_fresh_error(error: Exception) -> None:
 
 
 def test_what_cannot_be_copied_is_as_it_is() -> None:
-    """K4: an error of somebody else's that cannot be made again is told all the same."""
+    """K4: a third party's error that cannot be copied is raised nevertheless."""
 
     class Own(Exception):
         def __init__(self, one: str, other: str) -> None:

@@ -1,4 +1,4 @@
-"""What a watch of children tells: the set now, then each change of it (W1), the newest alone (W2), shared (W4)."""
+"""A watch of children: the current set, then each change of it (W1), the newest only (W2), shared (W4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ Change = Callable[[corral.Client], Awaitable[object]]
 
 
 async def test_first_event_of_a_node_that_exists(zk: corral.Client, other: corral.Client) -> None:
-    """W1: the first event is the set now, with the node's stat as the server gives it; all of them are new."""
+    """W1: the first event has the current set, with the node's stat as the server returns it; all children
+    are new."""
     await other.create("/node/a", make_parents=True)
     await other.create("/node/b")
     names, stat = await zk.children("/node", with_stat=True)
@@ -31,14 +32,14 @@ async def test_first_event_of_a_node_that_exists(zk: corral.Client, other: corra
 
 
 async def test_first_event_of_a_node_without_children(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a node that has no children exists all the same."""
+    """W1: a node without children exists."""
     await other.create("/node")
     event = await next_of(zk.watch_children("/node"))
     assert (event.kind, event.children, event.exists) == (EventKind.PRESENT, frozenset(), True)
 
 
 async def test_first_event_of_a_node_that_does_not_exist(zk: corral.Client) -> None:
-    """W1: that there is no such node is a state too."""
+    """W1: the absence of the node is a state, too."""
     nobody: frozenset[str] = frozenset()
     event = await next_of(zk.watch_children("/node"))
     assert event == ChildrenEvent(EventKind.ABSENT, "/node", nobody, nobody, nobody, None)
@@ -46,7 +47,7 @@ async def test_first_event_of_a_node_that_does_not_exist(zk: corral.Client) -> N
 
 
 async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a reader that keeps up sees each change, with who came and who went."""
+    """W1: a reader that keeps up sees each change, with the children that were added and removed."""
 
     async def clear(zk: corral.Client) -> None:
         async with zk.transaction() as tx:
@@ -90,8 +91,9 @@ async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> N
 
 
 async def test_what_is_no_change_of_the_set(zk: corral.Client, other: corral.Client) -> None:
-    """W1: never two equal sets in a row: data is somebody else's to watch, and so is what is below the children; who
-    came and went between two reads was not there, and who went and came was."""
+    """W1: no two equal sets follow each other. The node's data, and nodes below the children, are not
+    watched. A child that was created and deleted between two reads is not reported; one that was deleted and
+    created again is reported as both."""
     await other.create("/node/a", make_parents=True)
     async with zk.watch_children("/node") as events:
         await next_of(events)
@@ -111,7 +113,7 @@ async def test_what_is_no_change_of_the_set(zk: corral.Client, other: corral.Cli
 
 
 async def test_data_costs_nothing(proxied: corral.Client, proxy: FaultProxy, other: corral.Client) -> None:
-    """W4: a change of a node's data does not have its children listed again."""
+    """W4: a change of a node's data does not make the client list its children again."""
     await other.create("/node")
     async with requests_seen(proxy) as requests, proxied.watch_children("/node") as events:
         await next_of(events)
@@ -122,7 +124,7 @@ async def test_data_costs_nothing(proxied: corral.Client, proxy: FaultProxy, oth
 
 @pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
 async def test_node_that_comes_and_goes_unseen(zk: corral.Client, other: corral.Client, waits: bool) -> None:
-    """W1: absent is not told twice: a node that was created and deleted unseen is no change."""
+    """W1: absence is not reported twice: a node that was created and deleted unseen is no change."""
     async with zk.watch_children("/node") as events:
         assert (await next_of(events)).kind is EventKind.ABSENT
         waiting = asyncio.create_task(next_of(events)) if waits else None
@@ -149,8 +151,8 @@ async def test_node_that_comes_and_goes_unseen(zk: corral.Client, other: corral.
 async def test_created_while_it_is_being_read(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W1, W3: a node that is created just as the server has said that there is none is told all the same, and so is
-    what happens to it then."""
+    """W1, W3: a node that is created just after the server answered that it does not exist is reported, and
+    so are its later changes."""
     async with proxied.watch_children("/node") as events:
         async with proxy.black_hole(requests=False) as held:
             waiting = asyncio.create_task(next_of(events))

@@ -1,6 +1,7 @@
-"""Random changes, faults and slow readers: whoever follows a tree can build it from what is told (W1, W3, W6).
+"""Random changes, faults and slow readers: every follower can rebuild the tree from its events (W1, W3, W6).
 
-What random changes find too seldom is in tests of its own."""
+Cases that random changes rarely produce have tests of their own.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +23,25 @@ from watch_support import ChildrenMirror, TreeMirror, children_contents, content
 STEPS = 60
 NAMES = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b", "a/b/a", "b/a/a", "a/a/a/a"]
 FEW_NAMES = ["a", "a/a"]
-"""For the same to be deleted and created again all the time."""
+"""Few names, so that the same node is often deleted and created again."""
 
 
 async def follow_tree(tree: TreeMirror, events: corral.TreeWatch, dice: random.Random) -> None:
-    """A reader who is slow at times."""
+    """A reader of the tree that is sometimes slow."""
     async for event in events:
         tree.take(event)
         await be_slow(dice)
 
 
 async def follow_children(family: ChildrenMirror, events: corral.ChildrenWatch, dice: random.Random) -> None:
-    """The same of children."""
+    """The same for children."""
     async for event in events:
         family.take(event)
         await be_slow(dice)
 
 
 async def be_slow(dice: random.Random) -> None:
-    """Let others go on, at times for long."""
+    """Let other tasks run, sometimes for long."""
     if dice.random() < 0.3:
         await turns(dice.choice([3, 30, 300]))
 
@@ -66,7 +67,7 @@ async def change(zk: corral.Client, dice: random.Random, names: list[str]) -> No
                     tx.delete(path)
                     tx.create(path, data)
                     tx.set(path, data + b"!")
-            case 7 | 8:  # all on its way at once
+            case 7 | 8:  # several at once
                 again = [zk.delete(f"{path}/a"), zk.delete(path), zk.create(path), zk.create(f"{path}/a")]
                 await asyncio.gather(*again, return_exceptions=True)
 
@@ -81,12 +82,12 @@ async def test_the_tree_is_what_was_told(
     seed: int,
     breaking: bool,
 ) -> None:
-    """W1, W2, W3, W6: from every watch and cache the tree can be built, event by event, whatever the writer does and
-    however slow the reader is, over lost connections and expired sessions; in the end it is what it is on the
-    server. What the watching client writes itself is in its cache at once."""
+    """W1, W2, W3, W6: the tree can be rebuilt, event by event, from every watch and cache, whatever the
+    writer does and however slow the reader is, across lost connections and expired sessions. In the end it
+    equals the server's tree. The watching client's own writes are in its cache at once."""
     dice = random.Random(seed)
     names = dice.choice([NAMES, FEW_NAMES])
-    # The fewer nodes a read asks for, the more can come between those of one tree.
+    # The fewer nodes one read requests, the more changes can come between the reads of one tree.
     monkeypatch.setattr(reads, "FIRST_BATCH", dice.choice([1, 1, 2, 32]))
     monkeypatch.setattr(reads, "LARGEST_BATCH", dice.choice([1, 2, 512]))
     monkeypatch.setattr(reads, "AT_ONCE", dice.choice([1, 1, 4]))
@@ -119,7 +120,7 @@ async def test_the_tree_is_what_was_told(
                 with contextlib.suppress(corral.NoNode, corral.ConnectionLoss):
                     stat = await zk.set(path, data)
                     node = cache.get(path)
-                    assert node is None or node.stat.mzxid >= stat.mzxid  # or another has gone on since
+                    assert node is None or node.stat.mzxid >= stat.mzxid  # or another has changed it
             else:
                 await change(other, dice, names)
             if dice.random() < 0.5:
@@ -146,19 +147,19 @@ async def test_the_tree_is_what_was_told(
 
 
 async def until_known(events: corral.TreeWatch, tree: TreeMirror, other: corral.Client) -> None:
-    """Read on until what was told is what there is."""
+    """Read on until the copy equals the server's tree."""
     while not tree.complete or tree.now != await contents(other, "/tree"):
         tree.take(await next_of(events))
 
 
 def read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on trees are read node by node, each when the one before it was answered."""
+    """From now on trees are read node by node, one after the other's answer."""
     for name in ("FIRST_BATCH", "LARGEST_BATCH", "AT_ONCE"):
         monkeypatch.setattr(reads, name, 1)
 
 
 async def recreate_one_by_one(zk: corral.Client, *paths: str) -> None:
-    """Delete nodes and create them again; parents are named first."""
+    """Delete nodes and create them again; the argument has parents first."""
     for path in reversed(paths):
         await zk.delete(path)
     for path in paths:
@@ -168,8 +169,8 @@ async def recreate_one_by_one(zk: corral.Client, *paths: str) -> None:
 async def test_what_waits_for_a_parent_keeps_its_children_waiting(
     zk: corral.Client, other: corral.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W1: three levels are created again, and read one by one from the middle downwards and only then from the top:
-    none is told before its parent, and none twice."""
+    """W1: three levels are created again, and read one by one, first from the middle downwards, then from the
+    top: none is reported before its parent, and none twice."""
     read_one_by_one(monkeypatch)
     tree = TreeMirror("/tree")
     for path in ("/tree", "/tree/a", "/tree/a/a", "/tree/a/a/a"):
@@ -189,8 +190,9 @@ async def test_loading_that_is_begun_anew(
     other: corral.Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """W1, W6: while a tree is read again after a reconnect the connection is lost once more, before a child is read, and
-    its parent is created again meanwhile: the child is not told before it, and not twice."""
+    """W1, W6: while a tree is read again after a reconnect, the connection is lost again before a child is
+    read, and its parent is created again meanwhile: the child is not reported before its parent, and not
+    twice."""
     read_one_by_one(monkeypatch)
     tree = TreeMirror("/tree")
     for path in ("/tree", "/tree/a", "/tree/a/a"):
@@ -211,7 +213,7 @@ async def test_loading_that_is_begun_anew(
 
 
 def test_what_must_not_be_told_is_refused() -> None:
-    """The mirror to which the tests above are held can fail."""
+    """The mirror that checks the events in these tests can fail."""
 
     def refuses(*events: corral.Event) -> bool:
         tree = TreeMirror("/tree")

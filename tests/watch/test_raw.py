@@ -1,4 +1,4 @@
-"""Raw events: each that the server sends, in its order; and the word for when some were missed."""
+"""Raw events: each event that the server sends, in order, and the event that says that some were missed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def several(events: corral.RawWatch, count: int) -> list[tuple[RawKind, st
 
 @pytest.mark.parametrize("recursive", [False, True], ids=["one node", "recursive"])
 async def test_first_event(zk: corral.Client, other: corral.Client, recursive: bool) -> None:
-    """The first event says that nothing is known of what was before, and nothing else is told of that."""
+    """The first event says that nothing is known of earlier changes; nothing else is reported about them."""
     await other.create("/node", b"x")
     async with zk.watch_raw("/node", recursive=recursive) as events:
         assert await next_of(events) == RawEvent(RawKind.MISSED, "/node", None)
@@ -36,7 +36,7 @@ async def test_first_event(zk: corral.Client, other: corral.Client, recursive: b
 
 
 async def change_all(zk: corral.Client) -> None:
-    """Everything that can happen to a node and to what is below it."""
+    """Every kind of change of a node and of its subtree."""
     await zk.create("/node")
     await zk.set("/node", b"1")
     await zk.set("/node", b"2")
@@ -81,8 +81,9 @@ async def test_each_event_in_order(
     expected: list[tuple[RawKind, str]],
     waits: bool,
 ) -> None:
-    """Each change is an event, and each once, whether somebody waits or not: of one node what befalls it and that its
-    children are others; of a subtree what befalls each node. The zxid is the change's, where the server tells it."""
+    """Each change is one event, whether a reader waits or not. A watch of one node gets its own changes and
+    those of its list of children; a watch of a subtree gets the changes of each node. The zxid is that of the
+    change, if the server sends it."""
     async with zk.watch_raw("/node", recursive=recursive) as events:
         await next_of(events)
         reading = asyncio.create_task(several(events, len(expected))) if waits else None
@@ -96,7 +97,7 @@ async def test_each_event_in_order(
 
 
 async def test_recreated_in_one_transaction(zk: corral.Client, other: corral.Client) -> None:
-    """What nobody can see by looking is told all the same."""
+    """Changes that no later read could show are reported, too."""
     await other.create("/node")
     async with zk.watch_raw("/node") as events:
         await next_of(events)
@@ -107,7 +108,7 @@ async def test_recreated_in_one_transaction(zk: corral.Client, other: corral.Cli
 
 
 async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Client) -> None:
-    """Events have paths as their reader names them, below a chroot too."""
+    """Events have paths as their reader names them, also below a chroot."""
     await other.create("/team")
     below = zk.chroot("/team")
     async with (
@@ -127,7 +128,8 @@ async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Cl
 async def test_late_reader(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers
 ) -> None:
-    """W4: who comes later begins with the same word, without another watch on the server, and is told what follows."""
+    """W4: a reader that joins later begins with the same first event, without another watch on the server,
+    and gets what follows."""
     async with requests_seen(proxy) as requests:
         async with proxied.watch_raw("/node") as early, proxied.watch_raw("/node") as late:
             await next_of(early)
@@ -148,7 +150,8 @@ async def test_late_reader(
 async def test_reconnect(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, recursive: bool
 ) -> None:
-    """W3: after a reconnect the reader is told that something may have been missed, and then each event again."""
+    """W3: after a reconnect the reader is notified that events may have been missed, and then gets each event
+    again."""
     await other.create("/node")
     async with proxied.watch_raw("/node", recursive=recursive) as events:
         await next_of(events)
@@ -157,7 +160,7 @@ async def test_reconnect(
             await other.set("/node", b"unseen")
         assert await next_of(events) == RawEvent(RawKind.MISSED, "/node", None)
         assert (await told_of(other.set("/node", b"seen"), events)).kind is RawKind.DATA_CHANGED
-        # Not taken before the next reconnect, it is part of what was missed.
+        # Not read before the next reconnect, it counts as missed.
         await other.set("/node", b"seen")
         await proxied.exists("/node")
         await proxy.cut()
@@ -167,8 +170,8 @@ async def test_reconnect(
 
 
 async def test_a_backlog_is_bounded(zk: corral.Client, other: corral.Client) -> None:
-    """W2: who does not read gets no more than ten thousand events, those from the end, behind the word that some were
-    missed; who reads gets them all."""
+    """W2: a reader that does not read keeps ten thousand events at most, the newest ones, after one that says
+    that some were missed; a reader that reads gets all."""
     await other.create("/node")
     total = BACKLOG + PER_TRANSACTION
     read = 0

@@ -1,5 +1,5 @@
-"""What a watch of a tree tells: all that there is, then each change (W1), the newest of each node alone (W2), shared
-(W4), by one recursive watch (W6)."""
+"""A watch of a tree: all nodes, then each change (W1), the newest state of each node only (W2), shared (W4),
+by one recursive watch (W6)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ Change = Callable[[corral.Client], Awaitable[object]]
 
 WRITES = 1000
 MANY = 700
-"""More nodes than are listed without being known to have children, though a load begins with few at a time."""
+"""More nodes than one request lists before it is known that they have children; a load begins with a few at a
+time."""
 ONLY_USER = [Acl.digest("user", "secret")]
 
 
 async def paths_of(events: corral.TreeWatch) -> list[str]:
-    """Which nodes a tree has at first."""
+    """The paths of a tree's initial events."""
     return [event.path for event in await first_of(events)]
 
 
 async def test_first_events(zk: corral.Client, other: corral.Client) -> None:
-    """W1: first each node that there is, as `get` gives it, parents before their children; then that this was all."""
+    """W1: first each existing node, as `get` returns it, parents before their children; then the event that
+    says that these were all."""
     there = ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/2", "/tree/b/1", "/tree/a/1/x", "/tree/b-"]
     await grow(other, *there, "/tree2", "/trees")
     async with zk.watch_tree("/tree") as events:
@@ -56,7 +58,7 @@ async def test_first_events(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_complete_has_no_state(zk: corral.Client, other: corral.Client) -> None:
-    """W1: the event behind the first ones carries no node's state."""
+    """W1: the event that completes the initial ones has no node's state."""
     await grow(other, "/tree")
     async with zk.watch_tree("/tree") as events:
         await next_of(events)
@@ -66,7 +68,8 @@ async def test_complete_has_no_state(zk: corral.Client, other: corral.Client) ->
 
 
 async def test_root_that_does_not_exist_yet(zk: corral.Client, other: corral.Client) -> None:
-    """W1: that there is no such tree is a state too, and complete; then it comes, and goes again."""
+    """W1: the absence of the tree is a state, too, and complete; the tree may then be created, and deleted
+    again."""
     async with zk.watch_tree("/tree") as events:
         assert await first_of(events) == [Event(EventKind.ABSENT, "/tree", None, None)]
         created = await told_of(other.create("/tree", b"root"), events)
@@ -81,7 +84,7 @@ async def test_root_that_does_not_exist_yet(zk: corral.Client, other: corral.Cli
 
 
 async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a reader that keeps up sees each change of each node, with what it made of it."""
+    """W1: a reader that keeps up sees each change of each node, with the resulting state."""
     await grow(other, "/tree", "/tree/a")
     changes: list[tuple[Change, EventKind, str, bytes | None]] = [
         (lambda zk: zk.set("/tree/a", b"1"), EventKind.CHANGED, "/tree/a", b"1"),
@@ -104,7 +107,8 @@ async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> N
 
 
 async def test_what_comes_and_goes_unseen(zk: corral.Client, other: corral.Client) -> None:
-    """W1, W2: a node that was created and deleted between two reads gives nothing, nor does its parent's stat."""
+    """W1, W2: a node that was created and deleted between two reads causes no event, and neither does the new
+    stat of its parent."""
     await grow(other, "/tree")
     async with zk.watch_tree("/tree") as events, zk.watch_tree("/tree") as slow:
         await first_of(events)
@@ -113,15 +117,16 @@ async def test_what_comes_and_goes_unseen(zk: corral.Client, other: corral.Clien
             tx.create("/tree/passing")
             tx.delete("/tree/passing")
         await tells_nothing(zk, events)
-        # What one reader has seen another may have missed.
+        # A change that one reader has seen, another may have missed.
         assert (await told_of(other.create("/tree/passing"), events)).kind is EventKind.CREATED
         assert (await told_of(other.delete("/tree/passing"), events)).kind is EventKind.DELETED
         await tells_nothing(zk, slow)
 
 
 async def test_slow_reader_beside_a_quick_one(zk: corral.Client, other: corral.Client) -> None:
-    """W1, W2: what another reader has had read is one event for each node to who was away: its newest state; what goes
-    goes before its parent, what comes comes after it, in whichever order they have changed before."""
+    """W1, W2: if another reader's reads have moved the copy on, a reader that was away gets one event for
+    each node, with its newest state. A deleted node comes before its deleted parent, a created one after its
+    parent, in whichever order they changed."""
     again = ["/tree/again", "/tree/again/a"]
     await grow(other, "/tree", "/tree/a", "/tree/gone", "/tree/gone/too", *again)
     async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
@@ -149,8 +154,8 @@ async def test_slow_reader_beside_a_quick_one(zk: corral.Client, other: corral.C
 
 
 async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: corral.Client) -> None:
-    """W2: what a thousand writes leave behind for a reader that stays away is less than ten of them, though another
-    one has them read."""
+    """W2: for a reader that stays away, a thousand writes leave less in memory than ten of them have data,
+    even if another reader causes reads of them."""
     size = 10_000
     await grow(other, "/tree", "/tree/a")
     async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
@@ -172,7 +177,8 @@ async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: co
 
 
 async def test_deletions_after_other_changes(zk: corral.Client, other: corral.Client) -> None:
-    """W1: what is below a node goes before it, also where the node was changed first, and nobody has read since."""
+    """W1: the deletion of a node comes after those of its subtree, even if the node changed first, and
+    nothing was read since."""
     below = ["/tree/a", "/tree/a/b", "/tree/a/b/c", "/tree/a/b/d"]
     await grow(other, "/tree", *below)
     async with zk.watch_tree("/tree") as events:
@@ -180,7 +186,7 @@ async def test_deletions_after_other_changes(zk: corral.Client, other: corral.Cl
         for path in below:
             await other.set(path, b"new")
         await other.delete("/tree/a", recursive=True)
-        await zk.exists("/")  # behind the last event
+        await zk.exists("/")  # answered after the last event
         gone = [await next_of(events) for _ in below]
         assert {event.kind for event in gone} == {EventKind.DELETED}
         order = [event.path for event in gone]
@@ -190,7 +196,8 @@ async def test_deletions_after_other_changes(zk: corral.Client, other: corral.Cl
 
 
 async def test_memory_does_not_grow_with_what_has_passed(zk: corral.Client, other: corral.Client) -> None:
-    """W2: nodes that came and went, each with a name of its own, leave nothing behind for a reader that stays away."""
+    """W2: nodes that were created and deleted, each with another name, leave nothing in memory for a reader
+    that stays away."""
     await grow(other, "/tree")
     async with zk.watch_tree("/tree") as quick, zk.watch_tree("/tree") as slow:
         await first_of(quick)
@@ -198,7 +205,7 @@ async def test_memory_does_not_grow_with_what_has_passed(zk: corral.Client, othe
         for number in range(20):
             assert (await told_of(other.create(f"/tree/{number}"), quick)).kind is EventKind.CREATED
             assert (await told_of(other.delete(f"/tree/{number}"), quick)).kind is EventKind.DELETED
-        assert not slow._cursor.news  # no public attribute tells what a reader has still to be told
+        assert not slow._cursor.news  # no public attribute shows what a reader has still to get
         await tells_nothing(zk, slow)
 
 
@@ -221,7 +228,7 @@ DEPTHS = [
 async def test_depth(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, depth: int | None, there: list[str]
 ) -> None:
-    """W6: so many levels below the root are followed; what is below them is not told, and not read either."""
+    """W6: that many levels below the root are followed; deeper nodes are neither reported nor read."""
     everything = ["/tree", "/tree/a", "/tree/b", "/tree/a/1", "/tree/a/1/x"]
     await grow(other, *everything)
     async with requests_seen(proxy) as requests, proxied.watch_tree("/tree", depth=depth) as events:
@@ -238,7 +245,7 @@ async def test_depth(
 
 
 async def test_only(proxied: corral.Client, proxy: FaultProxy, other: corral.Client) -> None:
-    """W6: what is not wanted is left out with all that is below it; the root is always wanted."""
+    """W6: unwanted nodes are left out with their subtrees; the root is always wanted."""
     asked: set[str] = set()
 
     def wanted(path: str) -> bool:
@@ -262,7 +269,7 @@ async def test_only(proxied: corral.Client, proxy: FaultProxy, other: corral.Cli
 
 
 async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
-    """W6: what `only` raises reaches whoever reads, and harms nobody else."""
+    """W6: an exception of `only` is raised to its reader, and affects no other."""
 
     await grow(other, "/tree", "/tree/a")
     async with zk.watch_tree("/tree", only=fail_at_bad) as events, zk.watch_tree("/tree") as well:
@@ -278,7 +285,8 @@ async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Client) -> None:
-    """W1: events and `only` have paths as their reader names them, below a chroot too; its root is a node too."""
+    """W1: events and `only` get paths as their reader names them, also below a chroot, whose root is a node,
+    too."""
     await grow(other, "/team", "/team/tree", "/team/tree/a", "/team/tree/b")
     below = zk.chroot("/team")
     async with (
@@ -300,7 +308,7 @@ async def test_paths_are_those_of_the_reader(zk: corral.Client, other: corral.Cl
 
 
 async def test_root_of_the_server(server_address: str, root: str, other: corral.Client) -> None:
-    """W6: the server's own root is the root of a tree as another node is."""
+    """W6: the server's own root can be the root of a tree like any other node."""
 
     def ours(path: str) -> bool:
         return f"{root}/".startswith(f"{path}/") or path.startswith(f"{root}/")
@@ -317,8 +325,8 @@ async def test_root_of_the_server(server_address: str, root: str, other: corral.
 async def test_nodes_that_we_may_not_read(
     zk: corral.Client, other: corral.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """W6: what the ACL keeps from us is left out with all that is below it, and the first of them is logged; once we
-    may read it, the next change tells of it, and of what is below."""
+    """W6: nodes that the ACL hides from us are left out with their subtrees, and the first of them is logged.
+    Once we may read such a node, its next change reports it, and its subtree."""
     await grow(other, "/tree", "/tree/a", "/tree/x", "/tree/y", "/tree/x/1", "/tree/x/1/2")
     other.add_auth("digest", b"user:secret")
     for path in ("/tree/x", "/tree/y"):
@@ -340,7 +348,8 @@ async def test_nodes_that_we_may_not_read(
 
 
 async def test_root_that_we_may_not_read(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a refusal of the root is raised to all who wait; the next `anext` asks again, and goes on from there."""
+    """W1: a refusal of the root is raised to all that wait; the next `anext` requests it again, and continues
+    from there."""
     await grow(other, "/tree", "/tree/a")
     other.add_auth("digest", b"user:secret")
     async with zk.watch_tree("/tree") as events, zk.watch_tree("/tree") as more:
@@ -369,7 +378,8 @@ LARGE = 900_000
 async def test_large_nodes(
     connect: Callable[..., corral.Client], proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S7, W6: nodes that do not fit together into one answer are read by ever fewer, until they do."""
+    """S7, W6: nodes that together exceed the reply limit are requested in smaller and smaller groups, until
+    they fit."""
     names = [f"/tree/{number}" for number in range(8)]
     await other.create("/tree")
     await asyncio.gather(*(other.create(name, name.encode() * (LARGE // len(name))) for name in names))
@@ -388,7 +398,8 @@ async def test_large_nodes(
 
 
 async def test_a_node_that_is_too_large(connect: Callable[..., corral.Client], other: corral.Client) -> None:
-    """S7: one node that is larger than the largest answer is an error that says so; it is not asked for endlessly."""
+    """S7: a single node that exceeds the reply limit raises an error that says so; it is not requested
+    endlessly."""
     await grow(other, "/tree", "/tree/a")
     await other.create("/tree/large", bytes(LARGE))
     async with connect(max_reply=500_000) as zk, zk.watch_tree("/tree") as events:
@@ -400,7 +411,8 @@ async def test_a_node_that_is_too_large(connect: Callable[..., corral.Client], o
 
 
 async def test_late_reader_begins_with_the_tree_now(zk: corral.Client, other: corral.Client) -> None:
-    """W1: who joins others begins with all that there is now, also with what the others have not read yet."""
+    """W1: a reader that joins others begins with all nodes that exist now, including those that the others
+    have not read yet."""
     await grow(other, "/tree", "/tree/a", "/tree/b")
     async with zk.watch_tree("/tree") as early, zk.watch_tree("/tree") as late:
         await first_of(early)
@@ -424,7 +436,8 @@ async def test_late_reader_begins_with_the_tree_now(zk: corral.Client, other: co
 
 
 async def test_many_nodes(zk: corral.Client, other: corral.Client) -> None:
-    """W1, W6: a tree of more nodes than one request reads is told whole: leaves, and those that have children."""
+    """W1, W6: a tree with more nodes than one request reads is reported completely: leaves, and nodes with
+    children."""
     top = [f"/tree/{number}" for number in range(MANY)]
     below = [f"{path}/{name}" for path in top[::7] for name in ("a", "b")]
     deep = [f"{path}/c" for path in below[::5]]
@@ -440,7 +453,7 @@ async def test_many_nodes(zk: corral.Client, other: corral.Client) -> None:
 
 
 async def test_long_names(connect: Callable[..., corral.Client], other: corral.Client) -> None:
-    """S7, W6: no request for a tree is larger than what a server takes, however long the names are."""
+    """S7, W6: no request for a tree exceeds the server's limit, however long the names are."""
     pad = "\u20ac" * 900  # three bytes each
     names = [f"/tree/{pad}{number}" for number in range(100)]
     await other.create("/tree")
@@ -453,7 +466,7 @@ async def test_long_names(connect: Callable[..., corral.Client], other: corral.C
 
 @pytest.mark.parametrize("verb", ["watch_tree", "cache"])
 async def test_what_cannot_be_right(zk: corral.Client, verb: str) -> None:
-    """A depth or a filter that makes no sense is refused before anything is asked of the server."""
+    """An invalid depth or filter is refused before anything is sent."""
     make = getattr(zk, verb)
     for depth in (-1, 1.5, "1", True):
         with pytest.raises(corral.UsageError, match="depth"):

@@ -1,4 +1,4 @@
-"""The states of following a tree: a table that one method goes by."""
+"""The states of following a tree: a table of transitions, applied by one method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from corral.watch.tree.states import TRANSITIONS, TreeState, TreeTransition
 
 
 def test_the_table_is_whole() -> None:
-    """Each state has a row, can be reached, and can be left for IDLE; each transition is used."""
+    """Each state has a row, can be reached, and leads back to IDLE; each transition is used."""
     assert set(TRANSITIONS) == set(TreeState)
     assert {transition for row in TRANSITIONS.values() for transition in row} == set(TreeTransition)
     assert {state for row in TRANSITIONS.values() for state in row.values()} == set(TreeState)
@@ -22,7 +22,7 @@ def test_the_table_is_whole() -> None:
 
 
 def test_the_state_is_set_in_one_place() -> None:
-    """`_change` alone sets a tree's state, beside the first one in `__init__`."""
+    """`_change` alone sets a tree's state, except for the initial one in `__init__`."""
     setters = {
         function.name
         for function in ast.walk(ast.parse(inspect.getsource(follow)))
@@ -36,7 +36,7 @@ def test_the_state_is_set_in_one_place() -> None:
 
 
 async def test_what_the_table_does_not_have_raises(zk: corral.Client) -> None:
-    """A transition that the table does not have is a defect: it raises, and changes nothing."""
+    """A transition that is not in the table is a defect: it raises, and changes nothing."""
     async with zk.watch_tree("/tree") as events:
         await first_of(events)
         feed = events._feed

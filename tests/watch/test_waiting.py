@@ -1,4 +1,4 @@
-"""Waiting for a state: at once if it is so now, else when it comes; and nothing is left behind (W1, W3, W5)."""
+"""Waiting for a state: at once if it is there, otherwise when it comes; no watch is left (W1, W3, W5)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def nothing(zk: corral.Client) -> None:
 ONLY_USER = [Acl.digest("user", "secret")]
 
 WAITS: dict[str, tuple[Wait, Make, Make]] = {
-    # What is waited for, what there is before, and what makes it so.
+    # For each way to wait: what it waits for, the state before, and what makes it true.
     "until": (
         lambda zk: zk.wait_until("/node", lambda event: event.data == b"ready"),
         lambda zk: zk.create("/node"),
@@ -64,7 +64,7 @@ async def empty(zk: corral.Client) -> None:
 
 @pytest.fixture
 async def virtual_loop() -> VirtualLoop:
-    """The loop, where it is one whose time does not have to be waited for."""
+    """The event loop, if it runs in virtual time."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualLoop):
         pytest.skip(
@@ -82,7 +82,7 @@ def waits(request: pytest.FixtureRequest) -> tuple[Wait, Make, Make]:
 async def test_it_is_so_now(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, waits: tuple[Wait, Make, Make]
 ) -> None:
-    """W1: what is so now is not waited for: it takes a read or two; and nothing is left."""
+    """W1: a condition that is already true returns after one or two reads, and leaves no watch."""
     wait, before, make = waits
     await before(other)
     await make(other)
@@ -97,7 +97,8 @@ async def test_it_is_so_now(
 async def test_it_comes(
     zk: corral.Client, other: corral.Client, watchers: Watchers, waits: tuple[Wait, Make, Make]
 ) -> None:
-    """W1: it is waited for, without asking again, until it is so; and nothing is left, here and on the server."""
+    """W1: otherwise it waits, without polling, until the condition is true, and leaves no watch, in the
+    client or on the server."""
     wait, before, make = waits
     await before(other)
     waiting = asyncio.create_task(wait(zk))
@@ -115,7 +116,7 @@ async def test_it_comes(
 async def test_it_comes_while_nobody_is_connected(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, waits: tuple[Wait, Make, Make]
 ) -> None:
-    """W3: what has come without a connection is found after it."""
+    """W3: if the condition became true while disconnected, that is found after the reconnect."""
     wait, before, make = waits
     await before(other)
     waiting = asyncio.create_task(wait(proxied))
@@ -133,7 +134,7 @@ async def test_it_comes_while_nobody_is_connected(
 async def test_it_is_given_up(
     zk: corral.Client, other: corral.Client, watchers: Watchers, waits: tuple[Wait, Make, Make], steps: int
 ) -> None:
-    """S8, W5: cancelled, it ends at once and leaves nothing, although somebody keeps the task."""
+    """S8, W5: when cancelled, it ends at once and leaves no watch, even if something refers to the task."""
     wait, before, _ = waits
     await before(other)
     waiting = asyncio.create_task(wait(zk))
@@ -149,7 +150,7 @@ async def test_it_is_given_up(
 
 
 async def test_a_timeout_around_it(zk: corral.Client, other: corral.Client) -> None:
-    """S8: the caller's timeout is the caller's."""
+    """S8: a timeout of the caller raises TimeoutError."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await zk.wait_present("/node")
@@ -157,7 +158,7 @@ async def test_a_timeout_around_it(zk: corral.Client, other: corral.Client) -> N
 
 
 async def test_what_is_returned(zk: corral.Client, other: corral.Client) -> None:
-    """Each returns the state that it has waited for; `wait_absent` has none to return."""
+    """Each returns the state that it has waited for; `wait_absent` returns None."""
     await other.create("/node", b"x")
     await other.create("/node/a")
     present = await zk.wait_present("/node")
@@ -172,7 +173,8 @@ async def test_what_is_returned(zk: corral.Client, other: corral.Client) -> None
 
 
 async def test_condition_sees_each_event(zk: corral.Client, other: corral.Client) -> None:
-    """W1: the condition is given the state now and each change; anything true of what it returns ends the wait."""
+    """W1: the condition is called with the current state and after each change; any true value ends the
+    wait."""
     seen: list[Event] = []
 
     def enough(event: Event) -> object:
@@ -196,7 +198,8 @@ async def test_condition_sees_each_event(zk: corral.Client, other: corral.Client
 
 
 async def test_children_are_counted(zk: corral.Client, other: corral.Client) -> None:
-    """That many or more; a node that does not exist has none, and so is enough for who wants none."""
+    """It waits for at least that many children; a node that does not exist has none, which is enough for
+    zero."""
     assert (await zk.wait_children("/node", 0)).kind is EventKind.ABSENT
     await family(other)
     for enough in (0, 1, 2):
@@ -212,7 +215,7 @@ async def test_children_are_counted(zk: corral.Client, other: corral.Client) -> 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at first", "at a change"])
 async def test_condition_that_fails(zk: corral.Client, other: corral.Client, later: bool) -> None:
-    """What a condition raises is raised to who waits, and nothing is left."""
+    """An exception of the condition is raised by the wait, and no watch is left."""
 
     def fails(event: Event | ChildrenEvent) -> bool:
         if event.exists is later:
@@ -235,7 +238,7 @@ async def test_condition_that_fails(zk: corral.Client, other: corral.Client, lat
 
 
 async def test_refusals_are_raised(zk: corral.Client, other: corral.Client) -> None:
-    """What the ACL keeps from us is not waited for where it would have to be read."""
+    """If the ACL hides a node that must be read, the wait raises at once."""
     await other.create("/node")
     other.add_auth("digest", b"user:secret")
     await other.set_acl("/node", ONLY_USER)
@@ -248,8 +251,8 @@ async def test_refusals_are_raised(zk: corral.Client, other: corral.Client) -> N
 
 @pytest.mark.parametrize("there", [True, False], ids=["there already", "created later"])
 async def test_existence_needs_no_permission(zk: corral.Client, other: corral.Client, there: bool) -> None:
-    """W1: a node that we may not read is waited for, until it is there and until it is gone, whatever its server tells
-    of it (CVE-2024-23944); what is told has its `Stat` and not its data."""
+    """W1: a wait for the existence, or the absence, of a node that we may not read works, even if the server
+    sends no event (CVE-2024-23944). The result has its `Stat` and no data."""
     other.add_auth("digest", b"user:secret")
     await other.create("/parent")
     if there:
@@ -277,7 +280,7 @@ async def test_existence_needs_no_permission(zk: corral.Client, other: corral.Cl
 async def test_it_looks_again_seldom(
     proxied: corral.Client, proxy: FaultProxy, virtual_loop: VirtualLoop
 ) -> None:
-    """W4: what nothing is told of is looked at again, soon at first, and then each session timeout; and nothing is once
+    """W4: a node without events is polled, soon at first, then once each session timeout, and not at all once
     nobody waits."""
     async with requests_seen(proxy) as requests:
         waiting = [asyncio.create_task(proxied.wait_absent("/")) for _ in range(10)]
@@ -292,7 +295,7 @@ async def test_it_looks_again_seldom(
 
 
 async def test_data_comes_where_it_may_be_read(zk: corral.Client, other: corral.Client) -> None:
-    """W1: of a node that we may read the data is told, as it was when it was found."""
+    """W1: the result for a node that we may read has its data, as it was when it was found."""
     await other.create("/node", b"data")
     data, stat = await zk.get("/node")
     assert await zk.wait_present("/node") == Event(EventKind.PRESENT, "/node", data, stat)
@@ -300,10 +303,10 @@ async def test_data_comes_where_it_may_be_read(zk: corral.Client, other: corral.
 
 @pytest.mark.parametrize("rounds", [1, 50])
 async def test_task_that_waits_all_its_life(zk: corral.Client, other: corral.Client, rounds: int) -> None:
-    """W5: a task keeps nothing of the watches that it has used, however many."""
+    """W5: a task keeps no reference to the watches that it has used, however many."""
     await family(other)
     task = asyncio.current_task()
-    before = len(task._callbacks or ())  # type: ignore[union-attr]  # no public attribute tells
+    before = len(task._callbacks or ())  # type: ignore[union-attr]  # no public attribute shows it
     readers = []
     for _ in range(rounds):
         await zk.wait_present("/node")
@@ -323,7 +326,7 @@ async def test_task_that_waits_all_its_life(zk: corral.Client, other: corral.Cli
 async def test_client_is_closed(
     connect: Callable[..., corral.Client], waits: tuple[Wait, Make, Make]
 ) -> None:
-    """S5: closing the client wakes who waits."""
+    """S5: closing the client ends every wait."""
     wait, before, _ = waits
     async with connect() as zk:
         await before(zk)
@@ -337,7 +340,7 @@ async def test_client_is_closed(
 async def test_many_wait_at_the_cost_of_one(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W4: a thousand who wait for one node cost the server one watch and one read a change."""
+    """W4: a thousand that wait for one node cost the server one watch and one read for each change."""
     async with requests_seen(proxy) as requests:
         waiting = [asyncio.create_task(proxied.wait_present("/node")) for _ in range(1000)]
         for _ in range(4):
@@ -348,7 +351,7 @@ async def test_many_wait_at_the_cost_of_one(
             events = await asyncio.gather(*waiting)
         assert len(set(events)) == 1
         await proxied.sync()
-        # It may have looked again meanwhile; the event has it look, and read the data.
+        # It may have polled meanwhile; the event makes it check the existence, and read the data.
         assert [each for each in requests.opcodes if each != messages.EXISTS.opcode] == [
             each.opcode for each in (messages.GET, messages.REMOVE_WATCHES, messages.SYNC)
         ]
@@ -356,7 +359,7 @@ async def test_many_wait_at_the_cost_of_one(
 
 
 async def test_what_cannot_be_right(zk: corral.Client) -> None:
-    """What makes no sense is refused before anything is asked of the server."""
+    """Invalid arguments are refused before anything is sent."""
     for condition in (None, "x", 1):
         with pytest.raises(corral.UsageError, match="condition"):
             await zk.wait_until("/node", condition)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What nobody reads does not pile up: memory is bounded by the tree, whatever happens to it (W2)."""
+"""Unread changes do not pile up: memory is bounded by the tree, whatever happens to it (W2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support import turns
 
 
 async def come_and_go(other: corral.Client, count: int) -> None:
-    """Nodes are created and deleted again, each with a name of its own."""
+    """Create nodes and delete them again, each with another name."""
     for number in range(count):
         await other.create(f"/tree/{number}")
         await other.delete(f"/tree/{number}")
@@ -23,7 +23,8 @@ async def come_and_go(other: corral.Client, count: int) -> None:
 async def test_reader_of_a_tree_that_is_slow(
     zk: corral.Client, other: corral.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W2, W3: nodes that come and go while a reader is at work are not all remembered; then it is told what is there."""
+    """W2, W3: nodes that are created and deleted while a reader is busy are not all remembered; the reader
+    then gets what exists."""
     monkeypatch.setattr(follow, "BACKLOG", 20)
     await grow(other, "/tree", "/tree/a")
     async with zk.watch_tree("/tree") as events:
@@ -46,7 +47,7 @@ async def test_reader_of_a_tree_that_is_slow(
 async def test_deletions_are_not_remembered_for_ever(
     zk: corral.Client, other: corral.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W2: of nodes that have come and gone a cache remembers some, and no more than these."""
+    """W2: of nodes that were created and deleted a cache remembers a bounded number."""
     monkeypatch.setattr(merge, "MOST_DELETED", 10)
     await grow(other, "/tree")
     async with zk.cache("/tree") as cache:
@@ -59,7 +60,7 @@ async def test_deletions_are_not_remembered_for_ever(
 
 
 async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, other: corral.Client) -> None:
-    """W2: nor does it remember those that it could not read, once it has seen that they are gone."""
+    """W2: the same holds for nodes that it could not read, once it has seen that they are gone."""
     await grow(other, "/tree")
     other.add_auth("digest", b"user:secret")
     for number in range(5):
@@ -70,7 +71,7 @@ async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, othe
         assert len(feed._merger._unreadable) == 5
         for number in range(5):
             await other.delete(f"/tree/{number}")
-        feed.fire(WatchEvent.UNKNOWN, feed.full, -1)  # as at a reconnect
+        feed.fire(WatchEvent.UNKNOWN, feed.full, -1)  # as after a reconnect
         await zk.sync()
         assert not feed._merger._unreadable
 
@@ -79,7 +80,7 @@ async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, othe
 async def test_raw_events_that_nobody_takes(
     zk: corral.Client, other: corral.Client, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """W2: too many events, or too large ones, are exchanged for the word that some were missed."""
+    """W2: too many events, or too large ones, are replaced by one that says that some were missed."""
     await other.create("/tree")
     monkeypatch.setattr(raw, by, 20)
     async with zk.watch_raw("/tree", recursive=True) as events:

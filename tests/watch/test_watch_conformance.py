@@ -1,4 +1,5 @@
-"""What all watches have in common, each kind held to it (W1 to W5); what is particular is in a file for each kind."""
+"""What all watches have in common, tested with each kind (W1 to W5); what is specific to one kind has its own
+file."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ ONLY_USER = [Acl.digest("user", "secret")]
 
 
 def reads(requests: Seen, kind: WatchKind) -> int:
-    """How many times a state was read."""
+    """How often a state was read."""
     return 0 if kind.read is None else requests.count(kind.read)
 
 
@@ -116,7 +117,7 @@ async def test_late_reader_begins_with_the_state_now(
 async def test_node_that_is_created_again(
     zk: corral.Client, other: corral.Client, kind: WatchKind, waits: bool
 ) -> None:
-    """W1: Zxids tell states apart: a node created again with the same data, version and children is another node."""
+    """W1: States differ by their zxids: a node created again with the same data, version and children is another node."""
     await grow(other, "/node", "/node/a")
     async with kind.make(zk) as events:
         first: Any = await next_of(events)
@@ -200,7 +201,7 @@ async def test_a_thousand_readers_cost_the_server_one(
 async def test_refused_read_is_raised_and_tried_again(
     zk: corral.Client, other: corral.Client, kind: WatchKind
 ) -> None:
-    """W1, W4: All waiting readers raise the server's refusal; the next `anext` tries again, and goes on from there."""
+    """W1, W4: All waiting readers raise the server's refusal; the next `anext` tries again, and continues from there."""
     await other.create("/node")
     other.add_auth("digest", b"user:secret")
     async with kind.make(zk) as events, kind.make(zk) as more:

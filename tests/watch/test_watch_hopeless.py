@@ -1,4 +1,5 @@
-"""A request of a watch's own that breaks each connection ends in an error, after a few connections (K2 of issue 12)."""
+"""A watch's own request that breaks each connection ends in an error, after a few connections (K2 of issue
+12)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from corral.wire import messages
 from support import PATIENCE, until
 
 FOR_EVER = 10_000
-"""More connections than any of these may cost."""
+"""More connections than any of these may break."""
 
 OWN = {
     "node": [messages.GET],
@@ -30,7 +31,7 @@ by_request = pytest.mark.parametrize(
 
 
 def reads_bad(message: Message) -> bool:
-    """A read of a tree that names the bad node."""
+    """A read of a tree that includes the bad node."""
     return asks_for(messages.MULTI_READ)(message) and b"/bad" in message.body
 
 
@@ -40,7 +41,7 @@ def is_connect(message: Message) -> bool:
 
 
 async def fails_hopelessly(reading: Any) -> corral.ConnectionLoss:
-    """It raises that connection after connection broke."""
+    """Checks that it raises because one connection after another broke."""
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(corral.ConnectionLoss) as raised:
             await reading
@@ -72,7 +73,7 @@ async def test_watch_whose_request_breaks_each_connection(
 async def test_one_node_of_many_breaks_each_connection(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, size: int
 ) -> None:
-    """W3: of a tree the read that breaks connections is found among all the others, in a few steps."""
+    """W3: of a tree's reads, the one that breaks connections is isolated in a few steps."""
     await other.create("/tree")
     await asyncio.gather(*(other.create(f"/tree/{n}") for n in range(size)))
     await other.create("/tree/bad")
@@ -88,7 +89,7 @@ async def test_one_node_of_many_breaks_each_connection(
 async def test_cache_comes_back_when_its_request_does_no_harm_any_more(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W3: an open cache raises it to whoever reads, and recovers by itself."""
+    """W3: an open cache raises it to its readers, and recovers by itself."""
     await grow(other, "/tree", "/tree/bad")
     async with proxied.cache("/tree") as cache:
         async with proxy.cut_at(before(match=reads_bad), times=FOR_EVER):
@@ -116,7 +117,7 @@ async def test_cache_comes_back_when_its_request_does_no_harm_any_more(
 async def test_two_losses_are_no_reason_to_give_up(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W3: connections that break a few times on a read by chance cost nobody an error."""
+    """W3: connections that break on a read a few times by chance cause no error."""
     await grow(other, "/tree", "/tree/bad", "/tree/a")
     async with proxy.cut_at(before(match=reads_bad), times=3), proxied.watch_tree("/tree") as events:
         assert sorted(event.path for event in await first_of(events)) == ["/tree", "/tree/a", "/tree/bad"]
@@ -125,7 +126,8 @@ async def test_two_losses_are_no_reason_to_give_up(
 async def test_bystanders_are_not_drawn_in(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, connect: Callable[..., corral.Client]
 ) -> None:
-    """W4: many readers of what breaks connections cost as many as one does, and each gets an error of its own."""
+    """W4: many readers of a node that breaks connections cost as many connections as one reader, and each
+    gets its own exception object."""
     await other.create("/node")
     async with proxy.record(is_connect) as connects:
         async with proxy.cut_at(before(match=asks_for(messages.GET)), times=FOR_EVER):

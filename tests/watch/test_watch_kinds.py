@@ -1,7 +1,7 @@
-"""One-shot and persistent watches of one client at one path, and below it: nobody misses anything (W7).
+"""One-shot and persistent watches of one client at one path, and below it: no reader misses an event (W7).
 
-Up to 3.8 the last watch that a session sets on a path is the only one (ZOOKEEPER-4466), later they are side by side. So
-all of this is held to be so on the server of the run, and on embedded ones of both kinds.
+Up to 3.8 the last watch that a session sets at a path replaces the others (ZOOKEEPER-4466); later they
+coexist. So each test runs on the server of the run, and on embedded servers of both kinds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from support import PATIENCE, turns, until
 
 
 class Site(NamedTuple):
-    """A server, a client that watches, and another that changes."""
+    """A server, a client that watches, and another that makes changes."""
 
     address: str
     root: str
@@ -28,7 +28,8 @@ class Site(NamedTuple):
     other: corral.Client
 
     async def watched(self) -> dict[str, int]:
-        """By path, how many sessions watch it, by what the server says: of nodes and whole trees, not of children."""
+        """How many sessions watch each path, as the server reports; that includes watches of nodes and trees,
+        not of children."""
         found: dict[str, int] = {}
         path = ""
         for line in (await four_letter_word(self.address, "wchp")).splitlines():
@@ -39,7 +40,7 @@ class Site(NamedTuple):
         return found
 
     async def until_watched(self, *paths: str) -> None:
-        """Wait until the server has one watch for each of these paths, and no other one."""
+        """Wait until the server has one watch for each of these paths, and no other."""
 
         async def so() -> bool:
             return await self.watched() == dict.fromkeys(paths, 1)
@@ -66,8 +67,8 @@ async def site(
 
 
 class Follower:
-    """Follows what is at a path, in a task. `knows` tells whether it has been told of a change of `target`: of new
-    data, and of a new child."""
+    """A task that follows a path. `knows` says whether it has got a change of `target`: of new data, and of a
+    new child."""
 
     def __init__(self, zk: corral.Client, path: str) -> None:
         self.zk, self.path = zk, path
@@ -81,7 +82,7 @@ class Follower:
         raise NotImplementedError
 
     async def ready(self) -> None:
-        """Wait until the server has its watch."""
+        """Wait until its watch is set on the server."""
         async with asyncio.timeout(PATIENCE):
             await self.begun.wait()
 
@@ -150,7 +151,7 @@ class Raw(Follower):
     def knows(self, target: str, data: bytes, child: str) -> bool:
         told = {(RawKind.DATA_CHANGED, target), (RawKind.CHILDREN_CHANGED, target)}
         if told <= self.seen:
-            self.seen.clear()  # the next change is another one
+            self.seen.clear()  # the next change is a new one
             return True
         return False
 
@@ -163,14 +164,14 @@ class RecursiveRaw(Raw):
 
 
 async def change(site: Site, target: str, number: int, *followers: Follower) -> None:
-    """New data and a new child, of which all who follow are told."""
+    """New data and a new child, which all followers must get."""
     await site.other.set(target, b"%d" % number)
     await site.other.create(f"{target}/child-{number}")
     await told(target, number, *followers)
 
 
 async def told(target: str, number: int, *followers: Follower) -> None:
-    """Wait until all who follow know of a change."""
+    """Wait until all followers know of a change."""
     for follower in followers:
 
         async def knows(follower: Follower = follower) -> bool:
@@ -202,8 +203,9 @@ async def test_nobody_misses_anything(
     comes_first: str,
     leaves_first: str,
 ) -> None:
-    """W7, W6, W5: at the path of a persistent watch, and below it, one-shot watches tell of each change, and so does the
-    persistent one, whoever came first. Together they are one watch on the server. When one leaves, the other stays."""
+    """W7, W6, W5: at the path of a persistent watch, and below it, one-shot watches report each change, and
+    so does the persistent one, whichever was first. Together they are one watch on the server. When one
+    leaves, the other stays."""
     await site.other.create("/a/b", make_parents=True)
     kinds = {"one-shot": (one_shot, target), "persistent": (persistent, "/a")}
     followers: dict[str, Follower] = {}
@@ -233,7 +235,8 @@ async def test_nobody_misses_anything(
 async def test_both_kinds_of_persistent_watches(
     site: Site, kinds: tuple[type[Follower], type[Follower]], leaves: int
 ) -> None:
-    """W7: a watch of one node and one of the tree from there share the server's watch of the path, or take turns."""
+    """W7: a watch of a node and one of the tree from there share the server's watch of the path, or replace
+    each other."""
     await site.other.create("/a")
     followers = []
     for kind in kinds:
@@ -244,7 +247,7 @@ async def test_both_kinds_of_persistent_watches(
     await site.until_watched("/a")
     await followers.pop(leaves).leave()
     await site.zk.exists("/a")
-    await site.zk.exists("/a")  # by now the server has what was asked for
+    await site.zk.exists("/a")  # by now the server has handled the requests
     for number in range(2, 4):
         await change(site, "/a", number, *followers)
     await site.until_watched("/a")
@@ -256,8 +259,8 @@ async def test_both_kinds_of_persistent_watches(
 @pytest.mark.parametrize("leaves", [True, False], ids=["tree leaves", "tree stays"])
 @pytest.mark.parametrize("below", [True, False], ids=["below", "at"])
 async def test_lock_waiter_in_a_tree(site: Site, below: bool, leaves: bool, tree: str) -> None:
-    """W7, L1: whoever waits for a lock's holder is told when that one goes, though a tree with the holder's node in it,
-    or from there, is watched, or was."""
+    """W7, L1: a waiter for a lock gets the event when the holder's node is deleted, although a tree with that
+    node in it, or from it, is watched, or was."""
     held = await site.other.lock("/lock").acquire()
     node = held.node.removeprefix(site.other.chroot_path)
     path = "/lock" if below else node
@@ -270,7 +273,7 @@ async def test_lock_waiter_in_a_tree(site: Site, below: bool, leaves: bool, tree
         return len(await site.other.children("/lock")) == 2
 
     await until(in_line, "it stands in the line")
-    await site.zk.exists(node)  # behind the read by which the waiter watches, so that this has been answered
+    await site.zk.exists(node)  # after the read that sets the waiter's watch, so that one has been answered
     if tree == "second":
         follower = Tree(site.zk, path)
         await follower.ready()
@@ -290,8 +293,8 @@ async def test_lock_waiter_in_a_tree(site: Site, below: bool, leaves: bool, tree
 async def test_all_of_it_over_a_reconnect(
     connect: Callable[..., corral.Client], other: corral.Client, proxy: corral.testing.FaultProxy
 ) -> None:
-    """W7, W3, W6: what happened while there was no connection is found out by all, also by those whom the persistent
-    watch feeds (ZOOKEEPER-4698)."""
+    """W7, W3, W6: changes made while disconnected are found by all, including those that the persistent watch
+    feeds (ZOOKEEPER-4698)."""
     await other.create("/a/b", make_parents=True)
     async with connect(to=proxy.address) as zk:
         site = Site("", "", zk, other)

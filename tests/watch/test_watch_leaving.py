@@ -1,4 +1,5 @@
-"""Leaving a watch or a cache leaves nothing, on neither side (W5); a wait that is cancelled loses nothing (S8)."""
+"""Leaving a watch or a cache leaves no watch in the client or on the server (W5); a cancelled wait loses
+nothing (S8)."""
 
 from __future__ import annotations
 
@@ -36,12 +37,12 @@ Watch = Callable[[], Reader]
 
 @pytest.fixture(params=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> WatchKind:
-    """Each kind of watch in turn."""
+    """Each kind of watch."""
     return KINDS[request.param]
 
 
 async def gone(zk: corral.Client, watch_count: Count) -> None:
-    """Nothing is registered, here or on the server."""
+    """Wait until nothing is registered, in the client or on the server."""
 
     async def nothing() -> bool:
         return registered(zk) == (0, 0) and await watch_count() == 0
@@ -103,7 +104,7 @@ async def by_async_with(zk: corral.Client, watch: Watch, reached: asyncio.Event,
         await anext(events)
         reached.set()
         await go.wait()
-    assert registered(zk) == (0, 0)  # and not only when the object goes
+    assert registered(zk) == (0, 0)  # not only when the object is collected
     del events
 
 
@@ -147,7 +148,7 @@ async def by_garbage_of_another_thread(
     collecting = threading.Thread(target=gc.collect)
     collecting.start()
     collecting.join()
-    assert registered(zk) != (0, 0)  # from there it is only asked for
+    assert registered(zk) != (0, 0)  # its removal is only scheduled from there
     await until_unregistered(zk)
 
 
@@ -176,7 +177,7 @@ async def test_leaving_ends_the_watch(
     leave: Callable[[corral.Client, Watch, asyncio.Event, asyncio.Event], Awaitable[None]],
     exists: bool,
 ) -> None:
-    """W5: whichever way a loop is left, nothing stays registered on the server, and nothing in the client."""
+    """W5: however a loop ends, no watch is left on the server, and nothing in the client."""
     if exists:
         await other.create("/node")
     reached, go = asyncio.Event(), asyncio.Event()
@@ -191,10 +192,10 @@ async def test_leaving_ends_the_watch(
     await asyncio.wait([following])
     error = None if following.cancelled() else following.exception()
     assert isinstance(error, LookupError | TimeoutError | None)
-    await gone(zk, watch_count)  # although somebody keeps the task, and so its traceback
+    await gone(zk, watch_count)  # although something refers to the task, and so to its traceback
 
 
-# What a task leaves that is over
+# Tasks that have ended
 
 
 async def fails_in_the_body(events: Reader, reached: asyncio.Event) -> None:
@@ -237,8 +238,9 @@ async def test_named_iterator_of_a_task_that_is_over(
     kind: WatchKind,
     end: Callable[[Reader, asyncio.Event], Awaitable[None]],
 ) -> None:
-    """W5: an iterator that has a name is kept by the exception of the task that has read it, if somebody keeps that;
-    nothing stays registered all the same. Who reads it later goes on where it was, and is told nothing twice."""
+    """W5: a named iterator is kept alive by the exception of the task that has read it, if something refers
+    to that. No watch stays registered nevertheless. A later reader continues where it was, and gets nothing
+    twice."""
     kept: list[BaseException] = []
 
     async def follow() -> None:
@@ -280,7 +282,7 @@ async def test_named_iterator_of_a_task_that_is_over(
 
 @pytest.mark.parametrize("name", STATES)
 async def test_changes_between_two_tasks(zk: corral.Client, other: corral.Client, name: str) -> None:
-    """W3, W5: what has changed while a named iterator was nobody's is told to who reads it next."""
+    """W3, W5: changes made while no task read a named iterator are reported to its next reader."""
     kind = KINDS[name]
     await other.create("/node")
     events = kind.make(zk)
@@ -303,7 +305,8 @@ async def test_changes_between_two_tasks(zk: corral.Client, other: corral.Client
 async def test_tree_of_a_task_that_fails_before_it_is_complete(
     zk: corral.Client, other: corral.Client
 ) -> None:
-    """W1, W5: a tree of which a part was told is told on by the next task, from there, and completed once."""
+    """W1, W5: if a task ends after a part of a tree's initial events, the next task gets the rest, from
+    there, and the completing event once."""
     await other.create("/node")
     for name in ("a", "b", "c"):
         await other.create(f"/node/{name}")
@@ -328,7 +331,7 @@ async def test_tree_of_a_task_that_fails_before_it_is_complete(
 async def test_deletions_that_wait_for_a_reader_between_two_tasks(
     zk: corral.Client, other: corral.Client
 ) -> None:
-    """W1, W5: a task fails while deletions wait for it; the next one is told of them, children before parents."""
+    """W1, W5: if a task fails with deletions pending, the next one gets them, children before parents."""
     for path in ("/node", "/node/a", "/node/a/b"):
         await other.create(path)
     events = zk.watch_tree("/node")
@@ -350,7 +353,8 @@ async def test_deletions_that_wait_for_a_reader_between_two_tasks(
 
 
 async def test_failure_of_a_task_is_still_reported(zk: corral.Client, other: corral.Client) -> None:
-    """W5: that a watch looks at how the task ended that has read it takes nothing from the loop's report of it."""
+    """W5: the watch's observation of how its reader's task ended does not suppress the event loop's report of
+    the exception."""
     await other.create("/node")
     reported: list[BaseException | None] = []
     loop = asyncio.get_running_loop()
@@ -377,7 +381,8 @@ async def test_failure_of_a_task_is_still_reported(zk: corral.Client, other: cor
 async def test_task_that_ends_well_leaves_the_watch(
     zk: corral.Client, other: corral.Client, kind: WatchKind
 ) -> None:
-    """W5: an iterator outlives a task that ends well, such as one for a single `anext`: it is the caller's."""
+    """W5: an iterator outlives a task that ends normally, such as one for a single `anext`: it belongs to the
+    caller."""
     await other.create("/node")
     events = kind.make(zk)
     await asyncio.create_task(begin(events))
@@ -390,13 +395,14 @@ async def test_task_that_ends_well_leaves_the_watch(
     assert registered(zk) == (0, 0)
 
 
-# Clients
+# Closing, late answers, and readers that come and go
 
 
 async def test_closing_the_client_ends_its_watches(
     connect: Callable[..., corral.Client], other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
-    """W5, S5: a closed client's watches raise that it is closed, also to who waits, and none is left."""
+    """W5, S5: the watches of a closed client raise ClientClosed, also to waiting readers, and none is
+    left."""
     async with connect() as zk:
         idle, busy = kind.make(zk), kind.make(zk)
         await begin(idle)
@@ -415,7 +421,7 @@ async def test_closing_the_client_ends_its_watches(
 
 
 async def test_watch_that_was_never_read(zk: corral.Client, watch_count: Count, kind: WatchKind) -> None:
-    """W5: a watch that nobody read has asked nothing of anybody."""
+    """W5: a watch that nobody read has sent no request."""
     events = kind.make(zk)
     assert registered(zk) == (0, 0)
     async with events:
@@ -426,7 +432,7 @@ async def test_watch_that_was_never_read(zk: corral.Client, watch_count: Count, 
 async def test_left_while_the_first_read_is_under_way(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
-    """W5: a reader that leaves before its answer comes leaves no watch, though the server has set one."""
+    """W5: if a reader leaves before its answer arrives, no watch is left, although the server has set one."""
     await other.create("/node")
     async with proxy.black_hole(requests=False) as held:
         waiting = asyncio.create_task(next_of(kind.make(proxied)))
@@ -441,7 +447,7 @@ async def test_left_while_the_first_read_is_under_way(
 async def test_one_leaves_and_another_comes_while_the_read_is_under_way(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
-    """W5, W7: leaving takes back one's own interest, not that of who has come since."""
+    """W5, W7: leaving removes only the reader's own interest, not that of readers that came since."""
     await other.create("/node")
     async with proxy.black_hole(requests=False) as held:
         waiting = asyncio.create_task(next_of(kind.make(proxied)))
@@ -466,7 +472,7 @@ async def test_left_while_disconnected(
     kind: WatchKind,
     how: str,
 ) -> None:
-    """W5: a watch that was left without a connection is not set again on the next one."""
+    """W5: a watch that was left while disconnected is not set again on the next connection."""
     await other.create("/node")
     async with requests_seen(proxy) as requests:
         events = kind.make(proxied)
@@ -491,7 +497,7 @@ async def test_left_while_disconnected(
 async def test_cancelled_wait_loses_nothing(
     zk: corral.Client, other: corral.Client, kind: WatchKind, steps: int
 ) -> None:
-    """S8, W3: `anext` may be cancelled at any step; the next one gives what it would have given."""
+    """S8, W3: `anext` may be cancelled at any step; the next call returns what it would have returned."""
     await other.create("/node")
     async with kind.make(zk) as events:
         for change in range(4):
@@ -505,7 +511,7 @@ async def test_cancelled_wait_loses_nothing(
                 event: Any = await next_of(events) if waiting.cancelled() else waiting.result()
                 assert kind.shows(event, change)
             elif waiting.cancelled():
-                # The first event, or the rest of a tree's first ones, have not been told yet.
+                # The first event, or the rest of a tree's initial ones, has not been returned yet.
                 await begin(events)
         await tells_nothing(zk, events)
 
@@ -513,7 +519,8 @@ async def test_cancelled_wait_loses_nothing(
 async def test_cancelled_in_the_tick_of_the_event(
     zk: corral.Client, other: corral.Client, kind: WatchKind
 ) -> None:
-    """S8, W3: a reader that is cancelled when its event is there, but has not run yet, gets it next time."""
+    """S8, W3: a reader that is cancelled when its event is there, but before it has run, gets the event on
+    the next call."""
     await other.create("/node")
     watches = [kind.make(zk) for _ in range(2)]
     await asyncio.gather(*map(begin, watches))
@@ -521,7 +528,7 @@ async def test_cancelled_in_the_tick_of_the_event(
 
     async def read_and_cancel_the_other(number: int) -> Any:
         event = await anext(watches[number])
-        # Woken in the same tick: whoever runs first cancels the one that has not.
+        # Both are woken in the same tick: the first to run cancels the other.
         readers[1 - number].cancel()
         return event
 
@@ -538,7 +545,7 @@ async def test_cancelled_in_the_tick_of_the_event(
 async def test_polling_costs_nothing(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count, kind: WatchKind
 ) -> None:
-    """W4: an `anext` that is cancelled again and again, as polling does it, asks the server nothing."""
+    """W4: an `anext` that is cancelled repeatedly, as polling does it, sends nothing."""
     await other.create("/node")
     async with requests_seen(proxy) as requests, kind.make(proxied) as events:
         await begin(events)
@@ -575,7 +582,7 @@ async def test_leaving_a_cache(
     watch_count: Count,
     leave: Callable[[corral.Cache], Awaitable[None]],
 ) -> None:
-    """W5: left, a cache leaves nothing, at once and not only when the object goes."""
+    """W5: leaving a cache leaves nothing, at once and not only when the object is collected."""
     await other.create("/node")
     cache = await zk.cache("/node").__aenter__()
     assert registered(zk) == (1, 1)
@@ -587,7 +594,7 @@ async def test_leaving_a_cache(
 
 
 async def test_exception_in_the_block_of_a_cache(zk: corral.Client, watch_count: Count) -> None:
-    """W5: a block that fails leaves nothing either, and its error is its own."""
+    """W5: a block that raises leaves nothing either, and its exception is unchanged."""
     with pytest.raises(LookupError) as kept:
         async with zk.cache("/node"):
             raise LookupError
@@ -597,7 +604,7 @@ async def test_exception_in_the_block_of_a_cache(zk: corral.Client, watch_count:
 
 
 async def test_cache_that_is_forgotten(zk: corral.Client, watch_count: Count) -> None:
-    """W5: one that nobody has any more is gone, in whichever thread that is found out."""
+    """W5: a cache that nothing refers to is removed, in whichever thread it is collected."""
     cycle: list[object] = [await zk.cache("/node").__aenter__()]
     cycle.append(cycle)
     assert registered(zk) == (1, 1)
@@ -612,7 +619,7 @@ async def test_cache_that_is_forgotten(zk: corral.Client, watch_count: Count) ->
 async def test_entering_a_cache_is_cancelled(
     zk: corral.Client, other: corral.Client, watch_count: Count, steps: int
 ) -> None:
-    """S8, W5: cancelled wherever it waits, entering leaves nothing, although somebody keeps the task."""
+    """S8, W5: wherever entering is cancelled, it leaves nothing, although something refers to the task."""
     await other.create("/node")
     await asyncio.gather(*(other.create(f"/node/{number}") for number in range(5)))
     cache = zk.cache("/node")
@@ -631,7 +638,8 @@ async def test_entering_a_cache_is_cancelled(
 async def test_entering_a_cache_is_cancelled_without_an_answer(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watch_count: Count
 ) -> None:
-    """S8, W5: cancelled while the server's answers are on their way, though it has set the watch."""
+    """S8, W5: the same when it is cancelled while the server's answers are in transit, although the server
+    has set the watch."""
     await other.create("/node")
     async with proxy.black_hole(requests=False) as held:
         entering = asyncio.create_task(proxied.cache("/node").__aenter__())

@@ -1,5 +1,5 @@
-"""Answers and events that cannot be right: no reader is shown an older state after a newer one (W1), nothing is asked
-for without end, and what never was is passed over."""
+"""Answers and events that cannot be right: no reader sees an older state after a newer one (W1), no request
+is repeated without end, and invented events are ignored."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from corral.wire import messages
 from support import PATIENCE, turns, until
 
 MANY = 60
-"""More reads than any of these may take."""
+"""More reads than any of these may cause."""
 
 
 @pytest.fixture
 async def liar(server_address: str) -> AsyncIterator[Liar]:
-    """A liar before the server."""
+    """A relay in front of the server."""
     async with lying(server_address) as liar:
         yield liar
 
 
 @pytest.fixture
 async def lied_to(connect: Callable[..., corral.Client], liar: Liar) -> AsyncIterator[corral.Client]:
-    """A client of the liar's."""
+    """A client of the relay."""
     async with connect(to=liar.address) as client:
         yield client
 
@@ -40,9 +40,9 @@ class Replay:
     def __init__(self, *operations: messages.Operation) -> None:
         self._opcodes = {op.opcode for op in operations}
         self.known: dict[tuple[int, bytes], tuple[int, bytes]] = {}
-        """What each request was answered last."""
+        """The last answer to each request."""
         self.times = 0
-        """How often it is to lie."""
+        """How many false answers it is still to give."""
 
     def __call__(self, opcode: int, request: bytes, code: int, body: bytes) -> tuple[int, bytes]:
         if opcode not in self._opcodes:
@@ -59,15 +59,16 @@ class Replay:
 async def test_state_that_goes_back(
     lied_to: corral.Client, liar: Liar, other: corral.Client, name: str, times: int
 ) -> None:
-    """W1: An answer older than one before is dropped, and the read is repeated. A server that goes on so is not asked
-    without end: the reader raises an error, and the next `anext` tries again."""
+    """W1: an answer that is older than an earlier one is dropped, and the read is repeated. A server that
+    continues to give such answers is not asked without end: the reader raises an error, and the next `anext`
+    tries again."""
     kind = KINDS[name]
     assert kind.read is not None
     liar.lie = replay = Replay(kind.read)
     await other.create("/node")
     async with kind.make(lied_to) as events:
         await begin(events)
-        await kind.change(other, 1)  # of a tree the first read is another request than all later ones
+        await kind.change(other, 1)  # the first read of a tree is another request than all later ones
         assert kind.shows(await next_of(events), 1)
         outdated = dict(replay.known)
         await kind.change(other, 2)
@@ -87,7 +88,8 @@ async def test_state_that_goes_back(
 async def test_node_that_was_deleted_does_not_come_back(
     lied_to: corral.Client, liar: Liar, other: corral.Client
 ) -> None:
-    """W1: what was known to be gone is not told as it was before: a node that is created again is another one."""
+    """W1: a node that is known to be deleted is not reported with its previous state: a node that is created
+    again is another one."""
     await grow(other, "/tree", "/tree/a")
     liar.lie = replay = Replay(messages.MULTI_READ)
     async with lied_to.watch_tree("/tree") as events:
@@ -105,7 +107,7 @@ async def test_node_that_was_deleted_does_not_come_back(
 async def test_node_that_is_there_and_is_not(
     lied_to: corral.Client, liar: Liar, other: corral.Client
 ) -> None:
-    """W1: a node that exists for `exists` and not for `get` is not asked for without end."""
+    """W1: a node that exists for `exists` and not for `get` is not requested without end."""
     await other.create("/node")
 
     def contradict(opcode: int, request: bytes, code: int, body: bytes) -> tuple[int, bytes]:
@@ -121,7 +123,8 @@ async def test_node_that_is_there_and_is_not(
 
 
 async def test_child_without_a_parent(lied_to: corral.Client, liar: Liar, other: corral.Client) -> None:
-    """W1: a tree whose server shows a node and hides its parent is not read without end: its readers are told."""
+    """W1: a tree whose server shows a node and hides its parent is not read without end: its readers get an
+    error."""
     await grow(other, "/tree", "/tree/a", "/tree/a/b")
     hide = _full(lied_to, "/tree/a").encode()
 
@@ -179,7 +182,8 @@ def _full(zk: corral.Client, path: str) -> str:
 async def test_events_that_never_were(
     lied_to: corral.Client, liar: Liar, other: corral.Client, path: str, change: int
 ) -> None:
-    """W1: events of nodes that never were, repeated and in no order, change nothing, and nothing is left of them."""
+    """W1: events of nodes that never existed, repeated and in any order, change nothing, and leave nothing in
+    memory."""
     await grow(other, "/tree", "/tree/a")
     async with lied_to.cache("/tree") as cache, lied_to.watch("/tree/a") as node:
         await next_of(node)
@@ -222,8 +226,8 @@ async def test_a_persistent_watch_that_is_refused(lied_to: corral.Client, liar: 
 
 
 async def test_only_is_asked_once_for_each_node(zk: corral.Client, other: corral.Client) -> None:
-    """W6: the filter is asked for each node that there is news of, not for those above it, and not for what is below
-    one that it has refused, however deep."""
+    """W6: the filter is called for each node that an event names, but not for its ancestors, nor below one
+    that it has refused, however deep."""
     deep = ["/tree" + "/a" * n for n in range(30)]
     await grow(other, *deep, "/tree/no")
     asked: list[str] = []
@@ -247,7 +251,7 @@ async def test_only_is_asked_once_for_each_node(zk: corral.Client, other: corral
 async def test_below_what_we_may_not_read(
     connect: Callable[..., corral.Client], liar: Liar, other: corral.Client
 ) -> None:
-    """W6: what happens far below a node that we may not read is passed over; it is not read without end."""
+    """W6: events far below a node that we may not read are ignored; it is not read without end."""
     await grow(other, "/tree")
     other.add_auth("digest", b"user:secret")
     await other.create("/tree/secret", acl=[corral.Acl.digest("user", "secret")])

@@ -1,4 +1,4 @@
-"""The last state is always delivered, and none after a newer one, whatever is lost on the way (W3, W6)."""
+"""The last state is always delivered, and no older one after it, whatever messages are lost (W3, W6)."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ EACH_STEP = [
 
 @pytest.fixture(params=list(HISTORIES))
 def history(request: pytest.FixtureRequest) -> History:
-    """What happens to each kind of thing that can be followed."""
+    """The history of each kind of thing that can be followed."""
     return HISTORIES[request.param]
 
 
 def at(make_point: Callable[..., Point], *, reset: bool) -> Fault:
-    """The connection ends there with the n-th request after the connect, and with the `times` - 1 after it."""
+    """The connection ends there with the n-th request after the connect request, and with the `times` - 1
+    after it."""
 
     def fault(proxy: FaultProxy, n: int, times: int) -> contextlib.AbstractAsyncContextManager[FaultHit]:
         point = make_point(match=lambda message: message.operation != "connect", nth=n)
@@ -79,8 +80,8 @@ async def test_connection_lost_at_each_message(
     times: int,
     paced: bool,
 ) -> None:
-    """W3: with the connection lost at any request, before it, after it or with its reply, once or again and
-    again, each state that stays is delivered, and none older than one before."""
+    """W3: if the connection is lost at any request, before it, after it or with its reply, once or
+    repeatedly, every state that lasts is delivered, and none older than an earlier one."""
     for n in itertools.count(1):
         path = f"/node-{n}"
         async with connect(to=proxy.address) as zk, fault(proxy, n, times) as cut:
@@ -104,7 +105,7 @@ async def test_changed_between_the_read_and_the_next_connection(
     history: History,
     fault: Fault,
 ) -> None:
-    """W3: what changes right behind an answer, when it is not known yet whether the watch is set, is told."""
+    """W3: a change right after an answer, before it is known that the watch is set, is reported."""
     for n in itertools.count(1):
         path = f"/node-{n}"
         async with connect(to=proxy.address) as zk, fault(proxy, n, 1) as cut:
@@ -129,7 +130,7 @@ async def test_changed_between_the_read_and_the_next_connection(
 async def test_notification_lost(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, history: History, step: int, reset: bool
 ) -> None:
-    """W3, W6: a notification that is lost with its connection is made good when the watch is set again."""
+    """W3, W6: an event that is lost with its connection is made up for when the watch is set again."""
     async with Follower(history, proxied, "/node") as follower:
         await follower.write(other, slice(step))
         await follower.knows(other)
@@ -147,7 +148,8 @@ async def test_notification_lost(
 async def test_changed_while_nobody_could_be_reached(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, history: History, step: int
 ) -> None:
-    """W3, W6: what was changed without a connection, once or more, is told after it, whatever was known before."""
+    """W3, W6: changes made while disconnected, once or repeatedly, are reported afterwards, whatever was
+    known before."""
     async with Follower(history, proxied, "/node") as follower:
         await follower.write(other, slice(step))
         await follower.knows(other)
@@ -160,7 +162,7 @@ async def test_changed_while_nobody_could_be_reached(
 async def test_only_the_last_state_of_an_outage(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W2, W3: of what happened without a connection a reader of a node is told the last state alone."""
+    """W2, W3: of several changes while disconnected, a reader of a node gets only the last state."""
     await other.create("/node", b"old")
     async with proxied.watch("/node") as events:
         await next_of(events)
@@ -176,10 +178,10 @@ async def test_only_the_last_state_of_an_outage(
 async def test_large_tree_that_changes_while_nobody_could_be_reached(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, name: str
 ) -> None:
-    """W3, W6: the same where there are more nodes than one request reads: children that came and that went, of many."""
+    """W3, W6: the same with more nodes than one request reads, of which many were created and deleted."""
     top = [
         f"/tree/{number}" for number in range(700)
-    ]  # more than are listed without being known to have children
+    ]  # more than one request lists before it is known that they have children
     await other.create("/tree")
     await asyncio.gather(*(other.create(path) for path in top))
     await asyncio.gather(*(other.create(f"{path}/a") for path in top[::5]))
@@ -198,8 +200,9 @@ async def test_large_tree_that_changes_while_nobody_could_be_reached(
 async def test_tree_that_changes_while_connections_are_lost(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, name: str, seed: int
 ) -> None:
-    """W3, W6: whatever is created, set, deleted and created again on several levels, with a connection, without one, or
-    while one is lost: all of it is told in the end, forward only, and nothing else."""
+    """W3, W6: nodes are created, set, deleted and created again on several levels, while connected, while
+    disconnected, or while the connection is lost. In the end all changes are reported, none backwards, and
+    nothing else."""
     dice = random.Random(seed)
     changes = random_changes(dice)
     for _ in range(dice.randrange(30)):
@@ -228,7 +231,7 @@ async def test_black_hole(
     name: str,
     change: bool,
 ) -> None:
-    """W3: a connection that falls silent is given up, and the watch goes on over the next one, as it was."""
+    """W3: a connection that falls silent is given up, and the watch continues on the next one."""
     kind = KINDS[name]
     await other.create("/node")
     async with kind.make(proxied) as events:
@@ -272,8 +275,8 @@ async def test_session_expired(
     history: History,
     by_server: bool,
 ) -> None:
-    """W3: the last state is delivered over the end of the session, and the new one goes on watching: whatever
-    was seen last, and whatever happened since."""
+    """W3: the last state is delivered after the end of the session, and the watch continues in the new one,
+    whatever was seen last, and whatever happened since."""
 
     async def follow(step: int) -> None:
         path = f"/node-{step}"
@@ -313,8 +316,8 @@ async def test_session_expired(
 async def test_server_restarted(
     make_server: Callable[..., Server], connect: Callable[..., corral.Client]
 ) -> None:
-    """W3, W6: watches of every kind go on over the end of their server, and over what happened before anybody was
-    connected to the next one."""
+    """W3, W6: watches of every kind continue after the end of their server, and after changes that were made
+    before the client was connected to the next one."""
     async with (
         make_server() as server,
         corral.connect(server.address) as zk,
@@ -342,7 +345,7 @@ async def test_server_restarted(
 async def test_lost_while_watches_are_set_again(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client, watchers: Watchers, lost: str
 ) -> None:
-    """W3: a second loss, of the message that sets the watches again, changes nothing."""
+    """W3: a second loss, of the message that sets the watches again, makes no difference."""
     await other.create("/node", b"old")
     async with proxied.watch("/node") as events, requests_seen(proxy) as requests:
         await next_of(events)
@@ -363,7 +366,8 @@ async def test_lost_while_watches_are_set_again(
 async def test_many_watches_are_all_set_again(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """S4, W3: watches of more paths than one message holds are set again in several, none forgotten."""
+    """S4, W3: if there are more watched paths than one message holds, they are set again in several messages,
+    and none is forgotten."""
     pad = "x" * 900
     paths = [f"/{pad}-{number:03}" for number in range(300)]
     watches = [proxied.watch(path) for path in paths]

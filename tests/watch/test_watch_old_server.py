@@ -1,6 +1,8 @@
-"""A server without persistent watches, before ZooKeeper 3.6: what needs them says so, at once, and breaks nothing.
+"""A server without persistent watches, before ZooKeeper 3.6: what needs them raises at once, and breaks
+nothing.
 
-The embedded server does as UnimplementedRequestProcessor does: it answers with an error and closes the connection.
+The embedded server behaves like UnimplementedRequestProcessor: it answers with an error and closes the
+connection.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ async def old_server() -> AsyncIterator[EmbeddedServer]:
 
 @pytest.fixture
 async def old(old_server: EmbeddedServer) -> AsyncIterator[corral.Client]:
-    """A client on it."""
+    """A client of it."""
     async with corral.connect(old_server.address, session_timeout=4.0) as zk:
         yield zk
 
@@ -58,8 +60,8 @@ async def refused(zk: corral.Client, way: str) -> corral.Unimplemented:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_refused_at_once(old_server: EmbeddedServer, way: str) -> None:
-    """W6: whatever needs a persistent watch raises Unimplemented, which says since when there are any; the server was
-    asked once. Nothing is left registered, here or there."""
+    """W6: everything that needs a persistent watch raises Unimplemented, which says since which version there
+    are any. The server was asked once. Nothing is left registered, in the client or on the server."""
     async with (
         FaultProxy(old_server.address) as proxy,
         corral.connect(proxy.address, session_timeout=4.0) as zk,
@@ -77,7 +79,7 @@ async def test_refused_at_once(old_server: EmbeddedServer, way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_client_works_on(old: corral.Client, old_server: EmbeddedServer, way: str) -> None:
-    """W6, S2: the session is the same afterwards, with what it holds; reads, watches and locks work."""
+    """W6, S2: the session stays, with what it holds; reads, watches and locks work."""
     session = old.session_id
     await old.create("/node", b"x", ephemeral=True)
     async with old.lock("/lock") as held:
@@ -95,7 +97,7 @@ async def test_the_client_works_on(old: corral.Client, old_server: EmbeddedServe
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_again_and_again(old: corral.Client, way: str) -> None:
-    """W6: who tries again is told again."""
+    """W6: a caller that tries again gets the error again."""
     for _ in range(3):
         await refused(old, way)
     assert (await old.exists("/node")) is None
@@ -103,7 +105,7 @@ async def test_again_and_again(old: corral.Client, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["tree", "recursive raw", "raw"])
 async def test_all_who_ask_are_told(old: corral.Client, way: str) -> None:
-    """W6: several who share what is refused are each told, and those who ask for another path too."""
+    """W6: several readers that share a refused watch each get the error, and so do those of another path."""
     others = [asyncio.create_task(refused(old, each)) for each in (way, way)]
     elsewhere = asyncio.create_task(anext(old.watch_tree("/elsewhere")))
     await asyncio.gather(*others)
@@ -115,7 +117,7 @@ async def test_all_who_ask_are_told(old: corral.Client, way: str) -> None:
 @pytest.mark.parametrize("kind", ["watch", "watch_children"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_watch_of_the_same_path_goes_on(old: corral.Client, way: str, kind: str) -> None:
-    """W7: what was refused was not there: whoever watches the node before and after that misses nothing."""
+    """W7: a refused watch has no effect: a watch of the node before and after it misses nothing."""
     await old.create("/node")
     async with getattr(old, kind)("/node") as events, asyncio.timeout(PATIENCE):
         await anext(events)

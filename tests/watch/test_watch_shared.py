@@ -1,4 +1,4 @@
-"""What a watch costs: the newest state instead of a backlog (W2), shared by all in a client (W4, W7)."""
+"""The cost of a watch: the newest state instead of a backlog (W2), shared by all in a client (W4, W7)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITES = 1000
 
 
 async def write_many(zk: corral.Client, path: str, size: int) -> bytes:
-    """A thousand writes of `size` bytes; returns what was written last."""
+    """A thousand writes of `size` bytes; returns the data of the last one."""
     last = b""
     for number in range(WRITES):
         last = b"%0*d" % (size, number)
@@ -33,7 +33,7 @@ async def write_many(zk: corral.Client, path: str, size: int) -> bytes:
 async def test_reader_that_lags_behind_skips(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W2: a reader that needs its time sees fewer states, each read once, and ends with the last."""
+    """W2: a slow reader sees fewer states, each read once, and ends with the last."""
     await other.create("/node", b"first")
     seen = []
 
@@ -43,7 +43,7 @@ async def test_reader_that_lags_behind_skips(
             if event.data == until_data:
                 return
             await proxied.sync()
-            await proxied.exists("/")  # two round trips for each event, of which a write takes one
+            await proxied.exists("/")  # two round trips for each event; a write takes one
 
     async with requests_seen(proxy) as requests:
         reading = asyncio.create_task(read_slowly(b"%010d" % (WRITES - 1)))
@@ -55,7 +55,7 @@ async def test_reader_that_lags_behind_skips(
 
 
 async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: corral.Client) -> None:
-    """W2: what a thousand writes leave behind for a reader that stays away is less than ten of them."""
+    """W2: for a reader that stays away, a thousand writes leave less in memory than ten of them have data."""
     size = 10_000
     await other.create("/node", bytes(size))
     async with zk.watch("/node") as events:
@@ -76,7 +76,7 @@ async def test_memory_does_not_grow_with_the_writes(zk: corral.Client, other: co
 async def test_readers_of_a_chroot_share_too(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W4: clients made by `chroot` share the session, and the watches with it."""
+    """W4: clients made by `chroot` share the session, and its watches."""
     await other.create("/team/node", b"x", make_parents=True)
     async with requests_seen(proxy) as requests:
         async with proxied.watch("/team/node") as above, proxied.chroot("/team").watch("/node") as below:
@@ -111,7 +111,7 @@ async def test_reconnect_sets_one_watch_for_all(
 async def test_one_reader_leaves_another_stays(
     zk: corral.Client, other: corral.Client, watchers: Watchers, stays: int
 ) -> None:
-    """W5, W7: a reader that leaves takes nothing from one that stays."""
+    """W5, W7: a reader that leaves does not affect one that stays."""
     await other.create("/node", b"x")
     watches = [zk.watch("/node"), zk.watch("/node")]
     for events in watches:
@@ -129,14 +129,14 @@ async def test_one_reader_leaves_another_stays(
 async def test_watch_and_lock_waiter_on_one_node(
     zk: corral.Client, other: corral.Client, watchers: Watchers, leaves: str
 ) -> None:
-    """W7: a watch of a lock holder's node and the wait for that holder do not disturb each other."""
+    """W7: a watch of a lock holder's node and a waiter for that holder do not affect each other."""
     held = await other.lock("/lock").acquire()
     node = held.node.removeprefix(zk.chroot_path)
     async with zk.watch(node) as events:
         await next_of(events)
         acquiring = asyncio.create_task(zk.lock("/lock").acquire())
         await until(lambda: in_line(other, 2), "it stands in the line")
-        await zk.exists(node)  # behind the read by which the waiter watches, so that this has been answered
+        await zk.exists(node)  # after the read that sets the waiter's watch, so that one has been answered
         following = asyncio.create_task(next_of(events))
         await turns()
         leaving, staying = (following, acquiring) if leaves == "watch" else (acquiring, following)

@@ -1,4 +1,5 @@
-"""What a watch tells: the state now, then each change, forward only (W1); what a reader may do with it."""
+"""A watch of a node: the current state, then each change, never backwards (W1); what a reader may do with
+it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from support import turns
 
 
 async def test_first_event_of_a_node_that_exists(zk: corral.Client, other: corral.Client) -> None:
-    """W1: the first event is the state now: what is there, with its data and stat as `get` gives them."""
+    """W1: the first event is the current state, with data and stat as `get` returns them."""
     await other.create("/node", b"now")
     event = await next_of(zk.watch("/node"))
     data, stat = await zk.get("/node")
@@ -23,14 +24,14 @@ async def test_first_event_of_a_node_that_exists(zk: corral.Client, other: corra
 
 
 async def test_first_event_of_a_node_that_does_not_exist(zk: corral.Client) -> None:
-    """W1: the first event is the state now: that nothing is there is a state too."""
+    """W1: the first event is the current state; the absence of the node is one, too."""
     event = await next_of(zk.watch("/node"))
     assert event == corral.Event(EventKind.ABSENT, "/node", None, None)
     assert not event.exists
 
 
 async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a reader that keeps up sees each change, with what it made of the node."""
+    """W1: a reader that keeps up sees each change, with the resulting state."""
     async with zk.watch("/node") as events:
         assert (await next_of(events)).kind is EventKind.ABSENT
         created = await told_of(other.create("/node", b"one"), events)
@@ -52,7 +53,7 @@ async def test_each_change_in_turn(zk: corral.Client, other: corral.Client) -> N
 
 
 async def test_same_data_is_another_state(zk: corral.Client, other: corral.Client) -> None:
-    """W1: zxids tell states apart: a write of the same data is another state."""
+    """W1: states differ by their zxids: a write of the same data is another state."""
     await other.create("/node", b"same")
     async with zk.watch("/node") as events:
         first = await next_of(events)
@@ -65,7 +66,8 @@ async def test_same_data_is_another_state(zk: corral.Client, other: corral.Clien
 
 @pytest.mark.parametrize("waits", [True, False], ids=["while a reader waits", "between two reads"])
 async def test_never_two_equal_states_in_a_row(zk: corral.Client, other: corral.Client, waits: bool) -> None:
-    """W1: what was created and deleted between two reads is no change: absent is not told twice."""
+    """W1: a node that was created and deleted between two reads is no change: absence is not reported
+    twice."""
     async with zk.watch("/node") as events:
         assert (await next_of(events)).kind is EventKind.ABSENT
         waiting = asyncio.create_task(next_of(events)) if waits else None
@@ -74,7 +76,7 @@ async def test_never_two_equal_states_in_a_row(zk: corral.Client, other: corral.
             tx.create("/node", b"passing")
             tx.delete("/node")
         await zk.sync()
-        await zk.exists("/node")  # the watch has been told by now, and has looked
+        await zk.exists("/node")  # the watch has had its event by now, and has read
         if waiting is None:
             waiting = asyncio.create_task(next_of(events))
             await zk.exists("/node")
@@ -87,7 +89,7 @@ async def test_never_two_equal_states_in_a_row(zk: corral.Client, other: corral.
 async def test_created_while_it_is_being_read(
     proxied: corral.Client, proxy: FaultProxy, other: corral.Client
 ) -> None:
-    """W1, W3: a node that is created just as the server has said that there is none is told all the same."""
+    """W1, W3: a node that is created just after the server answered that it does not exist is reported."""
     async with proxied.watch("/node") as events:
         async with proxy.black_hole(requests=False) as held:
             waiting = asyncio.create_task(next_of(events))
@@ -99,7 +101,7 @@ async def test_created_while_it_is_being_read(
 
 
 async def test_children_are_no_change_of_their_parent(zk: corral.Client, other: corral.Client) -> None:
-    """W1: a watch of a node is of its data; what happens below it is another matter."""
+    """W1: a watch of a node reports its data, not its children."""
     await other.create("/node")
     async with zk.watch("/node") as events:
         await next_of(events)
@@ -111,7 +113,7 @@ async def test_children_are_no_change_of_their_parent(zk: corral.Client, other: 
 
 
 async def test_watch_of_the_chroot_itself(zk: corral.Client, other: corral.Client) -> None:
-    """W1: the root of a chroot is a node like another."""
+    """W1: the root of a chroot is a node like any other."""
     async with zk.watch("/") as events:
         assert (await next_of(events)).path == "/"
         assert (await told_of(other.set("/", b"new"), events)).data == b"new"

@@ -1,4 +1,5 @@
-"""What the tests of watches share: reading one with patience, and what is registered, here and on the server."""
+"""Helpers of the watch tests: reading a watch with a time limit, and what is registered in the client and on
+the server."""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ Change = Callable[[corral.Client], Awaitable[object]]
 
 
 async def next_of(events: AsyncIterator[E]) -> E:
-    """The next event, if it comes within our patience."""
+    """The next event, if it comes in time."""
     async with asyncio.timeout(PATIENCE):
         return await anext(events)
 
 
 async def told_of(change: Awaitable[object], events: AsyncIterator[E]) -> E:
-    """The event that a reader gets who waits while the change is made."""
+    """The event that a waiting reader gets for a change."""
     waiting = asyncio.create_task(next_of(events))
     await turns()
     await change
@@ -41,7 +42,7 @@ async def told_of(change: Awaitable[object], events: AsyncIterator[E]) -> E:
 
 
 async def first_of(events: corral.TreeWatch) -> list[corral.Event]:
-    """What a watch of a tree tells first, without the event that completes it."""
+    """The initial events of a tree watch, without the one that completes them."""
     first: list[corral.Event] = []
     while (event := await next_of(events)).kind is not EventKind.COMPLETE:
         first.append(event)
@@ -49,10 +50,10 @@ async def first_of(events: corral.TreeWatch) -> list[corral.Event]:
 
 
 async def tells_nothing(zk: corral.Client, events: AsyncIterator[object]) -> None:
-    """There is no news in what the server has told so far: a reader waits, and goes on waiting when everything that
-    it has asked for is answered."""
+    """Checks that the server's events so far cause none for the reader: the reader waits, and still waits
+    when all requests are answered."""
     waiting = asyncio.create_task(next_of(events))
-    for _ in range(4):  # of a change one hears, and then reads, and of children who are not there twice
+    for _ in range(4):  # one for the event, one for the read, and twice that for children of a missing node
         await zk.exists("/")
         await turns()
     assert not waiting.done(), f"told of {waiting.result()}"
@@ -74,7 +75,7 @@ async def until_unregistered(zk: corral.Client) -> None:
     await until(unregistered, "the client has no watch left")
 
 
-Reader: TypeAlias = (  # whatever can be iterated
+Reader: TypeAlias = (  # all that can be iterated
     "corral.NodeWatch | corral.ChildrenWatch | corral.TreeWatch | corral.RawWatch | corral.ValueWatch[bytes]"
 )
 
@@ -84,7 +85,7 @@ class WatchKind(NamedTuple):
 
     verb: str
     read: Operation | None
-    """What reads a state."""
+    """The operation that reads a state."""
     change: Callable[[corral.Client, int], Awaitable[object]]
     shows: Callable[[Any, int], bool]
 
@@ -102,7 +103,7 @@ class WatchKind(NamedTuple):
 
 
 async def begin(events: Reader) -> None:
-    """Read what a watch tells at first."""
+    """Read the initial events of a watch."""
     if isinstance(events, corral.TreeWatch):
         await first_of(events)
     else:
@@ -154,7 +155,7 @@ async def grow(zk: corral.Client, *paths: str) -> None:
 
 
 def fail_at_bad(path: str) -> bool:
-    """Wants everything, and raises at what is bad."""
+    """Wants everything, and raises for the bad node."""
     if "bad" in path:
         raise LookupError(path)
     return True
@@ -170,8 +171,8 @@ async def recreate(zk: corral.Client, *paths: str) -> None:
 
 
 def random_changes(dice: random.Random) -> Iterator[Change]:
-    """Changes of a tree, each possible after the ones before it."""
-    nodes: dict[str, int] = {}  # with how many children each has
+    """Changes of a tree, each of them possible after the previous ones."""
+    nodes: dict[str, int] = {}  # with the number of their children
     while True:
         leaves = [path for path, children in nodes.items() if not children]
         action = dice.choice(["create", "create", "create", "set", "set", "delete", "recreate"])
@@ -201,14 +202,14 @@ def random_changes(dice: random.Random) -> Iterator[Change]:
 
 
 async def follow_cache(zk: corral.Client, path: str, follower: Follower) -> None:
-    """Have a cache's changes told to a follower, and hold the cache to be what they tell."""
+    """Pass a cache's changes to a follower, and check that the cache agrees with them."""
     async with zk.cache(path) as cache:
         follower.mirror.now = {each: (data, stat.czxid, stat.mzxid) for each, (data, stat) in cache.items()}
         follower.mirror.complete = True
         follower.news.set()
         async for event in cache.changes():
             node = cache.get(event.path)
-            # It may have gone on meanwhile, but not be behind.
+            # It may be newer, but not older.
             assert node is None or event.stat is None or node.stat.mzxid >= event.stat.mzxid
             follower.take(event)
 
@@ -217,13 +218,13 @@ Step: TypeAlias = Callable[[corral.Client, str], Awaitable[object]]
 
 
 class History(NamedTuple):
-    """What happens to a node, step by step, while it is followed in one way."""
+    """The changes of a node, step by step, and one way of following them."""
 
     follow: Callable[[corral.Client, str, Follower], Coroutine[Any, Any, None]]
-    """Tell a follower of what happens, for ever."""
+    """Pass the events to a follower, for ever."""
     mirror: Callable[[str], Mirror]
     truth: Callable[[corral.Client, str], Awaitable[Any]]
-    """What the mirror has in the end."""
+    """The final content of the mirror."""
     steps: list[Step]
 
 
@@ -289,7 +290,7 @@ HISTORIES = {
 
 
 class Follower:
-    """A task that follows a node, and must end up with what is true."""
+    """A task that follows a node, and must end with the server's state."""
 
     def __init__(self, history: History, zk: corral.Client, path: str) -> None:
         self.history = history
@@ -300,7 +301,7 @@ class Follower:
         self._task.add_done_callback(lambda _: self.news.set())
 
     def take(self, event: Any) -> None:
-        """It was told of an event."""
+        """Take an event."""
         self.mirror.take(event)
         self.news.set()
 
@@ -314,7 +315,7 @@ class Follower:
             await self._task
 
     async def knows(self, other: corral.Client) -> None:
-        """Wait until it was told what is true."""
+        """Wait until it has the server's state."""
         truth = await self.history.truth(other, self._path)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -327,7 +328,7 @@ class Follower:
             raise AssertionError(f"the state now, {truth}, is not told; last was {self.mirror.now}") from None
 
     async def write(self, other: corral.Client, steps: slice, *, paced: bool = False) -> None:
-        """Take the node on in its history; `paced`: each step once the one before it is known."""
+        """Apply the node's history; `paced`: each step once the previous one is known."""
         for step in self.history.steps[steps]:
             await step(other, self._path)
             if paced:

@@ -1,7 +1,8 @@
-"""Record `golden/` anew, from servers on a local JVM. By hand: ``python tests/wire/capture.py``.
+"""Record the files in `golden/` again, from servers on a local JVM. Run by hand: ``python
+tests/wire/capture.py``.
 
-The requests are what corral's encoders made of them, so a wrong one is recorded too; but then the server does
-not answer as it should, and test_golden.py, which is to be run after this, says so.
+corral's encoders make the requests, so a wrong one is recorded, too. But then the server's answer is wrong,
+and test_golden.py, which must be run after this, fails.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ JAAS = f"""Server {{
 
 
 async def record(name: str, server: Server) -> Recording:
-    """One conversation with a server that has an empty tree."""
+    """Record one conversation with a server that has an empty tree."""
     about = (await server.four_letter_word("srvr")).splitlines()[0]
     return await play(about, server.address, "/golden", CONVERSATIONS[name])
 

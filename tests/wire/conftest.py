@@ -1,4 +1,4 @@
-"""What the tests of bytes share."""
+"""Fixtures of the wire tests."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ pytest.register_assert_rewrite("recording")
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> None:
-    """Nothing here runs on an event loop, but for one conversation with a server that cleans up itself; and
-    the look at what is left takes longer than most of these tests."""
+    """Nothing here runs on an event loop, except one conversation with a server, which cleans up itself. The
+    check of what is left takes longer than most of these tests."""

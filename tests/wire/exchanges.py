@@ -1,4 +1,4 @@
-"""What the golden bytes say: every operation, once or more, with the meaning of each answer."""
+"""The meaning of the golden bytes: every operation, at least once, with the meaning of each answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from corral.wire.messages import ConnectReply, MultiResult
 OPEN = list(OPEN_ACL)
 READ = [Acl.world(Perm.READ)]
 HORSE = Acl(Perm.READ, "digest", "\U0001f40e:x")
-"""Beyond U+FFFF: Java writes it as two surrogates. No path may hold such a character, an id may."""
+"""A character beyond U+FFFF, which Java writes as two surrogates. It is not allowed in paths, but in ids."""
 
 EPHEMERAL, SEQUENTIAL, CONTAINER, TTL = 1, 2, 4, 5
 CREATED, DELETED, CHANGED, CHILDREN = 1, 2, 3, 4
@@ -41,12 +41,12 @@ NO_WATCHER = -121
 
 
 def event(kind: int, path: str) -> tuple[int, int, str]:
-    """A watch event; on a connection that is up the state is always this one."""
+    """A watch event; while the connection is open the state is always this one."""
     return (kind, CONNECTED, path)
 
 
 def refused(code: int) -> MultiResult:
-    """The result of one operation of a transaction that was not applied, or of a read that failed."""
+    """The result of an operation of a transaction that was not applied, or of a read that failed."""
     return MultiResult(messages.ERROR_OPCODE, code, None)
 
 
@@ -171,9 +171,9 @@ STANDALONE: list[Step] = [
         [
             MultiResult(13, 0, None),
             MultiResult(1, 0, "~/m1"),
-            # ZOOKEEPER-4026: a create2 is answered as a create, before 3.9.
+            # ZOOKEEPER-4026: before 3.9 a create2 has the result of a create.
             Either((MultiResult(1, 0, "~/m2"), MultiResult(15, 0, ("~/m2", ANY)))),
-            # Neither opcode comes back.
+            # The results of these two have the opcode of a create2.
             MultiResult(15, 0, ("~/m3", Znode("multi"))),
             MultiResult(15, 0, ("~/m4", Znode("multi"))),
             MultiResult(5, 0, Znode("multi", version=1, length=4)),
@@ -236,7 +236,7 @@ STANDALONE: list[Step] = [
         "delete",
         m.DELETE,
         ("~/m1", 1),
-        # The watches of its data and of its children are two to set, and one event tells both.
+        # The watches of its data and of its children are set separately, and one event fires both.
         events=(event(DELETED, "~/m1"),),
     ),
     Step("add watch: persistent", m.ADD_WATCH, ("~", PERSISTENT), 0),
@@ -255,7 +255,7 @@ STANDALONE: list[Step] = [
         "~/d",
         events=(event(CHILDREN, "~"),),
     ),
-    # The rest
+    # Others
     Step("sync", m.SYNC, ("~",), "~"),
     Step("get ephemerals", m.GET_EPHEMERALS, ("~",), ["~/e-0000000001"]),
     Step("count all", m.COUNT_ALL, ("~",), 10),
@@ -287,36 +287,37 @@ STANDALONE: list[Step] = [
 ]
 
 
-# What takes servers of its own
+# Conversations that need servers of their own
 
 NEW_SERVER = "server.7=127.0.0.1:10001:10002:observer;127.0.0.1:10003"
 CONFIG = Stat(0, Zxid("reconfig"), 0, 0, -1, 0, -1, 0, ANY, 0, 0)
-"""No transaction created the node of the configuration."""
+"""No transaction created the configuration node."""
 
 ENSEMBLE: list[Step] = [
     Step("connect", None, (0, 4.0, 0, NO_PASSWORD), ConnectReply(0, 4.0, SESSION_ID, PASSWORD, False)),
     Step("reconfig", m.RECONFIG, (NEW_SERVER, None, None, -1), (ANY, CONFIG)),
 ]
-"""With a leader, which lets anybody reconfigure."""
+"""With a leader that allows every client to reconfigure."""
 
 READ_ONLY: list[Step] = [
     Step("connect", None, (0, 4.0, 0, NO_PASSWORD, True), ConnectReply(0, 4.0, SESSION_ID, PASSWORD, True)),
     Step("children", m.CHILDREN, ("/", False), ["zookeeper"]),
     Step("create: not read-only", m.CREATE, ("~", b"", OPEN, 0), error=NOT_READ_ONLY),
 ]
-"""With a server that has lost its quorum, and may give sessions of its own."""
+"""With a server that has lost its quorum, and may create sessions of its own."""
 
 NO_SESSIONS: list[Step] = [
     Step("connect", None, (0, 4.0, 0, NO_PASSWORD, True), error=NOT_READ_ONLY),
 ]
-"""With one that may not: it answers with the header of a reply where there should be a connect reply."""
+"""With a server that may not: it answers with a reply header instead of the answer to a connect request."""
 
 SASL_USER, SASL_PASSWORD = "corral", "secret"
 _CNONCE = "Y29ycmFs"
 
 
 def digest_md5(recording: Recording, method: str) -> str:
-    """What proves, for the challenge in the recording, that one knows the password (RFC 2831)."""
+    """The response that proves, for the challenge in the recording, that the client knows the password (RFC
+    2831)."""
 
     def md5(*parts: str | bytes) -> bytes:
         return hashlib.md5(b":".join(p.encode() if isinstance(p, str) else p for p in parts)).digest()
@@ -333,7 +334,7 @@ def _realm_and_nonce(recording: Recording) -> tuple[str, str]:
 
 
 def sasl_response(recording: Recording) -> tuple[bytes]:
-    """The token that answers the challenge."""
+    """The token that responds to the challenge."""
     realm, nonce = _realm_and_nonce(recording)
     return (
         f'username="{SASL_USER}",realm="{realm}",nonce="{nonce}",cnonce="{_CNONCE}",nc=00000001,qop=auth,'

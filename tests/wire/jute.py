@@ -1,8 +1,9 @@
-"""ZooKeeper's messages as `zookeeper.jute` and `ZooDefs.OpCode` have them, and the plainest way to write one.
+"""ZooKeeper's messages as `zookeeper.jute` and `ZooDefs.OpCode` define them, and the simplest encoder for
+them.
 
-This is the reference that the compiled codecs are held to, so nothing of it comes from `corral.wire` or from
-aiozk: the tables are copied from ZooKeeper's sources (3.8), and `write` goes field by field. Values are as
-corral has them (`Acl`, `Stat` with seconds); `values` is the Hypothesis strategy of all that a message holds.
+This is the reference for the compiled codecs, so it uses nothing of `corral.wire` or of aiozk: the tables are
+copied from ZooKeeper's sources (3.8), and `write` encodes field by field. Values have corral's types (`Acl`,
+`Stat` with seconds); `values` is the Hypothesis strategy for everything that a message can contain.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ INT = st.integers(-(2**31), 2**31 - 1)
 LONG = st.integers(-(2**63), 2**63 - 1)
 
 UNTIL_YEAR_10000 = 253_402_300_800_000
-"""Milliseconds. A `Stat` has seconds in a float, which holds the milliseconds of such times exactly."""
+"""Milliseconds. A `Stat` has seconds as a float, which represents the milliseconds of times before this
+exactly."""
 
 
 class Message(NamedTuple):
-    """Opcode, and what is in the request and in the reply: ``field:type`` with spaces between."""
+    """The opcode, and the fields of the request and of the reply: ``field:type``, separated by spaces."""
 
     opcode: int
     request: str
@@ -81,7 +83,7 @@ MESSAGES: dict[str, Message] = {
     "whoAmI": Message(107, "", "clients:vector<Id>"),
     "closeSession": Message(-11, "", ""),
 }
-"""All but `multi` and `multiRead`, which are no fixed list of fields."""
+"""All messages except `multi` and `multiRead`, which have no fixed list of fields."""
 
 WATCH_EVENT = "type:int state:int path:ustring"
 
@@ -96,7 +98,7 @@ IN_MULTI = (
     "getData",
     "getChildren",
 )
-"""What may stand in a `multi` or a `multiRead`."""
+"""The operations allowed in a `multi` or a `multiRead`."""
 
 
 def fields(spec: str) -> list[tuple[str, str]]:
@@ -106,7 +108,7 @@ def fields(spec: str) -> list[tuple[str, str]]:
 
 property_test = settings(
     deadline=None,  # machines that run tests are busy
-    database=None,  # a failure prints how to see it again
+    database=None,  # a failure prints how to reproduce it
     print_blob=True,
     max_examples=15,  # for each of some sixty codecs
     suppress_health_check=[HealthCheck.too_slow],
@@ -121,13 +123,13 @@ def utf8(value: str) -> bytes:
 
 
 def java_utf8(value: str) -> bytes:
-    """A string as Java's server writes it: each UTF-16 unit apart, surrogates too."""
+    """A string as Java's server writes it: each UTF-16 unit separately, including surrogates."""
     units = struct.iter_unpack(">H", value.encode("utf-16-be"))
     return b"".join(chr(unit).encode("utf-8", "surrogatepass") for (unit,) in units)
 
 
 def write(spec: str, values: Sequence[Any], *, text: Any = utf8) -> bytes:
-    """The bytes of a message with these values."""
+    """The encoding of a message with these values."""
     return b"".join(_write(kind, value, text) for (_, kind), value in zip(fields(spec), values, strict=True))
 
 
@@ -157,7 +159,7 @@ def _write(kind: str, value: Any, text: Any) -> bytes:
 
 
 def write_multi(ops: Sequence[tuple[int, int, bytes]]) -> bytes:
-    """A `multi` or its answer: opcode, error and body of each operation, and a header that ends it."""
+    """A `multi` or its answer: the opcode, error and body of each operation, and a header that ends it."""
     headed = [struct.pack(">i?i", opcode, False, error) + body for opcode, error, body in ops]
     return b"".join(headed) + struct.pack(">i?i", -1, True, -1)
 
@@ -181,7 +183,7 @@ _KINDS: dict[str, st.SearchStrategy[Any]] = {
 
 
 def values(spec: str) -> st.SearchStrategy[tuple[Any, ...]]:
-    """All that a message may hold, one value for each field. No string and no vector is null."""
+    """Everything that a message can contain, one value for each field. No string and no vector is null."""
     return st.tuples(*(_values(kind) for _, kind in fields(spec)))
 
 

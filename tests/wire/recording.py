@@ -1,12 +1,12 @@
-"""A conversation with a real server: what is said, what the answers mean, and the bytes of both.
+"""A conversation with a real server: the requests, the meaning of the answers, and the bytes of both.
 
-A `Step` is one request with the meaning of its answer, written by hand. `play` holds a list of them with a
-server and returns a `Recording` of the bytes, which can be kept in a file.
+A `Step` is one request with the meaning of its answer, written by hand. `play` sends a list of them to a
+server and returns a `Recording` of the bytes, which can be stored in a file.
 
-Some of what a server answers is known only once it has answered: which zxid a write got, which id a
-session. A meaning names those by the step that they come from (`Znode`, `Zxid`, `SESSION_ID`, `PASSWORD`),
-and they are looked up in the recorded bytes with `struct` alone, not with what is under test. A string that
-begins with ``~`` is a path below the recording's root.
+Some values of an answer are known only from the answers: the zxid of a write, the id of a session. A meaning
+refers to them by the step that they come from (`Znode`, `Zxid`, `SESSION_ID`, `PASSWORD`). They are looked up
+in the recorded bytes with `struct` alone, not with the code under test. A string that begins with ``~`` is a
+path below the recording's root.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Zxid(NamedTuple):
 
 
 class Znode(NamedTuple):
-    """A `Stat` but for its times, as far as it differs from that of a new, empty node without children."""
+    """A `Stat` without its times, given by its differences from that of a new, empty node without
+    children."""
 
     created: str
-    """The step that created it; the next two are that one too unless given."""
+    """The step that created it; by default the next two are the same step."""
     changed: str | None = None
     children_changed: str | None = None
     version: int = 0
@@ -61,7 +62,7 @@ class _Learned(enum.Enum):
 
 
 SESSION_ID, PASSWORD = _Learned
-"""Of the session that the step "connect" opened."""
+"""The id and the password of the session that the step "connect" opened."""
 
 
 class Either(NamedTuple):
@@ -79,22 +80,22 @@ class _Either:
 
 
 class Step(NamedTuple):
-    """One request and what it must lead to."""
+    """A request and its expected answer."""
 
     name: str
     op: Operation | None
     """None for a connect request."""
     fields: Any = ()
-    """Of a transaction: a list of operations with their fields. Here and in `value`, a function of the
-    recording is called for what can only be computed from it."""
+    """For a transaction, a list of operations with their fields. Here and in `value`, a function is called
+    with the recording, for what can only be computed from it."""
     value: Any = None
     error: int = 0
     events: tuple[tuple[int, int, str], ...] = ()
-    """What the server tells before it answers: type, state, path."""
+    """The events that the server sends before it answers: type, state, path."""
     on: str = "main"
-    """Which connection; a connect request opens one."""
+    """The name of the connection; a connect request opens one."""
     cut: int = 0
-    """How many bytes to leave off the end of the request."""
+    """How many bytes to omit from the end of the request."""
 
 
 def body_of(step: Step, fields: Any) -> bytes:
@@ -115,12 +116,12 @@ _OWN_XIDS = {
     messages.SET_WATCHES2: messages.SET_WATCHES_XID,
 }
 
-# What was recorded
+# Recordings
 
 
 @dataclass
 class Exchange:
-    """The bytes that belong to one step: frames without their length."""
+    """The bytes of one step: frames without their length."""
 
     request: bytes
     events: list[bytes]
@@ -139,7 +140,7 @@ class Recording:
     exchanges: dict[str, Exchange] = field(default_factory=dict)
 
     def resolve(self, meaning: Any) -> Any:
-        """A meaning with what it names looked up."""
+        """A meaning with its references replaced by recorded values."""
         match meaning:
             case Zxid(of):
                 return self._unpack(">4xq", of)[0]
@@ -168,7 +169,7 @@ class Recording:
         return struct.unpack_from(layout, self.exchanges[name].reply)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, with the headers of frames set apart from what they head."""
+        """Write it as JSON, with the headers of frames separate from their bodies."""
         exchanges = {
             name: {
                 "request": _hex(exchange.request, *((4, 4) if connected else ())),
@@ -183,7 +184,7 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         content = json.loads(path.read_text())
         exchanges = {
             name: Exchange(
@@ -204,10 +205,10 @@ def _hex(frame: bytes, *heads: int) -> str:
     return " ".join([*pieces, frame.hex()]).rstrip()
 
 
-# Recording
+# Playing
 
 NOTIFICATION = b"\xff\xff\xff\xff"
-"""The xid with which an event begins."""
+"""The xid of an event."""
 
 
 class Wire:
@@ -228,7 +229,7 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def connection(address: str) -> AsyncIterator[Wire]:
-    """A connection to a server, closed in the end."""
+    """A connection to a server, closed at the end."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -240,7 +241,7 @@ async def connection(address: str) -> AsyncIterator[Wire]:
 
 
 async def play(server: str, address: str, root: str, steps: Sequence[Step]) -> Recording:
-    """Say all of it to the server at `address`, whose version is `server`."""
+    """Send all steps to the server at `address`, whose version is `server`."""
     recording = Recording(server, root, time.time())
     wires: dict[str, Wire] = {}
     async with contextlib.AsyncExitStack() as connections, asyncio.timeout(PATIENCE):
@@ -266,20 +267,20 @@ async def play(server: str, address: str, root: str, steps: Sequence[Step]) -> R
 # Checking
 
 HEADER = 16
-"""Bytes of a reply's header."""
+"""The size of a reply's header."""
 
 SKEW = 60.0
-"""Seconds by which the clock of a server elsewhere may differ from ours."""
+"""Seconds by which the clock of a server on another machine may differ from ours."""
 
 
 def payload(frame: bytes, *, header: int = HEADER) -> tuple[bytes, int, int]:
-    """What a decoder is given: the rest of a frame after its header, in the middle of a buffer."""
+    """What a decoder gets: the frame after its header, in the middle of a buffer."""
     before, after = b"\xff" * 7, b"\xff" * 100
     return before + frame + after, len(before) + header, len(before) + len(frame)
 
 
 def as_fields(codec: Codec, decoded: Any) -> tuple[Any, ...]:
-    """What a codec decoded as what it encodes: always a tuple."""
+    """A decoded value in the form in which it is encoded: always a tuple."""
     return {0: (), 1: (decoded,)}.get(len(codec.fields), decoded)
 
 
@@ -291,8 +292,8 @@ def decode(step: Step, reply: bytes) -> Any:
 
 
 def plain(value: Any, recording: Recording) -> Any:
-    """A decoded value without what cannot be known: a node's times, after a look at them, and the order of
-    names."""
+    """A decoded value without what cannot be predicted: a node's times, after a check of them, and the order
+    of names."""
     match value:
         case Stat():
             if value.czxid:
@@ -313,7 +314,7 @@ def plain(value: Any, recording: Recording) -> Any:
 
 
 def check(step: Step, recording: Recording) -> None:
-    """The answer and the events before it mean what they must."""
+    """The answer and the events before it have the expected meaning."""
     exchange = recording.exchanges[step.name]
     if step.op is not None or step.error:
         xid, _, error = messages.REPLY_HEADER.unpack_from(exchange.reply)
@@ -321,7 +322,7 @@ def check(step: Step, recording: Recording) -> None:
     if not step.error:
         assert plain(decode(step, exchange.reply), recording) == recording.resolve(step.value)
     else:
-        assert len(exchange.reply) == HEADER or step.op is messages.SASL  # which adds a null token
+        assert len(exchange.reply) == HEADER or step.op is messages.SASL  # SASL has an additional null token
         if step.op is None:
             with pytest.raises(DecodeError):
                 decode(step, exchange.reply)

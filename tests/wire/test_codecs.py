@@ -1,4 +1,4 @@
-"""Every codec, both directions: against ZooKeeper's own definition of the messages, and against aiozk."""
+"""Every codec, in both directions: compared with ZooKeeper's definition of the messages, and with aiozk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from corral.wire.messages import OPERATIONS, ConnectReply, ConnectRequest, Multi
 
 
 def codecs() -> Iterator[Any]:
-    """Each codec with what ZooKeeper says is in it."""
+    """Each codec with ZooKeeper's definition of its message."""
     for name, message in MESSAGES.items():
         operation = OPERATIONS[message.opcode]
         yield pytest.param(operation.request, message.request, id=f"{name} request")
@@ -37,14 +37,14 @@ each_codec = pytest.mark.parametrize(("codec", "spec"), list(codecs()))
 
 
 def decode_whole(codec: Codec, encoded: bytes) -> tuple[Any, ...]:
-    """The fields of a message that is all of a buffer."""
+    """The fields of a message that fills a buffer."""
     decoded, stop = codec.read(encoded, 0, len(encoded))
     assert stop == len(encoded)
     assert codec.decode(encoded, 0, len(encoded)) == decoded
     return as_fields(codec, decoded)
 
 
-# Which operations there are
+# The operations
 
 AIOZK_LACKS = {
     "createContainer": 19,
@@ -59,15 +59,16 @@ AIOZK_LACKS = {
 
 
 def test_operations_are_zookeepers() -> None:
-    """Each of ZooKeeper's operations for clients is there under its opcode, and no other."""
+    """The operations are exactly ZooKeeper's operations for clients, with their opcodes."""
     opcodes = {message.opcode for message in MESSAGES.values()} | {jute.MULTI, jute.MULTI_READ}
     assert set(OPERATIONS) == opcodes
     assert all(operation.opcode == opcode for opcode, operation in OPERATIONS.items())
 
 
 def test_writes_are_those_that_go_through_the_quorum() -> None:
-    """S2, S3: an operation counts as a write if the server makes a transaction of it (Java's
-    `Request.isQuorum`), and no other does: not a sync. Closing a session is one, but may be sent twice."""
+    """S2, S3: exactly the operations for which the server makes a transaction (Java's `Request.isQuorum`)
+    count as writes; sync does not. Closing a session is a transaction, too, but does not count, since it may
+    be sent twice."""
     writes = {name for name, message in MESSAGES.items() if OPERATIONS[message.opcode].is_write}
     assert writes == {
         "create", "create2", "createContainer", "createTTL", "delete", "setData", "setACL", "check",
@@ -79,13 +80,14 @@ def test_writes_are_those_that_go_through_the_quorum() -> None:
 
 @pytest.mark.parametrize(("name", "opcode"), list(AIOZK_LACKS.items()))
 def test_what_aiozk_lacks(name: str, opcode: int) -> None:
-    """What DESIGN.md says that aiozk lacks is there; and aiozk does lack it, or the table may go."""
+    """The operations that DESIGN.md lists as missing in aiozk exist here, and are still missing in aiozk; if
+    not, the table can be shortened."""
     assert opcode in OPERATIONS
     assert opcode not in AIOZK_REQUESTS
     assert name == "multiRead" or MESSAGES[name].opcode == opcode
 
 
-# Against ZooKeeper's definition
+# Compared with ZooKeeper's definition
 
 
 @each_codec
@@ -98,7 +100,7 @@ def test_fields_are_zookeepers(codec: Codec, spec: str) -> None:
 @given(data=st.data())
 @property_test
 def test_round_trip(codec: Codec, spec: str, data: st.DataObject) -> None:
-    """A message is encoded into the bytes that ZooKeeper defines, and decoded from them into what it was."""
+    """A message is encoded into the bytes that ZooKeeper defines, and these are decoded into the message."""
     values = data.draw(jute.values(spec))
     encoded = codec.encode(*values)
     assert encoded == write(spec, values)
@@ -109,14 +111,14 @@ def test_round_trip(codec: Codec, spec: str, data: st.DataObject) -> None:
 @given(data=st.data())
 @property_test
 def test_java_strings(codec: Codec, spec: str, data: st.DataObject) -> None:
-    """What a Java server writes is decoded into the same, characters beyond U+FFFF included."""
+    """What a Java server writes is decoded correctly, including characters beyond U+FFFF."""
     values = data.draw(jute.values(spec))
     assert decode_whole(codec, write(spec, values, text=java_utf8)) == values
 
 
 @each_codec
 def test_null(codec: Codec, spec: str) -> None:
-    """Null is written as such; it is read as null data, an empty string or an empty list."""
+    """Null is encoded as such; it is decoded as null data, an empty string or an empty list."""
     plain = {"int": 1, "long": 1, "boolean": True, "Stat": Stat(*[0] * 11)}
     values = tuple(plain.get(kind) for _, kind in fields(spec))
     encoded = codec.encode(*values)
@@ -130,7 +132,7 @@ def test_null(codec: Codec, spec: str) -> None:
 @given(data=st.data(), tail=st.binary(min_size=1, max_size=12))
 @property_test
 def test_newer_servers_append_fields(codec: Codec, spec: str, data: st.DataObject, tail: bytes) -> None:
-    """What follows the last field is ignored, and `read` says where that is."""
+    """Bytes after the last field are ignored, and `read` returns where they begin."""
     values = data.draw(jute.values(spec))
     encoded = codec.encode(*values)
     decoded, stop = codec.read(encoded + tail, 0, len(encoded + tail))
@@ -143,7 +145,7 @@ def test_newer_servers_append_fields(codec: Codec, spec: str, data: st.DataObjec
 @given(data=st.data())
 @property_test
 def test_values_are_copies(codec: Codec, spec: str, data: st.DataObject) -> None:
-    """A decoded value does not change with the buffer that it came from, which is used again."""
+    """A decoded value does not change when the buffer that it came from is reused."""
     values = data.draw(jute.values(spec))
     buffer = bytearray(codec.encode(*values))
     decoded = codec.decode(memoryview(buffer), 0, len(buffer))
@@ -171,7 +173,8 @@ def test_beyond_the_basic_plane(text: str) -> None:
 )
 @pytest.mark.parametrize("op", [messages.SYNC, messages.CHILDREN], ids=repr)
 def test_no_text(op: messages.Operation, raw: bytes) -> None:
-    """Bytes that are no text, in UTF-8 or as Java writes it, are an error and not replacement characters."""
+    """Bytes that are no text, neither in UTF-8 nor in Java's encoding, are an error and do not become
+    replacement characters."""
     count = b"" if op is messages.SYNC else struct.pack(">i", 1)
     encoded = count + struct.pack(">i", len(raw)) + raw
     with pytest.raises(DecodeError):
@@ -181,7 +184,7 @@ def test_no_text(op: messages.Operation, raw: bytes) -> None:
 @given(milliseconds=st.integers(0, jute.UNTIL_YEAR_10000 - 1))
 @settings(property_test, max_examples=100)
 def test_times_are_seconds(milliseconds: int) -> None:
-    """A node's times are seconds, and no millisecond is lost on the way there and back."""
+    """A node's times are seconds; encoding and decoding them loses no millisecond."""
     encoded = struct.pack(">qqqqiiiqiiq", 1, 2, milliseconds, milliseconds, 0, 0, 0, 0, 0, 0, 3)
     stat = messages.EXISTS.decode_reply(encoded, 0, len(encoded))
     assert (stat.ctime, stat.mtime) == (milliseconds / 1000, milliseconds / 1000)
@@ -189,7 +192,7 @@ def test_times_are_seconds(milliseconds: int) -> None:
 
 
 def test_records_are_ours() -> None:
-    """What users hold are `Stat` and `Acl`, with permissions that can be tested by name."""
+    """Users get `Stat` and `Acl` objects, with permissions that can be tested by name."""
     stat = Stat(*range(11))
     encoded = messages.GET_ACL.reply.encode(list(OPEN_ACL), stat)
     acls, found = messages.GET_ACL.decode_reply(encoded, 0, len(encoded))
@@ -207,22 +210,22 @@ _session = st.tuples(st.integers(0, 2**31 - 1), jute.LONG, st.binary(max_size=20
 @given(last_zxid=jute.LONG, session=_session)
 @settings(property_test, max_examples=100)
 def test_connect(last_zxid: int, session: tuple[int, int, bytes, bool]) -> None:
-    """A connect request is as ZooKeeper defines it, time-outs are seconds, and an ancient client's lacks
-    the last byte."""
+    """A connect request is as ZooKeeper defines it, timeouts are in seconds, and that of a very old client
+    lacks the last byte."""
     milliseconds, session_id, password, read_only = session
     encoded = messages.encode_connect(last_zxid, milliseconds / 1000, session_id, password, read_only)
     spec = "version:int last_zxid:long timeout:int session:long password:buffer read_only:boolean"
     assert encoded == write(spec, (0, last_zxid, milliseconds, session_id, password, read_only))
     expected = ConnectRequest(0, last_zxid, milliseconds / 1000, session_id, password, read_only)
     assert messages.decode_connect(encoded, 0, len(encoded)) == expected
-    # The byte is in the buffer and behind the end: it is another's.
+    # The byte is in the buffer, but after the end: it belongs to something else.
     assert messages.decode_connect(encoded, 0, len(encoded) - 1) == expected._replace(read_only=False)
 
 
 @given(session=_session)
 @settings(property_test, max_examples=100)
 def test_connect_reply(session: tuple[int, int, bytes, bool]) -> None:
-    """The same for the reply, which aiozk declares without read_only."""
+    """The same for the answer, which aiozk declares without read_only."""
     milliseconds, session_id, password, read_only = session
     encoded = messages.encode_connect_reply(milliseconds / 1000, session_id, password, read_only)
     spec = "version:int timeout:int session:long password:buffer read_only:boolean"
@@ -237,7 +240,7 @@ def test_connect_reply(session: tuple[int, int, bytes, bool]) -> None:
 
 @st.composite
 def transactions(draw: st.DrawFn, part: str) -> list[tuple[jute.Message, tuple[Any, ...]]]:
-    """Some operations that may stand in one, each with the values of its request or of its reply."""
+    """Some operations of a transaction, each with the values of its request or of its reply."""
     names = draw(st.lists(st.sampled_from(jute.IN_MULTI), max_size=4))
     found = [MESSAGES[name] for name in names]
     return [(message, draw(jute.values(getattr(message, part)))) for message in found]
@@ -246,7 +249,7 @@ def transactions(draw: st.DrawFn, part: str) -> list[tuple[jute.Message, tuple[A
 @given(ops=transactions("request"))
 @settings(property_test, max_examples=100)
 def test_multi(ops: list[tuple[jute.Message, tuple[Any, ...]]]) -> None:
-    """A transaction is a header and a body for each operation, and a header that ends it."""
+    """A transaction has a header and a body for each operation, and a header that ends it."""
     bodies = [(OPERATIONS[op.opcode], OPERATIONS[op.opcode].request.encode(*values)) for op, values in ops]
     encoded = messages.encode_multi(bodies)
     assert encoded == jute.write_multi([(op.opcode, -1, write(op.request, values)) for op, values in ops])
@@ -261,8 +264,8 @@ _errors = st.integers(-125, -1) | st.just(0)
 @given(ops=transactions("reply"), errors=st.lists(_errors, max_size=3))
 @settings(property_test, max_examples=100)
 def test_multi_reply(ops: list[tuple[jute.Message, tuple[Any, ...]]], errors: list[int]) -> None:
-    """So is the answer to one; a refused operation has opcode -1 and its error twice, in header and body.
-    An error of 0 there means that the operation was rolled back."""
+    """So has its answer. A refused operation has opcode -1 and its error twice, in header and body; error 0
+    there means that the operation was rolled back."""
     applied = [(op.opcode, 0, write(op.reply, values)) for op, values in ops]
     refused = [(-1, error, struct.pack(">i", error)) for error in errors]
     encoded = messages.encode_multi_reply([*applied, *((-1, error, b"") for error in errors)])
@@ -277,13 +280,13 @@ def test_multi_reply(ops: list[tuple[jute.Message, tuple[Any, ...]]], errors: li
 
 
 def without_null(values: Sequence[Any]) -> list[Any]:
-    """With null data as none at all, which is how the answer to a get reads."""
+    """With null data replaced by empty data, as the answer to a get is decoded."""
     return [b"" if value is None else value for value in values]
 
 
 @pytest.mark.parametrize("op", [messages.MULTI, messages.MULTI_READ], ids=repr)
 def test_answers_to_transactions_are_decoded_as_such(op: messages.Operation) -> None:
-    """Both kinds of transaction decode their answers by `decode_multi_reply`."""
+    """The answers to both kinds of transaction are decoded by `decode_multi_reply`."""
     encoded = messages.encode_multi_reply([(2, 0, b""), (-1, -101, b"")])
     assert op.decode_reply(encoded, 0, len(encoded)) == [
         MultiResult(2, 0, None),
@@ -293,14 +296,15 @@ def test_answers_to_transactions_are_decoded_as_such(op: messages.Operation) -> 
 
 @pytest.mark.parametrize("opcode", [0, 3, 11, 14, 20, 22, 100, -11, 2**31 - 1])
 def test_what_may_not_stand_in_a_transaction(opcode: int) -> None:
-    """An operation that cannot be in a transaction makes it undecodable: where it ends is not known."""
+    """A transaction with an operation that is not allowed in one cannot be decoded, since it is unknown where
+    that ends."""
     encoded = jute.write_multi([(opcode, 0, b"")])
     for decode in (messages.decode_multi, messages.decode_multi_reply):
         with pytest.raises(DecodeError, match=str(opcode)):
             decode(encoded, 0, len(encoded))
 
 
-# Against aiozk
+# Compared with aiozk
 
 
 def _by_opcode(base: type) -> dict[int, type[Part]]:
@@ -320,7 +324,7 @@ AIOZK_IS_WRONG = {
 
 
 def aiozk_messages() -> Iterator[Any]:
-    """Each message that aiozk has, and has right."""
+    """Each message that aiozk has, and encodes correctly."""
     for name, message in MESSAGES.items():
         operation = OPERATIONS[message.opcode]
         for part, theirs, ours, spec in (
@@ -336,7 +340,7 @@ each_of_aiozk = pytest.mark.parametrize(("theirs", "codec", "spec"), list(aiozk_
 
 
 def to_aiozk(value: Any) -> Any:
-    """A value of ours as aiozk has it."""
+    """Our value in aiozk's form."""
     match value:
         case Stat():
             names = [name for name, _ in AiozkStat.parts]
@@ -358,7 +362,7 @@ def make_aiozk(kind: type[Part], values: Sequence[Any]) -> Part:
 
 
 def render(part: Part) -> bytes:
-    """What aiozk puts on the wire for a message, without its opcode."""
+    """aiozk's encoding of a message, without its opcode."""
     layout, values = part.render()
     return struct.pack("!" + layout, *values)
 
@@ -367,10 +371,10 @@ def render(part: Part) -> bytes:
 @given(data=st.data())
 @property_test
 def test_agrees_with_aiozk(theirs: type[Part], codec: Codec, spec: str, data: st.DataObject) -> None:
-    """Where aiozk is right, both write the same bytes, and both read the same values from them.
+    """Where aiozk is right, both encode the same bytes, and both decode the same values from them.
 
-    It cannot read what Java writes for characters beyond U+FFFF, writes a null list as an empty one and
-    reads a null string as None; no value here is such a one.
+    aiozk cannot decode Java's encoding of characters beyond U+FFFF, encodes a null list as an empty one and
+    decodes a null string as None. These values have none of that.
     """
     values = data.draw(jute.values(spec))
     message = make_aiozk(theirs, values)
@@ -384,7 +388,7 @@ def test_agrees_with_aiozk(theirs: type[Part], codec: Codec, spec: str, data: st
 @given(ops=transactions("request"))
 @settings(property_test, max_examples=100)
 def test_multi_agrees_with_aiozk(ops: list[tuple[jute.Message, tuple[Any, ...]]]) -> None:
-    """The same for transactions, of what aiozk has."""
+    """The same for transactions with operations that aiozk has."""
     ops = [(op, values) for op, values in ops if op.opcode in AIOZK_REQUESTS]
     transaction = aiozk.protocol.TransactionRequest()
     for op, values in ops:
@@ -397,7 +401,7 @@ def test_multi_agrees_with_aiozk(ops: list[tuple[jute.Message, tuple[Any, ...]]]
 
 @pytest.mark.parametrize(("name", "part"), list(AIOZK_IS_WRONG))
 def test_aiozk_is_still_wrong(name: str, part: str) -> None:
-    """What is excepted above is excepted for a reason; when aiozk is corrected, this says so."""
+    """Each exception above is still necessary; when aiozk is corrected, this test fails."""
     message = MESSAGES[name]
     theirs = (AIOZK_REQUESTS if part == "request" else AIOZK_REPLIES)[message.opcode]
     names = [entry[0] if isinstance(entry, tuple) else None for entry in theirs.parts]

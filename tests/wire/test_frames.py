@@ -1,4 +1,5 @@
-"""`Frames`: whatever pieces a stream arrives in, and however late it is read, the same frames come out."""
+"""`Frames`: in whatever pieces a stream arrives, and however late it is read, the same frames are
+returned."""
 
 from __future__ import annotations
 
@@ -27,26 +28,26 @@ from corral.wire.framing import (
 from support import PATIENCE
 
 INITIAL = len(Frames().writable())
-"""How many bytes the buffer holds before it has to grow."""
+"""The size of the buffer before it grows."""
 
 LIMIT = 3 * INITIAL
 
 PEEK = 16
-"""What of an oversized frame can be looked at."""
+"""How much of an oversized frame is available."""
 
 
 def frame(content: bytes) -> bytes:
-    """A frame as it stands in a stream."""
+    """A frame as in a stream."""
     return struct.pack(">i", len(content)) + content
 
 
 def content_of(length: int, seed: int = 0) -> bytes:
-    """Bytes that differ from place to place and from frame to frame."""
+    """Bytes that vary with the position and the frame."""
     return random.Random(f"{length} {seed}").randbytes(length)
 
 
 def write(frames: Frames, data: bytes) -> None:
-    """Receive, as a socket does: straight into the buffer, as much as there is room for at a time."""
+    """Receive as a socket does: straight into the buffer, each time as much as there is room for."""
     rest = memoryview(data)
     while rest:
         room = frames.writable()
@@ -58,7 +59,8 @@ def write(frames: Frames, data: bytes) -> None:
 
 
 def read_one(frames: Frames) -> bytes | int | None:
-    """The content of the next frame; of an oversized one, which is skipped, the length; None without one."""
+    """The content of the next frame; the length of an oversized one, which is skipped; None if there is no
+    complete frame."""
     end = frames.next()
     if end == NEED_DATA:
         return None
@@ -71,13 +73,13 @@ def read_one(frames: Frames) -> bytes | int | None:
 
 
 def read_all(frames: Frames) -> Iterator[bytes | int]:
-    """Everything that is complete."""
+    """All complete frames."""
     while (found := read_one(frames)) is not None:
         yield found
 
 
 def receive(pieces: Iterable[bytes], limit: int = LIMIT) -> list[bytes | int]:
-    """What comes out of a stream that arrives in these pieces, and is read after each."""
+    """The frames of a stream that arrives in these pieces, and is read after each."""
     frames = Frames(limit)
     found: list[bytes | int] = []
     for piece in pieces:
@@ -87,7 +89,7 @@ def receive(pieces: Iterable[bytes], limit: int = LIMIT) -> list[bytes | int]:
 
 
 def one_by_one(data: bytes) -> Iterator[bytes]:
-    """Byte by byte."""
+    """The stream byte by byte."""
     return (data[at : at + 1] for at in range(len(data)))
 
 
@@ -97,12 +99,12 @@ SOME = [b"", b"a", content_of(15), content_of(16), content_of(17), b"", content_
 
 
 def test_whole() -> None:
-    """Frames that arrive at once come out one after the other."""
+    """Frames that arrive together are returned one after the other."""
     assert receive([b"".join(map(frame, SOME))]) == SOME
 
 
 def test_byte_by_byte() -> None:
-    """A frame comes out with its last byte, and not before."""
+    """A frame is returned once its last byte has arrived, and not before."""
     frames = Frames()
     for content in SOME:
         *early, last = one_by_one(frame(content))
@@ -115,7 +117,7 @@ def test_byte_by_byte() -> None:
 
 
 def test_with_a_tail() -> None:
-    """What has arrived of the next frame stays for it, however often it is asked for."""
+    """The received part of the next frame is kept, however often frames are requested."""
     frames = Frames()
     second = frame(b"second")
     for cut in range(len(second)):
@@ -127,7 +129,7 @@ def test_with_a_tail() -> None:
 
 
 def test_feed_copies() -> None:
-    """`feed` appends what somebody has already; a change to that afterwards does not show."""
+    """`feed` appends a copy of bytes: later changes to them have no effect."""
     frames = Frames()
     data = bytearray(frame(b"as it was") + frame(content_of(2 * INITIAL)))
     frames.feed(bytes(data))
@@ -148,7 +150,7 @@ def test_frames_are_read_in_place() -> None:
 
 @pytest.mark.parametrize("pieces", ["whole", "byte by byte"])
 def test_a_real_conversation(pieces: str) -> None:
-    """What a real server sent on one connection comes out as it was captured."""
+    """The bytes that a real server sent on one connection are split into the captured frames."""
     recording = Recording.load(Path(__file__).parent / "golden" / "standalone.json")
     sent = [
         content for exchange in recording.exchanges.values() for content in (*exchange.events, exchange.reply)
@@ -165,14 +167,14 @@ SIZES = [INITIAL - 5, INITIAL - 4, INITIAL - 3, INITIAL, 2 * INITIAL, LIMIT - 1,
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("chunk", [1000, INITIAL, 10 * INITIAL])
 def test_frames_larger_than_the_buffer(size: int, chunk: int) -> None:
-    """The buffer grows for a frame that does not fit, which leaves what is around it as it is."""
+    """The buffer grows for a frame that does not fit; data before and after it is unchanged."""
     contents = [b"before", content_of(size), b"between", content_of(size, 1), b"after"]
     stream = b"".join(map(frame, contents))
     assert receive(stream[at : at + chunk] for at in range(0, len(stream), chunk)) == contents
 
 
 def test_memory_is_given_back() -> None:
-    """The buffer is as small as ever once a large frame has been read."""
+    """The buffer has its initial size again once a large frame has been read."""
     frames = Frames()
     write(frames, frame(content_of(20 * INITIAL)))
     assert read_one(frames) == content_of(20 * INITIAL)
@@ -180,7 +182,7 @@ def test_memory_is_given_back() -> None:
 
 
 def test_many_unread_frames() -> None:
-    """Frames that nobody reads yet are kept, all of them."""
+    """Frames that are not read yet are all kept."""
     frames = Frames()
     contents = [content_of(size) for size in range(1000)]
     for content in contents:
@@ -189,7 +191,7 @@ def test_many_unread_frames() -> None:
 
 
 def test_a_slow_reader_costs_no_memory() -> None:
-    """With a frame always half there, the buffer goes round and does not grow."""
+    """If a frame is always incomplete, the buffer is reused and does not grow."""
     frames = Frames()
     stream = frame(content_of(1000)) * 1000
     for at in range(0, len(stream), 700):
@@ -204,15 +206,15 @@ def test_a_slow_reader_costs_no_memory() -> None:
 @pytest.mark.parametrize("size", [LIMIT + 1, 10 * LIMIT])
 @pytest.mark.parametrize("chunk", [777, INITIAL, 20 * LIMIT])
 def test_oversized_frames(size: int, chunk: int) -> None:
-    """S7: a frame over the limit is told of once, by its length, and thrown away as it comes; the stream
-    goes on behind it."""
+    """S7: a frame over the limit is reported once, with its length, and discarded as it arrives; the stream
+    continues after it."""
     stream = frame(b"before") + frame(content_of(size)) + frame(b"after") + frame(b"and on")
     pieces = (stream[at : at + chunk] for at in range(0, len(stream), chunk))
     assert receive(pieces) == [b"before", size, b"after", b"and on"]
 
 
 def test_oversized_frames_take_no_memory() -> None:
-    """S7: what is thrown away is never kept."""
+    """S7: discarded bytes are never kept."""
     frames = Frames(LIMIT)
     piece = content_of(INITIAL)
     write(frames, struct.pack(">i", 2**31 - 1) + piece)
@@ -225,7 +227,7 @@ def test_oversized_frames_take_no_memory() -> None:
 
 
 def test_oversized_frames_say_whose_they_are() -> None:
-    """S7: an oversized frame is told of as soon as its reply header is there, before all of it is."""
+    """S7: an oversized frame is reported as soon as its reply header has arrived, before the rest."""
     frames = Frames(LIMIT)
     header = messages.REPLY_HEADER.pack(7, 8, 0)
     *early, last = one_by_one(struct.pack(">i", LIMIT + 1) + header)
@@ -239,7 +241,7 @@ def test_oversized_frames_say_whose_they_are() -> None:
 
 @pytest.mark.parametrize("size", [5, 15, 16, 17])
 def test_oversized_frames_shorter_than_a_header(size: int) -> None:
-    """With a limit that small, what there is of the frame can be looked at."""
+    """If the limit is smaller than a header, the received part of the frame is available."""
     stream = frame(b"1234") + frame(content_of(size)) + frame(b"5678")
     expected = [b"1234", size, b"5678"]
     assert receive(one_by_one(stream), limit=4) == expected
@@ -247,28 +249,28 @@ def test_oversized_frames_shorter_than_a_header(size: int) -> None:
 
 
 def test_the_limit_itself_is_allowed() -> None:
-    """The limit is what a frame may have, without its length."""
+    """The limit applies to the frame without its length."""
     assert receive([frame(content_of(LIMIT)) + frame(content_of(LIMIT + 1))]) == [
         content_of(LIMIT),
         LIMIT + 1,
     ]
 
 
-# No sense
+# Invalid lengths
 
 
 @pytest.mark.parametrize("length", [-1, -2, -(2**31)])
 @pytest.mark.parametrize("behind", [b"", b"anything" * 100])
 def test_negative_lengths(length: int, behind: bytes) -> None:
-    """S7: a negative length makes no sense of the stream, now and whenever it is asked again; the frames
-    before it come out."""
+    """S7: a negative length makes the stream invalid, now and on each later call; frames before it are
+    returned."""
     frames = Frames()
     write(frames, frame(b"before") + struct.pack(">i", length) + behind)
     assert read_one(frames) == b"before"
     for _ in range(3):
         with pytest.raises(StreamError, match=str(length)):
             frames.next()
-        assert len(frames.writable()) > 0  # the socket may have more before it is closed
+        assert len(frames.writable()) > 0  # the socket may deliver more before it is closed
 
 
 # Against a model
@@ -279,7 +281,7 @@ _sizes = st.one_of(
 _turns = st.lists(
     st.tuples(
         st.one_of(st.integers(1, 30), st.integers(1, 3 * INITIAL), st.just(20 * LIMIT)),  # bytes to write
-        st.integers(0, 4) | st.none(),  # frames to read then: so many, or all that are there
+        st.integers(0, 4) | st.none(),  # frames to read then; None: all
     ),
     max_size=40,
 )
@@ -288,11 +290,11 @@ _turns = st.lists(
 @given(sizes=st.lists(_sizes, max_size=8), turns=_turns)
 @settings(property_test, max_examples=200)
 def test_against_a_model(sizes: list[int], turns: list[tuple[int, int | None]]) -> None:
-    """However the stream is cut, and however much of it is read in between, it comes out in order: never a
-    frame early, never one late."""
+    """However the stream is split, and however many frames are read in between, they are returned in order,
+    none early and none late."""
     stream = b"".join(frame(content_of(size)) for size in sizes)
     starts = itertools.accumulate((4 + size for size in sizes), initial=0)
-    # How much of the stream must be there for each frame to be told of.
+    # How much of the stream must have arrived for each frame to be reported.
     due = [start + 4 + (size if size <= LIMIT else PEEK) for start, size in zip(starts, sizes, strict=False)]
     frames = Frames(LIMIT)
     written, found = 0, 0
@@ -325,8 +327,8 @@ def test_default_limits() -> None:
 
 @pytest.mark.parametrize("over", [0, 1])
 async def test_the_largest_request(server_address: str, over: int) -> None:
-    """S7: a request of `DEFAULT_MAX_REQUEST` bytes is the largest that a server takes, as it is configured
-    unless told otherwise; on a larger one it closes the connection without a word."""
+    """S7: a request of `DEFAULT_MAX_REQUEST` bytes is the largest that a server with the default
+    configuration accepts; after a larger one it closes the connection without an answer."""
     head = struct.pack(">ii", 1, messages.EXISTS.opcode)
     padding = DEFAULT_MAX_REQUEST + over - len(head) - len(messages.encode_exists("/", False))
     request = head + messages.encode_exists("/" + "a" * padding, False)

@@ -1,4 +1,5 @@
-"""The wire layer against the bytes of real servers: those in `golden/`, and those of the one under test."""
+"""The wire layer compared with the bytes of real servers: those in `golden/`, and those of the server under
+test."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ TRANSACTIONS = (messages.MULTI, messages.MULTI_READ)
 
 
 def each_step(condition: Callable[[Step], bool] = lambda step: True) -> pytest.MarkDecorator:
-    """The test runs once for each step of each conversation for which this holds."""
+    """Runs the test for each step of each conversation that meets this condition."""
     found = [
         pytest.param(recording, step, id=f"{name}: {step.name}")
         for name, recording, step in ALL
@@ -37,7 +38,7 @@ def each_step(condition: Callable[[Step], bool] = lambda step: True) -> pytest.M
 
 @each_step()
 def test_requests(recording: Recording, step: Step) -> None:
-    """A request is encoded into the bytes that a real server took and answered."""
+    """A request is encoded into the bytes that a real server accepted and answered."""
     stored = recording.exchanges[step.name].request
     body = body_of(step, recording.resolve(step.fields))
     if step.op is None:
@@ -72,7 +73,7 @@ TYPED[messages.CREATE2] = TYPED[messages.CREATE_CONTAINER] = TYPED[messages.CREA
 
 @each_step(lambda step: step.op in TYPED and None not in step.fields)
 def test_requests_by_typed_functions(recording: Recording, step: Step) -> None:
-    """What callers use makes the same bytes as the declaration does, from seconds and tuples."""
+    """The functions that callers use encode the same bytes as the declaration, from seconds and tuples."""
     assert step.op is not None
     fields = recording.resolve(step.fields)
     assert TYPED[step.op](*fields) == recording.exchanges[step.name].request[8:]
@@ -80,7 +81,7 @@ def test_requests_by_typed_functions(recording: Recording, step: Step) -> None:
 
 @each_step()
 def test_requests_as_a_server_reads_them(recording: Recording, step: Step) -> None:
-    """A request that a real server took is decoded into the fields that it was made from."""
+    """A request that a real server accepted is decoded into the fields that it was made from."""
     fields = recording.resolve(step.fields)
     stored = recording.exchanges[step.name].request
     if step.op is None:
@@ -92,13 +93,13 @@ def test_requests_as_a_server_reads_them(recording: Recording, step: Step) -> No
         assert [(op, as_fields(op.request, values)) for op, values in found] == fields
     else:
         decoded = as_fields(step.op.request, step.op.request.decode(*payload(stored, header=8)))
-        # A null string reads as an empty one.
+        # A null string is decoded as an empty one.
         assert [value or None for value in decoded] == [value or None for value in fields]
 
 
 @each_step()
 def test_answers(recording: Recording, step: Step) -> None:
-    """What a real server sent, events and refusals included, is decoded into what it meant."""
+    """What a real server sent, including events and refusals, is decoded into its meaning."""
     check(step, recording)
 
 
@@ -107,12 +108,12 @@ DECODED_TO_THE_SAME = {
     "multi read: null data": "null data is read as empty",
     "connect: as before 3.4": "the answer ends before read_only, which we always write",
 }
-"""Answers that are not encoded into the server's own bytes, and why."""
+"""Answers that are not encoded into the server's own bytes, and the reason."""
 
 
 @each_step(lambda step: not step.error)
 def test_answers_as_a_server_writes_them(recording: Recording, step: Step) -> None:
-    """What a real server sent is, decoded and encoded again, what it sent."""
+    """What a real server sent is the same after decoding and encoding."""
     exchange = recording.exchanges[step.name]
     if step.op is None:
         stored = exchange.reply
@@ -145,7 +146,7 @@ def body(opcode: int, value: Any) -> bytes:
 
 
 def test_null_data_reads_as_empty() -> None:
-    """Some clients write null data: `get` gives it as no bytes, and the declaration tells the two apart."""
+    """Some clients write null data: `get` returns it as empty, and the declaration distinguishes the two."""
     recording = next(recording for _, recording, step in ALL if step.name == "get: null data")
     reply = recording.exchanges["get: null data"].reply
     assert messages.GET.decode_reply(*payload(reply))[0] == b""
@@ -153,7 +154,8 @@ def test_null_data_reads_as_empty() -> None:
 
 
 def test_golden_covers_everything() -> None:
-    """Each operation and each kind of watch event has its golden bytes, and each kind of connect reply."""
+    """There are golden bytes for each operation, each kind of watch event, and each kind of answer to a
+    connect request."""
     said = {step.op for _, _, step in ALL if step.op and step.op not in TRANSACTIONS}
     transactions = {step.op for _, _, step in ALL if step.op in TRANSACTIONS}
     within = {op for _, _, step in ALL if step.op in TRANSACTIONS for op, _ in step.fields}
@@ -169,7 +171,7 @@ def test_golden_covers_everything() -> None:
 
 
 async def test_server_under_test(real_time: None, server_address: str, root: str) -> None:
-    """The server that the tests run on answers as the recorded one did, whatever its version."""
+    """The server under test answers as the recorded one did, whatever its version."""
     recording = await play("the server under test", server_address, f"{root}/wire", exchanges.STANDALONE)
     for step in exchanges.STANDALONE:
         check(step, recording)

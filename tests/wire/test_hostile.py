@@ -1,8 +1,7 @@
-"""Every decoder against bytes that are not the message that they should be.
+"""Every decoder with invalid bytes.
 
-The contract (`corral.wire.compile`): for any bytes whatever a decoder returns a value or raises
-`DecodeError`, reads nothing at or after `end`, and takes memory in proportion to what is there. Any other
-exception fails these tests by itself.
+The contract (`corral.wire.compile`): for any bytes a decoder returns a value or raises `DecodeError`, reads
+nothing at or after `end`, and uses memory in proportion to the input. Any other exception fails these tests.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from corral.wire.messages import OPERATIONS
 
 
 class Decoder(NamedTuple):
-    """A decoder, and what is its to decode."""
+    """A decoder, and valid messages for it."""
 
     decode: Callable[[Any, int, int], Any]
     valid: st.SearchStrategy[bytes]
     optional: int = 0
-    """How many bytes at the end may be missing."""
+    """How many bytes may be missing at the end."""
 
 
 def every_way(codec: Codec, decode: Callable[[Any, int, int], Any]) -> Callable[[Any, int, int], Any]:
-    """`decode`, and with it all that the codec itself has: the three agree on what is an error."""
+    """`decode`, and all other decoding functions of the codec: they must agree on what is an error."""
 
     def decode_all(buffer: Any, start: int, end: int) -> Any:
         try:
@@ -71,7 +70,7 @@ def written_multi(part: str) -> st.SearchStrategy[bytes]:
 
 
 def decoders() -> Iterator[Any]:
-    """Every way into the decoders."""
+    """All decoding functions."""
 
     def param(name: str, *about: Any) -> Any:
         return pytest.param(Decoder(*about), id=name)
@@ -96,7 +95,7 @@ each_decoder = pytest.mark.parametrize("decoder", list(decoders()))
 
 REFUSED = object()
 TAILS = (b"", b"\x00" * 300, b"\xff" * 300, b"\x00\x00\x00\x01" * 75)
-"""What may stand behind the end: nothing, so that reading there fails; and what could be read."""
+"""Bytes after the end: none, so that reading there fails; and bytes that could be read."""
 
 
 def outcome(decoder: Decoder, buffer: Any, start: int, end: int) -> Any:
@@ -108,7 +107,8 @@ def outcome(decoder: Decoder, buffer: Any, start: int, end: int) -> Any:
 
 
 def check_total(decoder: Decoder, raw: bytes) -> None:
-    """There is an outcome, and it is the same wherever the bytes are and whatever stands around them."""
+    """There is an outcome, and it is the same wherever the bytes are in the buffer and whatever surrounds
+    them."""
     expected = outcome(decoder, raw, 0, len(raw))
     before = b"\x00\x00\x00\x01\xff"
     for tail, kind in zip(TAILS, (bytearray, bytes, memoryview, memoryview), strict=True):
@@ -130,7 +130,7 @@ _LENGTHS = st.sampled_from([-(2**31), -2, -1, 0, 1, 2, 31, 2**16, 2**28, 2**31 -
 
 @st.composite
 def damaged(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
-    """A valid message with some damage done to it: bytes changed, lost or added, a length made another."""
+    """A valid message with some damage: bytes changed, removed or added, or a length changed."""
     raw = bytearray(draw(valid))
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(raw)))
@@ -150,7 +150,7 @@ def damaged(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
 @given(data=st.data())
 @property_test
 def test_damaged_messages(decoder: Decoder, data: st.DataObject) -> None:
-    """So have messages that were valid once."""
+    """So has a damaged message."""
     check_total(decoder, data.draw(damaged(decoder.valid)))
 
 
@@ -159,7 +159,7 @@ def test_damaged_messages(decoder: Decoder, data: st.DataObject) -> None:
 @settings(property_test, max_examples=8)  # each at every length
 def test_truncated_messages(decoder: Decoder, data: st.DataObject) -> None:
     """A message that ends too early is an error wherever it ends, even if the missing bytes are in the
-    buffer: behind the end they are another's."""
+    buffer: after the end they belong to something else."""
     raw = data.draw(decoder.valid)
     assert outcome(decoder, raw, 0, len(raw)) is not REFUSED
     for end in range(len(raw) - decoder.optional):
@@ -180,7 +180,7 @@ LEAST: dict[str, Any] = {
 
 
 def lengths() -> Iterator[Any]:
-    """For each length and count in each message: the decoder, and a message that breaks off before it."""
+    """For each length and count in each message: the decoder, and the message up to it."""
     for name, message in MESSAGES.items():
         operation = OPERATIONS[message.opcode]
         for part, codec in (("request", operation.request), ("reply", operation.reply)):
@@ -204,7 +204,7 @@ def lengths() -> Iterator[Any]:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes that were allocated at once."""
+    """The peak number of bytes allocated."""
     tracemalloc.start()
     try:
         work()
@@ -215,7 +215,7 @@ def peak(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize(("decode", "start"), list(lengths()))
 def test_lengths_that_cannot_be(decode: Callable[..., Any], start: bytes) -> None:
-    """A length or a count beyond what is there, or below -1, is refused at once and costs no memory: the
+    """A length or a count that exceeds the input, or is below -1, is refused at once and costs no memory: the
     three bytes that follow hold no item of any kind."""
     for length in (-(2**31), -2, 4, 2**20, 2**31 - 1):
         raw = start + struct.pack(">i", length) + bytes(3)
@@ -248,14 +248,14 @@ DENSE = {
 
 @pytest.mark.parametrize(("decode", "raw"), DENSE.values(), ids=DENSE)
 def test_memory_in_proportion(decode: Callable[..., Any], raw: bytes) -> None:
-    """The densest messages take no more than a Python object or three for each item."""
+    """The densest messages take at most a Python object or three for each item."""
     assert peak(lambda: decode(raw, 0, len(raw))) < 32 * len(raw)
 
 
 @given(perms=jute.INT, scheme=st.text(max_size=5))
 @property_test
 def test_unknown_permissions(perms: int, scheme: str) -> None:
-    """Permissions that ZooKeeper does not define are dropped: what users hold is always a `Perm`."""
+    """Permissions that ZooKeeper does not define are dropped: users always get a `Perm`."""
     raw = struct.pack(">i", 1) + write("acl:ACL", [(perms, scheme, "")]) + write("stat:Stat", [LEAST["Stat"]])
     acls, _ = messages.GET_ACL.decode_reply(raw, 0, len(raw))
     assert acls == [Acl(operator.and_(perms, 31), scheme, "")]

@@ -1,4 +1,4 @@
-"""Who imports what: the wire layer's own rules, and what is not loaded with corral."""
+"""Imports: the wire layer's own rules, and what `import corral` does not load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIRE = PACKAGE / "wire"
 
 
 def imports(source: Path) -> Iterator[str]:
-    """The full name of every module, and of every name of one, that a file imports, anywhere in it."""
+    """The full names of all modules, and of names in modules, that a file imports anywhere."""
     package = ["corral", *source.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(ast.parse(source.read_text(), str(source))):
         if isinstance(node, ast.Import):
@@ -43,21 +43,21 @@ def importers(package: str) -> set[Path]:
 
 
 def test_aiozk_is_imported_by_the_wire_layer_alone() -> None:
-    """aiozk is the declarations of the protocol, and only the wire layer knows of it."""
+    """aiozk's declarations of the protocol are used, and only by the wire layer."""
     found = importers("aiozk")
     assert found
     assert {source.parts[0] for source in found} == {"wire"}
 
 
 def test_of_aiozk_only_the_protocol_is_used() -> None:
-    """Its client, its session and its recipes are not."""
+    """aiozk's client, session and recipes are not used."""
     names = {name for source in WIRE.glob("*.py") for name in imports(source) if is_within(name, "aiozk")}
     assert names
     assert all(is_within(name, "aiozk.protocol") for name in names)
 
 
 def test_the_wire_layer_knows_no_other() -> None:
-    """Bytes and messages know neither sockets nor time, and of corral only the records that users hold."""
+    """The wire layer imports neither sockets nor time, and of corral only the records that users get."""
     allowed = (
         "corral.types", "corral.wire", "aiozk.protocol",
         "__future__", "collections.abc", "dataclasses", "functools", "struct", "typing",
@@ -72,7 +72,7 @@ NOT_FOR_USERS = ["corral.testing", "hypothesis", "pytest", "pytest_asyncio", "te
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after a statement, and had not before it."""
+    """The modules that a new interpreter loads for a statement."""
     script = f"import sys; before = set(sys.modules); {statement}; print(*set(sys.modules) - before)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
@@ -82,17 +82,17 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def loaded() -> set[str]:
-    """What `import corral` loads."""
+    """The modules that `import corral` loads."""
     return loaded_by("import corral")
 
 
 @pytest.mark.parametrize("package", NOT_FOR_USERS)
 def test_not_loaded_with_corral(loaded: set[str], package: str) -> None:
-    """Who imports corral gets neither the test kit nor what that, the tests or the tools need."""
+    """`import corral` loads neither the test kit nor what that, the tests or the tools need."""
     assert "corral.wire.messages" in loaded
     assert not {name for name in loaded if is_within(name, package)}
 
 
 def test_what_is_not_loaded_is_seen() -> None:
-    """The test above can fail: the test kit is seen when it is loaded."""
+    """The test above can fail: if the test kit is loaded, that is seen."""
     assert "corral.testing" in loaded_by("import corral, corral.testing")

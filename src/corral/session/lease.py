@@ -1,45 +1,49 @@
-"""Until when a holder may trust its session: the lease clock (S3). Pure arithmetic on times passed in.
+"""The lease clock: until when a holder may trust its session (S3). Pure arithmetic on times passed in.
 
-The claim: *the server does not expire the session before the lease ends.*
+Claim: *the server does not expire the session before the lease ends.* T is the session timeout.
 
-What the server does (ZooKeeper's `ExpiryQueue`, `SessionTrackerImpl`, `Learner.ping`, `LearnerHandler`):
+**The server** (`ExpiryQueue`, `SessionTrackerImpl`, `Learner.ping` and `LearnerHandler` in ZooKeeper):
 
-1. The leader expires a session no sooner than T after it last *touched* it (it rounds up to its tick).
-2. The leader touches sessions of its own clients with each request. Of a follower's clients it learns only
-   through the follower's replies to its pings: each carries the sessions heard of since the last one. The
-   leader pings every half tick. A write that it receives does not touch the session.
-3. A new leader grants every session a full T from its own start.
-4. A connect request that resumes a session is passed to the leader at once (REVALIDATE), which touches it.
+1. The leader expires a session T after it last *touched* it, or later, since it rounds up to its tick.
+2. The leader touches a session of its own clients with each request. It learns of the sessions of a
+   follower's clients only from the follower's replies to its pings: each reply lists the sessions that sent
+   something since the previous one. The leader pings every half tick. Receiving a write from a follower
+   does not touch the session.
+3. A new leader gives every session a full T, counted from its own start.
+4. A server passes a connect request that resumes a session to the leader at once (REVALIDATE), and the
+   leader touches the session.
 
-What the client knows. Let it send a request at *a* and, on the same connection, a write at *w* that is
-answered at *w + r*. The answer proves that a quorum followed this server's leader at some moment after w
-(a deposed leader commits nothing, though it answers pings and even `sync`).
+**The proof.** The client sends a request at time *a*. On the same connection it sends a write at time *w*,
+and gets the answer at *w + r*. The answer proves that at some moment after w a quorum followed the leader of
+this server: a deposed leader commits nothing, although it still answers pings and even `sync`. It remains to
+show that this leader touched the session after a. There are two cases.
 
-- Say the leader's first ping to reach the follower after the request did so before the write did. Then
-  the follower's ping reply, which carries the touch, went out before the write on the same first-in
-  first-out stream, so the leader had touched the session, later than a, when it took the write. It expires
-  the session no sooner than a + T by (1), and whoever succeeds it started after that, so not sooner either,
-  by (3). Pings are half a tick apart, and one is on its way no longer than the round trip r, so the
-  condition is met when a <= w - g with *g = half a tick + r*.
-- Or *a* is when the connect request of this connection was sent. By (4) the leader touched the session
-  before it answered, so the condition is a <= w, without g. A session that is new is created by a quorum
-  write, so there the connect answer is a proof already.
+- *The leader pinged the follower in between*: a ping reached the follower after the request and before the
+  write. The follower's reply, which lists the session, went to the leader before the write, on the same
+  first-in first-out stream. So when the leader received the write, it had touched the session, later than a.
+  By (1) it does not expire the session before a + T. Its successor does not do so either: it started after
+  the touch, so (3) applies. Pings are sent half a tick apart, and one takes no longer than the round trip r
+  to arrive. So this case holds if a <= w - g, where *g = half a tick + r*.
+- *The request was the connect request of this connection.* By (4) the leader touched the session before that
+  was answered, so a <= w is enough, without g. A new session is created by a quorum write, so there the
+  answer to the connect request is itself the proof.
 
-Hence the lease: the newest such *a*, plus T, less the lateness of our own event loop (which `LeaseHolds`
-subtracts, as it is about us and not about the server).
+**The lease** ends at the newest such a, plus T, less the lateness of our own event loop. `LeaseHolds`
+subtracts the lateness, since it concerns the client and not the server.
 
-One thing is done more strictly than that. A request may be long on its way (a packet sent again, a full
-buffer, a server that has stopped reading) and arrive together with the write, with no ping in between. So a
-request counts only once it is *answered*, and that answer, instead of its sending, must be g before the
-write: then it had arrived by then, however long it took.
+**Slow requests.** A request may be in transit for long (a packet is sent again, a buffer is full, a server
+has stopped reading) and then arrive together with the write, with no ping in between. So a request counts
+only once it is *answered*, and its answer, instead of its sending, must come at least g before the write.
+Then the request had arrived by that time, however long it took.
 
-What is assumed: clocks that run at the same speed to within g/T; a leader whose pings are at most half a tick
-and a slack of T/50 apart (timers, virtual machines), and not slower than r on a stream where the write was
-not. So g is half a tick, r and the slack together. A paused leader is late with its expiry too. Behind an
-observer master g has a whole tick in it: say `tick_time` twice as long.
+**Assumptions.** The clocks of client and server run at the same speed, to within g/T. The leader's pings are
+at most half a tick and a slack of T/50 apart (timers are late, virtual machines pause), and a ping takes no
+longer than r on a stream on which the write took no longer. So the g used here is half a tick, r and the
+slack together. A paused leader is late with its expiry, too. Behind an observer master g contains a whole
+tick: configure twice the real `tick_time` there.
 
-The client cannot see the tick. A server's defaults allow no session shorter than two ticks, so half a tick
-is at most T/4, which is what is assumed unless `tick_time` is given.
+The client cannot see the tick. By default a server grants no session shorter than two ticks, so half a tick
+is at most T/4. That is assumed unless `tick_time` is given.
 """
 
 from __future__ import annotations
@@ -64,36 +68,35 @@ class LeaseClock:
         """T in seconds."""
         self._half_tick = half_tick
         self._by_ping = by_ping
-        # When each was sent and answered. Those older than T prove nothing any more, so the oldest may go.
+        # When each request was sent and answered. Those older than T prove nothing, so the oldest may go.
         self._touches: deque[tuple[float, float]] = deque(maxlen=round(1 / _GRAIN) + 2)
         self._connect_sent = float("-inf")
         self.anchor = float("-inf")
         """The newest time at which the leader is known to have touched the session, or later."""
         self.end = float("-inf")
         """When the lease ends, by the client's clock; minus infinity before the first proof."""
-        # An answer to what was sent before these would say nothing new: of a burst the first says enough.
+        # Answers to requests that were sent before these times are ignored: of a burst the first is enough.
         self.touch_due = float("-inf")
         self.proof_due = float("-inf")
 
     def connected(self, sent: float, timeout: float, *, created: bool) -> None:
         """A connection is established by a connect request sent at `sent`; `created` for a new session.
 
-        A server that takes a session over may grant another T. What was proven before was proven for the
-        shorter of the two.
+        A server that resumes a session may grant another T. Earlier proofs hold for the shorter of the two.
         """
         self.anchor = min(self.anchor, self.anchor + self.timeout - timeout)
         self.timeout = timeout
         if created:
-            self.anchor = float("-inf")  # what was proven was proven of another session
+            self.anchor = float("-inf")  # earlier proofs were about another session
         self.end = self.anchor + timeout
-        self._touches.clear()  # what was sent on another connection need not have arrived
+        self._touches.clear()  # requests on another connection may not have arrived
         self._connect_sent = sent
         self.touch_due = self.proof_due = float("-inf")
         if created or self._by_ping:
             self._advance(sent)
 
     def disconnected(self) -> None:
-        """The connection is gone; what it has proven stays."""
+        """The connection is lost; what it has proven stays valid."""
         self._touches.clear()
         self.touch_due = float("-inf")
         self._connect_sent = float("-inf")

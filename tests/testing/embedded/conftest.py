@@ -1,5 +1,5 @@
-"""Tests of modules with `VIRTUAL_TOO = True` run on the chosen event loop and on a VirtualLoop: the same is true
-of real sockets and of those in memory."""
+"""Tests of modules with `VIRTUAL_TOO = True` run on the chosen event loop and on a VirtualLoop: they must
+pass with real sockets and with those in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A client of the embedded server's core, frame by frame; and a server with a clock that the test moves."""
+"""A client of the embedded server's core that exchanges single frames, and a server with a clock that the
+test advances."""
 
 from __future__ import annotations
 
@@ -36,11 +37,11 @@ class Event(NamedTuple):
 
 
 CLOSED = "closed"
-"""Stands among the frames where the server closed the connection."""
+"""Marks in a list of frames that the server closed the connection."""
 
 
 class Wire:
-    """One connection. `got` is what came since it was last looked at, in order."""
+    """One connection. `got` is what was received since the last call, in order."""
 
     def __init__(self, core: Core, host: str = "127.0.0.1") -> None:
         self._core = core
@@ -50,26 +51,26 @@ class Wire:
         self.connected: ConnectReply | None = None
         self.link: ServerConnection = core.zk.accept(self, core.now, host=host, port=4321)
 
-    # What the core calls
+    # Called by the core
 
     def send(self, frame: bytes) -> None:
-        """A frame from the server; its length is checked."""
+        """The server sends a frame; its length is checked."""
         assert int.from_bytes(frame[:4]) == len(frame) - 4
         self._frames.append(frame[4:])
 
     def close(self) -> None:
-        """The server closes."""
+        """The server closes the connection."""
         assert CLOSED not in self._frames
         self._frames.append(CLOSED)
 
-    # What a test does
+    # Called by tests
 
     def feed(self, frame: bytes) -> None:
         """Send any bytes as a frame."""
         self.link.received(self._core.now, frame)
 
     def take(self) -> list[bytes | str]:
-        """The raw frames that came, and `CLOSED`."""
+        """The raw frames received since the last call, and `CLOSED`."""
         frames, self._frames = self._frames, []
         return frames
 
@@ -82,7 +83,7 @@ class Wire:
         password: bytes = bytes(16),
         read_only: bool = False,
     ) -> ConnectReply | None:
-        """Ask for a session; None if the connection was closed without an answer."""
+        """Request a session; None if the connection was closed without an answer."""
         self.feed(messages.encode_connect(zxid, timeout, session_id, password, read_only))
         first = self._frames.pop(0)
         if isinstance(first, str):
@@ -91,7 +92,7 @@ class Wire:
         return self.connected
 
     def ask(self, operation: Operation, *fields: Any, body: bytes | None = None) -> list[Reply | Event | str]:
-        """Send a request; everything that came since, its answer included."""
+        """Send a request; returns everything received since the last call, its answer included."""
         self.xid += 1
         self._asked[self.xid] = operation
         if body is None:
@@ -100,21 +101,21 @@ class Wire:
         return self.got()
 
     def do(self, operation: Operation, *fields: Any) -> Any:
-        """Send a request that succeeds and causes nothing else; the value of its answer."""
+        """Send a request that succeeds and causes no events; returns the value of its answer."""
         (reply,) = self.ask(operation, *fields)
         assert isinstance(reply, Reply)
         assert reply.error == 0, reply
         return reply.value
 
     def refused(self, operation: Operation, *fields: Any, body: bytes | None = None) -> int:
-        """Send a request that is refused; the error code."""
+        """Send a request that is refused; returns the error code."""
         (reply,) = self.ask(operation, *fields, body=body)
         assert isinstance(reply, Reply)
         assert reply.error != 0, reply
         return reply.error
 
     def got(self) -> list[Reply | Event | str]:
-        """What came since, decoded."""
+        """What was received since the last call, decoded."""
         return [frame if isinstance(frame, str) else self._decoded(frame) for frame in self.take()]
 
     def _decoded(self, frame: bytes) -> Reply | Event:
@@ -128,25 +129,25 @@ class Wire:
             return Reply(xid, zxid, error)
         return Reply(xid, zxid, error, operation.decode_reply(frame, 16, len(frame)))
 
-    # Often needed
+    # Common requests
 
     def create(self, path: str, data: bytes = b"", flags: int = 0, acl: Sequence[Acl] = OPEN) -> str:
-        """Create a node; the path that it got."""
+        """Create a node; returns the path that the server gave it."""
         found: str = self.do(messages.CREATE, path, data, acl, flags)
         return found
 
     def stat(self, path: str) -> Stat:
-        """The stat of a node that exists."""
+        """The stat of an existing node."""
         found: Stat = self.do(messages.EXISTS, path, False)
         return found
 
     def children(self, path: str) -> list[str]:
-        """The names below a node, in the server's order."""
+        """The names of the children of a node, in the server's order."""
         found: list[str] = self.do(messages.CHILDREN, path, False)
         return found
 
     def multi(self, *operations: tuple[Operation, tuple[Any, ...]]) -> list[MultiResult]:
-        """Send a transaction; its results, whatever they are."""
+        """Send a transaction; returns its results, successful or not."""
         replies = [reply for reply in self.ask(messages.MULTI, *operations) if isinstance(reply, Reply)]
         assert replies[0].error == 0
         found: list[MultiResult] = replies[0].value
@@ -154,7 +155,7 @@ class Wire:
 
 
 class Core:
-    """A server, and the time."""
+    """A server and its clock."""
 
     def __init__(self, **config: Any) -> None:
         self.now = 100.0
@@ -171,13 +172,13 @@ class Core:
         return wire
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and the server tick."""
+        """Advance the clock, and let the server tick."""
         self.now += seconds
         self.zk.tick(self.now)
 
 
 def encoded(operation: Operation, fields: tuple[Any, ...]) -> bytes:
-    """The body of a request; of a transaction, `fields` are pairs of an operation and its fields."""
+    """The body of a request. For a transaction, `fields` are pairs of an operation and its fields."""
     if operation in (messages.MULTI, messages.MULTI_READ):
         return messages.encode_multi([(inner, inner.request.encode(*values)) for inner, values in fields])
     return operation.request.encode(*fields)

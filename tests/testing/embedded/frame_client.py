@@ -1,4 +1,5 @@
-"""A client of a server's port, frame by frame: it says what a test wants said, and has no manners of its own."""
+"""A client of a server's port that exchanges single frames. It sends exactly what a test passes to it, valid
+or not."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from corral.wire import messages
 from corral.wire.messages import ConnectReply, Operation
 
 PATIENCE = 30.0
-"""Seconds after which a wait has failed; never a measure of how fast something is."""
+"""A wait that takes longer than this many seconds has failed. It does not measure speed."""
 EPHEMERAL = 1
 
 
@@ -26,7 +27,7 @@ class Reply(NamedTuple):
 
 
 class FrameClient:
-    """One connection. ``async with`` opens it; leaving closes it without a word."""
+    """One connection. ``async with`` opens it; leaving closes it without a close request."""
 
     def __init__(self, address: str) -> None:
         self._host, _, port = address.rpartition(":")
@@ -41,23 +42,24 @@ class FrameClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cut()
-        await asyncio.sleep(0)  # in which the transport goes
+        await asyncio.sleep(0)  # in this turn the transport closes
 
     def cut(self) -> None:
-        """Be gone."""
+        """Abort the connection."""
         self.writer.transport.abort()
 
     async def begin(
         self, timeout: float = 4.0, session: ConnectReply | None = None, zxid: int = 0
     ) -> ConnectReply | None:
-        """Ask for a new session, or for one that there was; None if the connection is closed instead."""
+        """Request a new session, or resume one; None if the connection is closed instead."""
         known = (session.session_id, session.password) if session is not None else (0, bytes(16))
         self.send(messages.encode_connect(zxid, timeout, *known, False))
         frame = await self.frame()
         return None if frame is None else messages.decode_connect_reply(frame, 0, len(frame))
 
     def send(self, *frames: bytes) -> None:
-        """Send frames in one write; their lengths are put before them. Nothing, if the connection is closed."""
+        """Send frames in one write, each with its length in front. Does nothing if the connection is
+        closed."""
         if not self.writer.is_closing():
             self.writer.write(b"".join(struct.pack(">i", len(frame)) + frame for frame in frames))
 
@@ -67,7 +69,7 @@ class FrameClient:
         return struct.pack(">ii", self.xid, operation.opcode) + operation.request.encode(*fields)
 
     async def frame(self) -> bytes | None:
-        """The next frame; None at the end of the connection, in whatever way it ends."""
+        """The next frame; None at the end of the connection, however it ends."""
         async with asyncio.timeout(PATIENCE):
             try:
                 length = int.from_bytes(await self.reader.readexactly(4))
@@ -76,12 +78,12 @@ class FrameClient:
                 return None
 
     async def reply(self) -> Reply | None:
-        """The next frame, as an answer."""
+        """The next frame, decoded as an answer."""
         frame = await self.frame()
         return None if frame is None else Reply(*struct.unpack_from(">iqi", frame), frame[16:])
 
     async def ask(self, operation: Operation, *fields: Any) -> int:
-        """Send a request and wait for the answer, its error code."""
+        """Send a request and wait for the answer; returns its error code."""
         self.send(self.request(operation, *fields))
         reply = await self.reply()
         assert reply is not None, "the connection was closed"
@@ -89,15 +91,15 @@ class FrameClient:
         return reply.error
 
     async def create(self, path: str, data: bytes = b"", flags: int = 0) -> int:
-        """Create a node; the error code."""
+        """Create a node; returns the error code."""
         return await self.ask(messages.CREATE, path, data, list(OPEN_ACL), flags)
 
     async def exists(self, path: str) -> bool:
-        """Whether there is a node."""
+        """Whether a node exists."""
         return await self.ask(messages.EXISTS, path, False) == 0
 
     async def rest(self) -> bytes:
-        """All that comes until the connection ends."""
+        """Everything received until the connection ends."""
         came = bytearray()
         async with asyncio.timeout(PATIENCE):
             try:
@@ -109,7 +111,7 @@ class FrameClient:
 
 
 async def is_refused(address: str) -> bool:
-    """Whether nobody listens there."""
+    """Whether connections to this address are refused."""
     host, _, port = address.rpartition(":")
     try:
         _, writer = await asyncio.open_connection(host, int(port))

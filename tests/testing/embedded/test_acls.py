@@ -1,4 +1,4 @@
-"""What an ACL allows, and what a client may set."""
+"""What an ACL allows, and which ACLs a client may set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOB = acls.digest_identity(b"bob:secret")
 
 
 def test_digest_identity() -> None:
-    """As the client's own types hash it, with all after the first colon for the password."""
+    """The hash equals that of the client's own types; the password is everything after the first colon."""
     assert ("digest", Acl.digest("alice", "secret").id) == ALICE
     assert acls.digest_identity(b"alice:se:cret") == ("digest", Acl.digest("alice", "se:cret").id)
 
@@ -43,7 +43,7 @@ def test_digest_identity() -> None:
     ],
 )
 def test_allows(entries: Sequence[Acl], perms: int, identities: Sequence[Identity], allowed: bool) -> None:
-    """Any entry, any identity, any of the permissions."""
+    """An ACL allows an operation if any entry grants any of the permissions to any of the identities."""
     acl = AccessList(tuple(entries))
     assert acl.allows(perms, identities) is allowed
     if allowed:
@@ -67,7 +67,7 @@ def of(scheme: str, name: str) -> Acl:
     ],
 )  # fmt: skip
 def test_valid(entry: Acl) -> None:
-    """Stored as it is."""
+    """A valid entry is stored unchanged."""
     assert acls.fix([entry], [HERE], ipv6=False).entries == (entry,)
 
 
@@ -81,19 +81,20 @@ def test_valid(entry: Acl) -> None:
     ],
 )  # fmt: skip
 def test_invalid(entries: list[Acl]) -> None:
-    """Refused, by one who has shown nothing."""
+    """An invalid list is refused for a client that has not authenticated."""
     with pytest.raises(Refused) as refused:
         acls.fix(entries, [HERE], ipv6=False)
     assert refused.value.code == INVALID_ACL
 
 
 def test_ipv6_from_3_9() -> None:
-    """Up to 3.8 only IPv4 is known."""
+    """Up to 3.8 an ACL may have IPv4 addresses only; 3.9 accepts IPv6."""
     assert acls.fix([of("ip", "fe80::/10")], [HERE], ipv6=True).entries == (of("ip", "fe80::/10"),)
 
 
 def test_auth_is_replaced() -> None:
-    """By what proves something, with its own permissions, and where it stood."""
+    """An `auth` entry is replaced, in its place, by one entry with its permissions for each identity that has
+    authenticated."""
     asked = [Acl(Perm.READ, "world", "anyone"), Acl(Perm.WRITE, "auth", "ignored"), of("digest", "a:b")]
     fixed = acls.fix(asked, [HERE, ALICE, BOB], ipv6=False)
     assert fixed.entries == (
@@ -105,11 +106,11 @@ def test_auth_is_replaced() -> None:
 
 
 def test_stored_once() -> None:
-    """What occurs twice; different permissions are different entries."""
+    """A duplicate entry is stored once; entries with different permissions are different."""
     assert acls.fix([*OPEN_ACL, *READ_ACL, *OPEN_ACL], [], ipv6=False).entries == (*OPEN_ACL, *READ_ACL)
 
 
 def test_masked() -> None:
-    """Who may not change a list sees no hashes."""
+    """A client that may not change the ACL sees no password hashes."""
     acl = AccessList((Acl(Perm.ALL, *ALICE), Acl(Perm.READ, "ip", "::1"), *READ_ACL))
     assert acl.masked() == [of("digest", "alice:x"), Acl(Perm.READ, "ip", "::1"), *READ_ACL]

@@ -1,4 +1,4 @@
-"""`python -m corral.testing`: a server for clients in any language, from the command line."""
+"""`python -m corral.testing`: a server for clients in any language, started from the command line."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(corral.__file__).parents[1])
 
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the line that it prints when it serves. Killed by its own id at the end, or when it
-    takes too long."""
+    """The process, and the line that it prints when it serves. It is killed at the end, or when it takes too
+    long."""
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -41,7 +41,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     return subprocess.run(
         [*COMMAND, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
     )
@@ -56,8 +56,8 @@ def ask(address: str, word: str) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_it_serves_until_a_signal(number: signal.Signals) -> None:
-    """It prints one line with its address when it serves, and ends at once, with clients connected, with
-    status 0 and no word."""
+    """It prints one line with its address when it serves. On a signal it ends at once, even with clients
+    connected, with status 0 and no output."""
     with running("--port", "0") as (process, line):
         address, _, what = line.partition(" ")
         assert what == "serves as 3.8.0-embedded\n"
@@ -71,7 +71,7 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
 
 
 def test_options_reach_the_server() -> None:
-    """Times are in seconds."""
+    """Options reach the server; times are in seconds."""
     options = {
         "--host": ["localhost"],
         "--port": ["0"],
@@ -93,12 +93,12 @@ def test_options_reach_the_server() -> None:
 
 
 def test_the_port_is_zookeepers_own() -> None:
-    """Unless told otherwise."""
+    """The default port is ZooKeeper's."""
     assert "(default: 2181)" in run("--help").stdout
 
 
 def test_a_taken_port_is_one_clear_line() -> None:
-    """On stderr, with the remedy; the status is 1."""
+    """If the port is taken, one line on stderr says so, with the remedy; the status is 1."""
     with EmbeddedServer(thread=True) as server:
         _, _, port = server.address.rpartition(":")
         done = run("--port", port)
@@ -120,14 +120,16 @@ def test_a_taken_port_is_one_clear_line() -> None:
     ],
 )
 def test_options_that_make_no_sense(arguments: list[str], says: str) -> None:
-    """One line says why, below the usage; the status is 2, as with any wrong argument."""
+    """For an invalid option one line gives the reason, below the usage; the status is 2, as with any wrong
+    argument."""
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr.splitlines()[-1]
 
 
 def test_help() -> None:
-    """It says what it is, how it ends, what is stored, and each option with its default."""
+    """The help text says what the command is, how it ends, what is stored, and lists each option with its
+    default."""
     done = run("--help")
     said = " ".join(done.stdout.split())
     assert (done.returncode, done.stderr) == (0, "")

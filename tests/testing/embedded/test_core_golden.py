@@ -1,7 +1,8 @@
-"""The core, held to the bytes that were captured from a real 3.8.0: what was said, and the very answers.
+"""The core, compared with the bytes that were captured from a real 3.8.0: the same requests must get the same
+answers.
 
-The golden files are of fresh servers, so that zxids are the same. Times, the session's id and its password are
-not, and are made so.
+The golden files were captured from fresh servers, so the zxids are equal. Times, the session's id and its
+password differ, and are replaced before the comparison.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ GOLDEN = Path(__file__).parents[2] / "wire" / "golden"
 HORSE, HORSE_OF_JAVA = (
     len(id_).to_bytes(4) + id_ for id_ in (b"\xf0\x9f\x90\x8e:x", b"\xed\xa0\xbd\xed\xb0\x8e:x")
 )
-"""What is beyond U+FFFF, in an id: corral writes UTF-8, Java two surrogates; both are read."""
+"""An id with a character beyond U+FFFF: corral writes UTF-8, Java two surrogates; both are accepted."""
 
 
 class Replay:
-    """A recorded conversation, held with the core."""
+    """A recorded conversation, repeated with the core."""
 
     def __init__(self, name: str, core: Core) -> None:
         recorded = json.loads((GOLDEN / name).read_text())
         self.exchanges: dict[str, dict[str, str]] = recorded["exchanges"]
         self.core = core
-        # Milliseconds of the recording, but for their last two bytes, which differ within it.
+        # Milliseconds of the recording, without their last two bytes, which change during it.
         self._time = struct.pack(">q", int(recorded["started"] * 1000))[:6]
         self._known: list[tuple[bytes, bytes]] = []
 
     def run(self) -> Iterator[tuple[str, list[bytes | str], list[bytes | str]]]:
-        """Each exchange: its name, what the real server sent, what the core sends."""
+        """Each exchange: its name, the frames of the real server, the frames of the core."""
         wire: Wire | None = None
         for name, exchange in self.exchanges.items():
             request = self.ours(_unhex(exchange["request"]))
@@ -58,14 +59,14 @@ class Replay:
         ]
 
     def ours(self, frame: bytes) -> bytes:
-        """A recorded request as the core has to get it."""
+        """A recorded request with the ids and passwords of the core's sessions."""
         for theirs, our in self._known:
             if any(theirs):
                 frame = frame.replace(theirs, our)
         return frame
 
     def plain(self, frame: bytes | str) -> bytes | str:
-        """A frame without what differs from one server to another."""
+        """A frame with everything replaced that differs between servers."""
         if isinstance(frame, str):
             return frame
         for number, (theirs, our) in enumerate(self._known):
@@ -81,14 +82,15 @@ def _unhex(text: str) -> bytes:
 
 
 def core_of(name: str, **config: object) -> Core:
-    """A core whose clock on the wall shows the time of a recording."""
+    """A core whose wall clock shows the time of a recording."""
     core = Core(**config)
     core.now += json.loads((GOLDEN / name).read_text())["started"] - WALL
     return core
 
 
 def test_standalone() -> None:
-    """Every operation, byte for byte. That a connection is closed is not in the recording, but here."""
+    """Every operation, byte for byte. The recording does not have the end of the connection; here it is
+    checked, too."""
     replay = Replay("standalone.json", core_of("standalone.json"))
     seen = 0
     for name, expected, got in replay.run():
@@ -99,7 +101,7 @@ def test_standalone() -> None:
 
 
 def test_read_only() -> None:
-    """A server that has lost its quorum, and may give sessions of its own."""
+    """A server that has lost its quorum, and may create sessions of its own."""
     core = core_of("read-only.json", read_only=True)
     core.zk.database.zxid = 0x1_0000_0001
     for name, expected, got in Replay("read-only.json", core).run():
@@ -108,5 +110,5 @@ def test_read_only() -> None:
 
 @pytest.mark.parametrize("name", ["standalone.json", "read-only.json"])
 def test_the_recordings_are_there(name: str) -> None:
-    """The tests above have something to replay."""
+    """The recordings exist, so that the tests above compare something."""
     assert Replay(name, Core()).exchanges

@@ -1,4 +1,4 @@
-"""The core is pure: no sockets, no clock, no event loop, and nothing of corral's but the wire and its records."""
+"""The core has no sockets, clock or event loop, and of corral it imports only the wire and its records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PURE = [
 
 
 def test_imports() -> None:
-    """Of each file of the core."""
+    """Each file of the core imports only what is listed."""
     for name in PURE:
         for node in ast.walk(ast.parse((CORE / f"{name}.py").read_text())):
             if isinstance(node, ast.Import):
@@ -34,7 +34,7 @@ def test_imports() -> None:
 
 
 def test_no_clock_is_read() -> None:
-    """`time` is there to write dates, `random` to choose a seed."""
+    """`time` is imported to format dates, `random` to choose a seed."""
     for name in PURE:
         tree = ast.parse((CORE / f"{name}.py").read_text())
         used = {

@@ -1,4 +1,5 @@
-"""Single requests: which error comes first, which zxid is taken, what a body that makes no sense is answered."""
+"""Single requests: which error takes precedence, which zxid the answer has, and how a malformed body is
+answered."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ PRIVATE = [Acl(Perm.ALL, *acls.digest_identity(b"somebody:else"))]
 
 @pytest.fixture(params=["3.8", "3.9"])
 def core(request: pytest.FixtureRequest) -> Core:
-    """A server of either version."""
+    """A server, in each version."""
     return Core(version=request.param)
 
 
@@ -60,7 +61,7 @@ BAD_PATHS = [
 
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_bad_paths(wire: Wire, path: str) -> None:
-    """No write takes them; of a create, a parent that is not there is noticed before."""
+    """Writes refuse invalid paths. A create checks first whether the parent exists."""
     assert wire.refused(m.SET, path, b"", -1) == BAD_ARGUMENTS
     assert wire.refused(m.CHECK, path, -1) == BAD_ARGUMENTS
     assert wire.refused(m.SET_ACL, path, OPEN, -1) == BAD_ARGUMENTS
@@ -70,7 +71,7 @@ def test_bad_paths(wire: Wire, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/a/...", "/a/.b", "/a/ \u00a0", "/a/\ufeff", "/a/\uffef", "/a/né-節"])
 def test_odd_but_good_paths(wire: Wire, path: str) -> None:
-    """These are names."""
+    """These paths are valid."""
     assert wire.create(path) == path
     assert path.rpartition("/")[2] in wire.children("/a")
 
@@ -80,7 +81,7 @@ def test_odd_but_good_paths(wire: Wire, path: str) -> None:
     [
         ("/a", -1, [], BAD_ARGUMENTS),
         ("/a", 7, OPEN, BAD_ARGUMENTS),
-        ("/a", TTL, OPEN, BAD_ARGUMENTS),  # an opcode without a time to live
+        ("/a", TTL, OPEN, BAD_ARGUMENTS),  # this opcode requires a TTL
         ("a", 0, [], BAD_ARGUMENTS),
         ("/nowhere/x", 0, [], INVALID_ACL),
         ("/nowhere/x", 0, OPEN, NO_NODE),
@@ -94,7 +95,7 @@ def test_odd_but_good_paths(wire: Wire, path: str) -> None:
     ],
 )
 def test_create_is_refused(wire: Wire, path: str, flags: int, acl: list[Acl], expected: int) -> None:
-    """For the first reason, in the server's order."""
+    """A create that is wrong in several ways is refused for the first one in the server's order."""
     assert wire.refused(m.CREATE, path, b"", acl, flags) == expected
     assert wire.refused(m.CREATE2, path, b"", acl, flags) == expected
     assert wire.refused(m.CREATE_CONTAINER, path, b"", acl, flags) == expected
@@ -115,7 +116,7 @@ def test_create_is_refused(wire: Wire, path: str, flags: int, acl: list[Acl], ex
     ],
 )
 def test_delete_is_refused(wire: Wire, path: str, version: int, expected: int) -> None:
-    """The parent's ACL comes before the node."""
+    """A delete checks the parent's ACL before the node."""
     assert wire.refused(m.DELETE, path, version) == expected
 
 
@@ -124,21 +125,21 @@ def test_delete_is_refused(wire: Wire, path: str, version: int, expected: int) -
     [("/nowhere", 7, NO_NODE), ("/readable", 7, NO_AUTH), ("/a", 7, BAD_VERSION), ("/a", -2, BAD_VERSION)],
 )
 def test_set_is_refused(wire: Wire, path: str, version: int, expected: int) -> None:
-    """Data or ACL."""
+    """Refusals of setting the data and of setting the ACL."""
     assert wire.refused(m.SET, path, b"", version) == expected
     assert wire.refused(m.SET_ACL, path, OPEN, version) == expected
     assert wire.refused(m.SET_ACL, path, [], version) == INVALID_ACL
 
 
 def test_the_config_can_be_read_only(wire: Wire) -> None:
-    """As the server makes it."""
+    """The config node has the ACL with which the server creates it."""
     assert wire.refused(m.SET, "/zookeeper/config", b"", -1) == NO_AUTH
     acl, stat = wire.do(m.GET_ACL, "/zookeeper/config")
     assert (acl, stat.aversion) == (list(READ_ACL), -1)
 
 
 def test_reads_are_refused(core: Core, wire: Wire) -> None:
-    """What may not be read; exists does not ask before 3.9."""
+    """Reads need the READ permission, except that before 3.9 `exists` does not."""
     for operation, fields in (
         (m.GET, ("/private", False)),
         (m.CHILDREN, ("/private", False)),
@@ -155,7 +156,8 @@ def test_reads_are_refused(core: Core, wire: Wire) -> None:
 
 
 def test_reads_of_nothing(wire: Wire) -> None:
-    """No path is bad to a read, but for one with a null character to exists. The empty one is the root's."""
+    """Reads do not validate paths: an invalid one does not exist, except that `exists` refuses a null
+    character. The empty path is the root's."""
     for operation in (m.GET, m.CHILDREN, m.CHILDREN2, m.EXISTS):
         assert wire.refused(operation, "/a/", False) == NO_NODE
         wire.do(operation, "", False)
@@ -183,7 +185,7 @@ WRITES: list[tuple[Operation, tuple[Any, ...]]] = [
 def test_a_refused_write_takes_a_zxid(
     core: Core, wire: Wire, operation: Operation, fields: tuple[Any, ...]
 ) -> None:
-    """And its answer has it."""
+    """A refused write takes a zxid, and its answer has it."""
     before = core.zk.zxid
     (reply,) = wire.ask(operation, *fields)
     assert isinstance(reply, Reply)
@@ -213,7 +215,7 @@ READS: list[tuple[Operation, tuple[Any, ...]]] = [
 def test_a_read_has_the_last_zxid(
     core: Core, wire: Wire, operation: Operation, fields: tuple[Any, ...]
 ) -> None:
-    """And takes none, refused or not."""
+    """A read takes no zxid, refused or not; its answer has the last one."""
     before = core.zk.zxid
     (reply,) = wire.ask(operation, *fields)
     assert isinstance(reply, Reply)
@@ -221,7 +223,7 @@ def test_a_read_has_the_last_zxid(
 
 
 def test_ping(core: Core, wire: Wire) -> None:
-    """Its answer has the xid of pings, whatever it was sent with."""
+    """The answer to a ping has the xid of pings, whatever xid the ping had."""
     assert wire.ask(m.PING) == [Reply(m.PING_XID, core.zk.zxid, 0)]
 
 
@@ -231,7 +233,8 @@ def test_ping(core: Core, wire: Wire) -> None:
 )
 @pytest.mark.parametrize("body", [b"", b"\0\0\0\x09/a", b"\xff\xff\xff\xfe"])
 def test_a_body_that_does_not_decode(core: Core, wire: Wire, operation: Operation, body: bytes) -> None:
-    """An error, and the session goes on. Up to 3.8 a write has taken its zxid before that is known."""
+    """A body that cannot be decoded gets an error, and the session continues. Up to 3.8 a write has taken its
+    zxid before that is noticed."""
     before = core.zk.zxid
     assert wire.refused(operation, body=body) == MARSHALLING
     takes = operation.is_write and operation is not m.RECONFIG
@@ -243,7 +246,7 @@ def test_a_body_that_does_not_decode(core: Core, wire: Wire, operation: Operatio
 
 @pytest.mark.parametrize("opcode", [0, -1, -10, 10, 23, 99, 108, 1000])
 def test_an_unknown_opcode(core: Core, opcode: int) -> None:
-    """An answer without a zxid, and the connection is closed; the session is not."""
+    """An unknown opcode gets an answer without a zxid, and the connection is closed; the session stays."""
     wire = core.client()
     wire.feed((1).to_bytes(4) + opcode.to_bytes(4, signed=True) + b"body")
     assert wire.got() == [Reply(1, -1, UNIMPLEMENTED), CLOSED]
@@ -251,18 +254,18 @@ def test_an_unknown_opcode(core: Core, opcode: int) -> None:
 
 
 def test_the_servers_own_opcode(core: Core, wire: Wire) -> None:
-    """A client that asks for the deletion of a container is refused."""
+    """A client that sends the server's internal request to delete a container is refused."""
     wire.feed((1).to_bytes(4) + (20).to_bytes(4) + b"/a/b")
     assert wire.got() == [Reply(1, core.zk.zxid, BAD_ARGUMENTS)]
 
 
 def test_reconfig_is_disabled(wire: Wire) -> None:
-    """As it is unless configured."""
+    """reconfig is disabled, as it is unless configured."""
     assert wire.refused(m.RECONFIG, "server.1=x", None, None, -1) == RECONFIG_DISABLED
 
 
 def test_a_bare_check(wire: Wire) -> None:
-    """One that succeeds is not answered."""
+    """A check outside a transaction that succeeds is not answered."""
     assert wire.ask(m.CHECK, "/a", 0) == []
     assert wire.refused(m.CHECK, "/a", 7) == BAD_VERSION
 
@@ -271,7 +274,7 @@ def test_a_bare_check(wire: Wire) -> None:
 
 
 def test_kinds(core: Core, wire: Wire) -> None:
-    """It is the opcode that makes a container; the flags are heard all the same."""
+    """The opcode, not the flags, makes a node a container; other flags are still used."""
     wire.do(m.CREATE_CONTAINER, "/c0", b"", OPEN, 0)
     assert wire.do(m.CREATE_CONTAINER, "/c1", b"", OPEN, EPHEMERAL)[1].ephemeral_owner == 0
     wire.do(m.CREATE_CONTAINER, "/c2-", b"", OPEN, SEQUENTIAL)
@@ -286,19 +289,20 @@ def test_kinds(core: Core, wire: Wire) -> None:
     ("flags", "ttl"), [(TTL, 0), (TTL, -1), (TTL, 1 << 40), (0, 1000), (EPHEMERAL, 1000), (CONTAINER, -1)]
 )
 def test_ttl_and_flags_must_agree(wire: Wire, flags: int, ttl: int) -> None:
-    """A time for those that have one, between a millisecond and about 34 years."""
+    """A create needs a TTL between a millisecond and about 34 years if its flags say TTL, and none
+    otherwise."""
     assert wire.refused(m.CREATE_TTL, "/t", b"", OPEN, flags, ttl) == BAD_ARGUMENTS
 
 
 def test_without_extended_types() -> None:
-    """No node has a time to live."""
+    """Without extended types no node can have a TTL."""
     wire = Core(extended_types=False).client()
     assert wire.refused(m.CREATE_TTL, "/t", b"", OPEN, TTL, 1000) == UNIMPLEMENTED
     wire.do(m.CREATE_CONTAINER, "/c", b"", OPEN, CONTAINER)
 
 
 def test_null_data(wire: Wire) -> None:
-    """Is not empty data, though clients read it so."""
+    """Null data is stored and sent as null, not as empty data, although clients read it as empty."""
     wire.do(m.CREATE, "/null", None, OPEN, 0)
     wire.feed((99).to_bytes(4) + (4).to_bytes(4) + m.encode_get("/null", False))
     (frame,) = wire.take()
@@ -308,7 +312,8 @@ def test_null_data(wire: Wire) -> None:
 
 
 def test_the_acl_of_a_node(core: Core) -> None:
-    """Who may not change it sees no hashes; who may neither read nor change it sees nothing."""
+    """A client that may not change the ACL sees no password hashes; one that may neither read nor change the
+    node does not see the ACL."""
     owner, other = core.client(), core.client()
     owner.ask(m.AUTH, 0, "digest", b"me:secret")
     owner.create("/a", acl=[Acl.creator(), Acl.world(Perm.READ)])
@@ -322,7 +327,7 @@ def test_the_acl_of_a_node(core: Core) -> None:
 
 
 def test_ephemerals_of_a_session(core: Core, wire: Wire) -> None:
-    """One's own, below a prefix that need not be a path."""
+    """A session gets its own ephemerals below a prefix, which need not be a path."""
     core.client().create("/others", flags=EPHEMERAL)
     for name in ("/a/x1", "/a/x2", "/a/y"):
         wire.create(name, flags=EPHEMERAL)
@@ -332,7 +337,7 @@ def test_ephemerals_of_a_session(core: Core, wire: Wire) -> None:
 
 
 def test_counting(wire: Wire) -> None:
-    """All that is below."""
+    """countAll counts the whole subtree below a path."""
     assert wire.do(m.COUNT_ALL, "/") == 8
     assert wire.do(m.COUNT_ALL, "/a") == 1
     assert wire.do(m.COUNT_ALL, "/a/b") == 0
@@ -342,12 +347,13 @@ def test_counting(wire: Wire) -> None:
 
 
 def refused(code: int) -> MultiResult:
-    """The result of one operation that was not applied."""
+    """The result of an operation that was not applied."""
     return MultiResult(m.ERROR_OPCODE, code, None)
 
 
 def test_a_refused_transaction(core: Core, wire: Wire) -> None:
-    """Those before have no error, those after are inconsistent, and nobody is told anything."""
+    """In a refused transaction the operations before the refused one have no error, and those after it
+    "runtime inconsistency". No event is sent."""
     watcher = core.client()
     watcher.do(m.ADD_WATCH, "/", 1)
     assert wire.multi(
@@ -359,7 +365,7 @@ def test_a_refused_transaction(core: Core, wire: Wire) -> None:
 
 
 def test_a_transaction_sees_itself(wire: Wire) -> None:
-    """Each operation finds what those before it have done."""
+    """Each operation sees the effects of those before it."""
     results = wire.multi(
         (m.CREATE, ("/new", b"", OPEN, 0)),
         (m.CREATE, ("/new/e", b"", OPEN, EPHEMERAL)),
@@ -377,7 +383,7 @@ def test_a_transaction_sees_itself(wire: Wire) -> None:
 
 
 def test_its_events_come_before_its_answer(wire: Wire) -> None:
-    """In the order of its operations."""
+    """Events of a transaction come before its answer, in the order of its operations."""
     wire.do(m.ADD_WATCH, "/a", 1)
     got = wire.ask(m.MULTI, (m.SET, ("/a/b", b"", -1)), (m.SET, ("/a", b"", -1)))
     assert got[:2] == [Event(CHANGED, "/a/b"), Event(CHANGED, "/a")]
@@ -385,7 +391,8 @@ def test_its_events_come_before_its_answer(wire: Wire) -> None:
 
 
 def test_opcodes_of_results(core: Core, wire: Wire) -> None:
-    """Flags decide what a create in a transaction is; before 3.9 a create2 is a create (ZOOKEEPER-4026)."""
+    """In a transaction the flags decide which kind of node a create makes; before 3.9 a create2 has the
+    result of a create (ZOOKEEPER-4026)."""
     results = wire.multi(
         (m.CREATE, ("/n1", b"", OPEN, CONTAINER)),
         (m.CREATE2, ("/n2", b"", OPEN, 0)),
@@ -400,7 +407,8 @@ def test_opcodes_of_results(core: Core, wire: Wire) -> None:
 
 
 def test_transactions_that_make_no_sense(core: Core, wire: Wire) -> None:
-    """Refused as a whole: reads in them; and flags that the version does not expect there."""
+    """A transaction with reads in it, or with flags that the version does not allow there, is refused as a
+    whole."""
     before = set(core.zk.tree.nodes)
     write = (m.CREATE, ("/new", b"", OPEN, 0))
     assert wire.refused(m.MULTI, write, (m.GET, ("/a", False))) == MARSHALLING
@@ -410,7 +418,7 @@ def test_transactions_that_make_no_sense(core: Core, wire: Wire) -> None:
 
 
 def test_multi_read(wire: Wire) -> None:
-    """Each read has a result of its own, and sets no watch."""
+    """Each read of a multi-read has its own result, and sets no watch."""
     (reply,) = wire.ask(
         m.MULTI_READ,
         (m.GET, ("/a", True)),
@@ -426,7 +434,8 @@ def test_multi_read(wire: Wire) -> None:
 
 
 def test_multi_read_of_a_write(wire: Wire) -> None:
-    """An error, with what there was of an answer before it."""
+    """A multi-read with a write in it gets an error, followed by the part of the answer that was already
+    made."""
     body = m.encode_multi([(m.CHECK, m.CHECK.request.encode("/a", 0))])
     wire.feed((1).to_bytes(4) + (22).to_bytes(4) + body)
     (frame,) = wire.take()
@@ -437,7 +446,8 @@ def test_multi_read_of_a_write(wire: Wire) -> None:
 
 
 def test_watches_that_are_not_there(wire: Wire) -> None:
-    """Refused; and modes and types that do not exist are not understood."""
+    """Checking or removing a watch that does not exist is refused; unknown modes and types cannot be
+    decoded."""
     assert wire.refused(m.CHECK_WATCHES, "/a", 3) == NO_WATCHER
     assert wire.refused(m.REMOVE_WATCHES, "/a", 3) == NO_WATCHER
     assert wire.refused(m.REMOVE_WATCHES, "/a", 9) == MARSHALLING
@@ -445,7 +455,8 @@ def test_watches_that_are_not_there(wire: Wire) -> None:
 
 
 def test_requests_that_a_3_5_does_not_know() -> None:
-    """Answered as any unknown opcode is: an error, and the connection is closed. The session stays."""
+    """Operations that 3.5 does not have are answered as any unknown opcode: with an error, and the connection
+    is closed. The session stays."""
     core = Core(version="3.5")
     for operation, fields in (
         (m.MULTI_READ, ((m.GET, ("/", False)),)),

@@ -37,7 +37,7 @@ def core() -> Core:
 
 
 def resumed(core: Core, wire: Wire, **changes: object) -> Wire:
-    """A new connection that asks for the session of another."""
+    """A new connection that requests the session of another."""
     assert wire.connected is not None
     fields = {"session_id": wire.connected.session_id, "password": wire.connected.password} | changes
     other = core.wire()
@@ -49,7 +49,7 @@ def resumed(core: Core, wire: Wire, **changes: object) -> Wire:
 
 
 def test_a_new_session_takes_a_zxid(core: Core) -> None:
-    """And so does its end."""
+    """The creation of a session takes a zxid, and its end takes another."""
     wire = core.client()
     assert core.zk.zxid == 1
     assert wire.ask(m.CLOSE) == [Reply(1, 2, 0), CLOSED]
@@ -58,21 +58,21 @@ def test_a_new_session_takes_a_zxid(core: Core) -> None:
 
 @pytest.mark.parametrize(("asked", "given"), [(-1, 1), (0.5, 1), (4, 4), (100, 10)])
 def test_time_out(core: Core, asked: float, given: float) -> None:
-    """Between two ticks and twenty."""
+    """By default the session timeout is between two ticks and twenty."""
     reply = core.wire().connect(timeout=asked)
     assert reply is not None
     assert reply.timeout == given
 
 
 def test_time_outs_that_were_configured() -> None:
-    """Instead."""
+    """Configured limits replace the default ones."""
     core = Core(min_session_timeout=3, max_session_timeout=5)
     replies = [core.wire().connect(timeout=asked) for asked in (1, 9)]
     assert [reply.timeout for reply in replies if reply is not None] == [3, 5]
 
 
 def test_a_client_that_has_seen_more(core: Core) -> None:
-    """Is turned away without a word."""
+    """A client that has seen a newer zxid is rejected: its connection is closed without an answer."""
     assert core.wire().connect(zxid=1) is None
     core.client()
     assert core.wire().connect(zxid=1) is not None
@@ -80,7 +80,7 @@ def test_a_client_that_has_seen_more(core: Core) -> None:
 
 
 def test_a_client_before_3_4(core: Core) -> None:
-    """Says nothing of read-only servers, and is not told."""
+    """The connect request of a client before 3.4 has no read-only flag, and its answer has none either."""
     for cut, size in ((0, 37), (1, 36)):
         request = m.encode_connect(0, 4.0, 0, bytes(16))
         wire = core.wire()
@@ -93,7 +93,7 @@ def test_a_client_before_3_4(core: Core) -> None:
     "frame", [b"", b"abc", bytes(27), bytes(24) + b"\xff\xff\xff\xfe", bytes(24) + b"\0\0\0\1"]
 )
 def test_nonsense_for_a_connect_request(core: Core, frame: bytes) -> None:
-    """Closes the connection."""
+    """An invalid connect request closes the connection."""
     wire = core.wire()
     wire.feed(frame)
     assert wire.got() == [CLOSED]
@@ -102,7 +102,7 @@ def test_nonsense_for_a_connect_request(core: Core, frame: bytes) -> None:
 
 @pytest.mark.parametrize("frame", [b"", bytes(7)])
 def test_a_frame_without_a_header(core: Core, frame: bytes) -> None:
-    """Closes it too; the session lives on."""
+    """A frame without a header closes the connection; the session stays."""
     wire = core.client()
     wire.feed(frame)
     assert wire.got() == [CLOSED]
@@ -110,21 +110,22 @@ def test_a_frame_without_a_header(core: Core, frame: bytes) -> None:
 
 
 def test_a_second_connect_request(core: Core) -> None:
-    """Reads as an operation that there is not."""
+    """A second connect request is read as a request with an unknown opcode."""
     wire = core.client()
     wire.feed(m.encode_connect(0, 4.0, 0, bytes(16)))
     assert wire.got() == [Reply(0, -1, -6), CLOSED]
 
 
 def test_frames_over_the_limit(core: Core) -> None:
-    """Close the connection."""
+    """A frame over the limit closes the connection."""
     wire = core.client()
     wire.feed(bytes(core.zk.config.jute_maxbuffer + 1))
     assert wire.got() == [CLOSED]
 
 
 def test_nothing_is_heard_after_a_close(core: Core) -> None:
-    """What was on its way is dropped, and a connection is lost but once."""
+    """Requests after a close are dropped, and reporting the loss of the connection afterwards has no
+    effect."""
     wire = core.client()
     wire.ask(m.CLOSE)
     assert wire.ask(m.CREATE, "/a", b"", OPEN, 0) == []
@@ -136,7 +137,8 @@ def test_nothing_is_heard_after_a_close(core: Core) -> None:
 
 
 def test_a_session_moves(core: Core) -> None:
-    """The connection before is closed, its watches are gone, its ephemerals stay."""
+    """When a session moves, its previous connection is closed, its watches are removed, and its ephemerals
+    stay."""
     wire = core.client()
     wire.create("/e", flags=EPHEMERAL)
     wire.do(m.GET, "/e", True)
@@ -150,7 +152,7 @@ def test_a_session_moves(core: Core) -> None:
 
 
 def test_a_session_whose_connection_was_lost(core: Core) -> None:
-    """Waits for another, and may get another time-out."""
+    """A session whose connection was lost can be resumed, and may get another timeout."""
     wire = core.client(timeout=4)
     wire.link.lost(core.now)
     other = resumed(core, wire, timeout=2.0)
@@ -161,7 +163,8 @@ def test_a_session_whose_connection_was_lost(core: Core) -> None:
 
 
 def test_the_wrong_password(core: Core) -> None:
-    """Is refused, but the connection that had the session is closed before it is looked at."""
+    """A wrong password is refused. The connection that has the session is closed before the password is
+    checked."""
     wire = core.client()
     other = resumed(core, wire, password=b"x" * 16)
     assert other.connected == NONE
@@ -172,7 +175,7 @@ def test_the_wrong_password(core: Core) -> None:
 
 
 def test_no_such_session(core: Core) -> None:
-    """Or no more."""
+    """A session that never existed, or has ended, cannot be resumed."""
     wire = core.client()
     wire.ask(m.CLOSE)
     for other in (resumed(core, wire), resumed(core, wire, session_id=0x1234)):
@@ -184,7 +187,8 @@ def test_no_such_session(core: Core) -> None:
 
 
 def test_ephemerals_go_with_their_session(core: Core) -> None:
-    """One by one, in the order in which they are listed, and its own watches tell it so before the answer."""
+    """When a session ends, its ephemerals are deleted one by one, in the order in which they are listed. Its
+    own watches send their events before the answer to the close."""
     wire, watcher = core.client(), core.client()
     wire.create("/a")
     for _ in range(20):
@@ -201,7 +205,8 @@ def test_ephemerals_go_with_their_session(core: Core) -> None:
 
 
 def test_expiry(core: Core) -> None:
-    """At the end of the tick in which the time-out has passed; the client is cut off without a word."""
+    """A session expires at the end of the tick in which its timeout has passed; its connection is closed
+    without a message."""
     wire, watcher = core.client(timeout=1), core.client(timeout=10)
     wire.create("/e", flags=EPHEMERAL)
     wire.do(m.EXISTS, "/e", True)
@@ -216,7 +221,7 @@ def test_expiry(core: Core) -> None:
 
 
 def test_requests_keep_a_session(core: Core) -> None:
-    """Any of them; a credential does not count."""
+    """Any request keeps the session alive, except for adding credentials."""
     wire, other = core.client(timeout=1), core.client(timeout=1)
     for _ in range(10):
         core.now += 0.9
@@ -226,7 +231,7 @@ def test_requests_keep_a_session(core: Core) -> None:
 
 
 def test_what_is_due_comes_first(core: Core) -> None:
-    """A request that comes too late finds the session gone, even if nobody ticked."""
+    """A request after the deadline finds the session expired, even if no tick came before it."""
     wire, other = core.client(timeout=1), core.client(timeout=10)
     wire.create("/e", flags=EPHEMERAL)
     core.now += 1.5
@@ -235,7 +240,7 @@ def test_what_is_due_comes_first(core: Core) -> None:
 
 
 def test_expiring_on_demand(core: Core) -> None:
-    """As tests do."""
+    """A test can expire a session."""
     wire = core.client()
     assert core.zk.expire(wire.link.session_id, core.now)
     assert wire.got() == [CLOSED]
@@ -243,7 +248,7 @@ def test_expiring_on_demand(core: Core) -> None:
 
 
 def test_restart(core: Core) -> None:
-    """Data and sessions are there, connections are not; nobody has expired meanwhile."""
+    """A restart keeps data and sessions, but no connections; no session expires during it."""
     wire = core.client(timeout=1)
     wire.create("/e", b"data", flags=EPHEMERAL)
     core.now += 1000
@@ -260,7 +265,7 @@ def test_restart(core: Core) -> None:
 
 
 def test_times_of_nodes(core: Core) -> None:
-    """By the clock on the wall, which goes with the other."""
+    """Nodes have the time of the wall clock, which advances with the monotonic one."""
     wire = core.client()
     core.now += 1.25
     wire.create("/a")
@@ -270,7 +275,8 @@ def test_times_of_nodes(core: Core) -> None:
 
 
 def test_containers(core: Core) -> None:
-    """Go when they are empty, once they were not; each is a transaction."""
+    """A container that had children is deleted once it has none, in a transaction of its own. One that never
+    had any stays."""
     wire = core.client(timeout=10)
     for path in ("/unused", "/used", "/full"):
         wire.do(m.CREATE_CONTAINER, path, b"", OPEN, CONTAINER)
@@ -287,7 +293,7 @@ def test_containers(core: Core) -> None:
 
 
 def test_time_to_live(core: Core) -> None:
-    """Counts from the last setting of data, and not while there are children."""
+    """The TTL counts from the last change of the data, and a node with children stays."""
     wire = core.client(timeout=10)
     for path in ("/set", "/left", "/parent"):
         wire.do(m.CREATE_TTL, path, b"", OPEN, TTL, 1200)
@@ -302,7 +308,8 @@ def test_time_to_live(core: Core) -> None:
 
 
 def test_deadline(core: Core) -> None:
-    """Nothing to do, nothing in sight; and a deadline that was handed out has come when it is handed back."""
+    """A server without sessions has no deadline. A tick at the time that `deadline` returned always handles
+    what was due."""
     assert core.zk.deadline() == math.inf
     odd = Core(tick_time=0.033, container_check_interval=0.007)
     odd.now = 1234.56789
@@ -316,11 +323,12 @@ def test_deadline(core: Core) -> None:
     assert looks == 3
 
 
-# Who is asking
+# Identities
 
 
 def test_authentication(core: Core) -> None:
-    """Answered with no zxid; whoever has shown a credential is somebody."""
+    """The answer to a credential has no zxid. A client without credentials cannot use "creator" ACLs; with
+    one, it can."""
     wire = core.client(host="10.0.0.1")
     assert wire.do(m.WHO_AM_I) == [("ip", "10.0.0.1")]
     assert wire.refused(m.CREATE, "/a", b"", [Acl.creator()], 0) == INVALID_ACL
@@ -334,27 +342,28 @@ def test_authentication(core: Core) -> None:
     ("scheme", "secret"), [("nonsense", b""), ("world", b""), ("sasl", b""), ("digest", None)]
 )
 def test_authentication_fails(core: Core, scheme: str, secret: bytes | None) -> None:
-    """And the connection is closed."""
+    """A refused credential closes the connection."""
     wire = core.client()
     assert wire.ask(m.AUTH, 0, scheme, secret) == [Reply(1, 0, AUTH_FAILED), CLOSED]
     assert len(core.zk.sessions) == 1
 
 
 def test_sasl_without_a_configuration(core: Core) -> None:
-    """There is no challenge, and no harm."""
+    """Without a SASL configuration there is no challenge, and the session continues."""
     wire = core.client()
     assert wire.ask(m.SASL, b"token") == [Reply(1, 0, 0, None)]
     wire.do(m.PING)
 
 
 def test_credentials_that_do_not_decode(core: Core) -> None:
-    """Close the connection without an answer."""
+    """A credential that cannot be decoded closes the connection without an answer."""
     for operation in (m.AUTH, m.SASL):
         assert core.client().ask(operation, body=b"\0\0") == [CLOSED]
 
 
 def test_events_are_for_those_who_may_read(core: Core) -> None:
-    """CVE-2024-23944. The watch is used up; and what counts is the ACL of the node that the event is of."""
+    """Events are sent only to clients that may read the node (CVE-2024-23944): the ACL of the node that the
+    event names counts. The watch is used up either way."""
     owner, other = core.client(), core.client()
     owner.ask(m.AUTH, 0, "digest", b"me:secret")
     owner.create("/a")
@@ -368,7 +377,7 @@ def test_events_are_for_those_who_may_read(core: Core) -> None:
 
 
 def test_the_header_of_events() -> None:
-    """From 3.9 on it has the zxid of the change."""
+    """From 3.9 on the header of an event has the zxid of the change."""
     for version, expected in (("3.8", -1), ("3.9", 2)):
         core = Core(version=version)
         wire = core.client()
@@ -380,7 +389,7 @@ def test_the_header_of_events() -> None:
 
 
 def test_events_come_before_answers(core: Core) -> None:
-    """To the writer; what others had of it they have before."""
+    """The events of a write are sent before its answer, also to the writer itself."""
     wire = core.client()
     wire.ask(m.EXISTS, "/a", True)
     wire.do(m.CHILDREN, "/", True)
@@ -402,7 +411,7 @@ def lonely() -> Core:
 
 
 def test_only_for_those_who_say_so(lonely: Core) -> None:
-    """The others are turned away."""
+    """Clients that do not accept a read-only server are rejected."""
     assert lonely.wire().connect() is None
     wire = lonely.wire()
     reply = wire.connect(read_only=True)
@@ -412,7 +421,7 @@ def test_only_for_those_who_say_so(lonely: Core) -> None:
 
 
 def test_nothing_is_written(lonely: Core) -> None:
-    """Not even a session."""
+    """Every write is refused, and neither creating nor closing a session takes a zxid."""
     zxid = lonely.zk.zxid
     wire = lonely.client(read_only=True)
     for operation, fields in (
@@ -431,7 +440,7 @@ def test_nothing_is_written(lonely: Core) -> None:
 
 
 def test_a_session_of_the_ensemble(lonely: Core) -> None:
-    """Is not taken, nor closed."""
+    """A session of the ensemble is neither resumed nor closed by a read-only server."""
     (session_id,) = lonely.zk.sessions.ids()
     password = lonely.zk.sessions.password(session_id)
     assert lonely.wire().connect(session_id=session_id, password=password, read_only=True) is None
@@ -441,7 +450,7 @@ def test_a_session_of_the_ensemble(lonely: Core) -> None:
 
 
 def test_a_local_session_moves(lonely: Core) -> None:
-    """As any other."""
+    """A session that a read-only server created moves like any other."""
     wire = lonely.client(read_only=True)
     other = resumed(lonely, wire, read_only=True)
     assert other.connected == wire.connected
@@ -451,7 +460,7 @@ def test_a_local_session_moves(lonely: Core) -> None:
 
 
 def test_perms_are_those_that_exist(core: Core) -> None:
-    """An ACL keeps its five bits."""
+    """All five permission bits of an ACL are stored."""
     wire = core.client()
     wire.create("/a", acl=[Acl.world(Perm.ALL)])
     assert wire.do(m.GET_ACL, "/a")[0] == [Acl.world(Perm.ALL)]

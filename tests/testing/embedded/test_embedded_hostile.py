@@ -1,4 +1,5 @@
-"""EmbeddedServer against clients that send anything at all: others are served as ever, and no error gets out."""
+"""EmbeddedServer with clients that send arbitrary bytes: other clients are served as usual, and no error
+escapes."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ VALID = [
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A frame that was valid once."""
+    """A valid frame with some damage."""
     frame = bytearray(draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(frame)))
@@ -100,8 +101,9 @@ STREAMS = st.one_of(
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nobody_else_notices(streams: list[bytes], fragment: int | None, leaves: str, version: Any) -> None:
-    """Any bytes at all, in any pieces, from a client that leaves in any way, are answered or not. The server
-    goes on, nothing reaches the loop's handler of errors, and a client beside is served as ever."""
+    """Clients send arbitrary bytes, in arbitrary pieces, and leave in any way. The server may answer or not,
+    but it continues, nothing reaches the event loop's exception handler, and another client is served as
+    usual."""
     complaints: list[dict[str, Any]] = []
 
     async def test() -> None:
@@ -132,7 +134,7 @@ def test_nobody_else_notices(streams: list[bytes], fragment: int | None, leaves:
 
 
 def test_a_real_port_withstands_noise() -> None:
-    """The same through sockets, with noise alone: each connection ends, or waits for more."""
+    """The same through sockets, with random bytes: each connection ends, or waits for more."""
     noise = random.Random(1)
     with EmbeddedServer(thread=True) as server:
         host, _, port = server.address.rpartition(":")

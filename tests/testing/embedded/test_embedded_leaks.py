@@ -1,4 +1,4 @@
-"""EmbeddedServer: what clients leave behind when they are gone - nothing, in whatever way they went."""
+"""EmbeddedServer keeps nothing of clients that are gone, however they left."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ DESCRIPTORS = Path("/proc/self/fd")
 
 
 def requests(number: int, *, closes: bool) -> bytes:
-    """What a session says that uses all that a server keeps for one: an ephemeral, watches of each kind, an
-    identity; and a close, if it does."""
+    """The requests of a session that uses everything that a server keeps for one: an ephemeral, watches of
+    each kind, and an identity; followed by a close, if requested."""
     asked = [
         (m.AUTH, (0, "digest", b"user:secret")),
         (m.CREATE, (f"/mine-{number}", b"data", list(OPEN_ACL), EPHEMERAL)),
@@ -43,7 +43,8 @@ def requests(number: int, *, closes: bool) -> bytes:
 
 
 class State:
-    """What is there of a server: in its core, in its process, in Python, in the event loop, and of the system."""
+    """Everything that exists of a server: in its core, its process, Python, the event loop, and the operating
+    system."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         gc.collect()
@@ -75,7 +76,7 @@ class State:
 
 
 def reachable(core: object) -> collections.Counter[str]:
-    """The objects that a server's core holds, counted by type."""
+    """The objects that a server's core refers to, counted by type."""
     seen, counts = {id(core)}, collections.Counter[str]()
     held = [core]
     while held:
@@ -90,13 +91,13 @@ def reachable(core: object) -> collections.Counter[str]:
 
 
 async def sessions(server: EmbeddedServer, count: int) -> None:
-    """Open sessions and close them, a hundred at once."""
+    """Open sessions and close them, a hundred at a time."""
     host, _, port = server.address.rpartition(":")
     loop = asyncio.get_running_loop()
     for _ in range(count // 100):
         socks = []
         for number in range(100):
-            sock = socket.create_connection((host, int(port)))  # the kernel accepts, so it does not block
+            sock = socket.create_connection((host, int(port)))  # the kernel accepts, so this does not block
             sock.sendall(SAID[number])
             sock.setblocking(False)
             socks.append(sock)
@@ -121,7 +122,7 @@ async def settled(server: EmbeddedServer) -> State:
 
 
 async def test_thousands_of_sessions_leave_nothing() -> None:
-    """Opened, used and closed: no object, no entry, no task, no timer, no socket."""
+    """Thousands of sessions, opened, used and closed, leave no object, entry, task, timer or socket."""
     async with EmbeddedServer(tick_time=60) as server:
         await sessions(server, 200)
         before = await settled(server)
@@ -133,7 +134,7 @@ async def test_thousands_of_sessions_leave_nothing() -> None:
 
 
 async def test_clients_leave_nothing() -> None:
-    """Of corral's own, each with a lock, an ephemeral and a watch."""
+    """The same for corral's own clients, each with a lock, an ephemeral and a watch."""
     async with EmbeddedServer(tick_time=60) as server:
 
         async def use() -> None:
@@ -150,15 +151,15 @@ async def test_clients_leave_nothing() -> None:
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """In a loop in which time passes at once."""
+    """Run it in a virtual event loop."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(test)
 
 
 @pytest.mark.parametrize("end", ["silent", "gone", "closed", "cut", "unread", "expire()", "restart"])
 def test_sessions_that_end_otherwise_leave_nothing(end: str) -> None:
-    """Their clients say nothing any more, are gone with an RST or a FIN, are cut off by a proxy, do not read
-    what they are sent, are expired by a test, or meet a restart: when the sessions have expired nothing is left."""
+    """Sessions whose clients fall silent, leave with an RST or a FIN, are cut off by a proxy, do not read,
+    are expired by a test, or live through a restart: when they have expired nothing is left."""
 
     async def some(server: EmbeddedServer, proxy: FaultProxy) -> None:
         clients = [FrameClient(proxy.address if end == "cut" else server.address) for _ in range(100)]
@@ -210,7 +211,7 @@ def test_sessions_that_end_otherwise_leave_nothing(end: str) -> None:
 
 
 def test_connections_without_a_session_leave_nothing() -> None:
-    """Those that say nothing, half of something, or a word, and go."""
+    """The same for connections that send nothing, half a frame, or a four letter word, and leave."""
 
     async def some(server: EmbeddedServer) -> None:
         for said in (b"", b"\0\0", CONNECT[:10], b"ruok", b"what", b"\xff\xff\xff\xff"):

@@ -1,4 +1,4 @@
-"""EmbeddedServer: how it begins and ends, and what a restart keeps. With real sockets, and without."""
+"""EmbeddedServer: how it starts and ends, and what a restart keeps, with real sockets and in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ every_end = pytest.mark.parametrize(
 
 
 async def test_it_serves_when_start_returns() -> None:
-    """Inside `async with` it answers at its address, as a standalone server; afterwards nobody does."""
+    """Inside `async with` it serves at its address as a standalone server; afterwards the address refuses
+    connections."""
     async with EmbeddedServer() as server:
         address = server.address
         assert server.running
@@ -45,7 +46,8 @@ async def test_it_serves_when_start_returns() -> None:
 
 @stop_or_kill
 async def test_one_that_ended_refuses_connections(end: End) -> None:
-    """When stop or kill returns, its clients are cut off and nobody listens; doing it again does nothing."""
+    """When stop or kill returns, its clients are disconnected and its port refuses connections; repeating the
+    call does nothing."""
     async with EmbeddedServer() as server:
         async with FrameClient(server.address) as client:
             await client.begin()
@@ -62,7 +64,8 @@ async def test_one_that_ended_refuses_connections(end: End) -> None:
 
 @stop_or_kill
 async def test_a_restart_keeps_nodes_sessions_and_the_port(end: End) -> None:
-    """A session from before is resumed with its ephemerals, by its password; and expires if it is not."""
+    """A restart keeps sessions and their ephemerals: a session is resumed with its password, or expires
+    otherwise."""
     async with EmbeddedServer(tick_time=0.2) as server:
         address = server.address
         async with FrameClient(address) as client:
@@ -86,7 +89,8 @@ async def test_a_restart_keeps_nodes_sessions_and_the_port(end: End) -> None:
 
 @stop_or_kill
 def test_nothing_expires_while_it_is_down(end: End) -> None:
-    """However long that is: each session has all of its time again. Nor is anything left in the loop."""
+    """No session expires while the server is down, however long that is: each has its full timeout
+    afterwards. Nothing is left in the event loop."""
 
     async def go() -> None:
         async with EmbeddedServer() as server:
@@ -104,12 +108,12 @@ def test_nothing_expires_while_it_is_down(end: End) -> None:
 
 
 def live_timers() -> int:
-    """How many callbacks the loop has for later, where that can be found out."""
+    """How many callbacks the loop has scheduled for later, if that can be determined."""
     return sum(not timer.cancelled() for timer in getattr(asyncio.get_running_loop(), "_scheduled", ()))
 
 
 async def test_an_open_connection_does_not_survive_a_restart() -> None:
-    """Watches are gone with it: what is done afterwards is told to nobody."""
+    """A restart removes the watches of open connections: later changes send no events."""
     async with EmbeddedServer() as server, FrameClient(server.address) as watching:
         await watching.begin()
         assert await watching.ask(m.EXISTS, "/new", True) == -101
@@ -120,7 +124,7 @@ async def test_an_open_connection_does_not_survive_a_restart() -> None:
 
 
 async def test_a_closed_server_starts_as_a_new_one() -> None:
-    """Close removes the data; it may be called again, and before anything."""
+    """close removes the data. It may be called again, and before the first start."""
     server = EmbeddedServer()
     await server.close()
     for _ in range(2):
@@ -133,7 +137,7 @@ async def test_a_closed_server_starts_as_a_new_one() -> None:
 
 
 async def test_two_servers_know_nothing_of_each_other() -> None:
-    """Each has a port and a tree of its own."""
+    """Each server has its own port and tree."""
     async with EmbeddedServer() as one, EmbeddedServer() as two:
         assert one.address != two.address
         async with FrameClient(one.address) as a, FrameClient(two.address) as b:
@@ -144,7 +148,7 @@ async def test_two_servers_know_nothing_of_each_other() -> None:
 
 
 async def test_an_error_inside_passes_and_the_server_goes() -> None:
-    """Leaving by an error kills it, and the error is the one that is raised."""
+    """An error inside the block kills the server, and is raised unchanged."""
     server = EmbeddedServer()
 
     async def fail() -> None:
@@ -160,11 +164,11 @@ async def test_an_error_inside_passes_and_the_server_goes() -> None:
     assert await is_refused(addresses[0])
 
 
-# What was sent
+# Requests and answers at the end
 
 
 async def test_stop_sends_what_was_answered() -> None:
-    """Of requests that it has read each is answered before the connection ends."""
+    """stop answers every request that the server has read before the connection ends."""
     async with EmbeddedServer() as server, FrameClient(server.address) as client:
         await client.begin()
         client.send(*(client.request(m.GET, "/", False) for _ in range(500)))
@@ -176,7 +180,8 @@ async def test_stop_sends_what_was_answered() -> None:
 
 
 async def test_kill_in_the_middle_of_requests() -> None:
-    """Whenever it is killed: what was answered is there after a restart, and of the rest the first ones."""
+    """Whenever the server is killed, what it has answered is there after a restart, and of the rest a
+    prefix."""
     async with EmbeddedServer() as server:
         for number in range(3, 60, 7):
             async with FrameClient(server.address) as client:
@@ -200,7 +205,7 @@ async def test_kill_in_the_middle_of_requests() -> None:
 
 @every_end
 async def test_a_client_that_does_not_read_does_not_hold_it_up(end: End) -> None:
-    """Every way to end it is over at once, although answers to a client are waiting to be taken."""
+    """Every way to end it returns at once, even if answers wait for a client that does not read."""
     async with EmbeddedServer() as server:
         async with FrameClient(server.address) as client:
             await client.begin()
@@ -217,8 +222,8 @@ async def test_a_client_that_does_not_read_does_not_hold_it_up(end: End) -> None
 @every_end
 @pytest.mark.parametrize("before", range(7))
 async def test_a_connection_accepted_at_the_end_is_not_served(end: End, before: int) -> None:
-    """A client that connects while the server ends is turned away, however far it came, and nothing is left
-    of it."""
+    """A client that connects while the server ends is disconnected at any stage, and nothing is left of the
+    connection."""
     server = EmbeddedServer()
     await server.start()
     address = server.address
@@ -238,13 +243,14 @@ async def test_a_connection_accepted_at_the_end_is_not_served(end: End, before: 
     await server.close()
 
 
-# Cancelled, or failed
+# Cancellation and failures
 
 
 async def test_a_cancelled_start_leaves_nothing() -> None:
-    """Wherever it is cancelled, nobody listens afterwards, and it can be started."""
+    """At whatever point start is cancelled, nothing listens afterwards, and the server can be started
+    again."""
     async with EmbeddedServer() as first:
-        port = int(first.address.rpartition(":")[2])  # one that is free, once this is closed
+        port = int(first.address.rpartition(":")[2])  # free, once this server is closed
     cancelled = 0
     for after in range(12):
         server = EmbeddedServer(port=port)
@@ -265,7 +271,7 @@ async def test_a_cancelled_start_leaves_nothing() -> None:
 
 @every_end
 async def test_a_cancelled_end_is_an_end(end: End) -> None:
-    """Wherever it is cancelled, the server is down, and its clients are cut off."""
+    """At whatever point the end is cancelled, the server is down, and its clients are disconnected."""
     cancelled = 0
     for after in range(10):
         async with EmbeddedServer() as server:
@@ -287,8 +293,8 @@ async def test_a_cancelled_end_is_an_end(end: End) -> None:
 
 
 async def test_a_taken_port_is_one_clear_error() -> None:
-    """It names the address; the server is down, and comes up once the port is free. So for a restart, which
-    keeps its data."""
+    """If the port is taken the error names the address, the server is down, and it can be started once the
+    port is free. The same holds for a restart, which keeps its data."""
     async with EmbeddedServer() as first:
         port = int(first.address.rpartition(":")[2])
         second = EmbeddedServer(port=port)
@@ -313,16 +319,16 @@ async def test_a_taken_port_is_one_clear_error() -> None:
 
 
 async def test_a_host_that_is_none_is_one_clear_error() -> None:
-    """A name that nobody knows."""
+    """The host is a name that does not resolve."""
     with pytest.raises(ServerUnavailable, match=r"^cannot listen on no\.such\.host\.invalid:\d+: "):
         await EmbeddedServer(host="no.such.host.invalid").start()
 
 
-# At the wrong time
+# Calls in the wrong state
 
 
 async def test_calls_at_the_wrong_time_are_errors() -> None:
-    """What makes no sense in the server's state says what to do."""
+    """A call that the server's state does not allow raises an error that says what to do."""
     server = EmbeddedServer()
     with pytest.raises(UsageStateError, match=r"call start\(\) first"):
         _ = server.address
@@ -363,13 +369,13 @@ async def test_calls_at_the_wrong_time_are_errors() -> None:
     ],
 )
 async def test_options_that_make_no_sense(options: dict[str, Any], error: type[Exception], says: str) -> None:
-    """Are refused at once, with the value and the rule."""
+    """Invalid options are refused by the constructor, with the value and the rule."""
     with pytest.raises(error, match=says):
         EmbeddedServer(**options)
 
 
 async def test_with_is_refused_where_there_is_no_thread() -> None:
-    """The error says what to write instead."""
+    """Using `with` without `thread=True` is refused; the error says what to write instead."""
     for _ in range(2):
         with pytest.raises(UsageStateError, match="use 'async with'"), EmbeddedServer():
             pass
@@ -379,13 +385,15 @@ async def test_with_is_refused_where_there_is_no_thread() -> None:
 
 
 async def ended(client: FrameClient) -> bool:
-    """Whether the connection has ended, or something came, once all has happened that would at once."""
+    """Whether the connection has ended, or something arrived, once everything that can happen immediately has
+    happened."""
     await turns(20)
     return client.reader.at_eof() or bool(client.reader._buffer)  # type: ignore[attr-defined]
 
 
 async def test_a_paused_server_answers_nobody() -> None:
-    """Requests, new clients and four letter words wait, and are answered after resume; as often as one likes."""
+    """While the server is paused, requests, new clients and four letter words wait; they are answered after
+    resume. This can be repeated."""
     async with EmbeddedServer() as server, FrameClient(server.address) as client:
         await client.begin()
         for _ in range(2):
@@ -413,7 +421,7 @@ async def test_a_paused_server_answers_nobody() -> None:
 
 
 async def test_what_was_sent_before_the_pause_arrives() -> None:
-    """An event that a write has caused is out, though the server is paused in the same turn of the loop."""
+    """An event of an earlier write is sent, even if the server is paused in the same loop turn."""
     async with EmbeddedServer() as server:
         async with FrameClient(server.address) as watching, FrameClient(server.address) as writing:
             await watching.begin()
@@ -428,8 +436,8 @@ async def test_what_was_sent_before_the_pause_arrives() -> None:
 
 @pytest.mark.parametrize("comes", [True, False], ids=["another comes", "nobody comes"])
 async def test_no_session_expires_while_paused_and_after_it_at_once(comes: bool) -> None:
-    """A paused server expires nobody, even while others come; when it goes on, those whose time is up are
-    gone, before anything that was asked meanwhile."""
+    """A paused server expires no session, even while other clients connect. On resume, sessions whose time is
+    over expire before any request is handled."""
     async with EmbeddedServer(tick_time=0.05) as server, contextlib.AsyncExitStack() as stack:
         async with FrameClient(server.address) as owner, FrameClient(server.address) as other:
             first = await owner.begin(timeout=0.1)
@@ -455,7 +463,8 @@ async def test_no_session_expires_while_paused_and_after_it_at_once(comes: bool)
 
 @every_end
 async def test_a_paused_server_can_be_ended(end: End) -> None:
-    """What it has not answered it never does; and it is not paused when it is started again."""
+    """What a paused server has not answered when it ends is never answered; after a restart it is not
+    paused."""
     async with EmbeddedServer() as server, FrameClient(server.address) as client:
         await client.begin()
         server.pause()
@@ -471,7 +480,8 @@ async def test_a_paused_server_can_be_ended(end: End) -> None:
 
 
 async def test_clients_that_leave_a_paused_server() -> None:
-    """What they had said before is done when it goes on; of those who had said nothing it never hears."""
+    """If clients leave while it is paused, their earlier requests are handled on resume; connections that
+    sent nothing leave no trace."""
     async with EmbeddedServer() as server:
         async with FrameClient(server.address) as client:
             await client.begin()
@@ -490,11 +500,11 @@ async def test_clients_that_leave_a_paused_server() -> None:
                 await asyncio.sleep(0.001)
 
 
-# What a server ends
+# Sessions that the server ends
 
 
 async def test_an_expired_session_is_over_for_its_client() -> None:
-    """`expire` cuts the client off, removes its ephemerals, and the session cannot be resumed."""
+    """`expire` disconnects the client and deletes its ephemerals, and the session cannot be resumed."""
     async with EmbeddedServer() as server, FrameClient(server.address) as other:
         await other.begin()
         async with FrameClient(server.address) as client:
@@ -512,7 +522,8 @@ async def test_an_expired_session_is_over_for_its_client() -> None:
 
 
 async def ask_for_much(server: EmbeddedServer, client: FrameClient, count: int) -> int:
-    """Ask for a large node so many times; returns how many of these the server has read, once it has read some."""
+    """Request a large node so many times; returns how many requests the server has read, once it has read
+    some."""
     before = server.zookeeper.packets_received
     client.send(*(client.request(m.GET, "/large", False) for _ in range(count)))
     while server.zookeeper.packets_received == before:
@@ -521,7 +532,8 @@ async def ask_for_much(server: EmbeddedServer, client: FrameClient, count: int) 
 
 
 async def test_an_expired_client_that_reads_late_gets_all_of_it() -> None:
-    """What it was sent before its session expired; and that it might have taken too long is forgotten."""
+    """A client whose session expired still gets everything that was sent to it before, if it reads in time.
+    The timer for that is then gone."""
     async with EmbeddedServer(tick_time=60) as server, FrameClient(server.address) as client:
         session = await client.begin()
         assert session is not None
@@ -536,7 +548,7 @@ async def test_an_expired_client_that_reads_late_gets_all_of_it() -> None:
 
 
 async def test_an_expired_client_that_does_not_read_is_cut_off_in_the_end() -> None:
-    """Its connection is not kept for what it does not take."""
+    """A client that does not read is disconnected in the end."""
     async with EmbeddedServer() as server:
         async with FrameClient(server.address) as client:
             session = await client.begin()
@@ -559,7 +571,7 @@ async def wait_for_all(*waits: Awaitable[Any]) -> None:
 
 
 async def test_many_clients_may_connect_at_once() -> None:
-    """Before one of them was accepted."""
+    """A hundred clients connect before the server accepts the first."""
     async with EmbeddedServer() as server, contextlib.AsyncExitStack() as stack:
         clients = [FrameClient(server.address) for _ in range(300)]
         await wait_for_all(*(stack.enter_async_context(client) for client in clients))

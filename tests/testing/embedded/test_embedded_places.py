@@ -1,4 +1,5 @@
-"""EmbeddedServer: where it runs - in its user's event loop, which may go, or on a thread for many loops."""
+"""EmbeddedServer: where it runs: in its user's event loop, which may be closed, or on a thread for several
+loops."""
 
 from __future__ import annotations
 
@@ -29,20 +30,20 @@ OF_OTHERS: set[threading.Thread] = set()
 
 
 def threads() -> list[threading.Thread]:
-    """Those of embedded servers."""
+    """The threads of embedded servers."""
     return [each for each in threading.enumerate() if each.name == NAME and each not in OF_OTHERS]
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Any:
-    """Whatever a test does with threads."""
+    """Each test leaves no thread."""
     OF_OTHERS.update(threads())
     yield
     assert threads() == []
 
 
 def run(work: Coroutine[Any, Any, Any], loops: Loops = asyncio.new_event_loop) -> Any:
-    """In an event loop of its own, which is closed afterwards."""
+    """Run it in a new event loop, which is closed afterwards."""
     with asyncio.Runner(loop_factory=loops) as runner:
         return runner.run(work)
 
@@ -63,7 +64,7 @@ async def remembers(server: EmbeddedServer) -> bool:
 
 
 def test_with_runs_it_on_a_thread_for_those_who_block() -> None:
-    """Inside `with` it serves while this thread does something else; afterwards the thread is gone."""
+    """Inside `with` it serves while this thread does something else; afterwards its thread is gone."""
     with EmbeddedServer(thread=True) as server:
         assert len(threads()) == 1
         run(remember(server))
@@ -74,7 +75,7 @@ def test_with_runs_it_on_a_thread_for_those_who_block() -> None:
 
 
 def test_it_is_used_from_several_event_loops() -> None:
-    """Started in one, asked, paused, restarted and closed from others."""
+    """It can be started in one loop, and used, paused, restarted and closed from others."""
     server = EmbeddedServer(thread=True)
     run(server.start())
     address = server.address
@@ -95,7 +96,7 @@ def test_it_is_used_from_several_event_loops() -> None:
 
 
 async def test_sessions_are_expired_from_another_loop() -> None:
-    """The client sees it as ever."""
+    """The client is notified as usual."""
     with (
         pytest.raises(UsageStateError, match="'with' would block the event loop"),
         EmbeddedServer(thread=True),
@@ -109,7 +110,7 @@ async def test_sessions_are_expired_from_another_loop() -> None:
 
 
 async def test_leaving_with_inside_an_event_loop() -> None:
-    """It was entered outside of it; leaving works wherever it happens."""
+    """A server that was entered outside an event loop can be left inside one."""
     server = EmbeddedServer(thread=True)
     await asyncio.to_thread(server.__enter__)
     address = server.address
@@ -118,7 +119,7 @@ async def test_leaving_with_inside_an_event_loop() -> None:
 
 
 def test_an_error_inside_with_passes_and_the_server_goes() -> None:
-    """As with any other way to leave it."""
+    """An error inside `with` is raised, and ends the server as usual."""
     server = EmbeddedServer(thread=True)
     with pytest.raises(ZeroDivisionError), server:
         raise ZeroDivisionError
@@ -126,7 +127,7 @@ def test_an_error_inside_with_passes_and_the_server_goes() -> None:
 
 
 def test_a_start_that_fails_leaves_no_thread() -> None:
-    """However it was started."""
+    """However it was started, a failed start leaves no thread."""
     with EmbeddedServer(thread=True) as first:
         second = EmbeddedServer(thread=True, port=int(first.address.rpartition(":")[2]))
         with pytest.raises(ServerUnavailable):
@@ -137,7 +138,7 @@ def test_a_start_that_fails_leaves_no_thread() -> None:
 
 
 def test_what_was_never_started_has_no_thread() -> None:
-    """Ending it starts none."""
+    """Ending a server that was never started starts no thread."""
     server = EmbeddedServer(thread=True)
     for end in (server.stop, server.kill, server.close):
         run(end())
@@ -145,7 +146,7 @@ def test_what_was_never_started_has_no_thread() -> None:
 
 
 async def test_an_end_on_a_thread_that_is_cancelled() -> None:
-    """Wherever it is cancelled, the server is down."""
+    """At whatever point the end is cancelled, the server is down."""
     for end in (EmbeddedServer.stop, EmbeddedServer.kill, EmbeddedServer.close):
         for after in range(1, 4):
             async with EmbeddedServer(thread=True) as server:
@@ -158,7 +159,7 @@ async def test_an_end_on_a_thread_that_is_cancelled() -> None:
 
 
 async def test_a_start_on_a_thread_that_is_cancelled() -> None:
-    """Wherever it is cancelled, the server is down, and its thread gone."""
+    """At whatever point start is cancelled, the server is down, and its thread is gone."""
     for after in range(4):
         server = EmbeddedServer(thread=True)
         starting = asyncio.create_task(server.start())
@@ -174,12 +175,12 @@ async def test_a_start_on_a_thread_that_is_cancelled() -> None:
 
 
 async def test_a_start_on_a_thread_that_is_cancelled_too_late() -> None:
-    """It has come up there, and nobody has been told yet."""
+    """start is cancelled when the server is already up on its thread, before the event loop was notified."""
     server = EmbeddedServer(thread=True)
     starting = asyncio.create_task(server.start())
     await asyncio.sleep(0)
     while not server.running:
-        time.sleep(0.001)  # not the loop's, which would tell
+        time.sleep(0.001)  # not asyncio.sleep, in which the loop would be notified
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -187,13 +188,13 @@ async def test_a_start_on_a_thread_that_is_cancelled_too_late() -> None:
     await server.close()
 
 
-# In a loop
+# In an event loop
 
 
 @pytest.mark.parametrize("loops", ["asyncio", "uvloop", "virtual"])
 def test_a_loop_that_is_closed_under_it(loops: str) -> None:
-    """Then it is down, its port is free and clients are cut off; another loop starts it with its data, or
-    closes it."""
+    """When its event loop is closed, the server is down, its port is free and its clients are disconnected.
+    Another loop can start it with its data, or close it."""
     factories: dict[str, Loops] = {"asyncio": asyncio.new_event_loop, "virtual": VirtualLoop}
     if loops == "uvloop":
         factories["uvloop"] = pytest.importorskip("uvloop").new_event_loop
@@ -213,7 +214,7 @@ def test_a_loop_that_is_closed_under_it(loops: str) -> None:
         return client
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # for what the loop leaves open: its user's doing
+        warnings.simplefilter("ignore", ResourceWarning)  # the closed loop leaves objects open
         run(start(), loop)
         assert not server.running
         client = run(start_with_a_client(), loop)
@@ -228,11 +229,11 @@ def test_a_loop_that_is_closed_under_it(loops: str) -> None:
 
 
 def test_a_loop_of_another_thread_is_refused() -> None:
-    """What runs in one loop is not to be touched from another; the error says what to do."""
+    """A server that runs in one loop may not be used from another; the error says what to do."""
     server = EmbeddedServer()
     with asyncio.Runner() as runner:
         runner.run(server.start())
-        server.pause()  # its loop is idle: nothing is in the way
+        server.pause()  # its loop is idle, so this is allowed
         server.resume()
         for call in (server.stop, server.kill, server.close, server.role):
             with pytest.raises(UsageStateError, match=r"runs in another event loop.*thread=True"):
@@ -247,7 +248,7 @@ def test_a_loop_of_another_thread_is_refused() -> None:
         runner.run(server.close())
 
 
-# What Python says of it
+# Warnings and output
 
 SCRIPT = """
 import asyncio, logging, corral
@@ -278,7 +279,7 @@ asyncio.run(forgotten.start())
 
 def test_python_has_nothing_to_say() -> None:
     """In development mode, with warnings as errors, a program that uses it prints nothing and ends at once,
-    even if it forgets one on a thread."""
+    even if it forgets to close one on a thread."""
     source = Path(corral.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT],

@@ -1,4 +1,4 @@
-"""EmbeddedServer: what clients send, in whatever pieces, well formed or not. With real sockets, and without."""
+"""EmbeddedServer: what clients send, in any pieces, valid or not, with real sockets and in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONNECT = m.encode_connect(0, 4.0, 0, bytes(16), False)
 
 @pytest.fixture
 async def server() -> AsyncIterator[EmbeddedServer]:
-    """A server that takes small frames alone."""
+    """A server that accepts small frames only."""
     async with EmbeddedServer(jute_maxbuffer=LIMIT) as own:
         yield own
 
@@ -37,9 +37,9 @@ async def client(server: EmbeddedServer) -> AsyncIterator[FrameClient]:
 
 @pytest.fixture
 async def bystander(server: EmbeddedServer) -> AsyncIterator[FrameClient]:
-    """Somebody who does everything right, and has to be served as ever when the test is over."""
+    """A correct client, which must be served as usual when the test is over."""
     async with FrameClient(server.address) as own:
-        await own.begin(timeout=20.0)  # a test that keeps the processor busy must not end its session
+        await own.begin(timeout=20.0)  # a test that keeps the processor busy must not end this session
         assert await own.create("/bystander", flags=EPHEMERAL) == 0
         yield own
         assert await own.exists("/bystander")
@@ -53,7 +53,7 @@ def framed(*frames: bytes) -> bytes:
 
 
 async def test_requests_byte_by_byte(server: EmbeddedServer) -> None:
-    """Into how many pieces a stream falls makes no difference."""
+    """It makes no difference in how many pieces a stream arrives."""
     async with FrameClient(server.address) as client:
         stream = framed(CONNECT, client.request(m.EXISTS, "/", False), client.request(m.GET, "/none", False))
         for number in range(len(stream)):
@@ -65,7 +65,7 @@ async def test_requests_byte_by_byte(server: EmbeddedServer) -> None:
 
 
 async def test_many_requests_in_one_piece(server: EmbeddedServer) -> None:
-    """Even the connect request may have others behind it; all are answered in order."""
+    """Requests may follow the connect request in the same piece; all are answered in order."""
     async with FrameClient(server.address) as client:
         client.send(CONNECT, *(client.request(m.EXISTS, "/", False) for _ in range(3000)))
         assert await client.frame() is not None
@@ -80,7 +80,7 @@ async def test_the_largest_frame_passes(client: FrameClient) -> None:
     assert await client.ask(m.SET, "/a", bytes(LIMIT - empty), -1) == 0
 
 
-# Nonsense
+# Invalid frames
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_the_largest_frame_passes(client: FrameClient) -> None:
         struct.pack(">i", 2**31 - 1) + bytes(100),
         struct.pack(">i", LIMIT + 1) + bytes(LIMIT + 1),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # TLS says hello
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # a TLS hello
         framed(b""),
         framed(b"short"),
     ],
@@ -101,7 +101,8 @@ async def test_the_largest_frame_passes(client: FrameClient) -> None:
 async def test_what_is_no_frame_closes_the_connection(
     server: EmbeddedServer, bystander: FrameClient, nonsense: bytes, when: str
 ) -> None:
-    """Without an answer, behind the answers to what was asked before; the session lives on."""
+    """An invalid frame closes the connection without an answer to it, after the answers to earlier requests;
+    the session stays."""
     async with FrameClient(server.address) as client:
         session = await client.begin() if when == "later" else None
         first = framed(client.request(m.SYNC, "/")) if session else b""
@@ -115,8 +116,8 @@ async def test_what_is_no_frame_closes_the_connection(
 @pytest.mark.parametrize("when", ["at first", "later"])
 @pytest.mark.parametrize("length", [0, -1, -(2**31), DEFAULT_MAX_REQUEST + 1, 2**31 - 1])
 async def test_a_length_alone_closes_the_connection(server_address: str, length: int, when: str) -> None:
-    """One that is negative, zero or over the limit does, without another byte; so does a real server. The
-    session lives on."""
+    """A length that is negative, zero or over the limit closes the connection, before any further byte
+    arrives. A real server does the same. The session stays."""
     async with FrameClient(server_address) as client:
         session = await client.begin() if when == "later" else None
         client.writer.write(struct.pack(">i", length))
@@ -129,17 +130,17 @@ async def test_a_length_alone_closes_the_connection(server_address: str, length:
 async def test_garbage_behind_the_end_of_a_session_is_not_read(
     server: EmbeddedServer, client: FrameClient, bystander: FrameClient
 ) -> None:
-    """When a session was closed by its client, nothing behind that counts."""
+    """Bytes after a close request are ignored."""
     client.writer.write(framed(client.request(m.CLOSE)) + b"\xff" * 10_000)
     assert len(await client.rest()) in (0, 4 + 16)  # a reset may overtake the answer
     assert len(server.zookeeper.sessions) == 1
 
 
-# Ends
+# Ends of connections
 
 
 async def test_a_connection_lost_within_a_frame(server: EmbeddedServer, bystander: FrameClient) -> None:
-    """Half a request is none, and the session can be resumed."""
+    """An incomplete request is not handled, and the session can be resumed."""
     async with FrameClient(server.address) as client:
         session = await client.begin()
         client.writer.write(framed(client.request(m.DELETE, "/bystander", -1))[:-1])
@@ -152,14 +153,16 @@ async def test_a_connection_lost_within_a_frame(server: EmbeddedServer, bystande
 
 
 async def test_a_client_that_half_closes_is_answered_and_gone(client: FrameClient) -> None:
-    """What it asked before is answered, then the connection ends, as a server has it."""
+    """If a client half-closes, its earlier requests are answered, then the connection ends, as with a real
+    server."""
     client.send(client.request(m.SYNC, "/"), client.request(m.SYNC, "/"))
     client.writer.write_eof()
     assert len(await client.rest()) == 2 * (4 + 16 + 5)
 
 
 async def test_a_client_that_does_not_read(server: EmbeddedServer, bystander: FrameClient) -> None:
-    """It is not read any more when its answers pile up; when it reads, it gets them all, in order."""
+    """The server stops reading from a client whose answers pile up. When the client reads, it gets all of
+    them, in order."""
     async with FrameClient(server.address) as client:
         await client.begin()
         await client.create("/large", bytes(4000))
@@ -169,7 +172,7 @@ async def test_a_client_that_does_not_read(server: EmbeddedServer, bystander: Fr
         received = 0
         while received <= 2 or link.packets_received != received:  # two are from before
             received = link.packets_received
-            assert await bystander.exists("/bystander")  # which is served meanwhile
+            assert await bystander.exists("/bystander")  # it is served meanwhile
         assert received < 10_000
         process = server._process
         assert process is not None
@@ -198,27 +201,27 @@ async def test_a_client_that_does_not_read(server: EmbeddedServer, bystander: Fr
 async def test_words_are_answered(
     server: EmbeddedServer, client: FrameClient, word: bytes, pieces: int
 ) -> None:
-    """As text, then the connection is closed."""
+    """A four letter word is answered with text, then the connection is closed."""
     async with FrameClient(server.address) as asking:
         for number in range(pieces):
             asking.writer.write(word[number * 4 // pieces : (number + 1) * 4 // pieces])
             await asyncio.sleep(0)
         answer = (await asking.rest()).decode()
     assert answer
-    if word in (b"ruok", b"isro", b"conf"):  # in the others are counts that go on
+    if word in (b"ruok", b"isro", b"conf"):  # the others contain counters that may change
         assert answer == await server.four_letter_word(word.decode())
 
 
 @pytest.mark.parametrize("word", [b"ruok\n", b"ruok\r\n", b"ruok" + bytes(1000)])
 async def test_a_word_with_something_behind_it(server: EmbeddedServer, word: bytes) -> None:
-    """As from `echo ruok | nc`: it is answered."""
+    """A word with a newline behind it, as from `echo ruok | nc`, is answered."""
     async with FrameClient(server.address) as asking:
         asking.writer.write(word)
         assert await asking.rest() == b"imok"
 
 
 async def test_a_word_and_a_half_close(server: EmbeddedServer) -> None:
-    """As `nc -N` does it."""
+    """A word followed by a half-close, as from `nc -N`, is answered."""
     async with FrameClient(server.address) as asking:
         asking.writer.write(b"ruok")
         asking.writer.write_eof()
@@ -226,7 +229,8 @@ async def test_a_word_and_a_half_close(server: EmbeddedServer) -> None:
 
 
 async def test_words_that_are_none_close_the_connection(server: EmbeddedServer) -> None:
-    """Without an answer, and without more having to come; those that are switched off say so."""
+    """Unknown words close the connection without an answer, and without waiting for more; words that are
+    disabled are answered with that."""
     for word, answer in ((b"what", b""), (b"what\n", b""), (b"stmk", b"stmk is not executed because")):
         async with FrameClient(server.address) as asking:
             asking.writer.write(word)
@@ -234,16 +238,17 @@ async def test_words_that_are_none_close_the_connection(server: EmbeddedServer) 
 
 
 async def test_a_word_in_a_session_is_a_length(client: FrameClient) -> None:
-    """Only a connection begins with one."""
+    """A word is recognized only at the start of a connection; later it is read as a length."""
     client.writer.write(b"ruok" + bytes(100))
     assert await client.rest() == b""
 
 
-# All of it in one loop
+# Client, proxy and server in one loop
 
 
 async def test_a_client_a_proxy_and_a_server_in_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A corral client is served through a proxy that breaks its connection; in a VirtualLoop without a socket."""
+    """A corral client is served through a proxy that breaks its connection; in a VirtualLoop this takes no
+    socket."""
     if isinstance(asyncio.get_running_loop(), VirtualLoop):
         monkeypatch.setattr("socket.socket.__init__", None)
     async with EmbeddedServer() as server, FaultProxy(server.address) as proxy:

@@ -1,4 +1,4 @@
-"""Four letter words: the shapes that those who parse them rely on."""
+"""Four letter words: the formats that parsers of the answers rely on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def core() -> Core:
 
 @pytest.fixture
 def wire(core: Core) -> Wire:
-    """A session that owns and watches something."""
+    """A session that has an ephemeral node and a watch."""
     wire = core.client(timeout=10)
     wire.create("/e", b"12345", flags=EPHEMERAL)
     wire.do(m.EXISTS, "/e", True)
@@ -28,12 +28,12 @@ def wire(core: Core) -> Wire:
 
 
 def ask(core: Core, word: str) -> str:
-    """The answer."""
+    """The answer to a word."""
     return four_letter_words.answer(core.zk, word, core.now)
 
 
 def test_which_are_known() -> None:
-    """By the first bytes of a connection, which nearly always are the length of a frame."""
+    """Words are recognized by the first bytes of a connection, which are otherwise the length of a frame."""
     assert four_letter_words.known(b"ruok") == "ruok"
     assert four_letter_words.known(b"srvr\r\n") == "srvr"
     assert four_letter_words.known(b"crst") == "crst"
@@ -42,19 +42,19 @@ def test_which_are_known() -> None:
 
 
 def test_ruok(core: Core) -> None:
-    """Without an end of line."""
+    """The answer has no newline."""
     assert ask(core, "ruok") == "imok"
 
 
 def test_isro(core: Core) -> None:
-    """Read-only or not."""
+    """The answer says whether the server is read-only."""
     assert ask(core, "isro") == "rw"
     core.zk.read_only = True
     assert ask(core, "isro") == "ro"
 
 
 def test_srvr(core: Core, wire: Wire) -> None:
-    """The lines of a real server, in its order."""
+    """The lines are those of a real server, in its order."""
     lines = ask(core, "srvr").splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "Zookeeper version", "Latency min/avg/max", "Received", "Sent", "Connections", "Outstanding", "Zxid",
@@ -74,19 +74,19 @@ def test_srvr(core: Core, wire: Wire) -> None:
 
 
 def test_what_was_sent_stays_counted(core: Core, wire: Wire) -> None:
-    """When its connection is gone."""
+    """The packets of a closed connection still count."""
     wire.ask(m.CLOSE)
     assert {"Received: 5", "Sent: 7", "Connections: 0"} < set(ask(core, "srvr").splitlines())
 
 
 def test_stat(core: Core, wire: Wire) -> None:
-    """As `srvr`, with the connections."""
+    """The answer is that of `srvr`, with the connections in front."""
     answer = ask(core, "stat")
     assert "Clients:\n /127.0.0.1:4321[1](queued=0,recved=4,sent=4)\n\nLatency" in answer
 
 
 def test_mntr(core: Core, wire: Wire) -> None:
-    """A figure a line, after a tab."""
+    """Each line has a name and a value, separated by a tab."""
     figures = dict(line.split("\t") for line in ask(core, "mntr").splitlines())
     assert figures["zk_server_state"] == "standalone"
     assert figures["zk_znode_count"] == "6"
@@ -97,7 +97,7 @@ def test_mntr(core: Core, wire: Wire) -> None:
 
 
 def test_cons(core: Core, wire: Wire) -> None:
-    """What the benchmarks look for."""
+    """The answer has the fields that the benchmarks read."""
     core.wire()
     answer = ask(core, "cons")
     found = re.findall(r"recved=(\d+).*?sid=0x([0-9a-f]+)", answer)
@@ -108,7 +108,7 @@ def test_cons(core: Core, wire: Wire) -> None:
 
 
 def test_dump(core: Core, wire: Wire) -> None:
-    """Sessions by when they expire, their ephemerals, connections."""
+    """The answer lists sessions by expiry, their ephemerals, and connections."""
     sid = f"0x{wire.link.session_id:x}"
     assert ask(core, "dump").splitlines() == [
         "SessionTracker dump:",
@@ -126,7 +126,7 @@ def test_dump(core: Core, wire: Wire) -> None:
 
 
 def test_watches(core: Core, wire: Wire) -> None:
-    """Those of data, by path and by connection."""
+    """The answers list the data watches, by path and by connection."""
     sid = f"0x{wire.link.session_id:x}"
     assert ask(core, "wchs") == "1 connections watching 1 paths\nTotal watches:1\n"
     assert ask(core, "wchp") == f"/e\n\t{sid}\n\n"
@@ -134,7 +134,7 @@ def test_watches(core: Core, wire: Wire) -> None:
 
 
 def test_conf(core: Core) -> None:
-    """Settings, in milliseconds."""
+    """The answer lists the settings, in milliseconds."""
     core.zk.port = 2181
     lines = ask(core, "conf").splitlines()
     assert {"clientPort=2181", "tickTime=500", "minSessionTimeout=1000", "maxSessionTimeout=10000"} < set(
@@ -143,12 +143,12 @@ def test_conf(core: Core) -> None:
 
 
 def test_envi(core: Core) -> None:
-    """The version, at least."""
+    """The answer has at least the version."""
     assert ask(core, "envi").startswith("Environment:\nzookeeper.version=3.8.0")
 
 
 def test_words_that_are_switched_off(core: Core) -> None:
-    """As a server says it."""
+    """A disabled word is answered as a real server does."""
     assert ask(core, "crst") == "crst is not executed because it is not in the whitelist.\n"
     with pytest.raises(KeyError):
         ask(core, "quit")

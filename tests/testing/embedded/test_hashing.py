@@ -1,4 +1,4 @@
-"""Sets in Java's order: known orders, and a table of slots as the model."""
+"""Sets in Java's order: compared with known orders, and with a model of a hash table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from corral.testing.embedded.hashing import HashSet, hash_of
 
 
 class Table:
-    """A hash table with chains, as it is drawn in books."""
+    """A textbook hash table with chains."""
 
     def __init__(self, capacity: int) -> None:
         self.slots: list[list[str]] = [[] for _ in range(capacity)]
 
     def add(self, name: str) -> None:
-        """Put a name in, and double if there are too many."""
+        """Add a name, and double the table if it is too full."""
         slot = self.slots[hash_of(name) % len(self.slots)]
         if name in slot:
             return
@@ -28,13 +28,13 @@ class Table:
                 self.slots[hash_of(moved) % len(self.slots)].append(moved)
 
     def discard(self, name: str) -> None:
-        """Take a name out."""
+        """Remove a name."""
         slot = self.slots[hash_of(name) % len(self.slots)]
         if name in slot:
             slot.remove(name)
 
     def listed(self) -> list[str]:
-        """Slot by slot."""
+        """The names, slot by slot."""
         return [name for slot in self.slots for name in slot]
 
 
@@ -43,17 +43,17 @@ class Table:
     [("", 0), ("a", 97), ("ab", 31 * 97 + 98), ("é", 0xE9), ("\U0001f40e", 31 * 0xD83D + 0xDC0E)],
 )
 def test_hash(text: str, plain: int) -> None:
-    """The hash is Java's, of UTF-16 units, with its upper half mixed in."""
+    """The hash is Java's, of UTF-16 units, with its upper half mixed into the lower."""
     assert hash_of(text) == plain ^ plain >> 16
 
 
 def test_hash_overflows() -> None:
-    """It is a 32-bit number."""
+    """The hash is a 32-bit number."""
     assert hash_of("zookeeper" * 100) < 1 << 32
 
 
 def test_order_is_neither_sorted_nor_of_creation() -> None:
-    """As a real server listed them."""
+    """The orders are those of a real server."""
     names = HashSet(8)
     for name in ("m", "ttl", "q"):
         names.add(name)
@@ -65,7 +65,7 @@ def test_order_is_neither_sorted_nor_of_creation() -> None:
     st.sampled_from([8, 16]),
 )
 def test_like_a_table(changes: list[tuple[bool, str]], capacity: int) -> None:
-    """Whatever is put in and taken out, the order is that of the model."""
+    """Whatever is added and removed, the order is that of the model."""
     ours, model = HashSet(capacity), Table(capacity)
     for is_added, name in changes:
         for names in (ours, model):

@@ -1,4 +1,4 @@
-"""The server's table of watches: who is told what, and what is left."""
+"""The server's table of watches: which watchers get which event, and what is left."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ CHILDREN, DATA, ANY, PERSISTENT, RECURSIVE = 1, 2, 3, 4, 5
 
 @pytest.fixture(params=VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
-    """What must hold of every version."""
+    """Tests with this fixture hold for every version."""
     return str(request.param)
 
 
 def told(*firings: Firing[str]) -> list[tuple[int, str, list[str]]]:
-    """Firings that reach somebody."""
+    """Firings that reach at least one watcher."""
     return [(kind, path, list(watchers)) for kind, path, watchers in firings if list(watchers)]
 
 
 def is_watched(watches: ServerWatches[str], path: str, kind: int, watcher: str) -> bool:
-    """What checkWatches says."""
+    """Whether checkWatches succeeds."""
     try:
         watches.check(path, kind, watcher)
     except Refused:
@@ -46,7 +46,7 @@ def is_watched(watches: ServerWatches[str], path: str, kind: int, watcher: str) 
 
 
 def test_one_shot(version: str) -> None:
-    """Used up by the first event."""
+    """A one-shot watch is used up by the first event."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_data("/a", "x")
     watches.watch_data("/a", "y")
@@ -58,7 +58,7 @@ def test_one_shot(version: str) -> None:
 
 
 def test_creation(version: str) -> None:
-    """Data watches of the path, then child watches of the parent."""
+    """A creation fires data watches of the path, then child watches of the parent."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_children("/a", "x")
     watches.watch_data("/a/b", "x")
@@ -72,7 +72,7 @@ def test_creation(version: str) -> None:
 
 
 def test_deletion_is_told_once(version: str) -> None:
-    """Though both tables have it; and both watches are used up."""
+    """A deletion fires once for a watcher with both a data watch and a child watch; both are used up."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_data("/a/b", "x")
     watches.watch_children("/a/b", "x")
@@ -86,7 +86,7 @@ def test_deletion_is_told_once(version: str) -> None:
 
 
 def test_persistent(version: str) -> None:
-    """Fires on and on, for data and for children."""
+    """A persistent watch fires repeatedly, for data and for children."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_persistently("/a", "x", Mode.PERSISTENT)
     for _ in range(2):
@@ -97,7 +97,7 @@ def test_persistent(version: str) -> None:
 
 
 def test_recursive(version: str) -> None:
-    """Fires for everything below, and never for a change of children."""
+    """A recursive watch fires for everything below its path, and never for a change of children."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_persistently("/a", "x", Mode.RECURSIVE)
     watches.watch_persistently("/", "y", Mode.RECURSIVE)
@@ -109,7 +109,7 @@ def test_recursive(version: str) -> None:
 
 
 def test_one_shot_ends_the_recursive_up_to_3_8() -> None:
-    """ZOOKEEPER-4466: the last mode set is the only one."""
+    """ZOOKEEPER-4466: setting a mode replaces the one before."""
     watches: ServerWatches[str] = ServerWatches(version="3.8")
     watches.watch_persistently("/a", "x", Mode.RECURSIVE)
     watches.watch_data("/a", "x")
@@ -119,7 +119,7 @@ def test_one_shot_ends_the_recursive_up_to_3_8() -> None:
 
 
 def test_modes_live_side_by_side_from_3_9() -> None:
-    """Using up the one-shot watch leaves the others."""
+    """When a one-shot watch is used up, the other modes stay."""
     watches: ServerWatches[str] = ServerWatches(version="3.9")
     watches.watch_persistently("/a", "x", Mode.RECURSIVE)
     watches.watch_data("/a", "x")
@@ -129,7 +129,7 @@ def test_modes_live_side_by_side_from_3_9() -> None:
 
 
 def test_recursive_one_is_in_both_tables_up_to_3_8() -> None:
-    """It can be told by counting, and by checking for a child watch."""
+    """A recursive watch is in both tables: it counts twice, and checking for a child watch finds it."""
     for version, count in (("3.8", 2), ("3.9", 1)):
         watches: ServerWatches[str] = ServerWatches(version=version)
         watches.watch_persistently("/a", "x", Mode.RECURSIVE)
@@ -138,7 +138,7 @@ def test_recursive_one_is_in_both_tables_up_to_3_8() -> None:
 
 
 def test_checking_finds_anybodys_up_to_3_8() -> None:
-    """Whoever asks."""
+    """A check finds the watch of any client."""
     watches: ServerWatches[str] = ServerWatches(version="3.8")
     watches.watch_data("/a", "x")
     assert is_watched(watches, "/a", DATA, "y")
@@ -147,7 +147,7 @@ def test_checking_finds_anybodys_up_to_3_8() -> None:
 
 
 def test_checking_finds_ones_own_from_3_9() -> None:
-    """And of the kind that was asked for."""
+    """A check finds only the client's own watches, of the requested kind."""
     watches: ServerWatches[str] = ServerWatches(version="3.9")
     watches.watch_data("/a", "x")
     watches.watch_persistently("/a", "y", Mode.PERSISTENT)
@@ -159,7 +159,7 @@ def test_checking_finds_ones_own_from_3_9() -> None:
 
 
 def test_removal(version: str) -> None:
-    """Of one's own only, and only of what is there."""
+    """A client can remove only its own watches, and only those that exist."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_data("/a", "x")
     watches.watch_children("/a", "x")
@@ -174,7 +174,7 @@ def test_removal(version: str) -> None:
 
 
 def test_removal_of_one_mode_from_3_9() -> None:
-    """Leaves the others."""
+    """Removing one mode leaves the others."""
     watches: ServerWatches[str] = ServerWatches(version="3.9")
     for mode in (Mode.PERSISTENT, Mode.RECURSIVE):
         watches.watch_persistently("/a", "x", mode)
@@ -190,7 +190,7 @@ def test_removal_of_one_mode_from_3_9() -> None:
 
 @pytest.mark.parametrize(("version", "kind"), [("3.8", 0), ("3.8", 4), ("3.8", 5), ("3.9", 0), ("3.9", 6)])
 def test_no_such_type(version: str, kind: int) -> None:
-    """The server cannot make sense of the request."""
+    """An unknown type of watch is answered like a request that cannot be decoded."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     for request in (watches.check, watches.remove):
         with pytest.raises(Refused) as refused:
@@ -199,7 +199,7 @@ def test_no_such_type(version: str, kind: int) -> None:
 
 
 def test_forgetting(version: str) -> None:
-    """A connection that is gone has none."""
+    """A connection that is gone has no watches."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     watches.watch_persistently("/a", "x", Mode.RECURSIVE)
     watches.watch_children("/a", "x")
@@ -220,7 +220,8 @@ def nodes(**numbers: tuple[int, int]) -> dict[str, Node]:
 
 
 def test_restoring(version: str) -> None:
-    """What happened since is told; the rest is watched again; persistent watches are set, whatever happened."""
+    """After a reconnect the events that were missed are sent; other one-shot watches are set again;
+    persistent watches are always set."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     tree = nodes(old=(5, 5), data=(6, 5), children=(5, 6))
     every = [*tree, "/gone"]
@@ -238,7 +239,7 @@ def test_restoring(version: str) -> None:
     assert set(watches.child_paths()) == {"/old", "/data", "/p"} | ({"/q"} if version == "3.8" else set())
 
 
-# Whatever is done, in any order
+# Random actions, against a model
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/ab"]
 WHO = ["x", "y"]
@@ -246,20 +247,20 @@ ACTIONS = ["data", "children", "persistent", "recursive", "set", "create", "dele
 
 
 class Model:
-    """What is watched, as a plain set: table, path, watcher, mode."""
+    """The watches as a plain set of (table, path, watcher, mode)."""
 
     def __init__(self, version: str) -> None:
         self.is_old = version == "3.8"
         self.known: set[tuple[str, str, str, Mode]] = set()
 
     def add(self, table: str, path: str, who: str, mode: Mode) -> None:
-        """A watch is set."""
+        """Set a watch."""
         if self.is_old:
             self.known -= {(table, path, who, other) for other in Mode}
         self.known.add((table, path, who, mode))
 
     def fire(self, table: str, path: str, kind: int) -> set[str]:
-        """Who is told."""
+        """Fire watches; returns the watchers."""
         above = {path, "/"} | {path[:at] for at, character in enumerate(path) if character == "/" and at}
         found = set()
         for watch in set(self.known):
@@ -274,7 +275,7 @@ class Model:
         return found
 
     def remove(self, path: str, who: str) -> bool:
-        """A connection's watches of a path are ended, all of them."""
+        """Remove all of a connection's watches of a path."""
         mine = {watch for watch in self.known if watch[1:3] == (path, who)}
         self.known -= mine
         return bool(mine)
@@ -290,7 +291,7 @@ def who_is_told(*firings: Firing[str]) -> list[set[str]]:
     st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(PATHS), st.sampled_from(WHO)), max_size=40),
 )
 def test_like_a_set(version: str, actions: Iterable[tuple[str, str, str]]) -> None:
-    """The table tells whom the model tells, and has what it has."""
+    """The table notifies the same watchers as the model, and keeps the same watches."""
     watches: ServerWatches[str] = ServerWatches(version=version)
     model = Model(version)
     for action, path, who in actions:

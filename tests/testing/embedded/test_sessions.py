@@ -1,4 +1,4 @@
-"""Sessions: ids, passwords, time-outs, and the tick at whose end they expire."""
+"""Sessions: ids, passwords, timeouts, and the tick at whose end they expire."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ START = 1_000_100
 
 
 def sessions(key: bytes = KEY) -> Sessions[str]:
-    """Those of a server, from a tick that has begun."""
+    """The sessions of a server, at the start of a tick."""
     return Sessions(TICK, 1000, 10_000, key, START)
 
 
 def opened(table: Sessions[str], timeout: int = 1000, now: int = START) -> Session[str]:
-    """A session."""
+    """A new session."""
     return table.open(timeout, now, is_local=False)
 
 
 def test_ids() -> None:
-    """Like a real server's: server number 1, a start of its own, a count from 0."""
+    """Ids are made like a real server's: from server number 1, the start time, and a counter from 0."""
     table = sessions()
     first, second = opened(table), opened(table)
     assert first.id >> 56 == 1
@@ -37,7 +37,7 @@ def test_ids() -> None:
 
 
 def test_the_key_decides() -> None:
-    """Ids and passwords are the same for the same key, and others for another."""
+    """The same key gives the same ids and passwords, another key gives others."""
     one, same, other = sessions(), sessions(), sessions(b"other")
     session_id = opened(one).id
     assert opened(same).id == session_id
@@ -50,12 +50,12 @@ def test_the_key_decides() -> None:
 
 @pytest.mark.parametrize(("asked", "given"), [(-1, 1000), (999, 1000), (4321, 4321), (10_001, 10_000)])
 def test_negotiation(asked: int, given: int) -> None:
-    """Between the least and the most."""
+    """The timeout is limited by a minimum and a maximum."""
     assert sessions().negotiate(asked) == given
 
 
 def test_expires_at_the_end_of_the_tick() -> None:
-    """START is in the tick that ends at 1,000,500; a second later is in that which ends at 1,001,500."""
+    """START is in the tick that ends at 1,000,500; a second later is in the one that ends at 1,001,500."""
     table = sessions()
     session = opened(table, 1000)
     assert session.bucket == table.deadline() == 1_001_500
@@ -68,13 +68,13 @@ def test_expires_at_the_end_of_the_tick() -> None:
 
 
 def test_a_time_out_of_whole_ticks_lives_a_tick_more() -> None:
-    """At the very beginning of a tick it still is in the next."""
+    """A session whose timeout ends exactly at the start of a tick expires at the end of that tick."""
     table = sessions()
     assert opened(table, 1000, 1_000_500).bucket == 1_002_000
 
 
 def test_touching() -> None:
-    """Each request puts the end off."""
+    """Each request postpones the expiry."""
     table = sessions()
     session = opened(table)
     table.touch(session, START + 999)
@@ -84,7 +84,7 @@ def test_touching() -> None:
 
 
 def test_late() -> None:
-    """Ticks that were missed are made up for, the earliest first."""
+    """Ticks that were missed are processed later, the earliest first."""
     table = sessions()
     long, short = opened(table, 5000), opened(table, 1000)
     kept = opened(table, 9000)
@@ -93,7 +93,7 @@ def test_late() -> None:
 
 
 def test_restart() -> None:
-    """Sessions have all their time again; a read-only server's own are gone."""
+    """After a restart sessions have their full timeout again; sessions of a read-only server are gone."""
     table = sessions()
     session = opened(table)
     local = table.open(1000, START, is_local=True)
@@ -109,7 +109,8 @@ def test_restart() -> None:
     )
 )
 def test_expires_within_a_tick_after_its_time(steps: list[tuple[int, int, int]]) -> None:
-    """Never before, never a tick later, if one looks at every deadline; whatever is touched when."""
+    """If every deadline is kept, a session never expires early, nor more than a tick late, whenever sessions
+    are touched."""
     table, now = sessions(), START
     heard: dict[Session[str], int] = {}
     for which, wait, timeout in steps:

@@ -1,4 +1,5 @@
-"""The tree under any writes: its indexes agree, its numbers move as they must; a transaction is all or nothing."""
+"""The tree under random writes: its indexes agree, its counters change as they must, and transactions are
+atomic."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ acts = st.one_of(
 
 
 def check(tree: Tree, sessions: set[int]) -> None:
-    """What is true of every tree."""
+    """Invariants of every tree."""
     nodes = {path: node for path, node in tree.nodes.items() if path}
     assert tree.nodes[""] is nodes["/"]
     assert nodes.keys() >= SPECIAL
@@ -74,7 +75,7 @@ def check(tree: Tree, sessions: set[int]) -> None:
 
 
 def dump(tree: Tree) -> dict[str, Any]:
-    """All that there is."""
+    """The whole content of the tree."""
     return {
         path: (node.data, node.acl.entries, node.stat(), set(node.children))
         for path, node in tree.nodes.items()
@@ -82,7 +83,7 @@ def dump(tree: Tree) -> dict[str, Any]:
 
 
 def error(wire: Wire, request: Request) -> int | None:
-    """What comes of one request; None for a check that succeeds, which is not answered."""
+    """The error code of one request; None for a check that succeeds, which is not answered."""
     replies = wire.ask(request[0], *request[1])
     if not replies:
         return None
@@ -92,14 +93,14 @@ def error(wire: Wire, request: Request) -> int | None:
 
 
 def one_by_one(core: Core, wire: Wire, operations: list[Request]) -> int | None:
-    """Which operation is refused first, if they are requests of their own."""
+    """The index of the first operation that is refused, if they are sent as single requests."""
     return next((at for at, request in enumerate(operations) if error(wire, request)), None)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(acts, min_size=10, max_size=40))
 def test_whatever_is_written(script: list[Any]) -> None:
-    """Single writes and transactions, sessions that end, time that passes."""
+    """Random single writes and transactions, sessions that end, and time that passes."""
     core = Core()
     wire = core.client(timeout=10)
     for act in script:
@@ -140,7 +141,7 @@ def test_whatever_is_written(script: list[Any]) -> None:
 
 
 def test_the_fresh_tree() -> None:
-    """As a standalone server shows it before anything was written."""
+    """A fresh tree is that of a standalone server before the first write."""
     tree = Tree()
     check(tree, set())
     assert {path: (node.stat().cversion, node.stat().num_children) for path, node in tree.nodes.items()} == {
@@ -154,14 +155,15 @@ def test_the_fresh_tree() -> None:
 
 
 def counter_at(core: Core, path: str, creations: int) -> Node:
-    """A node that has had so many children."""
+    """A node whose counter of created children is set to a value."""
     node = core.zk.tree.nodes[path]
     node.creations = creations
     return node
 
 
 def test_the_counter_stops_at_its_end() -> None:
-    """It repeats the last number; and while a node has that one, no other can be made."""
+    """At its end the counter repeats the last number. While a node with that name exists, no other can be
+    created."""
     core = Core()
     wire = core.client()
     wire.create("/a")
@@ -178,7 +180,7 @@ def test_the_counter_stops_at_its_end() -> None:
 
 
 def test_the_counter_wraps_within_a_transaction() -> None:
-    """There the server goes by what it has noted for the parent, which has overflowed."""
+    """Within a transaction the server uses the pending state of the parent, whose counter has overflowed."""
     core = Core()
     wire = core.client()
     wire.create("/a")
@@ -188,7 +190,7 @@ def test_the_counter_wraps_within_a_transaction() -> None:
 
 
 def test_the_version_wraps() -> None:
-    """A 32-bit integer, of data as of the ACL."""
+    """The versions of data and of the ACL wrap at 32 bits."""
     core = Core()
     wire = core.client()
     wire.create("/a")
