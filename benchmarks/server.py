@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -18,17 +18,19 @@ WARMING_ROUNDS = 20
 WARMING_REQUESTS = 1000
 
 
-async def make_nodes(address: str, paths: Iterable[str], data: bytes = b"") -> None:
-    """Create nodes, with their parents; those that are there are given the data."""
+async def make_nodes(address: str, paths: Iterable[str] | Mapping[str, bytes], data: bytes = b"") -> None:
+    """Create nodes, with their parents; those that are there are given the data, of which a mapping has each
+    node's."""
+    each = paths if isinstance(paths, Mapping) else dict.fromkeys(paths, data)
     async with corral.connect(address) as zk:
 
-        async def make(path: str) -> None:
+        async def make(path: str, data: bytes) -> None:
             try:
                 await zk.create(path, data, make_parents=True)
             except corral.NodeExists:
                 await zk.set(path, data)
 
-        await asyncio.gather(*map(make, paths))
+        await asyncio.gather(*(make(path, data) for path, data in each.items()))
 
 
 async def warm(address: str) -> None:

@@ -25,8 +25,12 @@ class Writer:
         """Change every node, and wait until all watchers have seen it."""
         self._number += 1
         all_have_seen = tally.expect(b"%d" % self._number)
-        self._pipe.write(b"%d\n" % self._number)
+        self.send(b"%d" % self._number)
         await all_have_seen
+
+    def send(self, data: bytes) -> None:
+        """Set every node to this, which has no line break; returns at once."""
+        self._pipe.write(data + b"\n")
 
 
 @asynccontextmanager

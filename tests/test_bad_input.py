@@ -59,6 +59,10 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "create in a transaction": lambda zk, path: zk.transaction().create(path),
     "chroot": lambda zk, path: zk.chroot(path),
     "lock": lambda zk, path: zk.lock(path),
+    "registration": lambda zk, path: zk.registration(path),
+    "barrier": lambda zk, path: zk.barrier(path),
+    "double barrier": lambda zk, path: zk.double_barrier(path, 2),
+    "once": lambda zk, path: zk.once(path),
     "watch": lambda zk, path: zk.watch(path),
     "value": lambda zk, path: zk.value(path),
     "counter": lambda zk, path: zk.counter(path),
@@ -142,6 +146,10 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "data, int": Bad(lambda zk: zk.set("/", 7), TypeError, ("bytes, not int",)),
     "data, list": Bad(lambda zk: zk.set("/", [1]), TypeError, ("bytes, not list",)),
     "data of a lock": Bad(lambda zk: zk.lock("/l", data="text"), TypeError, ("bytes, not a str",)),
+    "data of a registration": Bad(lambda zk: zk.registration("/r", "text"), TypeError, ("bytes, not a str",)),
+    "on_taken of a registration": Bad(
+        lambda zk: zk.registration("/r", on_taken="hope"), ValueError, ("'hope'", "'wait'", "'raise'")
+    ),
     "data in a transaction": Bad(lambda zk: zk.transaction().set("/", "x"), TypeError, ("bytes, not a str",)),
     "version, text": Bad(lambda zk: zk.set("/", b"", version="1"), TypeError, ("'1'", "stat.version")),
     "version, bool": Bad(lambda zk: zk.delete("/a", version=True), TypeError, ("True", "int")),
@@ -156,6 +164,11 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "limit, beyond what Python writes": Bad(
         lambda zk: zk.semaphore("/s", 10**5000), ValueError, ("thousands of digits", "limit")
     ),
+    "n of a double barrier": Bad(lambda zk: zk.double_barrier("/d", 0), ValueError, ("n must be", "not 0")),
+    "n, text": Bad(lambda zk: zk.double_barrier("/d", "2"), TypeError, ("n must be an int", "'2'")),
+    "ttl of a job": Bad(lambda zk: zk.once("/o", ttl=-1), ValueError, ("ttl", "positive", "-1")),
+    "a job that is none": Bad(lambda zk: zk.once("/o").run(b"x"), TypeError, ("job", "async function")),
+    "data of a barrier": Bad(lambda zk: zk.barrier("/b", data="x"), TypeError, ("bytes, not a str",)),
     "version of ACL": Bad(
         lambda zk: zk.set_acl("/", corral.OPEN_ACL, version="1"), TypeError, ("'1'", "stat.version")
     ),
@@ -393,6 +406,7 @@ TOO_LARGE: dict[str, Call] = {
     "get": lambda zk: zk.get("/" + "x" * 2000),
     "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL * 100),
     "lock": lambda zk: zk.lock("/l", data=bytes(2000)).acquire(),
+    "registration": lambda zk: zk.registration("/r", bytes(2000)).__aenter__(),
     "try a lock": lambda zk: zk.lock("/l", data=bytes(2000)).try_acquire(),
     "watch": lambda zk: anext(zk.watch("/" + "x" * 2000)),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:" + bytes(2000)),
@@ -542,6 +556,7 @@ VERBS: dict[str, Call] = {
     "below a chroot": lambda zk: zk.chroot("/a").get("/"),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:secret"),
     "lock": lambda zk: zk.lock("/l").acquire(),
+    "registration": lambda zk: zk.registration("/r").__aenter__(),
     "try a lock": lambda zk: zk.lock("/l").try_acquire(),
     "enter a lock": lambda zk: zk.lock("/l").__aenter__(),
     "is it locked": lambda zk: zk.lock("/l").locked(),

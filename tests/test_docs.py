@@ -118,6 +118,7 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
             await code["main"](server.address)
             await code["configure"](zk)
             assert await code["done"](zk) == 1
+            await code["register"](server.address)
             campaigning = asyncio.create_task(code["campaign"](zk))
             async for leader in zk.election("/leader").leaders():
                 if leader is not None:

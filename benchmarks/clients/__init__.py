@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, cast, runtime_checkable
 
@@ -94,6 +94,16 @@ class TreeWatcher(Protocol):
 
     async def watch_tree(self, path: str, tally: Tally) -> None:
         """Start one watcher of all nodes of a subtree; as `Client.watch`."""
+
+
+@runtime_checkable
+class Discoverer(Protocol):
+    """A client that follows the instances of a service."""
+
+    def discover(
+        self, base: str, service: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[object]]]:
+        """All instances, decoded: those now, then all again after each change."""
 
 
 class Connect(Protocol):

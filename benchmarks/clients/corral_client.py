@@ -67,6 +67,11 @@ class CorralClient:
         async with self._zk.cache(path) as cache:
             yield lambda: len(cache)
 
+    @asynccontextmanager
+    async def discover(self, base: str, service: str) -> AsyncIterator[AsyncIterator[Sequence[object]]]:
+        async with self._zk.services(base).watch(service) as instances:
+            yield instances
+
     async def hold(self, path: str) -> Callable[[], bool]:
         held = await self._zk.lock(path).acquire()
         return lambda: held.is_valid

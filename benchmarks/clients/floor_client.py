@@ -10,6 +10,7 @@ their turn. It is no client that could be used.
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -258,6 +259,22 @@ class Floor(asyncio.BufferedProtocol):
     async def cache(self, path: str) -> AsyncIterator[Callable[[], int]]:
         nodes = await load_tree(self.request, path)
         yield lambda: len(nodes)
+
+    @asynccontextmanager
+    async def discover(self, base: str, service: str) -> AsyncIterator[AsyncIterator[Sequence[object]]]:
+        yield self._instances(f"{base}/{service}")
+
+    async def _instances(self, path: str) -> AsyncIterator[Sequence[object]]:
+        nodes = await load_tree(self.request, path)
+        instances = {at: json.loads(data) for at, (data, _) in nodes.items() if at != path}
+        changing = max(instances)  # the only one that is changed where this is measured
+        name = changing.encode()
+        while True:
+            changed = self._watching[name] = self._loop.create_future()
+            yield tuple(instances.values())
+            await changed
+            data, _ = decode_get(await self.request(GET, INT.pack(len(name)) + name + b"\0"))
+            instances[changing] = json.loads(data)
 
     async def hold(self, path: str) -> Callable[[], bool]:
         await self.acquire(path)

@@ -6,15 +6,32 @@ from .codecs import *  # noqa: F403
 from .codecs import __all__ as _codecs
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.barrier import Barrier as Barrier
 from .recipes.counter import Counter as Counter
 from .recipes.counter import CounterWatch as CounterWatch
+from .recipes.discovery.instance import ServiceInstance as ServiceInstance
+from .recipes.discovery.instance import ServiceType as ServiceType
+from .recipes.discovery.provider import ServiceProvider as ServiceProvider
+from .recipes.discovery.services import ServiceRegistration as ServiceRegistration
+from .recipes.discovery.services import Services as Services
+from .recipes.discovery.services import ServiceWatch as ServiceWatch
+from .recipes.discovery.strategies import Random as Random
+from .recipes.discovery.strategies import RoundRobin as RoundRobin
+from .recipes.discovery.strategies import Sticky as Sticky
+from .recipes.double_barrier import DoubleBarrier as DoubleBarrier
 from .recipes.election import Election as Election
+from .recipes.group import Group as Group
+from .recipes.group import GroupWatch as GroupWatch
+from .recipes.group import Member as Member
+from .recipes.group import Members as Members
+from .recipes.group import Membership as Membership
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
 from .recipes.kit.versioned import Versioned as Versioned
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
+from .recipes.once import Once as Once
 from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
@@ -35,26 +52,43 @@ from .watch.tree.cache import Cache as Cache
 from .watch.tree.watch import TreeWatch as TreeWatch
 
 __all__ = [
+    "Barrier",
     "Cache",
     "ChildrenWatch",
     "Client",
     "Contender",
     "Counter",
     "CounterWatch",
+    "DoubleBarrier",
     "Election",
+    "Group",
+    "GroupWatch",
     "Held",
     "HeldWrite",
     "LeaderWatch",
     "Lock",
+    "Member",
+    "Members",
+    "Membership",
     "MultiLock",
     "NodeWatch",
+    "Once",
     "RWLock",
+    "Random",
     "RawWatch",
     "ReadLock",
     "Registration",
+    "RoundRobin",
     "Semaphore",
+    "ServiceInstance",
+    "ServiceProvider",
+    "ServiceRegistration",
+    "ServiceType",
+    "ServiceWatch",
+    "Services",
     "StateStream",
     "Statistics",
+    "Sticky",
     "Transaction",
     "TreeWatch",
     "Value",

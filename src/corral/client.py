@@ -12,14 +12,19 @@ from . import errors, verify
 from .codecs import BYTES, Codec
 from .nodes import Nodes
 from .paths import locate
+from .recipes.barrier import Barrier
 from .recipes.counter import LAYOUTS, Counter, CounterLayout
+from .recipes.discovery.services import Services
+from .recipes.double_barrier import DoubleBarrier
 from .recipes.election import Election
+from .recipes.group import GROUP, Group, GroupLayoutName
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.kit.registration import OnTaken
 from .recipes.kit.versioned import NO_DEFAULT
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
+from .recipes.once import Once
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
@@ -276,6 +281,33 @@ class Client(Nodes):
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
+
+    def group(
+        self, path: str, *, acl: Sequence[Acl] = OPEN_ACL, layout: GroupLayoutName = "curator"
+    ) -> Group:
+        """A group of members; see `Group`."""
+        return Group(self._recipe(path, b"", acl), layout_named(GROUP, layout))
+
+    def services(self, base: str, *, acl: Sequence[Acl] = OPEN_ACL) -> Services:
+        """Service discovery: the services below a path; see `Services`."""
+        return Services(self._recipe(base, b"", acl))
+
+    def barrier(self, path: str, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL) -> Barrier:
+        """A gate that any client may close and open; see `Barrier`."""
+        return Barrier(self._recipe(path, data, acl))
+
+    def double_barrier(
+        self, path: str, n: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> DoubleBarrier:
+        """A rendezvous of `n` members, who enter and leave together; see `DoubleBarrier`."""
+        return DoubleBarrier(self._recipe(path, data, acl), verify.limit(n, "n"))
+
+    def once(
+        self, path: str, *, ttl: float | None = None, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+    ) -> Once:
+        """A job that is run by one client, and whose result the others get; see `Once`. After `ttl` seconds
+        the result does not count any more."""
+        return Once(self._recipe(path, data, acl), None if ttl is None else verify.seconds(ttl, "ttl"))
 
     @overload
     def value(self, path: str, *, default: bytes = ..., acl: Sequence[Acl] = OPEN_ACL) -> Value[bytes]: ...

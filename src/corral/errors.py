@@ -19,6 +19,7 @@
     ├── ConnectTimeout            no session within `connect_timeout`
     ├── LimitMismatch             the current holders use the semaphore with another limit
     ├── InvalidValue              the data of a value or a counter does not decode
+    ├── NoInstance                no instance of the service is registered, or none is enabled
     ├── InternalError             a defect of corral; please report it
     └── UsageError                the call itself is wrong; nothing was sent
         ├── UsageValueError       (also ValueError)  a bad path, host string, timeout, size...
@@ -59,6 +60,7 @@ __all__ = [
     "LockLost",
     "NoAuth",
     "NoChildrenForEphemerals",
+    "NoInstance",
     "NoNode",
     "NoWatcher",
     "NodeExists",
@@ -394,6 +396,20 @@ class InvalidValue(CorralError):
         super().__init__(f"{kind} {str(path)!r} at version {version}: {problem}")
         self.path = str(path)
         self.version = version
+
+
+class NoInstance(CorralError):
+    """A provider has no instance of the service to pick: none is registered, or none is enabled.
+
+    `service` is the name of the service, `registered` how many instances there are. Try again later, or wait
+    for one with ``services.watch(name)``.
+    """
+
+    def __init__(self, service: str, registered: int) -> None:
+        found = f"none of its {registered:,} instances is enabled" if registered else "it has no instance"
+        super().__init__(f"service {service!r}: {found}; try again later, or wait for one with watch()")
+        self.service = service
+        self.registered = registered
 
 
 class InternalError(CorralError):

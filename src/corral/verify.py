@@ -56,12 +56,19 @@ def version(value: int | None) -> int:
     return value
 
 
-def limit(value: int) -> int:
-    """Check the limit of a semaphore: how many may hold it at once."""
+def limit(value: int, name: str = "limit") -> int:
+    """Check how many may hold a semaphore at once, or how many a barrier waits for."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageTypeError(f"limit must be an int, not {shown(value)}")
+        raise UsageTypeError(f"{name} must be an int, not {shown(value)}")
     if not 1 <= value < _INT32:
-        raise UsageValueError(f"limit must be from 1 to {_INT32 - 1}, not {shown(value)}")
+        raise UsageValueError(f"{name} must be from 1 to {_INT32 - 1}, not {shown(value)}")
+    return value
+
+
+def coroutine_function(value: F, name: str) -> F:
+    """Check a function whose result can be awaited. Only calling it tells for certain."""
+    if not callable(value) or inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+        raise UsageTypeError(f"{name} must be an async function, not {shown(value)}")
     return value
 
 
@@ -96,6 +103,36 @@ def on_taken(value: T) -> T:
     """Check what a registration does if its path is taken."""
     if value not in ("wait", "raise"):
         raise UsageValueError(f"on_taken must be 'wait' or 'raise', not {shown(value)}")
+    return value
+
+
+def node_name(value: str, what: str) -> str:
+    """Check the name of a znode: one part of a path."""
+    if not isinstance(value, str):
+        raise UsageTypeError(f"{what} must be a str, not {shown(value)}")
+    if not value:
+        raise UsageValueError(f"{what} is empty; it is the name of a znode, such as 'host-7'")
+    if "/" in value:
+        raise UsageValueError(f"{what} {shown(value)} contains '/', which separates znodes; replace it")
+    paths.validate(f"/{value}", what)
+    return value
+
+
+def port(value: int | None, what: str) -> int | None:
+    """Check a port, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"{what} must be an int, or None, not {shown(value)}")
+    if not 0 <= value <= 65535:
+        raise UsageValueError(f"{what} must be from 0 to 65535, not {shown(value)}")
+    return value
+
+
+def flag(value: bool, what: str) -> bool:
+    """Check a bool."""
+    if not isinstance(value, bool):
+        raise UsageTypeError(f"{what} must be True or False, not {shown(value)}")
     return value
 
 

@@ -16,23 +16,29 @@ import org.apache.curator.framework.CuratorFrameworkFactory;
 import org.apache.curator.framework.recipes.atomic.AtomicValue;
 import org.apache.curator.framework.recipes.atomic.DistributedAtomicInteger;
 import org.apache.curator.framework.recipes.atomic.DistributedAtomicLong;
+import org.apache.curator.framework.recipes.barriers.DistributedBarrier;
+import org.apache.curator.framework.recipes.barriers.DistributedDoubleBarrier;
 import org.apache.curator.framework.recipes.leader.LeaderLatch;
 import org.apache.curator.framework.recipes.leader.Participant;
 import org.apache.curator.framework.recipes.locks.InterProcessMutex;
 import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
 import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
 import org.apache.curator.framework.recipes.locks.Lease;
+import org.apache.curator.framework.recipes.nodes.GroupMember;
+import org.apache.curator.framework.recipes.nodes.PersistentNode;
 import org.apache.curator.framework.recipes.shared.SharedCount;
 import org.apache.curator.framework.recipes.shared.SharedValue;
 import org.apache.curator.framework.recipes.shared.VersionedValue;
 import org.apache.curator.retry.RetryNTimes;
+import org.apache.zookeeper.CreateMode;
 
 /**
  * Curator's recipes, as a test tells them what to do.
  *
  * <p>A line of standard input is a command: an id, a handle, a verb and its arguments. Its answer is a line of standard
  * output: the id, and "ok" and words, or "error" and a message. All are separated by tabs. A handle is one recipe, made
- * by the verbs mutex, read, write, semaphore and latch, with a path. It has a thread of its own, as a mutex is the
+ * by the verbs mutex, read, write, semaphore, latch, node, member, barrier and doublebarrier, with a path. It has a
+ * thread of its own, as a mutex is the
  * thread's that acquired it: what is told to one handle is done in order, and none waits for another. The program ends
  * when its input does.
  *
@@ -49,7 +55,13 @@ public final class CuratorPeer {
 
         void release() throws Exception;
 
-        Collection<String> participants() throws Exception;
+        default void close() throws Exception {
+            throw new UnsupportedOperationException();
+        }
+
+        default Collection<String> participants() throws Exception {
+            throw new UnsupportedOperationException();
+        }
 
         default String leader() throws Exception {
             throw new UnsupportedOperationException();
@@ -201,6 +213,67 @@ public final class CuratorPeer {
         return result.postValue().toString();
     }
 
+    /** PersistentNode, ephemeral: acquired when it exists, released by closing it. */
+    record Node(PersistentNode node) implements Recipe {
+        public void acquire() throws Exception {
+            node.start();
+            if (!node.waitForInitialCreate(20, TimeUnit.SECONDS)) {
+                throw new IllegalStateException("not created");
+            }
+        }
+
+        public void release() throws Exception {
+            node.close();
+        }
+
+        public Collection<String> participants() {
+            return List.of(node.getActualPath());
+        }
+    }
+
+    /** GroupMember: acquired when it is started, which does not wait until it is a member; released by closing it. */
+    record Member(GroupMember member) implements Recipe {
+        public void acquire() {
+            member.start();
+        }
+
+        public void release() {
+            member.close();
+        }
+
+        public Collection<String> participants() {
+            return member.getCurrentMembers().entrySet().stream()
+                    .map(entry -> entry.getKey() + "=" + new String(entry.getValue(), StandardCharsets.UTF_8))
+                    .toList();
+        }
+    }
+
+    /** DistributedBarrier: closed by setting it, acquired by waiting at it, released by removing it. */
+    record Barrier(DistributedBarrier barrier) implements Recipe {
+        public void close() throws Exception {
+            barrier.setBarrier();
+        }
+
+        public void acquire() throws Exception {
+            barrier.waitOnBarrier();
+        }
+
+        public void release() throws Exception {
+            barrier.removeBarrier();
+        }
+    }
+
+    /** DistributedDoubleBarrier: acquired by entering it, released by leaving it. */
+    record DoubleBarrier(DistributedDoubleBarrier barrier) implements Recipe {
+        public void acquire() throws Exception {
+            barrier.enter();
+        }
+
+        public void release() throws Exception {
+            barrier.leave();
+        }
+    }
+
     record Handle(Recipe recipe, ExecutorService thread) {}
 
     public static void main(String[] arguments) throws Exception {
@@ -256,7 +329,16 @@ public final class CuratorPeer {
             }
             case "long" -> new Long64(new DistributedAtomicLong(client, path, new RetryNTimes(1000, 1)));
             case "int" -> new Int32(new DistributedAtomicInteger(client, path, new RetryNTimes(1000, 1)));
+            case "member" -> {
+                byte[] payload = words[5].getBytes(StandardCharsets.UTF_8);
+                yield new Member(new GroupMember(client, path, words[4], payload));
+            }
+            case "barrier" -> new Barrier(new DistributedBarrier(client, path));
+            case "doublebarrier" -> new DoubleBarrier(
+                    new DistributedDoubleBarrier(client, path, Integer.parseInt(words[4])));
             case "latch" -> new Latch(() -> new LeaderLatch(client, path, words[4]));
+            case "node" -> new Node(
+                    new PersistentNode(client, CreateMode.EPHEMERAL, false, path, words[4].getBytes()));
             default -> throw new IllegalArgumentException(kind);
         };
     }
@@ -282,6 +364,7 @@ public final class CuratorPeer {
                 return List.of(String.valueOf(recipe.tryAcquire()));
             }
             case "release" -> recipe.release();
+            case "close" -> recipe.close();
             case "participants" -> {
                 return recipe.participants();
             }

@@ -115,6 +115,22 @@ class Curator:
         """A `LeaderLatch`: `acquire` starts it and waits to lead, `release` closes it."""
         return await self._make("latch", path, id)
 
+    async def node(self, path: str, data: str) -> Recipe:
+        """An ephemeral `PersistentNode`: `acquire` starts it and waits until it exists, `release` closes it."""
+        return await self._make("node", path, data)
+
+    async def member(self, path: str, id: str, data: str) -> Recipe:
+        """A `GroupMember`: `acquire` starts it, `release` closes it; `participants` are all members, as id=data."""
+        return await self._make("member", path, id, data)
+
+    async def barrier(self, path: str) -> Recipe:
+        """A `DistributedBarrier`: `close` sets it, `acquire` waits at it, `release` removes it."""
+        return await self._make("barrier", path)
+
+    async def double_barrier(self, path: str, n: int) -> Recipe:
+        """A `DistributedDoubleBarrier`: `acquire` enters it, `release` leaves it."""
+        return await self._make("doublebarrier", path, str(n))
+
     async def shared(self, kind: str, path: str) -> Recipe:
         """A `SharedCount` ("count"), `SharedValue` ("text"), `DistributedAtomicLong` ("long") or
         `DistributedAtomicInteger` ("int"), for `get` and `change`."""
@@ -184,6 +200,10 @@ class Recipe:
     async def release(self) -> None:
         """Give it up."""
         await self._curator.tell(self._handle, "release")
+
+    async def close(self) -> None:
+        """Close it; of a barrier alone."""
+        await self._curator.tell(self._handle, "close")
 
     async def __aenter__(self) -> Recipe:
         await self.acquire()

@@ -127,6 +127,55 @@ async def turns(zk: corral.Client) -> None:
         assert_type(me.is_present, bool)
         await me.update(b"draining")
         await me.wait_present()
+    group = zk.group("/workers", layout="kazoo_shallow")
+    assert_type(group, corral.Group)
+    assert_type(group.path, str)
+    async with group.join(b"host-7:8080", name="host-7", on_taken="raise") as member:
+        assert_type(member, corral.Membership)
+        assert_type(member.name, str)
+    async with group.watch() as membership:
+        assert_type(membership, corral.GroupWatch)
+        async for now in membership:
+            assert_type(now, corral.Members)
+            assert_type(now.members, tuple[corral.Member, ...])
+            assert_type((now.joined, now.left), tuple[tuple[corral.Member, ...], tuple[corral.Member, ...]])
+            assert_type(now.changed[0].stat, corral.Stat)
+    assert_type(await group.members(), list[corral.Member])
+    zk.group("/g", layout="redis")  # type: ignore[arg-type]
+    services = zk.services("/services")
+    assert_type(services, corral.Services)
+    async with services.register("web", address="10.0.0.7", port=8080, payload={"version": "1.2"}) as mine:
+        assert_type(mine, corral.ServiceRegistration)
+        assert_type(mine.instance, corral.ServiceInstance)
+        await mine.update(payload="text", enabled=False)
+    static = await services.register_static("db", id="main", address="db1", uri_spec="{scheme}://{address}")
+    assert_type(static.service_type, corral.ServiceType)
+    kinds = [corral.ServiceType.DYNAMIC, corral.ServiceType.DYNAMIC_SEQUENTIAL]
+    kinds += [corral.ServiceType.STATIC, corral.ServiceType.PERMANENT]
+    assert_type((static.id, static.ssl_port, static.uri_spec), tuple[str, int | None, str | None])
+    assert_type((static.registration_time, static.enabled), tuple[float, bool])
+    assert_type(static.payload, Any)
+    assert_type(await services.unregister("db", "main"), bool)
+    assert_type(await services.names(), list[str])
+    assert_type(await services.instances("web"), list[corral.ServiceInstance])
+    async with services.watch("web") as found:
+        assert_type(found, corral.ServiceWatch)
+        assert_type(await anext(found), tuple[corral.ServiceInstance, ...])
+    async with services.provider("web", strategy=corral.RoundRobin()) as web:
+        assert_type(web, corral.ServiceProvider)
+        try:
+            picked = web.pick()
+        except corral.NoInstance as none:
+            assert_type((none.service, none.registered), tuple[str, int])
+        else:
+            assert_type((picked.name, picked.address, picked.port), tuple[str, str, int | None])
+            web.note_error(picked)
+            web.note_success(picked)
+        assert_type(web.instances, tuple[corral.ServiceInstance, ...])
+        assert_type((web.is_current, web.name), tuple[bool, str])
+        web.close()
+    for strategy in (corral.Random(), corral.Sticky(), lambda found: found[-1]):
+        services.provider("web", strategy)
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     values: corral.ValueWatch[str] = zk.value("/v", codec=corral.TEXT).watch()
     values.close()
@@ -162,6 +211,35 @@ async def turns(zk: corral.Client) -> None:
     zk.counter("/n", layout="redis")  # type: ignore[arg-type]
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]
+
+
+async def gates(zk: corral.Client) -> None:
+    barrier: corral.Barrier = zk.barrier("/gate", data=b"maintenance")
+    await barrier.close()
+    await barrier.open()
+    await barrier.wait()
+    assert_type(await barrier.is_closed(), bool)
+    assert_type(barrier.path, str)
+    async with zk.double_barrier("/step", 5) as step:
+        assert_type(step, corral.DoubleBarrier)
+        assert_type((step.n, step.path), tuple[int, str])
+    await step.enter()
+    await step.leave()
+
+    async def job(held: corral.Held) -> bytes:
+        return str(held.fencing_token).encode()
+
+    async def without_result(held: corral.Held) -> None:
+        await held.release()
+
+    once: corral.Once = zk.once("/jobs/migrate-7", ttl=86_400)
+    assert_type(await once.run(job), bytes)
+    assert_type(await once.try_run(without_result), bytes | None)
+    assert_type(await once.record(), corral.Znode | None)
+    await once.reset()
+    assert_type((once.ttl, once.path), tuple[float | None, str])
+    await once.run(lambda held: 7)  # type: ignore[arg-type, return-value]
+    zk.double_barrier("/step")  # type: ignore[call-arg]
 
 
 async def watches(zk: corral.Client) -> None:

@@ -139,8 +139,8 @@ async def test_nothing_is_left_of_a_failed_cache(
         await cache.__aenter__()
         await close_to_others(owner, "/tree")
         await refused(cache)
-        assert cache._feed is not None
-        feed = weakref.ref(cache._feed)
+        assert cache._kept.feed is not None
+        feed = weakref.ref(cache._kept.feed)
         if closes_client:
             await zk.close()
             with pytest.raises(corral.ClientClosed):
@@ -161,8 +161,8 @@ async def test_a_closed_client_has_no_cache_that_tries_again(
         cache = await zk.cache("/tree").__aenter__()
         await close_to_others(owner, "/tree")
         await refused(cache)
-    assert cache._feed is not None
-    assert cache._feed._retry is None
+    assert cache._kept.feed is not None
+    assert cache._kept.feed._retry is None
     await owner.set_acl("/tree", corral.OPEN_ACL)
 
 
@@ -251,7 +251,7 @@ async def test_closed_while_a_transaction_waits_for_it(
             tx.create("/tree/a")
 
     async with proxied.cache("/tree") as cache:
-        feed = cache._feed
+        feed = cache._kept.feed
         assert feed is not None
 
         async def answered() -> bool:

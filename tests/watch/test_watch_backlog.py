@@ -54,8 +54,8 @@ async def test_deletions_are_not_remembered_for_ever(
             await zk.create(f"/tree/{number}")
             await zk.delete(f"/tree/{number}")
         assert list(cache) == ["/tree"]
-        assert cache._feed is not None
-        assert len(cache._feed._merger._deleted) <= 10
+        assert cache._kept.feed is not None
+        assert len(cache._kept.feed._merger._deleted) <= 10
 
 
 async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, other: corral.Client) -> None:
@@ -65,7 +65,7 @@ async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, othe
     for number in range(5):
         await other.create(f"/tree/{number}", acl=[corral.Acl.digest("user", "secret")])
     async with zk.cache("/tree") as cache:
-        feed = cache._feed
+        feed = cache._kept.feed
         assert feed is not None
         assert len(feed._merger._unreadable) == 5
         for number in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from typing import Any
 from corral import errors
 from corral.session.requests import Request
 from corral.session.session import Session
+from corral.types import Acl
 from corral.wire import messages
 
-from .ops import Outcome, Write
+from .ops import EPHEMERAL, Outcome, Write
 from .rounds import MOST_ROUNDS
 
-__all__ = ["CertainTransaction", "GuaranteedDelete", "UntilCertain"]
+__all__ = ["CertainTransaction", "GuaranteedDelete", "UntilCertain", "create_certainly", "delete_certainly"]
 
 logger = logging.getLogger("corral.recipes")
 
@@ -29,21 +31,21 @@ class UntilCertain(ABC):
     `MOST_ROUNDS` answers that cannot be used.
     """
 
-    __slots__ = ("_op", "_path", "_session", "_session_id", "_useless")
+    __slots__ = ("_body", "_op", "_path", "_session", "_session_id", "_useless")
 
-    def __init__(self, session: Session, op: messages.Operation, path: str, session_id: int) -> None:
+    def __init__(
+        self, session: Session, op: messages.Operation, body: bytes, path: str, session_id: int
+    ) -> None:
         self._session = session
         self._op = op
+        self._body = body
         self._path = path
         self._session_id = session_id
         self._useless = 0
 
-    def _send(self, body: bytes) -> None:
-        self._session.submit_now(Request(self._op, body, self._path, self, bound_to=self._session_id))
-
-    @abstractmethod
     def send(self) -> None:
         """Send it, for the first time or again."""
+        self._session.submit_now(Request(self._op, self._body, self._path, self, bound_to=self._session_id))
 
     def done(self) -> bool:
         return False
@@ -84,12 +86,9 @@ class GuaranteedDelete(UntilCertain):
         session_id: int,
         on_done: Callable[[BaseException | None], None] | None = None,
     ) -> None:
-        super().__init__(session, messages.DELETE, full, session_id)
+        super().__init__(session, messages.DELETE, messages.encode_delete(full, -1), full, session_id)
         self._on_done = on_done
         self.send()
-
-    def send(self) -> None:
-        self._send(messages.encode_delete(self._path, -1))
 
     def set_result(self, result: Any, /) -> None:
         if self._on_done is not None:
@@ -106,11 +105,80 @@ class GuaranteedDelete(UntilCertain):
             self._on_done(error)
 
 
+class _Create(UntilCertain):
+    """Creates a znode whose name is ours alone: if it exists, we have created it."""
+
+    __slots__ = ("_answered", "_on_created")
+
+    def __init__(
+        self, session: Session, body: bytes, path: str, session_id: int, on_created: Callable[[], None]
+    ) -> None:
+        super().__init__(session, messages.CREATE2, body, path, session_id)
+        self._on_created = on_created
+        self._answered: asyncio.Future[None] = session.loop.create_future()
+        self.send()
+
+    async def wait(self) -> None:
+        await self._answered
+
+    def done(self) -> bool:
+        return self._answered.done()
+
+    def set_result(self, result: Any, /) -> None:
+        if not self._answered.done():
+            self._answered.set_result(None)
+            self._on_created()
+
+    def set_exception(self, error: BaseException, /) -> None:
+        if not self._answered.done():  # else it must not be sent again, behind the delete
+            super().set_exception(error)
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, errors.NodeExists):
+            self.set_result(None)
+        else:
+            self._answered.set_exception(error)
+
+
+async def create_certainly(
+    session: Session,
+    full: str,
+    path: str,
+    data: bytes,
+    acl: tuple[Acl, ...],
+    session_id: int,
+    on_created: Callable[[], None],
+) -> None:
+    """Create an ephemeral znode whose name is ours alone, in this session. `path` is what errors name.
+
+    `on_created` is called when the answer is read: whatever the server had sent before it, such as the events
+    of watches, has been noticed by then, and nothing that it has sent after it. Raises `NoNode`, other
+    refusals, and `SessionExpired`. On cancel, and on any error, the znode may exist: delete it.
+    """
+    body = messages.encode_create(full, data, acl, EPHEMERAL)
+    await _Create(session, body, path, session_id, on_created).wait()
+
+
+async def delete_certainly(session: Session, full: str, session_id: int) -> None:
+    """Delete a znode of ours, and wait until it is gone. Raises the error with which that was given up. On
+    cancel it goes on."""
+    gone: asyncio.Future[BaseException | None] = session.loop.create_future()
+
+    def is_done(failure: BaseException | None) -> None:
+        if not gone.done():
+            gone.set_result(failure)
+
+    GuaranteedDelete(session, full, session_id, is_done)
+    failure = await gone
+    if failure is not None:
+        raise failure
+
+
 class CertainTransaction(UntilCertain):
     """A transaction until its outcome is certain. `on_done` gets the outcome, or the error with which it was
     given up. It gets nothing if the session is over."""
 
-    __slots__ = ("_body", "_on_done")
+    __slots__ = ("_on_done",)
 
     def __init__(
         self,
@@ -120,12 +188,8 @@ class CertainTransaction(UntilCertain):
         session_id: int,
         on_done: Callable[[Outcome | errors.CorralError], None],
     ) -> None:
-        super().__init__(session, messages.MULTI, path, session_id)
-        self._body = messages.encode_multi(writes)
+        super().__init__(session, messages.MULTI, messages.encode_multi(writes), path, session_id)
         self._on_done = on_done
-
-    def send(self) -> None:
-        self._send(self._body)
 
     def set_result(self, results: Any, /) -> None:
         self._on_done(Outcome.of(results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from corral import paths
 from corral.session.session import Session
 from corral.types import Acl
 from corral.watch.shared import Feeds
@@ -23,8 +24,8 @@ class SharedByRecipes:
         self.held = HeldRegistry[Any]()  # of `holding.Holding`, which is made with a context
         self.lists = Lists()
         self.marks = Marks()
-        self.registered = set[str]()
-        """The full paths of the znodes that are kept; see `registration`."""
+        self.registered = dict[str, Any]()
+        """The `registration.RegisteredNode` of each full path that is kept, or being deleted."""
 
 
 class RecipeContext(NamedTuple):
@@ -38,3 +39,8 @@ class RecipeContext(NamedTuple):
     shared: SharedByRecipes
     data: bytes
     acl: tuple[Acl, ...]
+
+    def child(self, name: str, data: bytes = b"") -> RecipeContext:
+        """The same for a child of the path."""
+        path = paths.named(self.chroot, paths.join(self.path, name))
+        return self._replace(full=paths.join(self.full, name), path=path, data=data)

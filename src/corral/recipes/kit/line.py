@@ -35,7 +35,7 @@ from .protected import ProtectedNodes, QueueNode
 from .rounds import MOST_ROUNDS, Rounds
 from .watched_read import WatchedRead
 
-__all__ = ["Ahead", "Contender", "Line", "PlaceLost"]
+__all__ = ["Ahead", "Contender", "Interrupted", "Line", "PlaceLost"]
 
 LEAST_LEASE = 1 / 4
 """A holder starts with at least this part of T on its lease: enough for a heartbeat and its answer."""
@@ -66,6 +66,10 @@ class Contender(NamedTuple):
 
 class PlaceLost(Exception):
     """Our znode is not in the line any more. Internal: the recipe joins again."""
+
+
+class Interrupted(Exception):
+    """What `wait_turn` was told to wait for, too, has happened. Internal."""
 
 
 class Line(ProtectedNodes):
@@ -105,27 +109,30 @@ class Line(ProtectedNodes):
                 node = QueueNode.of(path, int(path[len(prefix) :]), stat)
             try:
                 try:
-                    listing = await listed
+                    names = await listed
                 except (errors.NoNode, errors.ConnectionLoss):
-                    listing = await self.listing()
-                if listing.names == [node.name]:
+                    names = await self.listing()
+                if names == [node.name]:
                     return node, _NOBODY
-                return node, await self._ahead(node, listing)
+                return node, await self._ahead(node, Listing.of(names))
             except BaseException:
                 self.leave(node)
                 raise
 
-    async def wait_turn(self, node: QueueNode, ahead: Ahead, rounds: Rounds) -> bool:
+    async def wait_turn(
+        self, node: QueueNode, ahead: Ahead, rounds: Rounds, unless: asyncio.Future[Any] | None = None
+    ) -> bool:
         """Wait until no node ahead of ours blocks it. `ahead` is who was ahead when we joined.
 
         Returns whether our node was seen in the line since then. If not, `check` or `confirm` it: somebody
         may have removed it, and then it is somebody else's turn.
 
-        Raises `PlaceLost` if our node or our session is gone. On cancel our node stays: `leave` it.
+        Raises `PlaceLost` if our node or our session is gone, and `Interrupted` when `unless` is done before
+        our turn comes. On cancel, and then, our node stays: `leave` it.
         """
         # A waiter keeps two names, and never the listing: there are as many waiters as names in the line.
         while ahead.nearest is not None:
-            await self._watch_until_gone(node, ahead.nearest, rounds)
+            await self._watch_until_gone(node, ahead.nearest, rounds, unless)
             # If nobody else was ahead, it is our turn: newcomers join behind us. Otherwise those ahead may
             # have left in any order, so look again.
             if ahead.total == 1 and not self.layout.downgrade_label:
@@ -178,7 +185,7 @@ class Line(ProtectedNodes):
 
     async def contenders(self) -> list[Contender]:
         """Holders and waiters, in order, with their data. Those that leave meanwhile are left out."""
-        order = numbers((await self.listing()).names, self.layout.contenders)
+        order = numbers(await self.listing(), self.layout.contenders)
         found = [Contender(name, order[name], *answer) for name, answer in (await self._read(order)).items()]
         found.sort(key=lambda each: position(each.sequence, each.stat.czxid))
         return found
@@ -281,11 +288,15 @@ class Line(ProtectedNodes):
         # Reads the data, not existence: that leaves no watch where there is no node.
         return WatchedRead(self._session, paths.join(self.full, name), messages.GET, self.path)
 
-    async def _watch_until_gone(self, node: QueueNode, name: str, rounds: Rounds) -> None:
+    async def _watch_until_gone(
+        self, node: QueueNode, name: str, rounds: Rounds, unless: asyncio.Future[Any] | None
+    ) -> None:
         with self._watched(name) as ahead:
             while await ahead.read() is not None:
-                change = await ahead.changed()
+                change = await ahead.changed(unless)
                 rounds.waited()
+                if unless is not None and unless.done():
+                    raise Interrupted
                 if change is WatchEvent.DELETED:
                     return
                 if node.session_id != self._session.session_id:

@@ -7,6 +7,7 @@ GUID, a label and the number that the server appends: ``_c_<uuid>-lock-000000000
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -69,6 +70,12 @@ ELECTION: Mapping[str, Layout] = {
     "kazoo": MUTEX["kazoo"],
 }
 """Curator's LeaderLatch; kazoo's Election, which is its Lock."""
+
+
+MEMBER = Naming("", dashes=True)
+"""A member of Curator's DistributedDoubleBarrier, whose name is a GUID and nothing else."""
+IS_MEMBER = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
+"""Matches the name of a member: Curator's, or kazoo's, which has no dashes."""
 
 
 class RWLayout(NamedTuple):

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from corral import errors, paths, verify
 from corral.session.session import Session
-from corral.types import Acl, Stat
+from corral.types import Acl, Stat, Znode
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
-    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "create", "data_of_each",
-    "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "send_create", "send_delete", "send_set",
-    "set_data", "stat_of_each",
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "children", "create",
+    "current_session", "data_of_each", "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi",
+    "quorum_barrier", "read_children", "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
 ]  # fmt: skip
 
 PERSISTENT = verify.create_flags()
@@ -43,11 +43,39 @@ def exists(
     return session.ask(messages.EXISTS, body, path, bound_to=bound_to, at_once=at_once)
 
 
+async def is_own_ephemeral(session: Session, full: str, path: str) -> bool:
+    """Whether there is an ephemeral of this session at a path. It needs no permission; servers before 3.6 do
+    not know this request."""
+    body = messages.GET_EPHEMERALS.request.encode(full)
+    return full in await session.ask(messages.GET_EPHEMERALS, body, path)
+
+
+def children(session: Session, full: str, path: str) -> Awaitable[tuple[list[str], Stat]]:
+    """The names of a znode's children, and its own `Stat`. Raises `NoNode`, and `NoAuth` if it takes a
+    permission that we lack."""
+    return session.ask(messages.CHILDREN2, messages.encode_children2(full, False), path)
+
+
 async def data_of_each(
     session: Session, parent: str, names: Iterable[str], path: str
 ) -> dict[str, tuple[bytes, Stat] | errors.NoAuth]:
     """Data and `Stat` of each of these children that exists, or the refusal."""
     return await _of_each(session, messages.GET, parent, names, path)
+
+
+async def read_children(session: Session, full: str, path: str) -> list[tuple[str, Znode]]:
+    """The children of a znode that exist and that we may read, in the order of their names; none if there is
+    no such znode. Raises `NoAuth` if we may not list them."""
+    try:
+        names, _ = await children(session, full, path)
+    except errors.NoNode:
+        return []
+    found = await data_of_each(session, full, names, path)
+    return [
+        (name, Znode(*answer))
+        for name, answer in sorted(found.items())
+        if not isinstance(answer, errors.NoAuth)
+    ]
 
 
 async def stat_of_each(
@@ -86,10 +114,18 @@ async def _of_each(
 
 
 def send_create(
-    session: Session, full: str, path: str, data: bytes, acl: tuple[Acl, ...], flags: int
+    session: Session,
+    full: str,
+    path: str,
+    data: bytes,
+    acl: tuple[Acl, ...],
+    flags: int,
+    *,
+    bound_to: int = 0,
 ) -> Awaitable[tuple[str, Stat]]:
     """Create a znode; returns its full path and its `Stat`. Raises `NodeExists` and `NoNode`."""
-    return session.request(messages.CREATE2, messages.encode_create(full, data, acl, flags), path)
+    body = messages.encode_create(full, data, acl, flags)
+    return session.request(messages.CREATE2, body, path, bound_to=bound_to)
 
 
 def send_set(
@@ -172,6 +208,13 @@ async def quorum_barrier(session: Session, full: str, path: str) -> None:
     answers it (S2).
     """
     await multi(session, [check(full)], path)
+
+
+async def current_session(session: Session, full: str, path: str) -> int:
+    """The id of the current session; waits until there is one."""
+    while not session.session_id:
+        await quorum_barrier(session, full, path)
+    return session.session_id
 
 
 async def is_gone(session: Session, full: str, path: str, *, bound_to: int) -> bool:

@@ -11,7 +11,7 @@ from corral import errors, paths
 from .context import RecipeContext
 from .held import Held
 from .holding import Holding
-from .line import Contender, Line
+from .line import Ahead, Contender, Line
 from .lockable import Lockable
 from .node_names import Layout
 from .order import numbers
@@ -39,7 +39,7 @@ class QueueLock(Lockable[H]):
         does.
         """
         self._session.ensure_loop()
-        return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
+        return bool(numbers(await self._line.listing(), self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
         """The holder (first) and the waiters, in order, with their data.
@@ -82,10 +82,11 @@ class QueueLock(Lockable[H]):
         is_seen = True
         try:
             if ahead.total:
-                if not wait:
+                seen = await self._wait_turn(node, ahead, rounds, wait=wait)
+                if seen is None:
                     line.leave(node)
                     return None
-                is_seen = await line.wait_turn(node, ahead, rounds)
+                is_seen = seen
             if not line.is_proven(node):
                 await line.confirm(node)
             elif not is_seen:
@@ -94,6 +95,10 @@ class QueueLock(Lockable[H]):
             line.leave(node)
             raise
         return node
+
+    async def _wait_turn(self, node: QueueNode, ahead: Ahead, rounds: Rounds, *, wait: bool) -> bool | None:
+        """As `Line.wait_turn`; None if it is not our turn and we do not wait."""
+        return await self._line.wait_turn(node, ahead, rounds) if wait else None
 
     def _refuse_reentry(self, mine: Sequence[Holding], *, wait: bool) -> None:
         for holding in mine:

@@ -12,7 +12,7 @@ from corral.session.watchers import WatchEvent, WatchKind
 from corral.wire import messages
 from corral.wire.messages import Operation
 
-__all__ = ["WatchedRead"]
+__all__ = ["WatchEvent", "WatchedRead"]
 
 _ENCODE = {
     messages.GET: messages.encode_get,
@@ -51,6 +51,16 @@ class WatchedRead:
     ) -> None:
         self._session.unwatch(self._full, self, self._kind)
 
+    @classmethod
+    def of_existence(cls, session: Session, full: str, path: str) -> WatchedRead:
+        """Reads the `Stat` of a znode, which may not exist."""
+        return cls(session, full, messages.EXISTS, path)
+
+    @property
+    def fired(self) -> asyncio.Future[WatchEvent]:
+        """The next change, for somebody who waits for something else, too. Do not cancel it."""
+        return self._fired
+
     def fire(self, change: WatchEvent, path: str, zxid: int, /) -> None:
         if not self._fired.done():
             self._fired.set_result(change)
@@ -77,7 +87,7 @@ class WatchedRead:
                     return refusal
                 self._op = messages.EXISTS
 
-    async def changed(self, or_when: asyncio.Future[None] | None = None) -> WatchEvent:
+    async def changed(self, or_when: asyncio.Future[Any] | None = None) -> WatchEvent:
         """Wait until what was read may have changed, or `or_when` is done."""
         if self._is_unreadable or or_when is not None:
             awaited: list[asyncio.Future[Any]] = [self._fired]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from corral import errors, paths
+from corral import paths
 from corral.types import Znode
 from corral.watch.shared import Feeds
 
-from .copy import TreeCopy, TreeCursor
+from .copy import TreeCopy
 from .filter import TreeFilter
-from .follow import TreeFeed, find_feed
+from .kept import KeptCopy
 from .watch import TreeWatch
 
 __all__ = ["Cache"]
@@ -54,28 +53,10 @@ class Cache(Mapping[str, Znode]):
         self._path = path
         self._chroot = chroot
         self._tree = tree
-        self._cursor = TreeCursor(wants_events=False)
-        self._feed: TreeFeed | None = None
-        self._finalizer: weakref.finalize[[TreeFeed, TreeCursor], Cache] | None = None
+        self._kept = KeptCopy(feeds, path, tree, what="cache", factory="cache(...)")
 
     async def __aenter__(self) -> Self:
-        self._feeds.session.ensure_loop()
-        if self._feed is not None:
-            raise errors.UsageStateError(
-                f"this cache of {self._path!r} is open already; share it, or make another with zk.cache()"
-            )
-        self._feed = feed = find_feed(self._feeds, self._full, self._path, self._tree)
-        feed.join(self._cursor)
-        self._finalizer = weakref.finalize(self, _leave_soon, feed, self._cursor)
-        self._finalizer.atexit = False
-        try:
-            feed.add_cache()
-            await feed.wait_active(self._cursor)
-            if self._feed is not feed:
-                raise errors.UsageStateError(f"this cache of {self._path!r} was closed while it was entered")
-        except BaseException:
-            self.close()
-            raise
+        await self._kept.open()
         return self
 
     async def __aexit__(
@@ -85,14 +66,12 @@ class Cache(Mapping[str, Znode]):
 
     def close(self) -> None:
         """Close the cache, as leaving ``async with`` does. Closing it again has no effect."""
-        feed, self._feed = self._feed, None
-        if feed is not None and self._finalizer is not None and self._finalizer.detach():
-            _leave(feed, self._cursor)
+        self._kept.close()
 
     @property
     def is_current(self) -> bool:
         """Whether the client is connected and every change that it has heard of is in the cache."""
-        return self._feed is not None and self._feed.is_current
+        return self._kept.is_current
 
     def children(self, path: str) -> list[str]:
         """The names of a znode's children, in no order; empty if there is no such znode."""
@@ -123,29 +102,12 @@ class Cache(Mapping[str, Znode]):
         return len(self._opened().nodes)
 
     def _opened(self) -> TreeCopy:
-        feed = self._feed
-        if feed is None:
-            raise errors.UsageStateError(
-                f"this cache of {self._path!r} is not open; use it in 'async with zk.cache(...) as cache:'"
-            )
-        if feed.failure is not None:
-            raise errors.fresh(feed.failure)
-        return feed.copy
+        return self._kept.checked()
 
     __hash__ = object.__hash__  # by identity, although it compares as a mapping does
 
     def __repr__(self) -> str:
-        feed = self._feed
-        if feed is None:
+        if not self._kept.is_open:
             return f"<Cache of {self._path!r}, not open>"
-        state = "current" if feed.is_current else "not current"
-        return f"<Cache of {self._path!r}, {len(feed.copy.nodes):,} znodes, {state}>"
-
-
-def _leave(feed: TreeFeed, cursor: TreeCursor) -> None:
-    feed.remove_cache()
-    feed.leave(cursor)
-
-
-def _leave_soon(feed: TreeFeed, cursor: TreeCursor) -> None:
-    feed.run_soon(_leave, feed, cursor)
+        state = "current" if self.is_current else "not current"
+        return f"<Cache of {self._path!r}, {len(self._kept.copy.nodes):,} znodes, {state}>"

@@ -1,0 +1,1 @@
+"""Service discovery, in Curator's layout."""
