@@ -218,20 +218,33 @@ async def test_the_session_ends_while_a_task_waits_for_its_turn(rig: Rig) -> Non
 
 
 async def test_tasks_of_one_client_share_a_mark(rig: Rig) -> None:
-    """X1: tasks of a client write in turn, by one mark, and never compete: no transaction is refused. So do its
-    clients with a chroot."""
+    """X1: tasks of a client write in turn, by one mark, and never compete: no transaction is refused."""
     await rig.other.create(PATH, b"0")
     start = len(rig.tap.messages)
+    results = await asyncio.gather(*(counter(rig.zk).add(1) for _ in range(10)))
+    assert sorted(results) == list(range(1, 11))
+    asked = rig.tap.requests(start, ours=False)
+    assert asked.count(MULTI) == 10
+    assert asked.count(CREATE) == 1
+    await no_mark(rig.other)
+
+
+async def test_clients_with_a_chroot(rig: Rig) -> None:
+    """X1: they count together with their client, and errors name the path as they do."""
+    await rig.other.create(PATH, b"0")
     below = rig.zk.chroot(PATH)
     results = await asyncio.gather(
         *(counter(rig.zk).add(1) for _ in range(5)),
         *(below.counter("/", layout="kazoo").add(1) for _ in range(5)),
     )
     assert sorted(results) == list(range(1, 11))
-    asked = rig.tap.requests(start, ours=False)
-    assert asked.count(MULTI) == 10
-    assert asked.count(CREATE) == 1
     await no_mark(rig.other)
+    async with rig.proxy.cut_at(before("transaction")) as cut, rig.proxy.refuse():
+        task = asyncio.create_task(below.counter("/", layout="kazoo").add(1))
+        await within(cut.fired.wait())
+        await delete_mark(rig.other)
+    with pytest.raises(corral.ConnectionLoss, match="transaction '/': the mark"):
+        await task
 
 
 async def test_a_delete_by_another_at_that_moment(rig: Rig) -> None:

@@ -94,10 +94,11 @@ class _Deletion(GuaranteedDelete):
 
 
 class Marks:
-    """The marks of one client, by the full path of the marked znode."""
+    """The marks of one client, by the full path of the marked znode, and by the path that errors name: what
+    is below one znode, and marked there, need not wait for its neighbours."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, _Mark] = {}
+        self._by_path: dict[tuple[str, str], _Mark] = {}
 
     @contextlib.asynccontextmanager
     async def at(
@@ -106,9 +107,10 @@ class Marks:
         """The writes to the znode at `full`, once the client's other tasks have finished theirs. `path` is
         what errors name; `acl` is for the mark, and must let us read and write it."""
         session.ensure_loop()
-        mark = self._by_path.get(full)
+        key = full, path
+        mark = self._by_path.get(key)
         if mark is None or (mark.deletion is not None and not mark.deletion.withdraw()):
-            mark = self._by_path[full] = _Mark()
+            mark = self._by_path[key] = _Mark()
         mark.deletion = None
         mark.users += 1
         try:
@@ -117,16 +119,16 @@ class Marks:
         finally:
             mark.users -= 1
             if not mark.users:
-                self._retire(session, full, mark)
+                self._retire(session, key, mark)
 
-    def _retire(self, session: Session, full: str, mark: _Mark) -> None:
+    def _retire(self, session: Session, key: tuple[str, str], mark: _Mark) -> None:
         """Nobody writes any more: delete the mark."""
 
         def deleted(error: BaseException | None) -> None:
             if error is not None:
                 mark.deletion = None  # we may not delete it: use it again, rather than create one more
-            elif self._by_path.get(full) is mark:
-                del self._by_path[full]
+            elif self._by_path.get(key) is mark:
+                del self._by_path[key]
 
         if mark.created is not None:
             mark.created.cancel()  # it is not sent, if it was not sent yet
