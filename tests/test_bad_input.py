@@ -61,6 +61,7 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "lock": lambda zk, path: zk.lock(path),
     "group": lambda zk, path: zk.group(path),
     "services": lambda zk, path: zk.services(path),
+    "registration": lambda zk, path: zk.registration(path),
     "watch": lambda zk, path: zk.watch(path),
 }
 
@@ -138,6 +139,10 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "data, int": Bad(lambda zk: zk.set("/", 7), TypeError, ("bytes, not int",)),
     "data, list": Bad(lambda zk: zk.set("/", [1]), TypeError, ("bytes, not list",)),
     "data of a lock": Bad(lambda zk: zk.lock("/l", data="text"), TypeError, ("bytes, not a str",)),
+    "data of a registration": Bad(lambda zk: zk.registration("/r", "text"), TypeError, ("bytes, not a str",)),
+    "on_taken of a registration": Bad(
+        lambda zk: zk.registration("/r", on_taken="hope"), ValueError, ("'hope'", "'wait'", "'raise'")
+    ),
     "data in a transaction": Bad(lambda zk: zk.transaction().set("/", "x"), TypeError, ("bytes, not a str",)),
     "version, text": Bad(lambda zk: zk.set("/", b"", version="1"), TypeError, ("'1'", "stat.version")),
     "version, bool": Bad(lambda zk: zk.delete("/a", version=True), TypeError, ("True", "int")),
@@ -357,6 +362,7 @@ TOO_LARGE: dict[str, Call] = {
     "get": lambda zk: zk.get("/" + "x" * 2000),
     "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL * 100),
     "lock": lambda zk: zk.lock("/l", data=bytes(2000)).acquire(),
+    "registration": lambda zk: zk.registration("/r", bytes(2000)).__aenter__(),
     "try a lock": lambda zk: zk.lock("/l", data=bytes(2000)).try_acquire(),
     "watch": lambda zk: anext(zk.watch("/" + "x" * 2000)),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:" + bytes(2000)),
@@ -506,6 +512,7 @@ VERBS: dict[str, Call] = {
     "below a chroot": lambda zk: zk.chroot("/a").get("/"),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:secret"),
     "lock": lambda zk: zk.lock("/l").acquire(),
+    "registration": lambda zk: zk.registration("/r").__aenter__(),
     "try a lock": lambda zk: zk.lock("/l").try_acquire(),
     "enter a lock": lambda zk: zk.lock("/l").__aenter__(),
     "is it locked": lambda zk: zk.lock("/l").locked(),

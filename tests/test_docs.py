@@ -110,12 +110,13 @@ def test_the_code_in_the_guide_to_testing_runs(pytester: pytest.Pytester) -> Non
 
 async def test_the_code_in_the_guide_to_recipes_runs() -> None:
     """It runs to its end, and who campaigns leads."""
-    [block] = python_blocks("docs/recipes.md")
     code: dict[str, Any] = {}
-    exec(block, code)
+    for block in python_blocks("docs/recipes.md"):
+        exec(block, code)
     async with EmbeddedServer() as server, corral.connect(server.address) as zk:
         async with asyncio.timeout(PATIENCE):
             await code["main"](server.address)
+            await code["register"](server.address)
             campaigning = asyncio.create_task(code["campaign"](zk))
             async for leader in zk.election("/leader").leaders():
                 if leader is not None:

@@ -20,14 +20,16 @@ import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
 import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
 import org.apache.curator.framework.recipes.locks.Lease;
 import org.apache.curator.framework.recipes.nodes.GroupMember;
+import org.apache.curator.framework.recipes.nodes.PersistentNode;
 import org.apache.curator.retry.RetryNTimes;
+import org.apache.zookeeper.CreateMode;
 
 /**
  * Curator's recipes, as a test tells them what to do.
  *
  * <p>A line of standard input is a command: an id, a handle, a verb and its arguments. Its answer is a line of standard
  * output: the id, and "ok" and words, or "error" and a message. All are separated by tabs. A handle is one recipe, made
- * by the verbs mutex, read, write, semaphore, latch and member, with a path. It has a thread of its own, as a mutex is the
+ * by the verbs mutex, read, write, semaphore, latch, member and node, with a path. It has a thread of its own, as a mutex is the
  * thread's that acquired it: what is told to one handle is done in order, and none waits for another. The program ends
  * when its input does.
  */
@@ -137,6 +139,24 @@ public final class CuratorPeer {
         }
     }
 
+    /** PersistentNode, ephemeral: acquired when it exists, released by closing it. */
+    record Node(PersistentNode node) implements Recipe {
+        public void acquire() throws Exception {
+            node.start();
+            if (!node.waitForInitialCreate(20, TimeUnit.SECONDS)) {
+                throw new IllegalStateException("not created");
+            }
+        }
+
+        public void release() throws Exception {
+            node.close();
+        }
+
+        public Collection<String> participants() {
+            return List.of(node.getActualPath());
+        }
+    }
+
     record Handle(Recipe recipe, ExecutorService thread) {}
 
     public static void main(String[] arguments) throws Exception {
@@ -185,6 +205,8 @@ public final class CuratorPeer {
                 yield new Member(new GroupMember(client, path, words[4], payload));
             }
             case "latch" -> new Latch(() -> new LeaderLatch(client, path, words[4]));
+            case "node" -> new Node(
+                    new PersistentNode(client, CreateMode.EPHEMERAL, false, path, words[4].getBytes()));
             default -> throw new IllegalArgumentException(kind);
         };
     }

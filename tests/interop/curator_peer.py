@@ -119,6 +119,10 @@ class Curator:
         """A `GroupMember`: `acquire` starts it, `release` closes it; `participants` are all members, as id=data."""
         return await self._make("member", path, id, data)
 
+    async def node(self, path: str, data: str) -> Recipe:
+        """An ephemeral `PersistentNode`: `acquire` starts it and waits until it exists, `release` closes it."""
+        return await self._make("node", path, data)
+
     async def _make(self, kind: str, *arguments: str) -> Recipe:
         handle = f"{kind}{next(self._ids)}"
         await self.tell(handle, kind, *arguments)

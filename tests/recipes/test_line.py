@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from lock_support import ended
+from lock_support import Rig, ended
 
 import corral
-from corral.testing import EmbeddedServer, LocalServer, Server
+from client_support import asks_for
+from corral.testing import EmbeddedServer, LocalServer, MessageKind, Server, committed
+from corral.wire.messages import CHILDREN, CREATE2, EXISTS, MULTI, SET
 from line_kinds import LOCK_NAME
-from support import PATIENCE, children, turns, until, until_line, within
+from support import PATIENCE, children, settle, turns, until, until_line, within
 
 MOST, LEAST = 2**31 - 1, -(2**31)
 
@@ -393,3 +395,59 @@ async def test_those_ahead_leave_in_any_order(zk: corral.Client, other: corral.C
     assert holder.is_valid
     await holder.release()
     await (await within(task)).release()
+
+
+# Creates whose outcome is unknown, and creates that were not sent
+
+
+@pytest.mark.parametrize("then", ["waited for", "cancelled"])
+async def test_a_lost_create_is_looked_for_behind_a_quorum_write(rig: Rig, then: str) -> None:
+    """S2, L3: a server that lags behind may list the line as it was before the create whose answer was lost. So a
+    quorum write is answered before the line is listed, and the node looked for."""
+    await rig.other.create("/lock")
+    async with rig.proxy.refuse():
+        async with rig.proxy.cut_at(committed(match=asks_for(CREATE2)), reset=True) as loss:
+            task = asyncio.create_task(rig.zk.lock("/lock").acquire())
+            if then == "cancelled":
+                await until_line(rig.other, "/lock", 1)
+                task.cancel()
+            await within(loss.fired.wait())
+        start = len(rig.tap.messages)
+    if then == "cancelled":
+        await until_line(rig.other, "/lock", 0)
+    else:
+        await (await within(task)).release()
+    seen = [
+        (message.kind, message.opcode)
+        for message in rig.tap.messages[start:]
+        if message.opcode in (MULTI.opcode, CHILDREN.opcode, EXISTS.opcode)
+    ]
+    looked = seen.index((MessageKind.REQUEST, EXISTS.opcode))
+    listed = max(index for index in range(looked) if seen[index] == (MessageKind.REQUEST, CHILDREN.opcode))
+    assert (MessageKind.REPLY, MULTI.opcode) in seen[:listed]
+
+
+async def test_a_create_does_not_carry_over_to_the_next_session(rig: Rig) -> None:
+    """S2: an acquire that begins while there is no connection belongs to the session that there is then. When that one
+    turns out to be over, it begins again in the next, behind all that waited: what is not bound to a session
+    carries over."""
+    await rig.other.create("/lock")
+    session = rig.zk.session_id
+    async with rig.away("expired"):
+
+        async def is_down() -> bool:
+            return rig.zk.state is corral.State.SUSPENDED
+
+        await until(is_down, "the connection is lost")
+        assert rig.zk.session_id == session
+        start = len(rig.tap.messages)
+        acquiring = asyncio.create_task(rig.zk.lock("/lock").acquire())
+        await turns()
+        setting = asyncio.create_task(rig.zk.set("/", b""))
+        await turns()
+    held = await within(acquiring)
+    await within(setting)
+    assert held.session_id == rig.zk.session_id != session
+    assert [each for each in rig.tap.requests(start) if each in (CREATE2, SET)] == [SET, CREATE2]
+    await held.release()
+    await settle(rig.zk)

@@ -18,7 +18,8 @@ LOCK = KINDS["lock"]
 
 
 async def test_another_sessions_node_with_our_name_is_not_ours(rig: Rig) -> None:
-    """L10: a node that has our GUID and another session is not taken for ours: it is waited for."""
+    """L10: a node that has our GUID and another session is not taken for ours: it is waited for. The create is repeated
+    under the same name, as one that did not happen."""
     await rig.other.create(PATH)
     prefix: list[str] = []
 
@@ -41,6 +42,7 @@ async def test_another_sessions_node_with_our_name_is_not_ours(rig: Rig) -> None
     await rig.other.delete(foreign)
     held = await within(task)
     assert held.node.rpartition("/")[2] == names[1]
+    assert names[1].startswith(prefix[0])
     await held.release()
 
 

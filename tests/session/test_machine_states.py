@@ -300,3 +300,9 @@ def test_nobody_else_sets_the_state() -> None:
 def test_the_scenarios_start_when_the_clock_does() -> None:
     """The moved clock starts where the scenarios take it from."""
     assert Driven().now == START
+
+
+def test_the_machine_has_few_attributes() -> None:
+    """CPython keeps up to 30 attributes of an object in an array that all instances share the layout of. Beyond that each
+    look-up costs a search, and the machine has dozens for each message."""
+    assert len(vars(machine_module.Machine(10.0))) <= 30

@@ -4,7 +4,7 @@ for without end, and what never was is passed over."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from lying import Liar, lying
@@ -196,6 +196,29 @@ async def test_events_that_never_were(
         assert not feed.reads.recreated
         await other.set("/tree/a", b"2")
         assert (await next_of(node)).data == b"2"
+
+
+WAYS: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
+    "watch_raw": lambda zk: anext(zk.watch_raw("/node")),
+    "watch_tree": lambda zk: anext(zk.watch_tree("/node")),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_persistent_watch_that_is_refused(lied_to: corral.Client, liar: Liar, way: str) -> None:
+    """W6: the error names what the reader called, and its path below the chroot, not the request behind it."""
+
+    def refuse(opcode: int, request: bytes, code: int, body: bytes) -> tuple[int, bytes]:
+        if opcode == messages.ADD_WATCH.opcode:
+            return corral.NoAuth.code, b""
+        return code, body
+
+    await lied_to.create("/node")
+    liar.lie = refuse
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(corral.NoAuth, match=f"{way} '/node'") as refused:
+            await WAYS[way](lied_to)
+    assert (refused.value.operation, refused.value.path) == (way, "/node")
 
 
 async def test_only_is_asked_once_for_each_node(zk: corral.Client, other: corral.Client) -> None:

@@ -158,14 +158,14 @@ def _next_version(version: int) -> int:
 
 
 def _check_path(body: bytes, flags: int, path: str) -> None:
-    requested = str(body[4 : 4 + _length_at(body, 0)[0]], "utf-8")
+    requested = body[4 : 4 + _length_at(body, 0)[0]].decode()
     if not flags & _SEQUENTIAL:
         if path != requested:
             raise Misfit(f"{path[:100]!r} was created, not {requested[:100]!r}")
         return
-    number = path[len(requested) :]
+    number = path.removeprefix(requested)
     is_number = (len(number) == 10 and number.isascii() and number.isdecimal()) or _NUMBER.fullmatch(number)
-    if not is_number or not path.startswith(requested):
+    if not is_number or len(path) != len(requested) + len(number):
         raise Misfit(f"{path[:100]!r} is not {requested[:100]!r} with a number")
 
 

@@ -69,14 +69,11 @@ class LeaseClock:
         self._connect_sent = float("-inf")
         self.anchor = float("-inf")
         """The newest time at which the leader is known to have touched the session, or later."""
+        self.end = float("-inf")
+        """When the lease ends, by the client's clock; minus infinity before the first proof."""
         # An answer to what was sent before these would say nothing new: of a burst the first says enough.
         self.touch_due = float("-inf")
         self.proof_due = float("-inf")
-
-    @property
-    def end(self) -> float:
-        """When the lease ends, by the client's clock; minus infinity before the first proof."""
-        return self.anchor + self.timeout
 
     def connected(self, sent: float, timeout: float, *, created: bool) -> None:
         """A connection is established by a connect request sent at `sent`; `created` for a new session.
@@ -88,6 +85,7 @@ class LeaseClock:
         self.timeout = timeout
         if created:
             self.anchor = float("-inf")  # what was proven was proven of another session
+        self.end = self.anchor + timeout
         self._touches.clear()  # what was sent on another connection need not have arrived
         self._connect_sent = sent
         self.touch_due = self.proof_due = float("-inf")
@@ -123,3 +121,4 @@ class LeaseClock:
     def _advance(self, anchor: float) -> None:
         if anchor > self.anchor:
             self.anchor = anchor
+            self.end = anchor + self.timeout

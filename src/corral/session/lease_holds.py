@@ -84,6 +84,8 @@ class LeaseHolds:
         self._submit = submit
         self._next_heartbeat = 0.0
         self._lateness = 0.0
+        self._slack = timeout * LEAST_LATENESS
+        """By how many seconds the lease of what is held ends before the session's."""
 
     def __bool__(self) -> bool:
         return bool(self._holds)
@@ -166,11 +168,15 @@ class LeaseHolds:
 
     def possible_end(self) -> float:
         """When something held now would be lost, by the proofs so far."""
-        return self.lease.end - max(self._lateness, self.lease.timeout * LEAST_LATENESS)
+        return self.lease.end - self._slack
 
     def note_lateness(self, late: float) -> None:
         """The event loop was `late` seconds late. It decays: one stall does not shorten leases for ever."""
         self._lateness = max(min(late, self.lease.timeout * MOST_LATENESS), self._lateness * 0.9)
+        self._allow_for_lateness()
+
+    def _allow_for_lateness(self) -> None:
+        self._slack = max(self._lateness, self.lease.timeout * LEAST_LATENESS)
         self.renew()
 
     # Heartbeats
@@ -179,7 +185,7 @@ class LeaseHolds:
         """A new connection: send a heartbeat at once, since the answer to the first write proves its
         start."""
         self._next_heartbeat = now
-        self.renew()
+        self._allow_for_lateness()
 
     def disconnected(self) -> None:
         """The connection is lost, and the heartbeat on it."""

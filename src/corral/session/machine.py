@@ -43,6 +43,7 @@ from corral.wire.compile import DecodeError
 from . import failures, gate
 from .auth import Credentials
 from .handshake import Handshake, frame
+from .history import History
 from .lease_holds import INFINITY, Heartbeat, LeaseHold, LeaseHolds
 from .requests import Request, Requests, Waiter
 from .states import FINAL, TRANSITIONS, ConnectionPhase, Transition
@@ -82,7 +83,11 @@ _MULTI = messages.MULTI
 
 
 class Machine:
-    """One session. `timeout` in seconds is the requested one, until a server has granted another."""
+    """One session. `timeout` in seconds is the requested one, until a server has granted another.
+
+    It has at most 30 attributes: beyond that CPython looks up each of them in a dictionary of its own, which
+    makes a lock a tenth slower.
+    """
 
     def __init__(
         self,
@@ -101,10 +106,7 @@ class Machine:
         """Why the connection is to be closed, or None."""
         self.session_id = 0
         self.timeout = timeout
-        self.state_since = -INFINITY
-        """When `state` changed last."""
-        self.sessions_opened = 0
-        self.connections_established = 0
+        self.history = History()
         self.zxids = ZxidTracker()
         self.watches = WatchRegistry(self._submit_about_watches, max_request=max_request)
         self.observers: dict[WriteObserver, None] = {}
@@ -114,15 +116,12 @@ class Machine:
         self.fatal_error: errors.SessionError | None = None
         """Why there will be no session any more, unless the client was closed or its credentials were
         refused."""
-        # For the log, as of the last change of `state`.
-        self.loss_reason = ""
-        self.end_reason = ""
-        self.lost_nodes = ""
         self.last_contact = -INFINITY
         """When a server was last heard from."""
         self.deadline_moved = False
         """Whether `deadline` may be earlier than when it was last armed."""
 
+        self._is_over = False  # whether requests are rejected at once
         self._armed_deadline = INFINITY
         self._by_ping = lease_by_ping
         self._max_reply = max_reply
@@ -230,7 +229,7 @@ class Machine:
             )
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(failures.session_expired())
-        self.loss_reason = why
+        self.history.loss_reason = why
         self._change(Transition.DISCONNECTED)
         self.advance(now)  # only without a connection does the clock expire a session
 
@@ -274,7 +273,7 @@ class Machine:
 
     def submit(self, request: Request) -> None:
         """Queue a request. It is rejected at once if it can never be answered."""
-        if self.closing or self.state in FINAL:
+        if self._is_over:
             request.reject(self.final_error())
         elif request.bound_to and request.bound_to != self.session_id:
             request.reject(failures.session_expired())
@@ -285,13 +284,13 @@ class Machine:
 
     def hold(self, hold: LeaseHold, now: float) -> None:
         """Send heartbeats for `hold` from now on, and notify it when it is lost, which may be at once."""
-        if self.closing or self.state in FINAL:
+        if self._is_over:
             hold.lost(self.final_error(), now)
             return
-        self._holds.add(hold, now)
-        self.deadline_moved = (
-            self.deadline_moved or min(self._holds.end, self._holds.due()) < self._armed_deadline
-        )
+        holds, armed = self._holds, self._armed_deadline
+        holds.add(hold, now)
+        if holds.end < armed or holds.due() < armed:
+            self.deadline_moved = True
         self.advance(now)
 
     def unhold(self, hold: LeaseHold) -> None:
@@ -316,7 +315,7 @@ class Machine:
 
     def add_credentials(self, credentials: Credentials) -> None:
         """Authenticate with these, too, now and on each connection to come."""
-        if self.closing or self.state in FINAL:
+        if self._is_over:
             raise self.final_error()
         is_connected = self.phase is _UP
         auth = self._handshake.add_credentials(credentials, is_connected=is_connected)
@@ -330,7 +329,7 @@ class Machine:
         close.
         """
         self.advance(now)
-        self.closing = True
+        self.closing = self._is_over = True
         self._holds.lose_all(self.final_error(), now)
         self.fail_waiting(self.final_error())
         if not self.session_id:
@@ -341,7 +340,7 @@ class Machine:
     def end(self, now: float, error: BaseException | None = None) -> None:
         """Nothing follows: reject everything. `error` is the defect that caused it, if one did."""
         self.advance(now)
-        self.closing = True
+        self.closing = self._is_over = True
         self.phase = _DOWN
         self.session_id = 0
         reason = self.final_error(error)
@@ -368,8 +367,8 @@ class Machine:
 
     def _lapse(self, now: float) -> None:
         ended = self._holds.end
-        self.end_reason = f"the lease of session 0x{self.session_id:x} lapsed"
-        self.lost_nodes = self._holds.describe()
+        self.history.end_reason = f"the lease of session 0x{self.session_id:x} lapsed"
+        self.history.lost_nodes = self._holds.describe()
         self._holds.lose_all(
             errors.LockLost("the lease lapsed: that the session is alive could no longer be proven"), ended
         )
@@ -420,8 +419,8 @@ class Machine:
             self._request_close("the server has no such session")
             return
         created = reply.session_id != self.session_id
-        self.sessions_opened += created
-        self.connections_established += 1
+        self.history.sessions_opened += created
+        self.history.connections_established += 1
         self.timeout = reply.timeout
         self.deadline_moved = True
         self.session_id = reply.session_id
@@ -484,13 +483,8 @@ class Machine:
         self, now: float, xid: int, zxid: int, code: int, view: memoryview, start: int, end: int
     ) -> None:
         request = self.requests.answered(xid, end - start)
-        if request is None and code == errors.Unimplemented.code:
-            # Servers answer an unknown operation out of turn, and close the connection.
-            request = self.requests.answered_out_of_turn(xid)
-            if request is not None:
-                self._request_close("the server does not know an operation, and closes the connection")
         if request is None:
-            raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
+            request = self._answered_out_of_turn(xid, code)
         self._in_hand = request  # no longer in flight: on an error `receive_data` rejects it
         zxids = self.zxids
         if zxid != zxids.connection:
@@ -526,6 +520,16 @@ class Machine:
             if self.observers:
                 self._show_observers(request, result)
         request.resolve(result)
+
+    def _answered_out_of_turn(self, xid: int, code: int) -> Request:
+        """The request of an answer that is not the oldest one's: servers answer an unknown operation out of
+        turn, and close the connection."""
+        if code == errors.Unimplemented.code:
+            request = self.requests.answered_out_of_turn(xid)
+            if request is not None:
+                self._request_close("the server does not know an operation, and closes the connection")
+                return request
+        raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
 
     def _unusable(self, request: Request, error: Exception, now: float) -> None:
         """The server has executed the request, but its answer cannot be used."""
@@ -598,8 +602,8 @@ class Machine:
             request.reject(errors.server_error(code, request.op.name, request.path))
 
     def _expire(self, why: str) -> None:
-        self.end_reason = f"session 0x{self.session_id:x} expired ({why})"
-        self.lost_nodes = self._holds.describe()
+        self.history.end_reason = f"session 0x{self.session_id:x} expired ({why})"
+        self.history.lost_nodes = self._holds.describe()
         over, self.session_id = self.session_id, 0
         self.timeout = self._handshake.requested_timeout  # another one was granted to that session alone
         self._handshake.forget_session()
@@ -629,7 +633,8 @@ class Machine:
         self.state, before = TRANSITIONS[self.state][transition], self.state
         if self.state is before:
             return
-        self.state_since = self._holds.now
+        self.history.state_since = self._holds.now
+        self._is_over = self._is_over or self.state in FINAL
         if not self.closing or self.state is State.CLOSED:  # while closing, only the end is news
             logger.debug("session 0x%x: %s, as %s", self.session_id, self.state.value, transition.value)
             self._on_state(self.state)

@@ -228,12 +228,15 @@ class Requests:
         """Queue a request behind all that wait."""
         waiting = self.waiting
         waiting.append(request)
-        if len(waiting) > self._purge_count:
+        if len(waiting) > self._purge_count or len(request.body) > _LARGE:
+            self._bound_memory(len(request.body))
+
+    def _bound_memory(self, size: int) -> None:
+        """Many requests wait, or a large one was added."""
+        if size > _LARGE:
+            self._large_bytes += size
+        if len(self.waiting) > self._purge_count or self._large_bytes > self._purge_bytes:
             self.purge()
-        if len(request.body) > _LARGE:
-            self._large_bytes += len(request.body)
-            if self._large_bytes > self._purge_bytes:
-                self.purge()
 
     def purge(self) -> None:
         """Drop what nobody waits for. After a long outage that may be all of it, timed out."""

@@ -289,15 +289,16 @@ class Session:
         """What the session knows of itself, with two numbers that its watches know."""
         self._check_loop()
         machine, connection = self._machine, self._connection
+        history = machine.history
         held = tuple(machine.held_nodes())
         return Statistics(
             server=None if self.server is None else str(self.server),
             session_id=machine.session_id,
             session_timeout=machine.timeout,
             state=machine.state,
-            state_age=0.0 if self._loop is None else self.clock() - max(machine.state_since, self._opened_at),
-            sessions_opened=machine.sessions_opened,
-            reconnects=max(0, machine.connections_established - 1),
+            state_age=0.0 if self._loop is None else self.clock() - max(history.state_since, self._opened_at),
+            sessions_opened=history.sessions_opened,
+            reconnects=max(0, history.connections_established - 1),
             in_flight=len(machine.requests.in_flight),
             waiting=len(machine.requests.waiting),
             held=held,
@@ -346,9 +347,9 @@ class Session:
         if state is State.CONNECTED:
             self._contact.back(now, server, f"session 0x{machine.session_id:x}")
         elif state is State.SUSPENDED:
-            self._contact.lost(now, machine.loss_reason, machine.describe_held(), self.lease_left)
+            self._contact.lost(now, machine.history.loss_reason, machine.describe_held(), self.lease_left)
         elif state in (State.LAPSED, State.EXPIRED):
-            self._contact.ended(now, machine.end_reason, machine.lost_nodes)
+            self._contact.ended(now, machine.history.end_reason, machine.history.lost_nodes)
 
 
 def _no_loop() -> errors.UsageStateError:

@@ -29,21 +29,21 @@ class UntilCertain(ABC):
     `MOST_ROUNDS` answers that cannot be used.
     """
 
-    __slots__ = ("_op", "_path", "_session", "_session_id", "_useless")
+    __slots__ = ("_body", "_op", "_path", "_session", "_session_id", "_useless")
 
-    def __init__(self, session: Session, op: messages.Operation, path: str, session_id: int) -> None:
+    def __init__(
+        self, session: Session, op: messages.Operation, body: bytes, path: str, session_id: int
+    ) -> None:
         self._session = session
         self._op = op
+        self._body = body
         self._path = path
         self._session_id = session_id
         self._useless = 0
 
-    def _send(self, body: bytes) -> None:
-        self._session.submit_now(Request(self._op, body, self._path, self, bound_to=self._session_id))
-
-    @abstractmethod
     def send(self) -> None:
         """Send it, for the first time or again."""
+        self._session.submit_now(Request(self._op, self._body, self._path, self, bound_to=self._session_id))
 
     def done(self) -> bool:
         return False
@@ -84,12 +84,9 @@ class GuaranteedDelete(UntilCertain):
         session_id: int,
         on_done: Callable[[BaseException | None], None] | None = None,
     ) -> None:
-        super().__init__(session, messages.DELETE, full, session_id)
+        super().__init__(session, messages.DELETE, messages.encode_delete(full, -1), full, session_id)
         self._on_done = on_done
         self.send()
-
-    def send(self) -> None:
-        self._send(messages.encode_delete(self._path, -1))
 
     def set_result(self, result: Any, /) -> None:
         if self._on_done is not None:
@@ -110,7 +107,7 @@ class CertainTransaction(UntilCertain):
     """A transaction until its outcome is certain. `on_done` gets the outcome, or the error with which it was
     given up. It gets nothing if the session is over."""
 
-    __slots__ = ("_body", "_on_done")
+    __slots__ = ("_on_done",)
 
     def __init__(
         self,
@@ -120,12 +117,8 @@ class CertainTransaction(UntilCertain):
         session_id: int,
         on_done: Callable[[Outcome | errors.CorralError], None],
     ) -> None:
-        super().__init__(session, messages.MULTI, path, session_id)
-        self._body = messages.encode_multi(writes)
+        super().__init__(session, messages.MULTI, messages.encode_multi(writes), path, session_id)
         self._on_done = on_done
-
-    def send(self) -> None:
-        self._send(self._body)
 
     def set_result(self, results: Any, /) -> None:
         self._on_done(Outcome.of(results))

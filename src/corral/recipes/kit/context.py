@@ -24,8 +24,8 @@ class SharedByRecipes:
         self.held = HeldRegistry[Any]()  # of `holding.Holding`, which is made with a context
         self.lists = Lists()
         self.marks = Marks()
-        self.registered: dict[str, Any] = {}
-        """The `registration.RegisteredNode` at each full path: it is kept, or being deleted."""
+        self.registered = dict[str, Any]()
+        """The `registration.RegisteredNode` of each full path that is kept, or being deleted."""
 
 
 class RecipeContext(NamedTuple):

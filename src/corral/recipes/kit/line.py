@@ -105,12 +105,12 @@ class Line(ProtectedNodes):
                 node = QueueNode.of(path, int(path[len(prefix) :]), stat)
             try:
                 try:
-                    listing = await listed
+                    names = await listed
                 except (errors.NoNode, errors.ConnectionLoss):
-                    listing = await self.listing()
-                if listing.names == [node.name]:
+                    names = await self.listing()
+                if names == [node.name]:
                     return node, _NOBODY
-                return node, await self._ahead(node, listing)
+                return node, await self._ahead(node, Listing.of(names))
             except BaseException:
                 self.leave(node)
                 raise
@@ -178,7 +178,7 @@ class Line(ProtectedNodes):
 
     async def contenders(self) -> list[Contender]:
         """Holders and waiters, in order, with their data. Those that leave meanwhile are left out."""
-        order = numbers((await self.listing()).names, self.layout.contenders)
+        order = numbers(await self.listing(), self.layout.contenders)
         found = [Contender(name, order[name], *answer) for name, answer in (await self._read(order)).items()]
         found.sort(key=lambda each: position(each.sequence, each.stat.czxid))
         return found

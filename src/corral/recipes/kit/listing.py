@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from corral.session.requests import Nobody, Request
 from corral.session.session import Session
@@ -17,19 +17,24 @@ __all__ = ["Listing", "Lists"]
 MOST_SHARERS = 1000
 
 
-class Listing:
+class Listing(list[str]):
     """The names in a line at one moment. A waiter must not keep it, since it is as long as the line."""
 
-    __slots__ = ("_in_order", "_set", "names")
+    __slots__ = ("_in_order", "_set")
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
         self._set: frozenset[str] | None = None
         self._in_order: dict[tuple[str, ...], InOrder] | None = None
 
-    def __contains__(self, name: str) -> bool:
+    @classmethod
+    def of(cls, names: list[str]) -> Listing:
+        """The names as a listing, which they may be already."""
+        return names if isinstance(names, cls) else cls(names)
+
+    def __contains__(self, name: object) -> bool:
         if self._set is None:
-            self._set = frozenset(self.names)
+            self._set = frozenset(self)
         return name in self._set
 
     def in_order(self, labels: tuple[str, ...]) -> InOrder:
@@ -38,7 +43,7 @@ class Listing:
             self._in_order = {}
         found = self._in_order.get(labels)
         if found is None:
-            found = self._in_order[labels] = in_order(self.names, labels)
+            found = self._in_order[labels] = in_order(self, labels)
         return found
 
 
@@ -51,93 +56,98 @@ class Lists:
     """
 
     def __init__(self) -> None:
-        self._unsent: dict[str, Request] = {}  # each with a _SharedListing as its waiter
+        self._unsent: dict[str, Request] = {}  # each with _Sharers as its waiter
 
     def ask(
         self, session: Session, full: str, path: str, create: Request | None = None
-    ) -> asyncio.Future[Listing]:
+    ) -> asyncio.Future[list[str]]:
         """Send `create`, and behind it a list of the children of `full`; `path` is what errors name.
 
-        The future is the caller's own: cancelling it does not affect the others that share the list.
+        The future is the caller's own: cancelling it does not affect the others that share the list, which is
+        then one `Listing` for all of them.
         """
-        answer: asyncio.Future[Listing] = session.loop.create_future()
-        unsent = self._unsent
-        replaced = unsent.get(full)
-        if replaced is not None and (shared := _shareable(replaced)) is not None:
-            shared.others.append(answer)
-            if create is None:
-                return answer
-            # A new request takes its place, so that it is sent once, and behind this create.
-            body, replaced.waiter = replaced.body, _GONE
+        answer: asyncio.Future[list[str]] = session.loop.create_future()
+        shared = self._unsent.get(full)
+        if shared is not None and (sharers := _shareable(shared)) is not None:
+            self._share(session, full, shared, sharers, answer, create)
+            return answer
+        request = Request(messages.CHILDREN, messages.encode_children(full, False), path, answer)
+        if create is None:
+            session.submit_now(request)
         else:
-            body, replaced = messages.encode_children(full, False), None
-            shared = _SharedListing(unsent, full, answer)
-        request = Request(messages.CHILDREN, body, path, shared)
-        try:
-            if create is None:
-                session.submit_now(request)
-            else:
-                session.submit_now(create, request)
-        except BaseException:  # the create is too large, and nothing was sent
-            if replaced is not None:
-                shared.others.remove(answer)
-                replaced.waiter = shared
-            raise
+            session.submit_now(create, request)
         if not request.attempts and not answer.done():
-            unsent[full] = request
-        elif replaced is not None:
-            unsent.pop(full, None)
+            request.waiter = _Sharers(self._unsent, full, answer)
+            self._unsent[full] = request
         return answer
 
+    def _share(
+        self,
+        session: Session,
+        full: str,
+        unsent: Request,
+        sharers: _Sharers,
+        answer: asyncio.Future[list[str]],
+        create: Request | None,
+    ) -> None:
+        """Have `answer` resolved by a list that waits to be sent, or by one behind `create` in its place."""
+        sharers.waiting.append(answer)
+        if create is None:
+            return
+        request = Request(messages.CHILDREN, unsent.body, unsent.path, sharers)
+        unsent.waiter = _GONE
+        try:
+            session.submit_now(create, request)
+        except BaseException:  # the create is too large, and nothing was sent
+            sharers.waiting.remove(answer)
+            unsent.waiter = sharers
+            raise
+        if not request.attempts and not answer.done():
+            self._unsent[full] = request
+        else:
+            self._unsent.pop(full, None)
 
-def _shareable(request: Request) -> _SharedListing | None:
-    """The list that this request reads, if others may share it."""
-    shared = request.waiter
-    assert isinstance(shared, _SharedListing)
-    is_full = len(shared.others) >= MOST_SHARERS
-    return None if request.sent or is_full or shared.done() else shared
+
+def _shareable(request: Request) -> _Sharers | None:
+    """Those who wait for the list that this request reads, if others may join them."""
+    sharers = request.waiter
+    assert isinstance(sharers, _Sharers)
+    is_full = len(sharers.waiting) > MOST_SHARERS
+    return None if request.sent or is_full or sharers.done() else sharers
 
 
-class _SharedListing(Listing):
-    """A requested list, and the futures that wait for it (`requests.Waiter`)."""
+class _Sharers:
+    """The futures that wait for one list (`requests.Waiter`)."""
 
-    __slots__ = ("_first", "_full", "_unsent", "others")
+    __slots__ = ("_full", "_unsent", "waiting")
 
-    def __init__(self, unsent: dict[str, Request], full: str, first: asyncio.Future[Listing]) -> None:
-        # Not by `super().__init__`, which would cost a call for each lock that is acquired.
-        self.names = ()
-        self._set = self._in_order = None
+    def __init__(self, unsent: dict[str, Request], full: str, first: asyncio.Future[list[str]]) -> None:
         self._unsent = unsent
         self._full = full
-        self._first = first
-        self.others: list[asyncio.Future[Listing]] = []
+        self.waiting = [first]
 
     def done(self) -> bool:
-        """Whether nobody waits any more: then it is not sent, and nobody shares it."""
-        if not self._first.done():
-            return False
-        for answer in self.others:
+        """Whether nobody waits any more: then it is not sent, and nobody joins."""
+        for answer in self.waiting:
             if not answer.done():
                 return False
         self._forget()
         return True
 
     def set_result(self, names: list[str], /) -> None:
-        self.names = names
+        listing = Listing(names)
         for answer in self._release():
             if not answer.done():
-                answer.set_result(self)
+                answer.set_result(listing)
 
     def set_exception(self, exception: BaseException, /) -> None:
         for answer in self._release():
             if not answer.done():
                 answer.set_exception(exception)
 
-    def _release(self) -> Sequence[asyncio.Future[Listing]]:
-        """The futures that wait. They refer to the list from here on, so the list drops them."""
+    def _release(self) -> Sequence[asyncio.Future[list[str]]]:
         self._forget()
-        waiting = (self._first, *self.others)
-        del self._first, self.others
+        waiting, self.waiting = self.waiting, []
         return waiting
 
     def _forget(self) -> None:

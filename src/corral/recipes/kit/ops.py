@@ -19,8 +19,8 @@ from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
     "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "children", "create",
-    "data_of_each", "delete", "exists", "get", "is_gone", "multi", "quorum_barrier", "read_children",
-    "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
+    "data_of_each", "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi", "quorum_barrier",
+    "read_children", "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
 ]  # fmt: skip
 
 PERSISTENT = verify.create_flags()
@@ -41,6 +41,13 @@ def exists(
     """A znode's `Stat`. Raises `NoNode`. Servers from 3.9 on raise `NoAuth` if we may not read it."""
     body = messages.encode_exists(full, False)
     return session.ask(messages.EXISTS, body, path, bound_to=bound_to, at_once=at_once)
+
+
+async def is_own_ephemeral(session: Session, full: str, path: str) -> bool:
+    """Whether there is an ephemeral of this session at a path. It needs no permission; servers before 3.6 do
+    not know this request."""
+    body = messages.GET_EPHEMERALS.request.encode(full)
+    return full in await session.ask(messages.GET_EPHEMERALS, body, path)
 
 
 async def children(session: Session, full: str, path: str) -> list[str]:
@@ -107,10 +114,18 @@ async def _of_each(
 
 
 def send_create(
-    session: Session, full: str, path: str, data: bytes, acl: tuple[Acl, ...], flags: int
+    session: Session,
+    full: str,
+    path: str,
+    data: bytes,
+    acl: tuple[Acl, ...],
+    flags: int,
+    *,
+    bound_to: int = 0,
 ) -> Awaitable[tuple[str, Stat]]:
     """Create a znode; returns its full path and its `Stat`. Raises `NodeExists` and `NoNode`."""
-    return session.request(messages.CREATE2, messages.encode_create(full, data, acl, flags), path)
+    body = messages.encode_create(full, data, acl, flags)
+    return session.request(messages.CREATE2, body, path, bound_to=bound_to)
 
 
 def send_set(

@@ -77,7 +77,7 @@ class ProtectedNodes:
         """
         while True:
             try:
-                return await self._lists.ask(self._session, self.full, self.path)
+                return Listing.of(await self._lists.ask(self._session, self.full, self.path))
             except errors.NoNode:
                 return Listing(())
             except errors.ConnectionLoss as loss:  # twice on one read; it changes nothing, so go on
@@ -120,7 +120,7 @@ class ProtectedNodes:
         # One after the other, not in one pipeline: after a lost connection the list could be sent again
         # behind which the write is sent again.
         await ops.quorum_barrier(self._session, self.full, self.path)
-        for name in (await self.listing()).names:
+        for name in await self.listing():
             if guid in name and (node := await self._owned(name)) is not None:
                 return node
         return None

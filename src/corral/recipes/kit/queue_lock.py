@@ -39,7 +39,7 @@ class QueueLock(Lockable[H]):
         does.
         """
         self._session.ensure_loop()
-        return bool(numbers((await self._line.listing()).names, self._line.layout.contenders))
+        return bool(numbers(await self._line.listing(), self._line.layout.contenders))
 
     async def contenders(self) -> list[Contender]:
         """The holder (first) and the waiters, in order, with their data.
