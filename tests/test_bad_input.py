@@ -59,6 +59,8 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "create in a transaction": lambda zk, path: zk.transaction().create(path),
     "chroot": lambda zk, path: zk.chroot(path),
     "lock": lambda zk, path: zk.lock(path),
+    "group": lambda zk, path: zk.group(path),
+    "services": lambda zk, path: zk.services(path),
     "registration": lambda zk, path: zk.registration(path),
     "barrier": lambda zk, path: zk.barrier(path),
     "double barrier": lambda zk, path: zk.double_barrier(path, 2),

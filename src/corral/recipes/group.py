@@ -83,7 +83,7 @@ class Members:
     left: tuple[Member, ...]
     """Those that are gone, as they were last reported."""
     changed: tuple[Member, ...]
-    """Those whose data was set, or that joined again, in another session, between two events."""
+    """Those whose data was set, or that left and joined again, since the last event."""
 
 
 class GroupWatch(DecodedWatch[Member, Members]):
