@@ -7,9 +7,14 @@ from .errors import __all__ as _errors
 from .recipes.election import Election as Election
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
+from .recipes.kit.queue_items import FailedItem as FailedItem
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
+from .recipes.queue import Job as Job
+from .recipes.queue import Queue as Queue
+from .recipes.queue import SizeWatch as SizeWatch
+from .recipes.queue import Take as Take
 from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
@@ -33,19 +38,24 @@ __all__ = [
     "Client",
     "Contender",
     "Election",
+    "FailedItem",
     "Held",
     "HeldWrite",
+    "Job",
     "LeaderWatch",
     "Lock",
     "MultiLock",
     "NodeWatch",
+    "Queue",
     "RWLock",
     "RawWatch",
     "ReadLock",
     "Registration",
     "Semaphore",
+    "SizeWatch",
     "StateStream",
     "Statistics",
+    "Take",
     "Transaction",
     "TreeWatch",
     "WriteLock",

@@ -17,6 +17,7 @@ from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, lay
 from .recipes.kit.registration import OnTaken
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
+from .recipes.queue import Queue
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
@@ -270,6 +271,11 @@ class Client(Nodes):
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
+
+    def queue(self, path: str, *, max_attempts: int | None = None, acl: Sequence[Acl] = OPEN_ACL) -> Queue:
+        """A queue of items for consumers; see `Queue`. An item that was handed out `max_attempts` times and
+        not done is put aside; with None it is handed out until it is done."""
+        return Queue(self._recipe(path, b"", acl), verify.max_attempts(max_attempts))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

@@ -70,6 +70,9 @@ ELECTION: Mapping[str, Layout] = {
 }
 """Curator's LeaderLatch; kazoo's Election, which is its Lock."""
 
+QUEUE_WAITING = _exclusive(PROTECTED, "-wait-", "wait-")
+"""The consumers of a queue that wait for an item. Neither Curator nor kazoo has such a line."""
+
 
 class RWLayout(NamedTuple):
     """The two sides of a read/write lock, in one line."""
