@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from scenarios import SESSION_TIMEOUT, Stage, require
+
 import corral
 from corral.testing.enumerators import InvariantViolated, Run, Scenario
-from scenarios import SESSION_TIMEOUT, Stage, require
 from support import PATIENCE, children, settle, until
 
 ITEM = b"an item"
@@ -81,7 +82,9 @@ async def client(stage: Stage, **options: Any) -> AsyncIterator[corral.Client]:
 def putting(way: str, *, parents: bool) -> Callable[[Stage], Scenario]:
     """An item that `put` has acknowledged is there once; one that was not is there once, or not at all. Of several in
     one transaction all are there, or none; of several transactions those before."""
-    items = [b"1", b"2", b"3"] if way == "put_many" else [b"1" * 600, b"2" * 600] if way == "batches" else [ITEM]
+    items = (
+        [b"1", b"2", b"3"] if way == "put_many" else [b"1" * 600, b"2" * 600] if way == "batches" else [ITEM]
+    )
     possible: list[list[bytes]] = [[], items]
     if way == "batches":
         possible.append(items[:1])
@@ -161,7 +164,10 @@ def taking(way: str, scene: str) -> Callable[[Stage], Scenario]:
                     require(job.is_valid and job.data == ITEM, f"taken: {job}, {job.data!r}")
                     await settle(zk)
                     ours = await ephemerals(stage, path, zk.session_id)
-                    require(ours == [job.node.removeprefix(zk.chroot_path)], f"taken {job.node}, and ours are {ours}")
+                    require(
+                        ours == [job.node.removeprefix(zk.chroot_path)],
+                        f"taken {job.node}, and ours are {ours}",
+                    )
                     require(await stage.other.queue(path).try_take() is None, "another one has it, too")
                     await job.done()
                     require(await contents(stage, path) == [], "done, and not removed")
@@ -241,7 +247,9 @@ def putting_aside(stage: Stage) -> Scenario:
     return scenario
 
 
-def ending_by(call: Callable[[corral.Job], Awaitable[None]], left: list[bytes]) -> Callable[[Stage], Scenario]:
+def ending_by(
+    call: Callable[[corral.Job], Awaitable[None]], left: list[bytes]
+) -> Callable[[Stage], Scenario]:
     """An item that is done, or given back, by a call, which goes on when it is cancelled."""
 
     def on(stage: Stage) -> Scenario:
