@@ -16,7 +16,7 @@ import corral
 from client_support import asks_for, requests_seen
 from corral.testing import FaultProxy
 from corral.wire import messages
-from support import PATIENCE, children, settle, turns, until, until_line, within
+from support import PATIENCE, block, children, settle, turns, until, until_line, within
 
 PATH = "/jobs"
 
@@ -457,6 +457,15 @@ async def test_an_item_that_is_done_as_its_claim_is_lost(rig: Rig) -> None:
         async with rig.zk.queue(PATH).take() as job:
             await rig.other.delete(f"{PATH}/taken/{job.name}")
     assert await drain(rig.other.queue(PATH)) == [b"x"]
+
+
+async def test_a_body_that_blocks_the_loop_beyond_the_lease(rig: Rig) -> None:
+    """Q1, S9: nothing could tell it of the loss; at its end nothing is removed, and LockLost comes out."""
+    await rig.other.queue(PATH).put(b"x")
+    with pytest.raises(corral.LockLost):
+        async with rig.zk.queue(PATH).take():
+            block(rig.zk.session_timeout + 1)
+    assert (await take(rig.other.queue(PATH))).attempt == 2
 
 
 async def test_an_acknowledgement_that_is_not_confirmed_in_time(rig: Rig) -> None:

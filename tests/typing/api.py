@@ -127,6 +127,31 @@ async def turns(zk: corral.Client) -> None:
         assert_type(me.is_present, bool)
         await me.update(b"draining")
         await me.wait_present()
+    queue = zk.queue("/jobs", max_attempts=5)
+    assert_type(queue, corral.Queue)
+    await queue.put(b"x", priority=10)
+    await queue.put_many([b"x", b"y"])
+    async with queue.take() as job:
+        assert_type(job, corral.Job)
+        assert_type(job.data, bytes)
+        assert_type(job.attempt, int)
+        assert_type(job.transaction(), corral.Transaction)
+        await job.done()
+    assert_type(await queue.take(), corral.Job)
+    assert_type(await queue.try_take(), corral.Job | None)
+    async for job in queue:
+        async with job as entered:
+            assert_type(entered, corral.Job)
+    assert_type(await queue.size(), int)
+    assert_type(queue.take(), corral.Take)
+    assert_type(queue.watch_size(), corral.SizeWatch)
+    async for size in queue.watch_size():
+        assert_type(size, int)
+    for failed in await queue.failed():
+        assert_type(failed, corral.FailedItem)
+        await queue.requeue(failed)
+        await queue.discard(failed)
+    await queue.put("text")  # type: ignore[arg-type]
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]

@@ -39,8 +39,8 @@ class Job(Held):
     out if the lease ended while the acknowledgement was under way: then the item is removed or handed out
     again.
 
-    **When the body is cancelled**, leaving does not wait for the server. The item is given back in the
-    background as soon as a server can be reached.
+    **On cancel** of the body, leaving does not wait for the server. The item is given back in the background,
+    as soon as a server can be reached. **On loss** of the connection the item stays ours while the lease lasts.
     """
 
     _holding: JobHolding
