@@ -40,7 +40,7 @@ class Job(Held):
     again.
 
     **On cancel** of the body, leaving does not wait for the server. The item is given back in the background,
-    as soon as a server can be reached. **On loss** of the connection the item stays ours while the lease lasts.
+    as soon as a server can be reached. **On loss** of the connection it stays ours while the lease lasts.
     """
 
     _holding: JobHolding
