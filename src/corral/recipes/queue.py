@@ -172,7 +172,7 @@ class Queue:
         await self.put_many([data], priority)
 
     async def put_many(self, items: Iterable[bytes], priority: int = DEFAULT_PRIORITY) -> None:
-        """Add items, in their order: as many in one transaction as the limit of a frame allows.
+        """Add items, in their order: up to 500 in one transaction, as far as the limit of a frame allows.
 
         Each transaction is added entirely or not at all, and once. If one fails, those before it are added; a
         note of the error says how many items these were. On cancel, on loss, and for the errors: see `put`.

@@ -48,6 +48,10 @@ TRIES = 8
 """How many items a consumer tries to claim before it looks at the queue again: others may be faster each
 time."""
 
+MOST_IN_ONE = 500
+"""How many items are put in one transaction: of thousands, a server makes seconds, and answers nobody
+meanwhile."""
+
 HEADER = 9
 """The size in bytes of the header of each operation of a transaction."""
 
@@ -229,7 +233,7 @@ class QueueItems:
             await self._make_parents()
 
     def batches(self, items: Iterable[tuple[bytes, int]]) -> list[list[tuple[bytes, int]]]:
-        """The items in as few transactions as the limit of a frame allows. Raises `FrameTooLarge` for an item
+        """The items in as few transactions as the limits allow. Raises `FrameTooLarge` for an item
         that is too large to be put, or to be taken."""
         if not self._overhead:
             self._overhead = self._most_overhead()
@@ -239,7 +243,7 @@ class QueueItems:
             if least > limit:
                 raise errors.FrameTooLarge("put", self.path, least + 8, limit + 8)
             size += len(self._create_entry(data, priority)[1]) + HEADER
-            if not batches or size > limit:
+            if not batches or size > limit or len(batches[-1]) == MOST_IN_ONE:
                 batches.append([])
                 size = least
             batches[-1].append((data, priority))
@@ -305,8 +309,7 @@ class QueueItems:
         assert not isinstance(names, BaseException)
         assert not isinstance(taken, BaseException)
         claimed = frozenset(taken)
-        items = [name for name in names if name not in claimed and _ENTRY.fullmatch(name)]
-        return sorted(items, key=_position) if most is None else heapq.nsmallest(most, items, key=_position)
+        return _first([name for name in names if name not in claimed], most)
 
     def _list(self, full: str, changes: _Changes | None) -> asyncio.Future[list[str]]:
         answer: asyncio.Future[list[str]] = self.session.loop.create_future()
@@ -522,6 +525,18 @@ class _Changes:
         """Wait for a change since the last wait."""
         await self._fired.wait()
         self._fired.clear()
+
+
+def _first(names: list[str], most: int | None) -> list[str]:
+    """The first names of items, or all, in order."""
+    if most is not None:
+        # Nearly always the order of the names is that of the items: of a long queue this takes a tenth of the
+        # time.
+        first = heapq.nsmallest(most, names)
+        if all(_ENTRY.fullmatch(name) and "--" not in name for name in first):
+            return first
+    items = filter(_ENTRY.fullmatch, names)
+    return sorted(items, key=_position) if most is None else heapq.nsmallest(most, items, key=_position)
 
 
 def _position(name: str) -> tuple[int, int]:
