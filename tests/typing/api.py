@@ -129,12 +129,14 @@ async def turns(zk: corral.Client) -> None:
         await me.wait_present()
     queue = zk.queue("/jobs", max_attempts=5)
     assert_type(queue, corral.Queue)
+    assert_type(queue.max_attempts, int | None)
     await queue.put(b"x", priority=10)
     await queue.put_many([b"x", b"y"])
     async with queue.take() as job:
         assert_type(job, corral.Job)
         assert_type(job.data, bytes)
         assert_type(job.attempt, int)
+        assert_type(job.priority, int)
         assert_type(job.transaction(), corral.Transaction)
         await job.done()
     assert_type(await queue.take(), corral.Job)
@@ -149,6 +151,7 @@ async def turns(zk: corral.Client) -> None:
         assert_type(size, int)
     for failed in await queue.failed():
         assert_type(failed, corral.FailedItem)
+        assert_type(failed.attempts, int)
         await queue.requeue(failed)
         await queue.discard(failed)
     await queue.put("text")  # type: ignore[arg-type]
