@@ -26,7 +26,7 @@ class Broken(Exception):
 
 
 async def take(queue: corral.Queue) -> corral.Job:
-    return await within(queue.take())  # type: ignore[arg-type]  # a `Take` is awaitable
+    return await within(queue.take())
 
 
 async def drain(queue: corral.Queue) -> list[bytes]:

@@ -138,9 +138,9 @@ class Queue:
     an item wakes one of them. If that one dies, and no other consumer asks for an item, the next is woken
     when its session expires.
 
-    It requires the permissions CREATE, READ, WRITE and DELETE. Missing parents are created, and stay. The
-    layout is that of kazoo's ``LockingQueue``, which may put, get and consume in the same queue. All its
-    consumers are told of every item.
+    It requires the permissions CREATE, READ, WRITE and DELETE, also on the items: otherwise taking raises
+    `NoAuth`. Missing parents are created, and stay. The layout is that of kazoo's ``LockingQueue``, which may
+    put, get and consume in the same queue. All its consumers are told of every item.
     """
 
     def __init__(self, context: RecipeContext, max_attempts: int | None) -> None:

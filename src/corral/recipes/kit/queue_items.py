@@ -201,6 +201,7 @@ class QueueItems:
         self.failed = paths.join(context.full, "failed")
         self._context = context
         self._max_attempts = max_attempts
+        self._has_failed = False
         self._overhead = 0
 
     # Putting
@@ -353,8 +354,7 @@ class QueueItems:
         session, session_id = self.session, await self._current_session()
         claim = Claim(self, name, data, version + 1, session_id, PROTECTED.new_guid().encode())
         if self._is_last(claim.attempt):
-            # Where it is put aside if this attempt fails, also if that must be started without waiting.
-            await self._make_path(self.failed)
+            await self._make_failed()
         body, is_repeated = messages.encode_multi(claim.writes()), False
         try:
             while True:
@@ -390,7 +390,8 @@ class QueueItems:
             _log_put_aside(name, self.path, version)
             return None
         if outcome.is_refused(3, errors.NoNode):
-            await self._make_path(self.failed)
+            self._has_failed = False
+            await self._make_failed()
             return outcome.error("put aside", self.path)
         return await self._refused(outcome, {errors.NodeExists: 0, errors.NoNode: 2}, "put aside")
 
@@ -434,6 +435,13 @@ class QueueItems:
         """Persistent ones: kazoo creates them once, and fails if they vanish; and they have the numbers."""
         await self._make_path(self.entries)
         await self._make_path(self.taken)
+
+    async def _make_failed(self) -> None:
+        """Create `failed`, once, ahead of the last attempt: putting aside starts without waiting for
+        anything."""
+        if not self._has_failed:
+            await self._make_path(self.failed)
+            self._has_failed = True
 
     async def _make_path(self, full: str) -> None:
         await make_path(self.session, full, self.acl, chroot=self._context.chroot)
