@@ -93,6 +93,13 @@ class TreeWatcher(Protocol):
         """Start one watcher of all nodes of a subtree; as `Client.watch`."""
 
 
+class Consumer(Protocol):
+    """A client that has a queue."""
+
+    async def consumes(self, path: str, count: int) -> None:
+        """Take an item from the queue at `path` and acknowledge it, `count` times."""
+
+
 class Connect(Protocol):
     """How a client is opened: entering waits for a session, leaving closes it."""
 
