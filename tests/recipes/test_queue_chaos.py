@@ -12,7 +12,7 @@ import pytest
 
 import corral
 from corral.testing import FaultProxy
-from support import within
+from support import turns, within
 
 PATH = "/jobs"
 SESSION_TIMEOUT = 2.0
@@ -64,7 +64,13 @@ async def produce(zk: corral.Client, name: int, record: Record, dice: random.Ran
         await asyncio.sleep(dice.random() / 3)
 
 
-async def consume(zk: corral.Client, record: Record, dice: random.Random) -> None:
+async def cut_after(proxy: FaultProxy, count: int) -> None:
+    await turns(count)
+    await proxy.cut(reset=True)
+
+
+async def consume(zk: corral.Client, proxy: FaultProxy, record: Record, dice: random.Random) -> None:
+    """Take items and handle them, well or not; and end some just as the connection is cut."""
     queue = zk.queue(PATH)
     while True:
         taking = queue.take()
@@ -76,8 +82,8 @@ async def consume(zk: corral.Client, record: Record, dice: random.Random) -> Non
         error: Exception | None = None
         record.enter(job)
         try:
-            await asyncio.sleep(dice.random())
-            if dice.random() < 0.1:
+            await asyncio.sleep(dice.random() / 2)
+            if dice.random() < 0.3:
                 error = ValueError("of the body")
         except BaseException as other:
             record.leave(job)
@@ -86,10 +92,14 @@ async def consume(zk: corral.Client, record: Record, dice: random.Random) -> Non
                 raise
             continue
         record.leave(job)
+        cutting = asyncio.create_task(cut_after(proxy, dice.randrange(20))) if dice.random() < 0.5 else None
         try:
             await taking.__aexit__(type(error) if error else None, error, None)
         except corral.LockLost:
             continue
+        finally:
+            if cutting is not None:
+                await cutting
         if error is None:
             record.done[job.data] += 1
 
@@ -142,7 +152,10 @@ async def test_nothing_is_lost_or_doubled(
     dice, record = random.Random(seed), Record()
     loop = asyncio.get_running_loop()
     async with workers(connect, server_address) as (proxies, clients):
-        consuming = [asyncio.create_task(consume(zk, record, dice)) for zk in clients[:CONSUMERS]]
+        consuming = [
+            asyncio.create_task(consume(zk, proxy, record, dice))
+            for zk, proxy in zip(clients[:CONSUMERS], proxies, strict=False)
+        ]
         breaking = asyncio.create_task(break_things(proxies, dice, loop.time() + 10))
         producing = [
             asyncio.create_task(produce(zk, number, record, dice))
