@@ -428,6 +428,23 @@ async def test_who_has_lost_an_item_cannot_remove_it(rig: Rig) -> None:
     assert await rig.other.queue(PATH).size() == 0
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_an_item_that_somebody_changes_while_it_is_handled(rig: Rig, fails: bool) -> None:
+    """Q1: it is not removed, and its claim does not stay: it is handed out again, as it is now."""
+    await rig.other.queue(PATH).put(b"old")
+
+    async def consume() -> None:
+        async with rig.zk.queue(PATH).take() as job:
+            await rig.other.set(f"{PATH}/entries/{job.name}", b"new")
+            if fails:
+                raise Broken
+
+    with pytest.raises(Broken if fails else corral.LockLost):
+        await within(consume())
+    async with await take(rig.other.queue(PATH)) as job:
+        assert (job.data, job.attempt) == (b"new", 3)
+
+
 async def test_giving_back_does_not_remove_the_claim_of_kazoo(rig: Rig) -> None:
     """Q1: kazoo does not raise the version of an entry, so the claim's own version tells them apart."""
     await rig.zk.queue(PATH).put_many([b"x", b"y"])

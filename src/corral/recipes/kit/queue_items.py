@@ -129,6 +129,31 @@ class Claim:
         A claim that is gone was lost: that is `LockLost` for an item that is done, and else no error."""
         _End(self._items.session, self, self.ending, on_done).send()
 
+    def sweep_later(self) -> None:
+        """The entry has another version. Most often the claim is somebody else's by now. If somebody has set
+        the data of the entry, the claim is still ours, and is deleted."""
+
+        async def sweep() -> None:
+            session, node = self._items.session, self.node
+            while True:
+                try:
+                    # Behind a delete that was sent before and whose answer was lost.
+                    await ops.quorum_barrier(session, node.path, self.path)
+                    found = await ops.get(session, node.path, self.path, bound_to=node.session_id)
+                    if self.is_claim(*found):
+                        await ops.send_delete(
+                            session, node.path, self.path, _CLAIM_VERSION, bound_to=node.session_id
+                        )
+                except (errors.NoNode, errors.BadVersion, errors.SessionError):
+                    return
+                except errors.CorralError as error:
+                    if isinstance(error, errors.ConnectionLoss) and not error.is_hopeless:
+                        continue
+                    logger.warning("claim %s may stay until its session ends: %s", node.path, error)
+                return
+
+        self._items.session.spawn(sweep, f"corral sweep of {self.node.path}")
+
     def end_writes(self, ending: Ending) -> list[Write]:
         """The transaction that ends the claim. The entry comes first: that tells a lost claim from one that
         this very transaction has removed before its answer was lost."""
@@ -183,6 +208,8 @@ class _End(CertainTransaction):
                 self._sends > 1 and outcome.is_refused(0, errors.NoNode)
             ):
                 failure = errors.LockLost(f"its claim {claim.node.path!r} was gone; nothing was removed")
+            if outcome.is_refused(0, errors.BadVersion):
+                claim.sweep_later()
         elif self._ending is Ending.PUT_ASIDE:
             _log_put_aside(claim.name, claim.path, claim.attempt)
         if self._on_end is not None:
