@@ -7,7 +7,7 @@ from .errors import __all__ as _errors
 from .recipes.election import Election as Election
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
-from .recipes.kit.queue_items import FailedItem as FailedItem
+from .recipes.kit.queue_layout import FailedItem as FailedItem
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock

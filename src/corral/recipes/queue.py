@@ -13,12 +13,14 @@ from corral.watch.children import ChildrenFeed
 from corral.watch.reader import Reader
 from corral.watch.shared import Cursor
 
+from .kit.claim import Claim
 from .kit.context import RecipeContext
 from .kit.held import Held
 from .kit.job_holding import JobHolding
 from .kit.line import Line, PlaceLost
 from .kit.node_names import QUEUE_WAITING
-from .kit.queue_items import TRIES, Claim, FailedItem, QueueItems
+from .kit.queue_items import TRIES, QueueItems
+from .kit.queue_layout import FailedItem
 from .kit.rounds import MOST_ROUNDS, Rounds
 
 __all__ = ["Job", "Queue", "SizeWatch", "Take"]

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from corral import errors
 from corral.types import Stat
 
+from .claim import Claim, Ending
 from .context import RecipeContext
 from .holding import Holding, HoldPhase, Recipe
 from .protected import QueueNode
-from .queue_items import Claim, Ending, QueueItems
+from .queue_items import QueueItems
 
 __all__ = ["JobHolding"]
 

@@ -1,48 +1,31 @@
-"""The items of a queue, and the claims on them, in the layout of kazoo's ``LockingQueue``.
+"""The items of a queue: putting and claiming them, and those that were put aside.
 
-- ``entries/entry-<priority>-<number>``: an item, with its data as it is. Its data version counts how often it
-  was handed out.
-- ``taken/<name of the entry>``: an ephemeral znode, the *claim* of whoever handles the item now.
-- ``failed/<name of the entry>-<attempts>-<number>``: an item that was put aside. Ours alone.
-
-*Claiming* is one transaction: it creates the claim, sets the claim's data once more, and sets the entry's
-data to what it is. The last raises the entry's version, which makes three things of one number: the count of
-attempts, which also counts consumers that died; the proof that nobody has claimed the item since; and with
-the claim's own version, which is 1 where kazoo's is 0, the *fence* of all that follows. Acknowledging, giving
-back and putting aside check both versions. They do no harm when they are repeated after a lost answer,
-although another claim may have the same path by then.
+`queue_layout` has their znodes; `claim` what follows when one is claimed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-import heapq
-import logging
-import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 from corral import errors, paths
 from corral.ensure import make_path
 from corral.session.requests import Request
 from corral.session.session import Session
 from corral.session.watchers import WatchEvent, WatchKind
-from corral.types import Stat
 from corral.wire import messages
 
 from . import ops
-from .certain import CertainTransaction
+from .claim import Claim, Ending, log_put_aside
 from .context import RecipeContext
 from .line import PlaceLost
 from .node_names import PROTECTED
 from .ops import Outcome, Write
 from .protected import QueueNode
+from .queue_layout import LONGEST_NAME, FailedItem, QueueLayout, failed_item, first_items
 from .rounds import Rounds
 
-__all__ = ["Claim", "Ending", "FailedItem", "QueueItems"]
-
-logger = logging.getLogger("corral.recipes")
+__all__ = ["TRIES", "QueueItems"]
 
 TRIES = 8
 """How many items a consumer tries to claim before it looks at the queue again: others may be faster each
@@ -55,177 +38,17 @@ meanwhile."""
 HEADER = 9
 """The size in bytes of the header of each operation of a transaction."""
 
-_ENTRY = re.compile(r"entry-(\d{3})-(\d{10}|-\d{9,10})")
-_FAILED = re.compile(r"(entry-(\d{3})-(?:\d{10}|-\d{9,10}))-(\d+)-(?:\d{10}|-\d{9,10})")
-_LONGEST = "entry-999--2147483648"
-_CLAIM_VERSION = 1
-_GONE = (errors.NoNode, errors.BadVersion)
-
-
-class FailedItem(NamedTuple):
-    """An item that was put aside, since it was handed out `attempts` times and never done."""
-
-    name: str
-    """The name of its znode in ``failed``. It begins with the name that the item had in the queue."""
-    data: bytes
-    priority: int
-    attempts: int
-    stat: Stat
-
-
-class Ending(enum.Enum):
-    """How a claim ends."""
-
-    DONE = "done"
-    GIVEN_BACK = "given back"
-    PUT_ASIDE = "put aside"
-
-
-class Claim:
-    """An item that is ours to handle, or may be: its claim is requested. It is the place of a `Holding`."""
-
-    def __init__(
-        self, items: QueueItems, name: str, data: bytes, attempt: int, session_id: int, guid: bytes
-    ) -> None:
-        self.name = name
-        """The name of the entry, and of the claim."""
-        self.data = data
-        self.attempt = attempt
-        """How often the item was handed out, this time included: the version of the entry."""
-        self.ending = Ending.GIVEN_BACK
-        """What `leave` does."""
-        self.path = items.path
-        self.node = QueueNode(paths.join(items.taken, name), name, 0, 0, session_id)
-        self._items = items
-        self._entry = paths.join(items.entries, name)
-        self._guid = guid
-
-    @property
-    def priority(self) -> int:
-        """The priority of the item."""
-        return _priority(self.name)
-
-    @property
-    def conditions(self) -> Sequence[tuple[str, int]]:
-        """What is true while the claim exists, and nobody has claimed the item since."""
-        return [(self.node.path, _CLAIM_VERSION), (self._entry, self.attempt)]
-
-    def writes(self) -> list[Write]:
-        """The transaction that claims the item."""
-        taken = self.node.path
-        return [
-            ops.create(taken, b"", self._items.acl, ops.EPHEMERAL),
-            ops.set_data(taken, self._guid, 0),
-            ops.set_data(self._entry, self.data, self.attempt - 1),
-        ]
-
-    def is_claim(self, data: bytes, stat: Stat) -> bool:
-        """Whether the znode at the path of the claim is this claim."""
-        return data == self._guid and stat.ephemeral_owner == self.node.session_id
-
-    def leave(self, node: QueueNode, on_done: Callable[[BaseException | None], None] | None = None) -> None:
-        """Start to end the claim as `ending` says. `on_done` gets the error, or None once it is certain.
-
-        A claim that is gone was lost: that is `LockLost` for an item that is done, and else no error."""
-        _End(self._items.session, self, self.ending, on_done).send()
-
-    def sweep_later(self) -> None:
-        """The entry has another version. Most often the claim is somebody else's by now. If somebody has set
-        the data of the entry, the claim is still ours, and is deleted."""
-
-        async def sweep() -> None:
-            session, node = self._items.session, self.node
-            while True:
-                try:
-                    # Behind a delete that was sent before and whose answer was lost.
-                    await ops.quorum_barrier(session, node.path, self.path)
-                    found = await ops.get(session, node.path, self.path, bound_to=node.session_id)
-                    if self.is_claim(*found):
-                        await ops.send_delete(
-                            session, node.path, self.path, _CLAIM_VERSION, bound_to=node.session_id
-                        )
-                except (errors.NoNode, errors.BadVersion, errors.SessionError):
-                    return
-                except errors.CorralError as error:
-                    if isinstance(error, errors.ConnectionLoss) and not error.is_hopeless:
-                        continue
-                    logger.warning("claim %s may stay until its session ends: %s", node.path, error)
-                return
-
-        self._items.session.spawn(sweep, f"corral sweep of {self.node.path}")
-
-    def end_writes(self, ending: Ending) -> list[Write]:
-        """The transaction that ends the claim. The entry comes first: that tells a lost claim from one that
-        this very transaction has removed before its answer was lost."""
-        delete = ops.delete(self.node.path, _CLAIM_VERSION)
-        if ending is Ending.GIVEN_BACK:
-            return [ops.check(self._entry, self.attempt), delete]
-        writes = [ops.delete(self._entry, self.attempt), delete]
-        if ending is Ending.PUT_ASIDE:
-            writes.append(self._items.create_failed(self.name, self.data, self.attempt))
-        return writes
-
-
-class _End(CertainTransaction):
-    """The transaction that ends a claim, until its outcome is certain."""
-
-    __slots__ = ("_claim", "_ending", "_on_end", "_sends")
-
-    def __init__(
-        self,
-        session: Session,
-        claim: Claim,
-        ending: Ending,
-        on_end: Callable[[BaseException | None], None] | None,
-    ) -> None:
-        self._claim = claim
-        self._ending = ending
-        self._on_end = on_end
-        self._sends = 0
-        node = claim.node
-        super().__init__(session, claim.end_writes(ending), node.path, node.session_id, self._ended)
-
-    def send(self) -> None:
-        self._sends += 1
-        super().send()
-
-    def _ended(self, outcome: Outcome | errors.CorralError) -> None:
-        claim, failure = self._claim, None
-        if isinstance(outcome, errors.CorralError):
-            logger.warning("claim %s may stay until its session ends: %s", claim.node.path, outcome)
-            failure = outcome
-        elif outcome.refused is not None:
-            refusal = outcome.error(self._ending.value, claim.path)
-            if self._ending is Ending.PUT_ASIDE and outcome.is_refused(2, errors.NoNode):
-                claim.ending = Ending.GIVEN_BACK  # there is no `failed`: who finds the item next creates it
-                claim.leave(claim.node, self._on_end)
-                return
-            if not isinstance(refusal, _GONE):
-                logger.warning("claim %s stays until its session ends: %s", claim.node.path, refusal)
-                failure = refusal
-            elif self._ending is Ending.DONE and not (
-                # Without its entry: what was sent before was carried out, and its answer lost.
-                self._sends > 1 and outcome.is_refused(0, errors.NoNode)
-            ):
-                failure = errors.LockLost(f"its claim {claim.node.path!r} was gone; nothing was removed")
-            if outcome.is_refused(0, errors.BadVersion):
-                claim.sweep_later()
-        elif self._ending is Ending.PUT_ASIDE:
-            _log_put_aside(claim.name, claim.path, claim.attempt)
-        if self._on_end is not None:
-            self._on_end(failure)
-
 
 class QueueItems:
     """The items of one queue."""
 
     def __init__(self, context: RecipeContext, max_attempts: int | None) -> None:
+        self._layout = layout = QueueLayout(context)
         self.session = context.session
         self.path = context.path
-        self.acl = context.acl
-        self.entries = paths.join(context.full, "entries")
-        self.taken = paths.join(context.full, "taken")
-        self.failed = paths.join(context.full, "failed")
+        self.entries = layout.entries
+        self.taken = layout.taken
+        self.failed = layout.failed
         self._context = context
         self._max_attempts = max_attempts
         self._has_failed = False
@@ -235,7 +58,7 @@ class QueueItems:
 
     async def put(self, items: Sequence[tuple[bytes, int]]) -> None:
         """Put all items, each data with its priority, or none; once, whatever answers are lost."""
-        await self._write([self._create_entry(data, priority) for data, priority in items], "put")
+        await self._write([self._layout.create_entry(data, priority) for data, priority in items], "put")
 
     async def _write(
         self, writes: Sequence[Write], operation: str, not_there: errors.NoNode | None = None
@@ -244,7 +67,7 @@ class QueueItems:
         # The mark goes beside the entries: among them, kazoo would take it for an item.
         marks = context.shared.marks
         while True:
-            async with marks.at(self.session, context.full, self.path, self.acl) as marked:
+            async with marks.at(self.session, context.full, self.path, self._context.acl) as marked:
                 outcome = await marked.write(writes)
             if outcome.refused is None:
                 return
@@ -270,25 +93,21 @@ class QueueItems:
             least = self._overhead + len(data)
             if least > limit:
                 raise errors.FrameTooLarge("put", self.path, least + 8, limit + 8)
-            size += len(self._create_entry(data, priority)[1]) + HEADER
+            size += len(self._layout.create_entry(data, priority)[1]) + HEADER
             if not batches or size > limit or len(batches[-1]) == MOST_IN_ONE:
                 batches.append([])
                 size = least
             batches[-1].append((data, priority))
         return batches
 
-    def _create_entry(self, data: bytes, priority: int) -> Write:
-        path = paths.join(self.entries, f"entry-{priority:03d}-")
-        return ops.create(path, data, self.acl, ops.PERSISTENT_SEQUENTIAL)
-
     def _most_overhead(self) -> int:
         """The size of the largest transaction with an item, apart from its data."""
         guid = PROTECTED.new_guid().encode()
         mark = paths.join(self._context.full, f"{PROTECTED.prefix}{guid.decode()}-mark")
-        put = [self._create_entry(b"", 0), ops.create(mark, guid, self.acl, ops.EPHEMERAL)]
-        claim = Claim(self, _LONGEST, b"", 1, 0, guid)
+        put = [self._layout.create_entry(b"", 0), ops.create(mark, guid, self._context.acl, ops.EPHEMERAL)]
+        claim = Claim(self._layout, LONGEST_NAME, b"", 1, 0, guid)
         transactions = [put, claim.writes(), claim.end_writes(Ending.PUT_ASIDE)]
-        transactions.append(self._put_aside_writes(_LONGEST, b"", (1 << 31) - 1))
+        transactions.append(self._layout.put_aside(LONGEST_NAME, b"", (1 << 31) - 1))
         return max(len(messages.encode_multi(writes)) for writes in transactions)
 
     # Claiming
@@ -337,7 +156,7 @@ class QueueItems:
         assert not isinstance(names, BaseException)
         assert not isinstance(taken, BaseException)
         claimed = frozenset(taken)
-        return _first([name for name in names if name not in claimed], most)
+        return first_items([name for name in names if name not in claimed], most)
 
     def _list(self, full: str, changes: _Changes | None) -> asyncio.Future[list[str]]:
         answer: asyncio.Future[list[str]] = self.session.loop.create_future()
@@ -379,7 +198,7 @@ class QueueItems:
     ) -> Claim | errors.ServerError | None:
         """The claim; the refusal if it should be tried again; None if others have the item."""
         session, session_id = self.session, await self._current_session()
-        claim = Claim(self, name, data, version + 1, session_id, PROTECTED.new_guid().encode())
+        claim = Claim(self._layout, name, data, version + 1, session_id, PROTECTED.new_guid().encode())
         if self._is_last(claim.attempt):
             await self._make_failed()
         body, is_repeated = messages.encode_multi(claim.writes()), False
@@ -412,24 +231,15 @@ class QueueItems:
 
     async def _put_aside(self, name: str, data: bytes, version: int) -> errors.ServerError | None:
         """Put an item aside that nobody has claimed. Returns the refusal if it should be tried again."""
-        outcome = await ops.multi(self.session, self._put_aside_writes(name, data, version), self.path)
+        outcome = await ops.multi(self.session, self._layout.put_aside(name, data, version), self.path)
         if outcome.refused is None:
-            _log_put_aside(name, self.path, version)
+            log_put_aside(name, self.path, version)
             return None
         if outcome.is_refused(3, errors.NoNode):
             self._has_failed = False
             await self._make_failed()
             return outcome.error("put aside", self.path)
         return await self._refused(outcome, {errors.NodeExists: 0, errors.NoNode: 2}, "put aside")
-
-    def _put_aside_writes(self, name: str, data: bytes, version: int) -> list[Write]:
-        taken = paths.join(self.taken, name)
-        return [
-            ops.create(taken, b"", self.acl, ops.EPHEMERAL),  # so nobody has claimed it, not even kazoo
-            ops.delete(taken),
-            ops.delete(paths.join(self.entries, name), version),
-            self.create_failed(name, data, version),
-        ]
 
     async def _refused(
         self, outcome: Outcome, others: dict[type[errors.ServerError], int], operation: str
@@ -471,7 +281,7 @@ class QueueItems:
             self._has_failed = True
 
     async def _make_path(self, full: str) -> None:
-        await make_path(self.session, full, self.acl, chroot=self._context.chroot)
+        await make_path(self.session, full, self._context.acl, chroot=self._context.chroot)
 
     # What was put aside, and how many there are
 
@@ -485,14 +295,12 @@ class QueueItems:
     async def failed_items(self) -> list[FailedItem]:
         """What was put aside, the oldest first."""
         names = await self._names(self.failed)
-        found = await ops.data_of_each(self.session, self.failed, filter(_FAILED.fullmatch, names), self.path)
         items = []
-        for name, answer in found.items():
+        for name, answer in (await ops.data_of_each(self.session, self.failed, names, self.path)).items():
             if isinstance(answer, errors.NoAuth):
                 raise answer
-            match = _FAILED.fullmatch(name)
-            assert match is not None
-            items.append(FailedItem(name, answer[0], int(match[2]), int(match[3]), answer[1]))
+            if (item := failed_item(name, *answer)) is not None:
+                items.append(item)
         return sorted(items, key=lambda item: item.stat.czxid)
 
     async def _names(self, full: str) -> list[str]:
@@ -508,7 +316,7 @@ class QueueItems:
     async def requeue(self, item: FailedItem) -> None:
         """Put an item into the queue again that was put aside."""
         path = paths.join(self.failed, item.name)
-        writes = [ops.delete(path), self._create_entry(item.data, item.priority)]
+        writes = [ops.delete(path), self._layout.create_entry(item.data, item.priority)]
         await self._write(writes, "requeue", self._not_there("requeue", item))
 
     async def discard(self, item: FailedItem) -> None:
@@ -529,11 +337,6 @@ class QueueItems:
     def _not_there(self, operation: str, item: FailedItem) -> errors.NoNode:
         problem = f"{item.name!r} is not put aside any more: somebody has requeued or discarded it"
         return errors.NoNode(operation, self.path, problem)
-
-    def create_failed(self, name: str, data: bytes, attempts: int) -> Write:
-        """Create the znode of an item that is put aside."""
-        path = paths.join(self.failed, f"{name}-{attempts}-")
-        return ops.create(path, data, self.acl, ops.PERSISTENT_SEQUENTIAL)
 
 
 class _Changes:
@@ -560,29 +363,3 @@ class _Changes:
         """Wait for a change since the last wait."""
         await self._fired.wait()
         self._fired.clear()
-
-
-def _first(names: list[str], most: int | None) -> list[str]:
-    """The first names of items, or all, in order."""
-    if most is not None:
-        # Nearly always the order of the names is that of the items: of a long queue this takes a tenth of the
-        # time.
-        first = heapq.nsmallest(most, names)
-        if all(_ENTRY.fullmatch(name) and "--" not in name for name in first):
-            return first
-    items = filter(_ENTRY.fullmatch, names)
-    return sorted(items, key=_position) if most is None else heapq.nsmallest(most, items, key=_position)
-
-
-def _position(name: str) -> tuple[int, int]:
-    """The sort key of an item: its priority, then its number, which wraps to the negative ones."""
-    number = int(name[10:])
-    return _priority(name), number if number >= 0 else number + (1 << 32)
-
-
-def _priority(name: str) -> int:
-    return int(name[6:9])
-
-
-def _log_put_aside(name: str, path: str, attempts: int) -> None:
-    logger.warning("item %s of queue %r was put aside: it was handed out %d times", name, path, attempts)
