@@ -36,7 +36,7 @@ ONCE = (
     "test_docs.py",
 )  # fmt: skip
 EXAMPLES = (
-    "workers", "lock_with_timeout", "reload_config", "service_lifespan", "discovery", "run_once",
+    "workers", "lock_with_timeout", "reload_config", "service_lifespan", "discovery", "run_once", "job_queue",
     "break_the_network",
 )  # fmt: skip
 # In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server

@@ -65,6 +65,7 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "barrier": lambda zk, path: zk.barrier(path),
     "double barrier": lambda zk, path: zk.double_barrier(path, 2),
     "once": lambda zk, path: zk.once(path),
+    "queue": lambda zk, path: zk.queue(path),
     "watch": lambda zk, path: zk.watch(path),
     "value": lambda zk, path: zk.value(path),
     "counter": lambda zk, path: zk.counter(path),
@@ -142,6 +143,25 @@ async def a_coroutine_function(old: Any) -> Any:
 
 
 BAD_ARGUMENTS: dict[str, Bad] = {
+    "max_attempts, none": Bad(
+        lambda zk: zk.queue("/q", max_attempts=0), ValueError, ("from 1 to", "not 0", "None is no limit")
+    ),
+    "max_attempts, text": Bad(lambda zk: zk.queue("/q", max_attempts="3"), TypeError, ("an int", "'3'")),
+    "priority, negative": Bad(
+        lambda zk: zk.queue("/q").put(b"x", priority=-1), ValueError, ("from 0 to 999", "-1", "come first")
+    ),
+    "priority, great": Bad(
+        lambda zk: zk.queue("/q").put_many([b"x"], priority=1000), ValueError, ("from 0 to 999", "1000")
+    ),
+    "priority, float": Bad(lambda zk: zk.queue("/q").put(b"x", 1.5), TypeError, ("an int", "1.5")),
+    "item, text": Bad(lambda zk: zk.queue("/q").put("x"), TypeError, ("bytes, not a str", "encode")),
+    "items, bytes": Bad(lambda zk: zk.queue("/q").put_many(b"xyz"), TypeError, ("bytes; put()", "list")),
+    "items, None": Bad(lambda zk: zk.queue("/q").put_many(None), TypeError, ("NoneType", "list")),
+    "item, too large": Bad(
+        lambda zk: zk.queue("/q").put(b"x" * 1048576), ValueError, ("over the limit", "jute.maxbuffer")
+    ),
+    "failed item, text": Bad(lambda zk: zk.queue("/q").requeue("a"), TypeError, ("failed()", "'a'")),
+    "failed item, None": Bad(lambda zk: zk.queue("/q").discard(None), TypeError, ("failed()", "None")),
     "data, text": Bad(
         lambda zk: zk.create("/a", "text"), TypeError, ("bytes, not a str of 4 characters", "encode")
     ),

@@ -129,6 +129,25 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
         await asyncio.wait([campaigning])
 
 
+async def test_the_code_in_the_guide_to_queues_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Items are put, and taken by each of the ways, until none is left."""
+    [block] = [each for each in python_blocks("docs/recipes.md") if "def produce" in each]
+    code: dict[str, Any] = {}
+    exec(block, code)
+    async with EmbeddedServer() as server, corral.connect(server.address) as zk, asyncio.timeout(PATIENCE):
+        await code["produce"](zk)
+        for name in ("consume", "several_at_once"):
+            consuming = asyncio.create_task(code[name](zk))
+            async for size in zk.queue("/jobs").watch_size():
+                if size == 0:
+                    break
+            consuming.cancel()
+            await asyncio.wait([consuming])
+            await zk.queue("/jobs").put(b"more")
+        await code["look"](zk)
+    assert capsys.readouterr().out == "b'urgent' 1\n1\n1\n"
+
+
 async def test_the_code_in_the_guide_to_watches_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """The example runs to its end, and prints the documented output."""
     [block] = python_blocks("docs/watches.md")

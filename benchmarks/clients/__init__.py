@@ -108,6 +108,13 @@ class Discoverer(Protocol):
         """All instances, decoded: those now, then all again after each change."""
 
 
+class Consumer(Protocol):
+    """A client that has a queue."""
+
+    async def consumes(self, path: str, count: int) -> None:
+        """Take an item from the queue at `path` and acknowledge it, `count` times."""
+
+
 class Connect(Protocol):
     """Opens a client: entering waits for a session, leaving closes it."""
 

@@ -35,6 +35,11 @@ class CorralClient:
             async with self._zk.lock(path):
                 pass
 
+    async def consumes(self, path: str, count: int) -> None:
+        for _ in range(count):
+            async with self._zk.queue(path).take():
+                pass
+
     async def locks_at_once(self, paths: Sequence[str]) -> None:
         held = await asyncio.gather(*(self._zk.lock(path).acquire() for path in paths))
         await asyncio.gather(*(each.release() for each in held))

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import kazoo.client
 from kazoo.recipe.cache import TreeCache, TreeEvent
+from kazoo.recipe.queue import LockingQueue
 
 from clients import Tally
 
@@ -68,6 +69,15 @@ class KazooClient:
                     pass
 
         await self._apart(cycles)
+
+    async def consumes(self, path: str, count: int) -> None:
+        def consume() -> None:
+            queue = LockingQueue(self._zk, path)
+            for _ in range(count):
+                queue.get()
+                queue.consume()
+
+        await self._apart(consume)
 
     async def locks_at_once(self, paths: Sequence[str]) -> None:
         await asyncio.gather(*(self._apart(self._lock(path).acquire) for path in paths))

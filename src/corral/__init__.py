@@ -27,11 +27,16 @@ from .recipes.group import Members as Members
 from .recipes.group import Membership as Membership
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
+from .recipes.kit.queue_layout import FailedItem as FailedItem
 from .recipes.kit.versioned import Versioned as Versioned
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
 from .recipes.once import Once as Once
+from .recipes.queue import Job as Job
+from .recipes.queue import Queue as Queue
+from .recipes.queue import SizeWatch as SizeWatch
+from .recipes.queue import Take as Take
 from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
@@ -63,8 +68,10 @@ __all__ = [
     "Election",
     "Group",
     "GroupWatch",
+    "FailedItem",
     "Held",
     "HeldWrite",
+    "Job",
     "LeaderWatch",
     "Lock",
     "Member",
@@ -73,6 +80,7 @@ __all__ = [
     "MultiLock",
     "NodeWatch",
     "Once",
+    "Queue",
     "RWLock",
     "Random",
     "RawWatch",
@@ -89,6 +97,8 @@ __all__ = [
     "StateStream",
     "Statistics",
     "Sticky",
+    "SizeWatch",
+    "Take",
     "Transaction",
     "TreeWatch",
     "Value",

@@ -25,6 +25,7 @@ from .recipes.kit.versioned import NO_DEFAULT
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
 from .recipes.once import Once
+from .recipes.queue import Queue
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
@@ -336,6 +337,11 @@ class Client(Nodes):
         """A number that many clients add to; see `Counter`, also for the layouts."""
         verify.counter_layout(layout, LAYOUTS)
         return Counter(self._recipe(path, b"", acl), layout)
+
+    def queue(self, path: str, *, max_attempts: int | None = None, acl: Sequence[Acl] = OPEN_ACL) -> Queue:
+        """A queue of items for consumers; see `Queue`. An item that was handed out `max_attempts` times and
+        not done is put aside; with None it is handed out until it is done."""
+        return Queue(self._recipe(path, b"", acl), verify.max_attempts(max_attempts))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

@@ -16,16 +16,17 @@ __all__ = ["Transaction"]
 
 
 class Guard(Protocol):
-    """A node of ours whose existence is the condition of a transaction."""
+    """Something of ours that is held: the condition of a transaction."""
 
     @property
-    def node(self) -> str: ...
+    def conditions(self) -> Sequence[tuple[str, int]]:
+        """The znodes that must exist: full paths, and data versions (-1 for any)."""
 
     @property
     def session_id(self) -> int: ...
 
     def guard_error(self) -> errors.SessionError:
-        """The error to raise when the server does not find the node."""
+        """The error to raise when the server finds a condition unmet."""
 
 
 class _Op(NamedTuple):
@@ -114,26 +115,26 @@ class Transaction:
         if not self._ops:
             return self.results  # of an empty transaction the server would not even check the session
         guard = self._guard
-        ops = [(op.op, op.body) for op in self._ops]
-        if guard is not None:
-            ops.insert(0, (messages.CHECK, messages.encode_check(guard.node, -1)))
+        conditions = () if guard is None else guard.conditions
+        ops = [(messages.CHECK, messages.encode_check(path, version)) for path, version in conditions]
+        ops += [(op.op, op.body) for op in self._ops]
         answers: list[messages.MultiResult] = await self._session.request(
             messages.MULTI, messages.encode_multi(ops), None, bound_to=guard.session_id if guard else 0
         )
         codes = [answer.error for answer in answers]
-        if guard is not None:
-            if codes[0]:
-                if codes[0] == errors.NoNode.code:
-                    raise guard.guard_error()
-                raise errors.server_error(codes[0], "check", paths.strip(self._chroot, guard.node))
-            codes, answers = codes[1:], answers[1:]
         if any(codes):
             index = errors.refused_index(codes)
+            code = codes[index]
+            if guard is not None and index < len(conditions):
+                if code in (errors.NoNode.code, errors.BadVersion.code):
+                    raise guard.guard_error()
+                raise errors.server_error(code, "check", paths.strip(self._chroot, conditions[index][0]))
+            index -= len(conditions)
             refused = self._ops[index]
             path = paths.named(self._chroot, refused.path)
-            cause = errors.server_error(codes[index], refused.op.name, path, expected=refused.version)
+            cause = errors.server_error(code, refused.op.name, path, expected=refused.version)
             raise errors.TransactionFailed(index, cause)
-        self.results = [self._result(answer.value) for answer in answers]
+        self.results = [self._result(answer.value) for answer in answers[len(conditions) :]]
         await self._session.wait_caches_current()
         return self.results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
 from . import paths
@@ -96,6 +96,45 @@ def counter_layout(value: T, layouts: Collection[str]) -> T:
     if value not in tuple(layouts):
         names = ", ".join(map(repr, layouts))
         raise UsageValueError(f"layout of a counter must be one of {names}, not {shown(value)}")
+    return value
+
+
+def max_attempts(value: int | None) -> int | None:
+    """Check how often an item of a queue is handed out before it is put aside, or None for any number."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"max_attempts must be an int, or None for no limit, not {shown(value)}")
+    if not 1 <= value < _INT32:
+        raise UsageValueError(
+            f"max_attempts must be from 1 to {_INT32 - 1}, not {shown(value)}; None is no limit"
+        )
+    return value
+
+
+def priority(value: int) -> int:
+    """Check the priority of an item of a queue: three digits, as in kazoo."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(f"priority must be an int, not {shown(value)}")
+    if not 0 <= value <= 999:
+        raise UsageValueError(f"priority must be from 0 to 999, not {shown(value)}; lower numbers come first")
+    return value
+
+
+def items(value: Iterable[bytes]) -> list[bytes]:
+    """Check several data of znodes, such as a list. Bytes are one such, and not several."""
+    if isinstance(value, bytes | bytearray | memoryview | str) or not isinstance(value, Iterable):
+        raise UsageTypeError(
+            f"items must be several bytes, such as a list, not {type(value).__name__}; put() puts one"
+        )
+    return [data(each) for each in value]
+
+
+def failed_item(value: T) -> T:
+    """Check an item that was put aside: its name must be that of a znode."""
+    name = getattr(value, "name", None)
+    if not isinstance(name, str) or "/" in name:
+        raise UsageTypeError(f"the item must be one that failed() returned, not {shown(value)}")
     return value
 
 

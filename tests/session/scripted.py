@@ -68,6 +68,9 @@ class Holder:
         self.ended = 0.0
         self._log = log
 
+    def is_node(self, stat: Stat) -> bool:
+        return True
+
     def lost(self, error: BaseException, ended: float) -> None:
         assert self.error is None, "lost twice"
         self.error, self.ended = error, ended

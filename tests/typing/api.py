@@ -176,6 +176,34 @@ async def turns(zk: corral.Client) -> None:
         web.close()
     for strategy in (corral.Random(), corral.Sticky(), lambda found: found[-1]):
         services.provider("web", strategy)
+    queue = zk.queue("/jobs", max_attempts=5)
+    assert_type(queue, corral.Queue)
+    assert_type(queue.max_attempts, int | None)
+    await queue.put(b"x", priority=10)
+    await queue.put_many([b"x", b"y"])
+    async with queue.take() as job:
+        assert_type(job, corral.Job)
+        assert_type(job.data, bytes)
+        assert_type(job.attempt, int)
+        assert_type(job.priority, int)
+        assert_type(job.transaction(), corral.Transaction)
+        await job.done()
+    assert_type(await queue.take(), corral.Job)
+    assert_type(await queue.try_take(), corral.Job | None)
+    async for job in queue:
+        async with job as entered:
+            assert_type(entered, corral.Job)
+    assert_type(await queue.size(), int)
+    assert_type(queue.take(), corral.Take)
+    assert_type(queue.watch_size(), corral.SizeWatch)
+    async for size in queue.watch_size():
+        assert_type(size, int)
+    for failed in await queue.failed():
+        assert_type(failed, corral.FailedItem)
+        assert_type(failed.attempts, int)
+        await queue.requeue(failed)
+        await queue.discard(failed)
+    await queue.put("text")  # type: ignore[arg-type]
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     values: corral.ValueWatch[str] = zk.value("/v", codec=corral.TEXT).watch()
     values.close()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from corral import errors
+from corral.types import Stat
 from corral.wire import messages
 
 from .lease import LeaseClock
@@ -55,6 +56,10 @@ class LeaseHold(Protocol):
     @property
     def is_leaving(self) -> bool:
         """Whether its holder is deleting the node: then its deletion is no loss."""
+
+    def is_node(self, stat: Stat) -> bool:
+        """Whether the node with this `Stat` is ours, and not one that another client has created there
+        since."""
 
     def lost(self, error: errors.SessionError, ended: float) -> None:
         """It is lost. It was held until `ended`, by the machine's clock. Must not raise."""
@@ -287,9 +292,12 @@ class _NodeCheck:
 
     # The answers, with the path that was requested
 
-    def found(self, path: str) -> None:
-        """The node exists."""
-        if self._known is _Known.REQUESTED and path == self._path:
+    def found(self, path: str, stat: Stat) -> None:
+        """A node exists at the path."""
+        if path == self._hold.checked and not self._hold.is_node(stat):
+            self._known = _Known.NOTHING
+            self._holds.node_gone(self._hold)
+        elif self._known is _Known.REQUESTED and path == self._path:
             self._known = _Known.WATCHED
 
     def not_found(self, path: str, error: BaseException) -> None:
@@ -323,7 +331,7 @@ class _NodeRead:
         return self._check.is_over
 
     def set_result(self, result: Any, /) -> None:
-        self._check.found(self._path)
+        self._check.found(self._path, result if isinstance(result, Stat) else result[1])
 
     def set_exception(self, error: BaseException, /) -> None:
         self._check.not_found(self._path, error)

@@ -13,6 +13,7 @@ from corral import errors
 from . import ops
 from .certain import CertainTransaction
 from .holding import Holding, HoldPhase
+from .line import Line
 from .order import is_trusted
 from .protected import QueueNode
 
@@ -39,6 +40,7 @@ class _Exchange:
 class WriteHolding(Holding):
     """A write lock that is held, and may become a read lock."""
 
+    _line: Line
     _exchange: _Exchange | None = None
 
     @property

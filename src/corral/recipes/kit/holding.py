@@ -9,17 +9,17 @@ import asyncio
 import enum
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from corral import errors
 from corral.transaction import Transaction
+from corral.types import Stat
 
 from .context import RecipeContext
-from .line import Line
 from .protected import QueueNode
 
-__all__ = ["HoldPhase", "Holding", "Recipe"]
+__all__ = ["HeldPlace", "HoldPhase", "Holding", "Recipe"]
 
 logger = logging.getLogger("corral.recipes")
 
@@ -47,6 +47,19 @@ class Recipe(Protocol):
         """What messages call it."""
 
 
+class HeldPlace(Protocol):
+    """Where the znode of a holding is, such as a `Line`."""
+
+    @property
+    def path(self) -> str:
+        """The parent of the znode, as errors name it."""
+
+    def leave(
+        self, node: QueueNode, on_done: Callable[[BaseException | None], None] | None = None, /
+    ) -> None:
+        """Start to delete the znode, until that is certain. `on_done` gets the error, or None."""
+
+
 class Holding:
     """A znode of ours that holds something, and the task that owns it. For the session it is a hold."""
 
@@ -58,7 +71,7 @@ class Holding:
     def __init__(
         self,
         context: RecipeContext,
-        line: Line,
+        line: HeldPlace,
         place: QueueNode,
         acquirer: asyncio.Task[object] | None,
         recipe: Recipe,
@@ -104,6 +117,15 @@ class Holding:
     def node(self) -> str:
         """The znode's full path."""
         return self._place.path
+
+    @property
+    def conditions(self) -> Sequence[tuple[str, int]]:
+        """What a guarded transaction checks: full paths, and data versions (-1 for any)."""
+        return [(self.node, -1)]
+
+    def is_node(self, stat: Stat) -> bool:
+        """Whether the `Stat` of the znode that is there is that of ours. A name with a GUID is ours alone."""
+        return True
 
     @property
     def checked(self) -> str:

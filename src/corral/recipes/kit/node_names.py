@@ -71,6 +71,9 @@ ELECTION: Mapping[str, Layout] = {
 }
 """Curator's LeaderLatch; kazoo's Election, which is its Lock."""
 
+QUEUE_WAITING = _exclusive(PROTECTED, "-wait-", "wait-")
+"""The consumers of a queue that wait for an item. Neither Curator nor kazoo has such a line."""
+
 
 MEMBER = Naming("", dashes=True)
 """A member of Curator's DistributedDoubleBarrier, whose name is a GUID and nothing else."""

@@ -18,12 +18,14 @@ from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
 __all__ = [
-    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "Outcome", "Write", "check", "children", "create",
-    "current_session", "data_of_each", "delete", "exists", "get", "is_gone", "is_own_ephemeral", "multi",
-    "quorum_barrier", "read_children", "send_create", "send_delete", "send_set", "set_data", "stat_of_each",
+    "EPHEMERAL", "EPHEMERAL_SEQUENTIAL", "PERSISTENT", "PERSISTENT_SEQUENTIAL", "Outcome", "Write", "check",
+    "children", "create", "current_session", "data_of_each", "delete", "exists", "get", "is_gone",
+    "is_own_ephemeral", "multi", "quorum_barrier", "read_children", "send_create", "send_delete", "send_set",
+    "set_data", "stat_of_each",
 ]  # fmt: skip
 
 PERSISTENT = verify.create_flags()
+PERSISTENT_SEQUENTIAL = verify.create_flags(sequential=True)
 EPHEMERAL = verify.create_flags(ephemeral=True, sequential=False)
 EPHEMERAL_SEQUENTIAL = verify.create_flags(ephemeral=True, sequential=True)
 
