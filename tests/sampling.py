@@ -63,7 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def is_sampled(item: pytest.Item) -> bool:
     """Whether it is one of many cases that all run in virtual time, too."""
     path = item.path
-    is_one_of_many = path.name == "test_points.py" or path.stem.endswith(("_cancel", "_loss", "_conformance"))
+    is_one_of_many = path.name.startswith("test_points") or path.stem.endswith(
+        ("_cancel", "_loss", "_conformance")
+    )
     return is_one_of_many and ONLY_REAL.isdisjoint(getattr(item, "fixturenames", ()))
 
 

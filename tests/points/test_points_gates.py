@@ -31,7 +31,9 @@ SCENARIOS: dict[str, Make] = {
 }
 # Their waits are those of others.
 NOT_CANCELLED = (
-    "close a barrier, open", "open a barrier, no parent", "enter a double barrier, one more", "once, handed over",
+    "close a barrier, open", "open a barrier, no parent", "enter a double barrier, one more",
+    "enter a double barrier, last", "enter a double barrier, left over", "leave a double barrier, not the lowest",
+    "once, handed over", "once, done, with a ttl",
 )  # fmt: skip
 UNDONE: dict[str, Make] = {f"{verb} a barrier, undone": undoing(verb) for verb in ("close", "open")}
 

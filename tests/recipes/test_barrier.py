@@ -473,3 +473,42 @@ async def test_closing_the_client_ends_every_wait(connect: Connect, other: corra
         await settle(zk)
     outcomes = await within(asyncio.gather(*waiting, return_exceptions=True))
     assert [type(each) for each in outcomes] == [corral.ClientClosed] * 3
+
+
+HOPELESS = {
+    "close": (messages.MULTI, GATE, lambda zk: zk.barrier(GATE).close()),
+    "open": (messages.MULTI, GATE, lambda zk: zk.barrier(GATE).open()),
+    "is_closed": (messages.EXISTS, GATE, lambda zk: zk.barrier(GATE).is_closed()),
+    "wait": (messages.EXISTS, GATE, lambda zk: zk.barrier(GATE).wait()),
+    "enter, the flag": (messages.EXISTS, STEP, lambda zk: zk.double_barrier(STEP, 1).enter()),
+    "enter, the znode": (messages.CREATE2, STEP, lambda zk: zk.double_barrier(STEP, 1).enter()),
+    "enter, the members": (messages.CHILDREN2, STEP, lambda zk: zk.double_barrier(STEP, 1).enter()),
+    "enter, opening": (messages.MULTI, STEP, lambda zk: zk.double_barrier(STEP, 1).enter()),
+}
+"""The request that always breaks the connection, what the error names, and the call."""
+
+
+@pytest.mark.parametrize("what", HOPELESS)
+async def test_each_retry_has_a_bound(rig: Rig, what: str) -> None:
+    """K2, B1: when each connection breaks on the same request it is given up, the error names the barrier, and no znode
+    stays."""
+    op, named, call = HOPELESS[what]
+    await rig.other.create(STEP, make_parents=True)
+    async with rig.proxy.cut_at(before(match=asks_for(op)), times=1000):
+        with pytest.raises(corral.ConnectionLoss, match=named) as caught:
+            await within(call(rig.zk))
+    assert caught.value.is_hopeless
+    await until_below(rig.other, 0)
+
+
+async def test_leaving_has_a_bound(rig: Rig) -> None:
+    """K2, B1: the same for leaving, and its znode goes."""
+    barrier = rig.zk.double_barrier(STEP, 1)
+    await within(barrier.enter())
+    async with rig.proxy.cut_at(before(match=asks_for(messages.CHILDREN2)), times=1000):
+        with pytest.raises(corral.ConnectionLoss, match=STEP):
+            await within(barrier.leave())
+    await until_below(rig.other, 1)  # the flag, which counts no more
+    await within(barrier.enter())
+    await within(barrier.leave())
+    assert await names(rig.other) == []

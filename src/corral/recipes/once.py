@@ -149,7 +149,8 @@ class Once:
                     raise  # of another lock, in the job
                 logger.warning("%s; the job is run again, unless its result was recorded", lost)
             except PlaceLost:
-                logger.warning("%s: evicted before its result was recorded; the job is run again", held.name)
+                problem = "its znode was deleted; the job is run again, unless its result was recorded"
+                logger.warning("%s: %s", held.name, problem)
 
     async def _result(self, held: Held, job: Job) -> bytes:
         """The result, if it was recorded before we held the lock. Otherwise run the job and record it.

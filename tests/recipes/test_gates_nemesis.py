@@ -1,5 +1,6 @@
-"""Once, while connections and sessions end at random: one record, and never two at the same time. And two that are
-written as people write them, which the same check finds wrong."""
+"""Once, and double barriers, while connections and sessions end at random. Once: one record, and never two at the same
+time; and two that are written as people write them, which the same check finds wrong. Double barriers: nobody is inside
+without the others, and nobody hangs."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 
 import corral
 from corral.testing import FaultProxy, VirtualLoop
-from support import PATIENCE
+from support import PATIENCE, children, until
 
 Job = Callable[[corral.Held | None], Awaitable[bytes]]
 Run = Callable[[corral.Client, str, Job], Awaitable[bytes]]
@@ -187,3 +188,48 @@ async def test_the_checker_finds_what_is_wrong(
             return
         await other.delete("/job-0", recursive=True)
     raise AssertionError("nothing was found")
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_members_stay_in_step(server_address: str, root: str, other: corral.Client, seed: int) -> None:
+    """B2: members that are cut off and whose sessions end go on for round after round: nobody is inside while another
+    one is outside, and none waits for ever."""
+    chance, rounds = random.Random(seed), 15 if is_virtual() else 2
+    outside, entered = set[int](), 0
+
+    async def member(number: int, zk: corral.Client) -> None:
+        nonlocal entered
+        barrier = zk.double_barrier("/step", MEMBERS)
+        while entered < rounds * MEMBERS:
+            outside.add(number)
+            await asyncio.sleep(chance.random())
+            outside.discard(number)
+            async with barrier:
+                assert not outside, "inside without the others"
+                entered += 1
+                await asyncio.sleep(chance.random() * SESSION_TIMEOUT)
+
+    async with contextlib.AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(FaultProxy(server_address)) for _ in range(MEMBERS)]
+        clients = [
+            await stack.enter_async_context(
+                corral.connect(f"{proxy.address}{root}", session_timeout=SESSION_TIMEOUT)
+            )
+            for proxy in proxies
+        ]
+        members = [asyncio.create_task(member(number, zk)) for number, zk in enumerate(clients)]
+        async with chaos(proxies, chance):
+            done, waiting = await asyncio.wait(
+                members, timeout=40 * PATIENCE, return_when=asyncio.FIRST_COMPLETED
+            )
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(members)
+        assert done, f"they hang, after {entered} of {rounds * MEMBERS}"
+        for task in done:
+            task.result()
+
+        async def all_gone() -> bool:
+            return set(await children(other, "/step")) <= {"ready"}
+
+        await until(all_gone, "no member is left")
