@@ -4,12 +4,14 @@ from .client import Client as Client
 from .client import connect as connect
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.assignment import rendezvous as rendezvous
 from .recipes.election import Election as Election
 from .recipes.kit.held import Held as Held
 from .recipes.kit.line import Contender as Contender
 from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
+from .recipes.partition import Partition as Partition
 from .recipes.registration import Registration as Registration
 from .recipes.rwlock import HeldWrite as HeldWrite
 from .recipes.rwlock import ReadLock as ReadLock
@@ -39,6 +41,7 @@ __all__ = [
     "Lock",
     "MultiLock",
     "NodeWatch",
+    "Partition",
     "RWLock",
     "RawWatch",
     "ReadLock",
@@ -50,6 +53,7 @@ __all__ = [
     "TreeWatch",
     "WriteLock",
     "connect",
+    "rendezvous",
     *_errors,
     *_types,
 ]

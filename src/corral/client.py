@@ -4,19 +4,21 @@ are in `corral.nodes`."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from . import errors, verify
 from .nodes import Nodes
 from .paths import locate
+from .recipes.assignment import Assign, rendezvous
 from .recipes.election import Election
 from .recipes.kit.context import RecipeContext, SharedByRecipes
 from .recipes.kit.node_names import ELECTION, MUTEX, READ_WRITE, LayoutName, layout_named
 from .recipes.kit.registration import OnTaken
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
+from .recipes.partition import Partition
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
 from .recipes.semaphore import Semaphore
@@ -42,6 +44,8 @@ __all__ = ["Client", "connect"]
 
 HOSTS_VARIABLE = "CORRAL_HOSTS"
 DEFAULT_HOSTS = "localhost:2181"
+
+T = TypeVar("T")
 
 
 def connect(
@@ -270,6 +274,22 @@ class Client(Nodes):
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
+
+    def partition(
+        self,
+        path: str,
+        items: Iterable[T],
+        *,
+        data: bytes = b"",
+        settle: float = 1.0,
+        assign: Assign[T] = rendezvous,
+        acl: Sequence[Acl] = OPEN_ACL,
+    ) -> Partition[T]:
+        """Items that are shared out among members; see `Partition`. `items`: str, int, or whatever has a
+        ``str()`` of its own that is the same in all processes. `settle` (seconds): how long the members must
+        not have changed before items move. `assign(items, members)` returns the items of each member."""
+        context = self._recipe(path, data, acl)
+        return Partition(context, items, verify.settle(settle), verify.predicate(assign, "assign"))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)
