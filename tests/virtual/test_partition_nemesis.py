@@ -160,7 +160,9 @@ async def torment(server: EmbeddedServer, seed: int, works: list[Work]) -> Recor
                 await member.proxy.cut(reset=True)
             case "hide":
                 hidden.add(asyncio.create_task(hide(member, chance.uniform(0, T))))
-            case "expire":  # by silence: a session that somebody ends by force is over before its client knows
+            case (
+                "expire"
+            ):  # by silence: a session that somebody ends by force is over before its client knows
                 hidden.add(asyncio.create_task(hide(member, chance.uniform(2 * T, 3 * T))))
     if hidden:
         await asyncio.wait(hidden)

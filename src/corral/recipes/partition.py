@@ -181,8 +181,7 @@ class Partition(Generic[T]):
         clean up in ``finally``, as long as that takes. When the item is lost, the task is cancelled before
         anyone else can own it. If `consume` returns, the item stays ours, and nothing is done with it until
         it moves. An exception of `consume` cancels all the tasks, waits for them and is raised, except a
-        `SessionError` or `ConnectionLoss` once the item is lost. If several fail, an `ExceptionGroup` has
-        them.
+        `SessionError` or `ConnectionLoss` once the item is lost.
 
         On cancel all tasks are cancelled and waited for; then their items are released. On loss of the
         connection it continues. See the class for the errors. Then the member stays: call `run` again, or
@@ -194,7 +193,9 @@ class Partition(Generic[T]):
                 async with asyncio.TaskGroup() as tasks:
                     await self._supervise(consume, tasks)
             except BaseExceptionGroup as group:
-                failure = group.exceptions[0] if len(group.exceptions) == 1 else group
+                failure, *others = group.exceptions
+                for other in others:
+                    failure.add_note(f"corral: meanwhile {other!r}")
         if failure is not None:
             raise failure
 
