@@ -35,7 +35,9 @@ ONCE = (
     "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "fuzz",
     "test_docs.py",
 )  # fmt: skip
-EXAMPLES = ("workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network")
+EXAMPLES = (
+    "workers", "lock_with_timeout", "reload_config", "service_lifespan", "break_the_network", "worker_pool",
+)  # fmt: skip
 # In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server
 # may answer within them. Left out is a test that takes real time all the same, more than all the others.
 CORE_VIRTUAL = (

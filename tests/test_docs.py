@@ -117,6 +117,10 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
         async with asyncio.timeout(PATIENCE):
             await code["main"](server.address)
             await code["register"](server.address)
+            sharing = asyncio.create_task(code["take_part"](server.address))
+            await zk.wait_until("/shards/locks/63", lambda event: event.exists)
+            sharing.cancel()
+            await asyncio.wait([sharing])
             campaigning = asyncio.create_task(code["campaign"](zk))
             async for leader in zk.election("/leader").leaders():
                 if leader is not None:

@@ -127,6 +127,21 @@ async def turns(zk: corral.Client) -> None:
         assert_type(me.is_present, bool)
         await me.update(b"draining")
         await me.wait_present()
+    async with zk.partition("/shards", range(64), data=b"host-7", settle=2.0) as partition:
+        assert_type(partition, corral.Partition[int])
+        async for mine in partition:
+            assert_type(mine, frozenset[int])
+        assert_type(partition.held(3), corral.Held)
+        assert_type(partition.mine, frozenset[int])
+        assert_type(partition.items, tuple[int, ...])
+        assert_type(partition.members, frozenset[str])
+        assert_type(partition.id, str)
+
+        async def consume(shard: int, held: corral.Held) -> None: ...
+
+        await partition.run(consume)
+    zk.partition("/shards", ["a", "b"], assign=corral.rendezvous)
+    zk.partition("/shards", 64)  # type: ignore[arg-type]
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     zk.semaphore("/s")  # type: ignore[call-arg]
     zk.lock("/l", layout="redis")  # type: ignore[arg-type]
