@@ -352,6 +352,69 @@ async def test_a_consumer_that_returns(zk: corral.Client, other: corral.Client) 
         await ended(task)
 
 
+async def test_a_consumer_that_swallows_its_cancel(zk: corral.Client, other: corral.Client) -> None:
+    """P1: one that returns when it is cancelled has ended as well: its item moves."""
+
+    async def consume(item: int, held: corral.Held) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async with partition(zk) as first:
+        task = asyncio.create_task(first.run(consume))
+        await until_owned(first)
+        async with member(other) as (second, _):
+            await until_owned(first, second)
+        task.cancel()
+        await ended(task)
+
+
+async def test_a_consumer_that_swallows_its_loss(rig: Rig) -> None:
+    """P1, L4: one that returns when its item is lost has ended; it begins again when the item is ours again."""
+    begun: list[int] = []
+
+    async def consume(item: int, held: corral.Held) -> None:
+        begun.append(item)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def all_have_begun(times: int) -> None:
+        async def is_so() -> bool:
+            return sorted(begun) == sorted(list(ITEMS) * times)
+
+        await until(is_so, f"each consumer has begun {times} times")
+
+    async with partition(rig.zk) as joined:
+        task = asyncio.create_task(joined.run(consume))
+        await all_have_begun(1)
+        async with rig.losing("expired"):
+            pass
+        await all_have_begun(2)
+        task.cancel()
+        await ended(task)
+
+
+async def test_run_that_is_cancelled_while_a_consumer_fails(
+    zk: corral.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S8: the caller's cancellation stays one; what the consumer has raised is logged."""
+
+    async def consume(item: int, held: corral.Held) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("in its clean-up")
+
+    async with partition(zk) as joined:
+        task = asyncio.create_task(joined.run(consume))
+        await until_owned(joined)
+        await turns()
+        task.cancel()
+        await ended(task)
+        assert task.cancelled()
+    assert "a consumer has failed" in caplog.text
+    assert "in its clean-up" in caplog.text
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 async def test_a_consumer_that_fails(zk: corral.Client, failing: int) -> None:
     """P1: the others are cancelled and waited for, and its exception is raised; if several fail, one of theirs. The
@@ -386,11 +449,19 @@ async def test_a_consumer_that_fails(zk: corral.Client, failing: int) -> None:
 
 async def test_left_while_run_is_in_another_task(zk: corral.Client, other: corral.Client) -> None:
     """P1: leaving ends the run, waits for its consumers, and only then are the items free."""
-    consumers = Consumers()
-    async with partition(zk) as joined:
-        task = asyncio.create_task(joined.run(consumers.consume))
-        await until_running(consumers)
-        node = joined.held(0).node
+    consumers, stack = Consumers(), contextlib.AsyncExitStack()
+    joined = await stack.enter_async_context(partition(zk))
+    task = asyncio.create_task(joined.run(consumers.consume))
+    await until_running(consumers)
+    node = joined.held(0).node
+    consumers.may_end.clear()
+    leaving = asyncio.create_task(stack.aclose())
+    await within(other.wait_absent(f"{PATH}/members/{joined.id}"))
+    await settle(zk)
+    assert await other.exists(node[node.index(PATH) :]) is not None
+    assert not leaving.done()
+    consumers.may_end.set()
+    await within(leaving)
     assert consumers.running == {}
     await within(task)
     assert await other.exists(node[node.index(PATH) :]) is None

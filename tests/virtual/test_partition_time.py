@@ -58,6 +58,24 @@ async def test_a_member_that_joins_and_leaves_at_once_moves_nothing(other: corra
         await asyncio.wait([following])
 
 
+async def test_what_comes_back_before_the_loop_asks_has_not_moved(other: corral.Client) -> None:
+    """P1, P3: an item that was to move away, and is assigned to us again before the loop has asked, is kept."""
+    async with other.partition("/p", range(24), settle=1.0) as partition:
+        await own(partition, 24)
+        tokens = {item: partition.held(item).fencing_token for item in range(24)}
+        await other.create(f"/p/members/{GUID}")
+        await asyncio.sleep(2.0)
+        assert len(partition.mine) < 24
+        await other.delete(f"/p/members/{GUID}")
+        await asyncio.sleep(2.0)
+        following = asyncio.create_task(anext(partition))
+        await asyncio.sleep(2.0)
+        assert not following.done()
+        assert {item: partition.held(item).fencing_token for item in range(24)} == tokens
+        following.cancel()
+        await asyncio.wait([following])
+
+
 async def test_members_that_never_settle(other: corral.Client) -> None:
     """P3: items move all the same, after ten times as long."""
     async with other.partition("/p", range(24), settle=1.0) as partition:

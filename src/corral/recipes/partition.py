@@ -84,6 +84,8 @@ class Partition(Generic[T]):
         self._to_leave: set[T] = set()  # held, and not assigned to us any more
         self._told: dict[T, Holding] = {}  # what the loop was told last
         self._consumers: dict[T, asyncio.Task[None]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()  # consumers that were cancelled
+        self._failures: list[BaseException] = []  # of consumers
         self._jobs: dict[object, asyncio.Task[None]] = {}  # one for each item, and one for the members
         self._failed: list[tuple[object, BaseException]] = []
         self._user: str | None = None
@@ -187,17 +189,23 @@ class Partition(Generic[T]):
         connection it continues. See the class for the errors. Then the member stays: call `run` again, or
         leave the block.
         """
-        failure: BaseException | None = None
         with self._used_by("run"):
+            self._failures.clear()
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    await self._supervise(consume, tasks)
-            except BaseExceptionGroup as group:
-                failure, *others = group.exceptions
+                while not self._is_left and not self._failures:
+                    self._supervise(consume)
+                    await self._next_change()
+            except BaseException:
+                await self._end_consumers()
+                for failure in self._failures:  # nobody else tells of it
+                    logger.error("partition %r: a consumer has failed", str(self.path), exc_info=failure)
+                raise
+            await self._end_consumers()
+            if self._failures:
+                failure, *others = self._failures
                 for other in others:
                     failure.add_note(f"corral: meanwhile {other!r}")
-        if failure is not None:
-            raise failure
+                raise failure
 
     # What both do
 
@@ -246,30 +254,39 @@ class Partition(Generic[T]):
 
     # The consumers of `run`
 
-    async def _supervise(
-        self, consume: Callable[[T, Held], Awaitable[object]], tasks: asyncio.TaskGroup
-    ) -> None:
-        stopping = set[asyncio.Task[None]]()
-        while not self._is_left:
-            self._try_again()
-            for item in tuple(self._to_leave):
-                task = self._consumers.get(item)
-                if task is None:
-                    self._held[item].release_nowait()
-                elif task not in stopping:
-                    stopping.add(task)
-                    task.cancel()
-            for item, held in self._owned().items():
-                if item not in self._consumers:
-                    task = tasks.create_task(
-                        self._consume(item, held, consume), name=f"corral partition {self.path} {item}"
-                    )
-                    self._consumers[item] = task
-                    task.add_done_callback(partial(self._consumed, item))
-            await self._next_change()
-            stopping = {task for task in stopping if not task.done()}
+    def _supervise(self, consume: Callable[[T, Held], Awaitable[object]]) -> None:
+        """Stop the consumers of what is to move away, release what has none, and start those of what is
+        ours."""
+        self._try_again()
+        for item in tuple(self._to_leave):
+            task = self._consumers.get(item)
+            if task is None:
+                self._held[item].release_nowait()
+            elif task not in self._stopping:
+                self._stopping.add(task)
+                task.cancel()
+        for item, holding in self._owned().items():
+            if item not in self._consumers:
+                name = f"corral partition {self.path} {item}"
+                task = self._session.loop.create_task(self._consume(item, holding, consume), name=name)
+                self._consumers[item] = task
+                task.add_done_callback(partial(self._consumed, item))
+
+    async def _end_consumers(self) -> None:
+        """Cancel all consumers and wait until they have ended. Who cancels us again has to wait, too: their
+        items are ours until then."""
+        cancelled: asyncio.CancelledError | None = None
         for task in self._consumers.values():
-            task.cancel()
+            if task not in self._stopping:
+                self._stopping.add(task)
+                task.cancel()
+        while self._consumers:
+            try:
+                await self._next_change()
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     async def _consume(
         self, item: T, holding: Holding, consume: Callable[[T, Held], Awaitable[object]]
@@ -278,7 +295,8 @@ class Partition(Generic[T]):
         try:
             async with held:
                 await consume(item, held)
-                if item not in self._to_leave and not self._is_left:  # else it has swallowed our cancel
+                # Otherwise `consume` has swallowed its cancel.
+                if asyncio.current_task() not in self._stopping and held.is_valid:
                     await self._session.loop.create_future()
         except errors.LockLost as lost:
             if await held.wait_lost() is None:
@@ -287,6 +305,9 @@ class Partition(Generic[T]):
 
     def _consumed(self, item: T, task: asyncio.Task[None]) -> None:
         del self._consumers[item]
+        self._stopping.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failures.append(error)
         self._wake()
 
     # The jobs
