@@ -60,6 +60,7 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "chroot": lambda zk, path: zk.chroot(path),
     "lock": lambda zk, path: zk.lock(path),
     "registration": lambda zk, path: zk.registration(path),
+    "partition": lambda zk, path: zk.partition(path, [1]),
     "watch": lambda zk, path: zk.watch(path),
 }
 
@@ -361,6 +362,7 @@ TOO_LARGE: dict[str, Call] = {
     "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL * 100),
     "lock": lambda zk: zk.lock("/l", data=bytes(2000)).acquire(),
     "registration": lambda zk: zk.registration("/r", bytes(2000)).__aenter__(),
+    "partition": lambda zk: zk.partition("/p", [1], data=bytes(2000)).__aenter__(),
     "try a lock": lambda zk: zk.lock("/l", data=bytes(2000)).try_acquire(),
     "watch": lambda zk: anext(zk.watch("/" + "x" * 2000)),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:" + bytes(2000)),
@@ -511,6 +513,7 @@ VERBS: dict[str, Call] = {
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:secret"),
     "lock": lambda zk: zk.lock("/l").acquire(),
     "registration": lambda zk: zk.registration("/r").__aenter__(),
+    "partition": lambda zk: zk.partition("/p", [1]).__aenter__(),
     "try a lock": lambda zk: zk.lock("/l").try_acquire(),
     "enter a lock": lambda zk: zk.lock("/l").__aenter__(),
     "is it locked": lambda zk: zk.lock("/l").locked(),

@@ -415,6 +415,24 @@ async def test_run_that_is_cancelled_while_a_consumer_fails(
     assert "in its clean-up" in caplog.text
 
 
+async def test_run_that_is_cancelled_twice(zk: corral.Client) -> None:
+    """P1: it waits for its consumers all the same."""
+    consumers = Consumers()
+    async with partition(zk) as joined:
+        task = asyncio.create_task(joined.run(consumers.consume))
+        await until_running(consumers)
+        consumers.may_end.clear()
+        for _ in range(3):
+            task.cancel()
+            await turns()
+        assert not task.done()
+        assert joined.mine == frozenset(ITEMS)
+        consumers.may_end.set()
+        await ended(task)
+        assert task.cancelled()
+        assert consumers.running == {}
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 async def test_a_consumer_that_fails(zk: corral.Client, failing: int) -> None:
     """P1: the others are cancelled and waited for, and its exception is raised; if several fail, one of theirs. The

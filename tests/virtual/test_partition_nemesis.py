@@ -40,16 +40,15 @@ Work = Callable[[Record, str, "corral.Partition[str]"], Awaitable[None]]
 
 
 async def by_run(record: Record, who: str, partition: corral.Partition[str]) -> None:
-    """A task for each item; one that is to move away takes a moment to stop."""
+    """A task for each item, which takes a moment to stop."""
 
     async def consume(item: str, held: corral.Held) -> None:
         record.begin(item, who)
         try:
             await asyncio.Event().wait()
         finally:
-            if held.is_valid:  # it is to move away: there is time to clean up
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(0.05)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
             record.end(item, who)
 
     await partition.run(consume)
