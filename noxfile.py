@@ -37,7 +37,7 @@ ONCE = (
 )  # fmt: skip
 EXAMPLES = (
     "workers", "lock_with_timeout", "reload_config", "service_lifespan", "discovery", "run_once", "job_queue",
-    "break_the_network",
+    "worker_pool", "break_the_network",
 )  # fmt: skip
 # In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server
 # may answer within them. Left out is a test that takes real time all the same, more than all the others.
