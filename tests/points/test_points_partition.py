@@ -14,7 +14,7 @@ Tell = Callable[[Report], None]
 
 SCENARIOS: dict[str, Callable[[Stage], Scenario]] = {"partition, loop": by_loop, "partition, run": by_run}
 # Leaving waits for the releases, in a black hole until the lease ends (L6).
-MODES = [CancelMode.NOTHING, CancelMode.FIN, CancelMode.RST]
+MODES = [CancelMode.NOTHING, CancelMode.RST]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -135,12 +135,12 @@ class Partition(Generic[T]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        to_release = self._leave()
+        held = self._leave()
         if isinstance(exc, asyncio.CancelledError):
             return
         while self._consumers:  # of a `run` in another task
             await self._next_change()
-        releases = (held.release() for held in to_release)
+        releases = [each.release() for each in held]
         results = await asyncio.gather(*releases, self._me.unregister(), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
@@ -398,7 +398,7 @@ class Partition(Generic[T]):
             self._jobs.pop(item, None)
 
     def _leave(self) -> list[Holding]:
-        """Leave the group, and begin to release all items. Returns those whose release to wait for."""
+        """Leave the group, and begin to release all items that no consumer uses. Returns what is held."""
         self._is_left = True
         self._mine = frozenset()
         for key in tuple(self._jobs):
@@ -407,11 +407,11 @@ class Partition(Generic[T]):
             else:
                 self._give_up(key)  # type: ignore[arg-type]
         self._me.unregister_nowait()
-        to_release = [held for item, held in self._held.items() if item not in self._consumers]
-        for held in to_release:
-            held.release_nowait()
+        for item, held in self._held.items():
+            if item not in self._consumers:
+                held.release_nowait()
         self._wake()
-        return to_release
+        return list(self._held.values())
 
     def __repr__(self) -> str:
         state = "left" if self._is_left else f"{len(self.mine)} of {len(self._names)} items are ours"
