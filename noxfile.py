@@ -1,10 +1,10 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
 Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
-test runs on a real server and in virtual time; of the conformance suites, and of the tests that break and cancel
-at each point, only a tenth and a quarter of the cases, other ones in each run. `nox -s embedded everything` runs
-all. The other Pythons, uvloop, eager tasks, and other versions of the dependencies run `CORE`: what these can
-change.
+test runs in virtual time and on a real server; of the conformance suites, and of the tests that break and
+cancel at each point, only a quarter and a tenth of the cases, other ones in each run. `nox -s embedded` and
+`nox -s everything` run all. The other Pythons, uvloop, eager tasks, and other versions of the dependencies run
+`CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
