@@ -197,7 +197,8 @@ class QueueItems:
         self, name: str, data: bytes, version: int, rounds: Rounds
     ) -> Claim | errors.ServerError | None:
         """The claim; the refusal if it should be tried again; None if others have the item."""
-        session, session_id = self.session, await self._current_session()
+        session = self.session
+        session_id = await ops.current_session(session, self.taken, self.path)
         claim = Claim(self._layout, name, data, version + 1, session_id, PROTECTED.new_guid().encode())
         if self._is_last(claim.attempt):
             await self._make_failed()
@@ -261,12 +262,6 @@ class QueueItems:
     def ending_of_failed(self, claim: Claim) -> Ending:
         """What becomes of an item whose attempt has failed."""
         return Ending.PUT_ASIDE if self._is_last(claim.attempt) else Ending.GIVEN_BACK
-
-    async def _current_session(self) -> int:
-        """The session to claim in; waits until there is one."""
-        while not self.session.session_id:
-            await ops.quorum_barrier(self.session, self.taken, self.path)
-        return self.session.session_id
 
     async def _make_parents(self) -> None:
         """Persistent ones: kazoo creates them once, and fails if they vanish; and they have the numbers."""
