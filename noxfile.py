@@ -1,9 +1,10 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
 Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
-test runs on a real server; of the conformance suites, and of the tests that break and cancel at each point,
-only a tenth of the cases, another one in each run. All cases run in virtual time. The other Pythons, uvloop,
-eager tasks, and other versions of the dependencies run `CORE`: what these can change.
+test runs in virtual time and on a real server; of the conformance suites, and of the tests that break and
+cancel at each point, only a quarter and a tenth of the cases, other ones in each run. `nox -s embedded` and
+`nox -s everything` run all. The other Pythons, uvloop, eager tasks, and other versions of the dependencies run
+`CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
@@ -37,7 +38,7 @@ ONCE = (
 )  # fmt: skip
 EXAMPLES = (
     "workers", "lock_with_timeout", "reload_config", "service_lifespan", "discovery", "run_once", "job_queue",
-    "break_the_network",
+    "worker_pool", "break_the_network",
 )  # fmt: skip
 # In virtual time also every cancel of a lock: its tests count turns of the loop, and in real time a server
 # may answer within them. Left out is a test that takes real time all the same, more than all the others.
@@ -93,9 +94,9 @@ def run_examples(session: nox.Session) -> None:
         session.run("python", "-X", "dev", "-W", "error", f"examples/{name}.py")
 
 
-def run_embedded(session: nox.Session) -> None:
+def run_embedded(session: nox.Session, points: str) -> None:
     rest = (f"--ignore=tests/{name}" for name in ONCE)
-    session.run("pytest", *VIRTUAL, *AT_ONCE, *rest)
+    session.run("pytest", *VIRTUAL, f"--points={points}", *AT_ONCE, *rest)
 
 
 def run_tests(session: nox.Session, points: str) -> None:
@@ -137,7 +138,7 @@ def python(session: nox.Session) -> None:
     session.install(*dependencies("types" if session.python == "3.11" else "test"))
     if session.python == "3.11":
         run_types(session)
-        run_embedded(session)
+        run_embedded(session, "quarter")
         core(session, "uvloop")
         run_tests(session, "tenth")
         run_oldest(session)
@@ -175,7 +176,7 @@ def embedded(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *VIRTUAL, *session.posargs)
     else:
-        run_embedded(session)
+        run_embedded(session, "all")
 
 
 @nox.session(python="3.11")

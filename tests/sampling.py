@@ -1,9 +1,9 @@
-"""`--points=tenth`: runs a tenth of the cases of each test that breaks or cancels at each point, and of each
-conformance test, chosen by a seed that the header shows.
+"""`--points=quarter` and `--points=tenth`: runs a part of the cases of each test that breaks or cancels at each
+point, and of each conformance test, chosen by a seed that the header shows.
 
-On real servers all of them take minutes, and in virtual time, where CI runs all of them, seconds. A tenth on
-real servers checks that the two agree, and each run has another tenth. At least one case of each test is
-kept, so that each run proves every promise on a real server.
+All of them take minutes in virtual time, and an hour on real servers. CI runs a quarter in virtual time and a
+tenth on real servers, other ones in each run; `nox -s embedded` and `nox -s everything` run all. At least one
+case of each test is kept, so that each run proves every promise on both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import pytest
 
 __all__ = ["chosen", "is_sampled"]
 
+PARTS = {"all": 1, "quarter": 4, "tenth": 10}
+"""Of how many cases one runs."""
+
 ONLY_REAL = frozenset({"real_servers", "ensemble"})
 """Fixtures of tests that do not run in virtual time: none of these tests is left out."""
 
@@ -26,12 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("points", "Points at which tests break or cancel")
     group.addoption(
         "--points",
-        choices=["all", "tenth"],
+        choices=list(PARTS),
         default="all",
-        help="of tests/points, *_cancel.py, *_loss.py and *_conformance.py all tests, or a tenth of each test's cases "
+        help="of tests/points, *_cancel.py, *_loss.py and *_conformance.py all tests, or a part of each test's cases "
         "(default: all)",
     )
-    group.addoption("--points-seed", type=int, help="choose the tenth that this number stands for")
+    group.addoption("--points-seed", type=int, help="choose the part that this number stands for")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,15 +50,16 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    if config.option.points == "all":
+    points, seed = config.option.points, config.option.points_seed
+    if points == "all":
         return "points: all"
-    return f"points: a tenth; the same one again: --points=tenth --points-seed={config.option.points_seed}"
+    return f"points: a {points}; the same one again: --points={points} --points-seed={seed}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.points == "all":
         return
-    kept = set(chosen(items, config.option.points_seed))
+    kept = set(chosen(items, config.option.points_seed, PARTS[config.option.points]))
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
@@ -69,13 +73,13 @@ def is_sampled(item: pytest.Item) -> bool:
     return is_one_of_many and ONLY_REAL.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-def chosen(items: Sequence[pytest.Item], seed: int) -> list[pytest.Item]:
-    """The items without nine tenths of the cases of each sampled test; the rest is rounded up."""
+def chosen(items: Sequence[pytest.Item], seed: int, parts: int) -> list[pytest.Item]:
+    """The items, with one in `parts` of the cases of each sampled test, rounded up."""
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0] if is_sampled(item) else None].append(item)
     kept = tests.pop(None, [])
     dice = random.Random(seed)
     for cases in tests.values():
-        kept += dice.sample(cases, math.ceil(len(cases) / 10))
+        kept += dice.sample(cases, math.ceil(len(cases) / parts))
     return kept

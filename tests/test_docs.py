@@ -108,17 +108,30 @@ def test_the_code_in_the_guide_to_testing_runs(pytester: pytest.Pytester) -> Non
     assert tests >= 8
 
 
-async def test_the_code_in_the_guide_to_recipes_runs() -> None:
-    """The examples run to their end, and the candidate leads."""
+def code_of(*pages: str, about: str = "") -> dict[str, Any]:
+    """What the code of these pages defines; of the blocks with this word in them, if one is given."""
     code: dict[str, Any] = {}
-    for block in python_blocks("docs/recipes.md"):
-        exec(block, code)
+    for page in pages:
+        for block in python_blocks(f"docs/{page}"):
+            if about in block:
+                exec(block, code)
+    return code
+
+
+async def test_the_code_in_the_guides_to_recipes_runs() -> None:
+    """The examples run to their end, and the candidate leads."""
+    code = code_of("recipes.md", "values.md", "work.md")
     async with EmbeddedServer() as server, corral.connect(server.address) as zk:
         async with asyncio.timeout(PATIENCE):
             await code["main"](server.address)
-            await code["register"](server.address)
             await code["configure"](zk)
+            assert await code["run_once"](zk) == b"41 rows"
+            await code["gates"](zk)
             assert await code["done"](zk) == 1
+            sharing = asyncio.create_task(code["take_part"](server.address))
+            await zk.wait_until("/shards/locks/63", lambda event: event.exists)
+            sharing.cancel()
+            await asyncio.wait([sharing])
             campaigning = asyncio.create_task(code["campaign"](zk))
             async for leader in zk.election("/leader").leaders():
                 if leader is not None:
@@ -131,9 +144,7 @@ async def test_the_code_in_the_guide_to_recipes_runs() -> None:
 
 async def test_the_code_in_the_guide_to_queues_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Items are put, and taken by each of the ways, until none is left."""
-    [block] = [each for each in python_blocks("docs/recipes.md") if "def produce" in each]
-    code: dict[str, Any] = {}
-    exec(block, code)
+    code = code_of("work.md", about="zk.queue")
     async with EmbeddedServer() as server, corral.connect(server.address) as zk, asyncio.timeout(PATIENCE):
         await code["produce"](zk)
         for name in ("consume", "several_at_once"):

@@ -6,6 +6,7 @@ from .codecs import *  # noqa: F403
 from .codecs import __all__ as _codecs
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .recipes.assignment import rendezvous as rendezvous
 from .recipes.barrier import Barrier as Barrier
 from .recipes.counter import Counter as Counter
 from .recipes.counter import CounterWatch as CounterWatch
@@ -33,6 +34,7 @@ from .recipes.leader_watch import LeaderWatch as LeaderWatch
 from .recipes.lock import Lock as Lock
 from .recipes.multi_lock import MultiLock as MultiLock
 from .recipes.once import Once as Once
+from .recipes.partition import Partition as Partition
 from .recipes.queue import Job as Job
 from .recipes.queue import Queue as Queue
 from .recipes.queue import SizeWatch as SizeWatch
@@ -66,9 +68,9 @@ __all__ = [
     "CounterWatch",
     "DoubleBarrier",
     "Election",
+    "FailedItem",
     "Group",
     "GroupWatch",
-    "FailedItem",
     "Held",
     "HeldWrite",
     "Job",
@@ -80,6 +82,7 @@ __all__ = [
     "MultiLock",
     "NodeWatch",
     "Once",
+    "Partition",
     "Queue",
     "RWLock",
     "Random",
@@ -94,10 +97,10 @@ __all__ = [
     "ServiceType",
     "ServiceWatch",
     "Services",
+    "SizeWatch",
     "StateStream",
     "Statistics",
     "Sticky",
-    "SizeWatch",
     "Take",
     "Transaction",
     "TreeWatch",
@@ -106,6 +109,7 @@ __all__ = [
     "Versioned",
     "WriteLock",
     "connect",
+    "rendezvous",
     *_codecs,
     *_errors,
     *_types,

@@ -4,7 +4,7 @@ are in `corral.nodes`."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -12,6 +12,7 @@ from . import errors, verify
 from .codecs import BYTES, Codec
 from .nodes import Nodes
 from .paths import locate
+from .recipes.assignment import Assign, rendezvous
 from .recipes.barrier import Barrier
 from .recipes.counter import LAYOUTS, Counter, CounterLayout
 from .recipes.discovery.services import Services
@@ -25,6 +26,7 @@ from .recipes.kit.versioned import NO_DEFAULT
 from .recipes.lock import Lock
 from .recipes.multi_lock import MultiLock
 from .recipes.once import Once
+from .recipes.partition import Partition
 from .recipes.queue import Queue
 from .recipes.registration import Registration
 from .recipes.rwlock import RWLock
@@ -342,6 +344,22 @@ class Client(Nodes):
         """A queue of items for consumers; see `Queue`. An item that was handed out `max_attempts` times and
         not done is put aside; with None it is handed out until it is done."""
         return Queue(self._recipe(path, b"", acl), verify.max_attempts(max_attempts))
+
+    def partition(
+        self,
+        path: str,
+        items: Iterable[T],
+        *,
+        data: bytes = b"",
+        settle: float = 1.0,
+        assign: Assign[T] = rendezvous,
+        acl: Sequence[Acl] = OPEN_ACL,
+    ) -> Partition[T]:
+        """Items that are shared out among members; see `Partition`. `items`: str, int, or whatever has a
+        ``str()`` of its own that is the same in all processes. `settle` (seconds): how long the members must
+        not have changed before items move. `assign(items, members)` returns the items of each member."""
+        context = self._recipe(path, data, acl)
+        return Partition(context, items, verify.settle(settle), verify.predicate(assign, "assign"))
 
     def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
         full, named = locate(self._chroot, path)

@@ -27,6 +27,7 @@ MAX_TTL = 0xFFFFFFFFFF / 1000
 """The longest time to live, in seconds (about 35 years): the server has 40 bits for milliseconds."""
 SESSION_TIMEOUT_LIMIT = 1000
 """Seconds. This and more is refused: servers grant at most 40 s by default, so milliseconds were meant."""
+SETTLE_LIMIT = 1000
 CONNECT_TIMEOUT_LIMIT = 3600
 """Seconds. This and more is refused for the same reason."""
 
@@ -187,7 +188,7 @@ def depth(value: int | None) -> int | None:
 
 
 def predicate(value: F, name: str) -> F:
-    """Check a function that returns yes or no."""
+    """Check a function that is called synchronously."""
     if not callable(value):
         raise UsageTypeError(f"{name} must be a function, not {shown(value)}")
     if inspect.iscoroutinefunction(value):
@@ -324,6 +325,11 @@ def connect_timeout(value: float | None) -> float | None:
     if value is None:
         return None
     return _below(value, "connect_timeout", CONNECT_TIMEOUT_LIMIT, "; None waits without a limit")
+
+
+def settle(value: float) -> float:
+    """Check how long the members of a partition settle, in seconds."""
+    return _below(value, "settle", SETTLE_LIMIT)
 
 
 def _below(value: float, what: str, limit: int, otherwise: str = "") -> float:

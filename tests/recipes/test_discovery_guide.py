@@ -16,12 +16,13 @@ GUIDE = Path(__file__).parents[2] / "docs" / "discovery.md"
 
 
 async def test_the_code_in_the_guide_runs(
-    zk: corral.Client, other: corral.Client, capsys: pytest.CaptureFixture[str]
+    zk: corral.Client, other: corral.Client, server_address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A worker sees itself, a caller reaches the service once there is one, and all of them leave."""
-    [code] = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(code, str(GUIDE), "exec"), names)
+    for code in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL):
+        exec(compile(code, str(GUIDE), "exec"), names)
+    await within(names["register"](server_address))
     await within(names["work"](zk))
     assert "1 members, 1 new, 0 gone" in capsys.readouterr().out
     assert await zk.group("/workers").members() == []

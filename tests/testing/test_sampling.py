@@ -1,4 +1,4 @@
-"""`--points=tenth` skips nine tenths of the cases of each sampled test and nothing else, by a seed."""
+"""`--points` skips most of the cases of each sampled test and nothing else, by a seed."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ def test_a_tenth(pytester: pytest.Pytester) -> None:
     not sampled."""
     result = pytester.runpytest_inprocess(*QUIET, "--points=tenth")
     result.assert_outcomes(passed=4 * (4 + 1) + 2 + 43, deselected=4 * (36 + 2))
+
+
+def test_a_quarter(pytester: pytest.Pytester) -> None:
+    """A quarter of the cases of each test runs."""
+    result = pytester.runpytest_inprocess(*QUIET, "--points=quarter")
+    result.assert_outcomes(passed=4 * (10 + 1) + 2 + 43, deselected=4 * (30 + 2))
 
 
 def test_all(pytester: pytest.Pytester) -> None:

@@ -204,6 +204,21 @@ async def turns(zk: corral.Client) -> None:
         await queue.requeue(failed)
         await queue.discard(failed)
     await queue.put("text")  # type: ignore[arg-type]
+    async with zk.partition("/shards", range(64), data=b"host-7", settle=2.0) as partition:
+        assert_type(partition, corral.Partition[int])
+        async for share in partition:
+            assert_type(share, frozenset[int])
+        assert_type(partition.held(3), corral.Held)
+        assert_type(partition.mine, frozenset[int])
+        assert_type(partition.items, tuple[int, ...])
+        assert_type(partition.members, frozenset[str])
+        assert_type(partition.id, str)
+
+        async def consume(shard: int, held: corral.Held) -> None: ...
+
+        await partition.run(consume)
+    zk.partition("/shards", ["a", "b"], assign=corral.rendezvous)
+    zk.partition("/shards", 64)  # type: ignore[arg-type]
     zk.registration("/n", on_taken="never")  # type: ignore[arg-type]
     values: corral.ValueWatch[str] = zk.value("/v", codec=corral.TEXT).watch()
     values.close()
