@@ -22,10 +22,11 @@ SHARDS = 8
 SETTLE = 0.5
 """Seconds for which the members of the partition must not change before shards move."""
 MEMBER = (2.0, 6.0)
-"""For how many seconds a worker is a member before it leaves the partition and joins again."""
+"""For how many seconds half of the workers are members before they leave the partition and join again. The
+others stay, so that they have shards when a fault hits them."""
 SLOT = 0.3
 """Seconds after which there is a new job that must run once."""
-BETWEEN_PUTS = (0.1, 0.6)
+BETWEEN_PUTS = (0.1, 0.9)
 BETWEEN_ADDS = (0.0, 0.1)
 BETWEEN_MEMBERSHIPS = (0.0, 0.5)
 FUMBLES = 0.05
@@ -116,7 +117,8 @@ class ServiceWorker(Worker):
     # The partition
 
     async def _share(self, zk: corral.Client) -> None:
-        until = None if self._careless or self.hurry.is_set() else self.dice.uniform(*MEMBER)
+        stays = self._careless or self.hurry.is_set() or self.orders.number % 2
+        until = None if stays else self.dice.uniform(*MEMBER)
         async with zk.partition(self._path("partition"), range(SHARDS), settle=SETTLE) as partition:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(until):

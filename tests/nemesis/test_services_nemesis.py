@@ -24,8 +24,10 @@ pytestmark = [pytest.mark.usefixtures("real_servers"), pytest.mark.timeout(120 +
 WORKERS = 4
 TRADES: list[Trade] = ["count", "put", "take", "share", "once"]
 SHARD_NAMES = [f"shard {number}" for number in range(SHARDS)]
-LONG = (0.5 * T, 1.5 * T)
-"""How long a long stay lasts, in seconds: some are longer than a session."""
+LONG = (0.5 * T, 2 * T)
+"""How long a long stay lasts, in seconds: most are longer than a session."""
+LONG_ONES = 0.15
+"""The share of long stays. So most of the time a worker is in a body for longer than a session lasts."""
 
 
 async def test_services_under_a_nemesis(servers: LocalEnsemble, tmp_path: Path, tell: Tell) -> None:
@@ -39,6 +41,7 @@ async def test_services_under_a_nemesis(servers: LocalEnsemble, tmp_path: Path, 
         seed=SEED,
         trades=TRADES,
         long=LONG,
+        long_ones=LONG_ONES,
     ) as crew:
         nemesis = Nemesis(servers, crew)
         await nemesis.carry_out(plan(SEED, SECONDS))
