@@ -158,17 +158,6 @@ class Worker(abc.ABC):
                 self.record.note("stalled", since=began)
 
 
-async def in_spite_of_all(body: Coroutine[Any, Any, None]) -> None:
-    """Run to its end what should have been cancelled; then pass the cancellation on."""
-    task = asyncio.ensure_future(body)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(corral.SessionError):
-            await task
-        raise
-
-
 class _Formatter(logging.Formatter):
     """Log lines have the record's time."""
 

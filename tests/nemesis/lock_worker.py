@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from base_worker import Orders, Worker, in_spite_of_all, main
+from base_worker import Orders, Worker, main
 
 import corral
 
@@ -43,7 +43,7 @@ class LockWorker(Worker):
     async def _hold(self, zk: corral.Client, lock: int, held: corral.Held) -> None:
         with self.inside(held, lock=lock, token=held.fencing_token):
             if self.orders.way.startswith("deaf"):
-                await in_spite_of_all(self._stay(zk, lock, held))
+                await _in_spite_of_all(self._stay(zk, lock, held))
             else:
                 await self._stay(zk, lock, held)
 
@@ -76,6 +76,17 @@ class LockWorker(Worker):
             self.record.note("unknown", lock=lock, token=token)
         else:
             self.record.note("wrote", lock=lock, token=token, text=str(created).rpartition("/")[2])
+
+
+async def _in_spite_of_all(body: Coroutine[Any, Any, None]) -> None:
+    """Run to its end what should have been cancelled; then pass the cancellation on."""
+    task = asyncio.ensure_future(body)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(corral.SessionError):
+            await task
+        raise
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from base_worker import Orders, Trade, Worker, in_spite_of_all, main
+from base_worker import Orders, Trade, Worker, main
 
 import corral
 
@@ -31,6 +31,8 @@ BETWEEN_ADDS = (0.0, 0.1)
 BETWEEN_MEMBERSHIPS = (0.0, 0.5)
 FUMBLES = 0.05
 """The share of items whose handling fails."""
+DEAF = 2
+"""For how many session timeouts a careless worker goes on after it was cancelled."""
 
 
 class Fumble(Exception):
@@ -72,7 +74,12 @@ class ServiceWorker(Worker):
         return f"{self.orders.number}-{self.orders.seed}-{next(self._numbers)}"
 
     async def _obey(self, body: Coroutine[Any, Any, None]) -> None:
-        await (in_spite_of_all(body) if self._careless else body)
+        try:
+            await body
+        except asyncio.CancelledError:
+            if self._careless:
+                await asyncio.sleep(DEAF * self.orders.session_timeout)
+            raise
 
     async def _pause(self, least: float, most: float) -> None:
         await asyncio.sleep(self.dice.uniform(least, most))

@@ -76,13 +76,14 @@ async def what_remains(crew: Crew) -> Remains:
         return Remains(await zk.counter(f"{crew.root}/counter").get(), items, results)
 
 
-STAYS = (T, 3 * T)
-"""For how many seconds careless workers have what they have: most times longer than the fault, which they do
-not notice, ends their session."""
-TAKERS = 3
+STAYS = (2 * T, 3 * T)
+"""For how many seconds careless workers handle an item."""
+TAKERS = 4
 """How many items each handles at once, so that somebody takes an item soon that another has lost."""
-CUTS = 8
+CUTS = 16
 """How often their links are cut, so that answers are lost."""
+HOLES = 6
+"""How often one of them is cut off for longer than a session lasts. One is enough, most times."""
 LOOK = 0.25
 """Seconds between two checks of whether each violation was found."""
 
@@ -92,13 +93,11 @@ async def test_careless_workers_are_found(servers: LocalEnsemble, tmp_path: Path
     and jobs that are run without a lock. (This shows that the test above can fail.)"""
     leader = await servers.leader()
     cuts = [
-        Fault(0.2 * number, 0.2 * number, "links cut", "a worker", number) for number in range(1, CUTS + 1)
+        Fault(at, at, "links cut", "a worker", number) for number, at in enumerate(_times(0.2, 0.15, CUTS))
     ]
-    # The two in turn: whoever was the first to own all shards does not give any away.
-    begins = [0.2 * (CUTS + 1) + number * 2.5 * T for number in range(4)]
     holes = [
-        Fault(begin, begin + 2 * T, "links black-holed", "the holder", number)
-        for number, begin in enumerate(begins)
+        Fault(at, at + 2 * T, "links black-holed", "a worker", number)
+        for number, at in enumerate(_times(T, 2.5 * T, HOLES))
     ]
     crew = Crew(
         tmp_path / "careless",
@@ -122,9 +121,13 @@ async def test_careless_workers_are_found(servers: LocalEnsemble, tmp_path: Path
     async with crew:
         raging = asyncio.create_task(Nemesis(servers, crew).carry_out([*cuts, *holes]))
         try:
-            await until(judged, "everything is found")
+            await until(judged, "everything is found", 2 * PATIENCE)
         finally:
             raging.cancel()
             await asyncio.wait([raging])
     assert verdicts[-1].problems
     assert not verdicts[-1].failures
+
+
+def _times(first: float, every: float, count: int) -> list[float]:
+    return [first + number * every for number in range(count)]
