@@ -3,8 +3,8 @@
 Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
 test runs in virtual time and on a real server; of the conformance suites, and of the tests that break and
 cancel at each point, only a quarter and a tenth of the cases, other ones in each run. `nox -s embedded` and
-`nox -s everything` run all. The other Pythons, uvloop, eager tasks, and other versions of the dependencies run
-`CORE`: what these can change.
+`nox -s everything` run all. The other Pythons, uvloop, eager tasks, and other versions of the dependencies
+run `CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """

@@ -97,16 +97,19 @@ async def test_two_members_share(zk: corral.Client, other: corral.Client) -> Non
 async def test_an_item_is_released_when_the_loop_asks_again(zk: corral.Client, other: corral.Client) -> None:
     """P1: the old owner is told first; until its loop asks for the next set, nobody else owns what has moved."""
     async with member(zk) as (first, loop):
-        await until_owned(first)
+
+        async def is_told() -> bool:
+            return loop.mine == frozenset(ITEMS)
+
+        await until(is_told, "the loop has all items")
         loop.may_go_on.clear()
-        before = loop.mine
         async with member(other) as (second, _):
 
             async def is_noticed() -> bool:
                 return first.members == {first.id, second.id} == second.members
 
             await until(is_noticed, "both have assigned the items")
-            moving = before - first.mine
+            moving = frozenset(ITEMS) - first.mine
             assert moving
             lines = [await children(other, f"{PATH}/locks/{item}") for item in moving]
 
@@ -290,9 +293,13 @@ async def test_run_gives_each_item_a_task(zk: corral.Client, other: corral.Clien
             item: first.held(item).node for item in ITEMS
         }
         async with running(other) as (second, theirs):
+            _, moved = await until_owned(first, second)
+
+            async def all_have_begun() -> bool:
+                return theirs.running.keys() == moved
+
+            await until(all_have_begun, "the consumers of what has moved have begun")
             await until_running(ours, theirs)
-            await until_owned(first, second)
-            assert theirs.running.keys() == second.mine
         await until_running(ours)
         assert sorted(ours.begun) == sorted([*ITEMS, *second_time(ours)])
 

@@ -86,8 +86,9 @@ class Partition(Generic[T]):
         self._consumers: dict[T, asyncio.Task[None]] = {}
         self._stopping: set[asyncio.Task[None]] = set()  # consumers that were cancelled
         self._failures: list[BaseException] = []  # of consumers
-        self._jobs: dict[object, asyncio.Task[None]] = {}  # one for each item, and one for the members
-        self._failed: list[tuple[object, BaseException]] = []
+        self._jobs: dict[T | None, asyncio.Task[None]] = {}  # one for each item, and one for the members
+        self._failed: list[tuple[T | None, BaseException]] = []  # jobs, and why; to be raised
+        self._ended: list[T | None] = []  # those that were raised
         self._user: str | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -167,7 +168,7 @@ class Partition(Generic[T]):
                     self._held[item].release_nowait()
                 if self._is_left:
                     raise StopAsyncIteration
-                self._try_again()
+                self._raise_failures()
                 owned = self._owned()
                 # What was acquired again meanwhile is not what the loop was told of.
                 told = {item: held for item, held in owned.items() if self._told.get(item, held) is held}
@@ -222,6 +223,11 @@ class Partition(Generic[T]):
                 f"partition {self.path!r} is used by {self._user} already; use one loop, or one run()"
             )
         self._user = user
+        ended, self._ended = self._ended, []
+        for key in ended:
+            is_wanted = not self._is_left if key is None else key in self._mine
+            if is_wanted and key not in self._jobs:
+                self._start(key)
         try:
             yield
         finally:
@@ -243,21 +249,20 @@ class Partition(Generic[T]):
             if not future.done():
                 future.set_result(None)
 
-    def _try_again(self) -> None:
-        """Raise what ended a job, and start those that have ended again."""
-        failed, self._failed = self._failed, []
-        if failed:
-            for key, _ in failed:
-                if key is None or key in self._mine:
-                    self._start(key)
-            raise errors.fresh(failed[0][1])
+    def _raise_failures(self) -> None:
+        """Raise what has ended jobs. They begin again when somebody asks again."""
+        if self._failed:
+            self._ended += [key for key, _ in self._failed]
+            _, error = self._failed[0]
+            self._failed.clear()
+            raise errors.fresh(error)
 
     # The consumers of `run`
 
     def _supervise(self, consume: Callable[[T, Held], Awaitable[object]]) -> None:
         """Stop the consumers of what is to move away, release what has none, and start those of what is
         ours."""
-        self._try_again()
+        self._raise_failures()
         for item in tuple(self._to_leave):
             task = self._consumers.get(item)
             if task is None:
@@ -321,12 +326,12 @@ class Partition(Generic[T]):
         self._jobs[key] = task
         task.add_done_callback(partial(self._job_done, key))
 
-    def _job_done(self, key: object, job: asyncio.Task[None]) -> None:
+    def _job_done(self, key: T | None, job: asyncio.Task[None]) -> None:
         if self._jobs.get(key) is job:  # otherwise it was told to end
             del self._jobs[key]
             self._fail(key, self._session.final_error())
 
-    def _fail(self, key: object, error: BaseException) -> None:
+    def _fail(self, key: T | None, error: BaseException) -> None:
         self._jobs.pop(key, None)
         self._failed.append((key, error))
         self._wake()
@@ -405,7 +410,7 @@ class Partition(Generic[T]):
             if key is None:
                 self._jobs.pop(None).cancel()
             else:
-                self._give_up(key)  # type: ignore[arg-type]
+                self._give_up(key)
         self._me.unregister_nowait()
         for item, held in self._held.items():
             if item not in self._consumers:
