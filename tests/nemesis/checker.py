@@ -31,7 +31,7 @@ of a session, and a margin."""
 
 
 class Interval(NamedTuple):
-    """A worker's stay in a lock's body."""
+    """A worker's stay in a lock's body, or in that of another thing."""
 
     entered: float
     left: float
@@ -39,9 +39,11 @@ class Interval(NamedTuple):
     lock: int
     token: int
     why: Why
+    thing: str = ""
 
     def __str__(self) -> str:
-        return f"worker {self.worker} in lock {self.lock} with token {self.token} from {self.entered:.3f} to {self.left:.3f} ({self.why})"
+        where = self.thing or f"lock {self.lock}"
+        return f"worker {self.worker} in {where} with token {self.token} from {self.entered:.3f} to {self.left:.3f} ({self.why})"
 
 
 class Overlap(NamedTuple):
@@ -125,10 +127,10 @@ def check(events: Iterable[Event], written: Sequence[Written] = ()) -> Verdict:
     """
     ordered = sorted(events, key=lambda event: event.at)
     locks = sorted({event.lock for event in ordered if event.lock >= 0})
-    stays = [_intervals([event for event in ordered if event.lock in (lock, -1)]) for lock in locks]
-    overlaps = [overlap for intervals in stays for overlap in _overlaps(intervals)]
-    sleeps = list(_sleeps(ordered))
-    forgiven = [overlap for overlap in overlaps if any(_excuses(sleep, overlap) for sleep in sleeps)]
+    stays = [find_stays([event for event in ordered if event.lock in (lock, -1)]) for lock in locks]
+    overlaps = [overlap for intervals in stays for overlap in find_overlaps(intervals)]
+    sleeps = list(find_sleeps(ordered))
+    forgiven = [overlap for overlap in overlaps if any(is_excused(overlap, sleep) for sleep in sleeps)]
     faults = list(_server_faults(ordered))
     gaps = [gap for intervals in stays for gap in _gaps(intervals, ordered)]
     applied = {(each.lock, each.name) for each in written}
@@ -157,14 +159,14 @@ def check(events: Iterable[Event], written: Sequence[Written] = ()) -> Verdict:
     )
 
 
-def _intervals(events: Sequence[Event]) -> list[Interval]:
-    """All stays with one lock, in the order of entry; of two with the same time the one with the smaller
+def find_stays(events: Sequence[Event]) -> list[Interval]:
+    """All stays with one lock, or with one thing, in the order of entry; of two with the same time the one with the smaller
     token is the first. A stay whose end is unknown lasts until the end of the record."""
     inside: dict[int, Event] = {}
     intervals: list[Interval] = []
 
     def left(entry: Event, at: float, why: Why) -> None:
-        intervals.append(Interval(entry.at, at, entry.worker, entry.lock, entry.token, why))
+        intervals.append(Interval(entry.at, at, entry.worker, entry.lock, entry.token, why, entry.thing))
 
     for event in events:
         if event.what == "entered":
@@ -179,7 +181,7 @@ def _intervals(events: Sequence[Event]) -> list[Interval]:
     return sorted(intervals, key=lambda interval: (interval.entered, interval.token))
 
 
-def _overlaps(intervals: Sequence[Interval]) -> Iterable[Overlap]:
+def find_overlaps(intervals: Sequence[Interval]) -> Iterable[Overlap]:
     """Each pair of stays that overlap. Leaving at the very time of the other's entry is in time."""
     inside: list[Interval] = []
     for interval in intervals:
@@ -188,7 +190,8 @@ def _overlaps(intervals: Sequence[Interval]) -> Iterable[Overlap]:
         inside.append(interval)
 
 
-def _sleeps(events: Sequence[Event]) -> Iterable[Sleep]:
+def find_sleeps(events: Sequence[Event]) -> Iterable[Sleep]:
+    """When a worker's process did not run, as the worker or the test recorded it."""
     stopped: dict[int, float] = {}
     for event in events:
         if event.what == "stalled":
@@ -201,7 +204,7 @@ def _sleeps(events: Sequence[Event]) -> Iterable[Sleep]:
         yield Sleep(worker, began, events[-1].at)
 
 
-def _excuses(sleep: Sleep, overlap: Overlap) -> bool:
+def is_excused(overlap: Overlap, sleep: Sleep) -> bool:
     """Whether the first worker slept when the second entered, and left when it woke."""
     first, second = overlap
     return (

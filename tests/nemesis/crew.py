@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from base_worker import Orders
 from checker import Written
-from lock_worker import Orders, log_path
+from lock_worker import log_path
 from plan import TICK, T
 from record import Record, Recorder
 
@@ -62,7 +63,8 @@ class Worker:
             seed=self._orders.seed * 1000 + self._lives,
         )
         self._lives += 1
-        script = _HERE / ("kazoo_worker.py" if orders.way.startswith("kazoo") else "lock_worker.py")
+        name = "kazoo" if orders.way.startswith("kazoo") else "service" if orders.trades else "lock"
+        script = _HERE / f"{name}_worker.py"
         with open(self._complaints, "ab") as complaints:
             # Popen as for servers: only we observe its end. Exceptions that only a finalizer sees are on its
             # standard error.
@@ -117,9 +119,9 @@ class Worker:
 
 
 class Crew:
-    """Workers that contend for the same locks, each with its own links to its servers.
+    """Workers that contend for the same locks, or share services, each with its own links to its servers.
 
-    ``async with`` starts them and waits until one of them holds a lock; at the end it kills those that are
+    ``async with`` starts them and waits until one of them is in a body; at the end it kills those that are
     left.
     """
 
@@ -136,12 +138,13 @@ class Crew:
         self._record_path = directory / "record.jsonl"
         self.recorder = Recorder(self._record_path)
         self.record = Record(self._record_path)
-        self._hosts = ",".join({server.address: None for known in servers for server in known})
+        self.hosts = ",".join({server.address: None for known in servers for server in known})
+        self.root = f"/{directory.name}"
         self._orders = Orders(
             record=str(self._record_path),
             hosts="",  # known when a worker's links are open
             number=-1,
-            root=f"/{directory.name}",
+            root=self.root,
             session_timeout=T,
             **orders,
         )
@@ -179,11 +182,11 @@ class Crew:
     def start(self, worker: Worker) -> None:
         """Start a worker, for the first time or again."""
         worker.start()
-        for lock in worker.locks:
+        for lock in worker.locks or (-1,):
             self.recorder.note("started", worker=worker.number, lock=lock)
 
     async def __aenter__(self) -> Self:
-        async with corral.connect(self._hosts) as zk:
+        async with corral.connect(self.hosts) as zk:
             for lock in self._locks:
                 await zk.create(log_path(self._orders, lock), make_parents=True)
         async with contextlib.AsyncExitStack() as opening:
@@ -203,11 +206,15 @@ class Crew:
     ) -> None:
         await self._open.aclose()
 
+    def hurry(self) -> None:
+        """From now on all stays are short."""
+        for worker in self.workers:
+            worker.tell_to_hurry()
+
     async def all_enter(self) -> None:
         """Wait until each worker has entered with each of its locks after this moment. From now on all stays
         are short."""
-        for worker in self.workers:
-            worker.tell_to_hurry()
+        self.hurry()
         await self._enter(sum(len(worker.locks) for worker in self.workers), "each is in once more")
 
     async def _enter(self, count: int, what: str) -> None:
@@ -233,7 +240,7 @@ class Crew:
     async def written(self) -> list[Written]:
         """What the workers have written, as the servers have it."""
         written = []
-        async with asyncio.timeout(PATIENCE), corral.connect(self._hosts) as zk:
+        async with asyncio.timeout(PATIENCE), corral.connect(self.hosts) as zk:
             await zk.sync()
             for lock in self._locks:
                 for name in await zk.children(log_path(self._orders, lock)):

@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 
+from base_worker import TURN, Orders
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KazooState
 from kazoo.retry import KazooRetry
-from lock_worker import TURN, Orders, lock_path, log_path
+from lock_worker import lock_path, log_path
 from record import Recorder
 
 

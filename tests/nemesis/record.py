@@ -15,11 +15,18 @@ from pathlib import Path
 from typing import Literal
 
 What = Literal[
-    "entered",  # a worker is in the body; `token`
+    "entered",  # a worker is in the body; `token`, and an item's name in `text`
     "left",  # its body was cancelled, or ended; `token`, and the reason in `text`
     "wrote",  # a write was confirmed; `token`, and the node's name in `text`
     "unknown",  # the answer to a write was lost; `token`
     "stalled",  # the process got no processor time from `since` until now
+    "adding",  # an add to the counter begins
+    "added",  # it was acknowledged; the new number in `token`
+    "putting",  # the put of the item `thing` begins
+    "put",  # it was acknowledged
+    "acknowledged",  # the item `thing` is removed from its queue
+    "worked",  # there is work on `thing` after the word to hurry
+    "got",  # a result of the job `thing`, in `text`
     "failed",  # an unexpected error, in `text`
     "started",  # from the test: a process that acquires a lock was started
     "stopped",  # the test is about to stop a worker (SIGSTOP)
@@ -31,19 +38,22 @@ What = Literal[
     "over",  # the workers are about to be told to end
 ]
 
-Why = Literal["done", "told", "refused", "ended", "died", "lost from sight"]
+Why = Literal["done", "told", "refused", "failed", "ended", "died", "lost from sight"]
 """Why a worker is no longer in the body: its stay was over; it was cancelled; its write was refused, as the
-lock was gone; the run is over; it was killed; or it is unknown."""
+lock was gone; its body raised an error; the run is over, or what it has is to move away; it was killed; or it
+is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What happened, when, to which worker and with which lock (-1: none, or all)."""
+    """What happened, when, to which worker and with which lock (-1: none, or all), or with which other thing
+    that one worker at a time may have: an item, or a job."""
 
     at: float
     what: What
     worker: int = -1
     lock: int = -1
+    thing: str = ""
     token: int = 0
     since: float = 0.0
     text: str = ""
@@ -67,6 +77,7 @@ class Recorder:
         at: float | None = None,
         worker: int | None = None,
         lock: int = -1,
+        thing: str = "",
         token: int = 0,
         since: float = 0.0,
         text: str = "",
@@ -77,6 +88,7 @@ class Recorder:
             what=what,
             worker=self._worker if worker is None else worker,
             lock=lock,
+            thing=thing,
             token=token,
             since=since,
             text=text[:_LONGEST_TEXT],
@@ -96,8 +108,8 @@ class Record:
         self.path = path
         self.events: list[Event] = []
         """All events read so far, in the order of the file."""
-        self.inside: dict[tuple[int, int], Event] = {}
-        """The workers in a body, as far as the file was read: their entries, by worker and lock."""
+        self.inside: dict[tuple[int, int, str], Event] = {}
+        """The workers in a body, as far as the file was read: their entries, by worker, lock and thing."""
         self._read = 0
 
     def read(self) -> list[Event]:
@@ -111,9 +123,9 @@ class Record:
             event = Event(**json.loads(line))
             self.events.append(event)
             if event.what == "entered":
-                self.inside[event.worker, event.lock] = event
+                self.inside[event.worker, event.lock, event.thing] = event
             elif event.what == "left":
-                self.inside.pop((event.worker, event.lock), None)
+                self.inside.pop((event.worker, event.lock, event.thing), None)
             elif event.what == "died":
                 self.inside = {who: entry for who, entry in self.inside.items() if who[0] != event.worker}
         return self.events

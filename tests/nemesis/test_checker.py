@@ -180,7 +180,7 @@ def test_a_record_is_read_while_it_is_written(tmp_path: Path) -> None:
     assert record.read() == []
     one.note("entered", at=1.5, lock=2, token=7)
     assert record.read() == [Event(at=1.5, what="entered", worker=1, lock=2, token=7)]
-    assert record.inside == {(1, 2): record.events[0]}
+    assert record.inside == {(1, 2, ""): record.events[0]}
     other.note("died", at=2.0, worker=1)
     with open(path, "ab") as file:
         file.write(b'{"at": 3.0, ')

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from base_worker import Way
 from checker import Verdict, check
 from crew import Crew
-from lock_worker import Way
 from outcome import Tell
-from plan import SECONDS, SEED, TICK, Fault, Kind, Part, T, plan
+from plan import SECONDS, SEED, Fault, Kind, Part, T, plan
 
 from corral.testing import LocalEnsemble, LocalServer
 from nemesis import Nemesis
@@ -26,24 +26,12 @@ from support import until
 
 pytestmark = [pytest.mark.usefixtures("real_servers"), pytest.mark.timeout(120 + 2 * SECONDS)]
 
-SYNC_LIMIT = 10
-"""In ticks: longer than a session. For so long a server that is cut off answers its clients."""
-
 LOCKS = [(0, 1, 2), (0, 1, 2), (0,), (0,), (1,), (1,)]
 """The locks that each worker acquires."""
 
 WAY = os.environ.get("CORRAL_NEMESIS_WAY", "corral")
-"""How workers hold the lock, see `lock_worker.Way`. The defects of another way, or of kazoo's, are reported
+"""How workers hold the lock, see `base_worker.Way`. The defects of another way, or of kazoo's, are reported
 as failures."""
-
-
-@pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[LocalEnsemble]:
-    """Three servers of the test's own. Their logs are kept beside the records."""
-    async with LocalEnsemble(3, tick_time=TICK, sync_limit=SYNC_LIMIT, partitionable=True) as three:
-        yield three
-        for number, server in enumerate(three.servers, start=1):
-            (tmp_path / f"server-{number}.log").write_text(server.log)
 
 
 async def rage(servers: LocalEnsemble, crew: Crew, faults: list[Fault]) -> tuple[Verdict, Nemesis]:
