@@ -88,37 +88,26 @@ async def _free(stage: Stage, zk: corral.Client, path: str) -> None:
     await stage.other.delete(path)
 
 
-def updating(stage: Stage) -> Scenario:
-    """Updated, the znode has the new data; cancelled, the old or the new; and it is there."""
+def updating(*, is_deleted: bool) -> Callable[[Stage], Scenario]:
+    """Updated, the znode exists with the new data; cancelled, with the old or the new. That holds also if
+    somebody has deleted the znode before."""
 
-    async def scenario(run: Run) -> None:
-        path = stage.path()
-        async with stage.client() as zk:
-            async with zk.registration(path, OLD) as me:
-                outcome = await run.operation(me.update(NEW))
-                if not outcome.cancelled:
-                    outcome.result()
-                await check_registered(stage, zk, me, (OLD, NEW) if outcome.cancelled else (NEW,))
-            await check_gone(stage, zk, path)
+    def on(stage: Stage) -> Scenario:
+        async def scenario(run: Run) -> None:
+            path = stage.path()
+            async with stage.client() as zk:
+                async with zk.registration(path, OLD) as me:
+                    if is_deleted:
+                        await stage.other.delete(path)
+                    outcome = await run.operation(me.update(NEW))
+                    if not outcome.cancelled:
+                        outcome.result()
+                    await check_registered(stage, zk, me, (OLD, NEW) if outcome.cancelled else (NEW,))
+                await check_gone(stage, zk, path)
 
-    return scenario
+        return scenario
 
-
-def deleted(stage: Stage) -> Scenario:
-    """Deleted by somebody, it is there again, with its newest data, before a later update returns."""
-
-    async def scenario(run: Run) -> None:
-        path = stage.path()
-        async with stage.client() as zk:
-            async with zk.registration(path, OLD) as me:
-                await stage.other.delete(path)
-                outcome = await run.operation(me.update(NEW))
-                if not outcome.cancelled:
-                    outcome.result()
-                await check_registered(stage, zk, me, (OLD, NEW) if outcome.cancelled else (NEW,))
-            await check_gone(stage, zk, path)
-
-    return scenario
+    return on
 
 
 def living(stage: Stage) -> Scenario:

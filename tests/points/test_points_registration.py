@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from scenarios import Stage
-from scenarios_registration import deleted, living, registering, updating
+from scenarios_registration import living, registering, updating
 
 from corral.testing.enumerators import CancelMode, Report, Scenario, every_cancel, every_cut
 
@@ -14,8 +14,8 @@ Tell = Callable[[Report], None]
 
 SCENARIOS: dict[str, Callable[[Stage], Scenario]] = {
     **{f"registration, {scene}": registering(scene) for scene in ("no parent", "free", "taken")},
-    "registration, updated": updating,
-    "registration, deleted by somebody": deleted,
+    "registration, updated": updating(is_deleted=False),
+    "registration, deleted by somebody": updating(is_deleted=True),
     "registration, from entering to leaving": living,
 }
 # Leaving waits for the deletion, in a black hole for as long as the session timeout (L6).
