@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from scenarios import Stage, check_no_watch, require
 
@@ -134,10 +134,10 @@ def waiting_at_a_barrier(stage: Stage) -> Scenario:
     return scenario
 
 
-async def _when_it_waits(zk: corral.Client, act: Callable[[], object]) -> None:
+async def _when_it_waits(zk: corral.Client, act: Callable[[], Awaitable[object]]) -> None:
     while not any(zk.statistics().watches.values()):
         await asyncio.sleep(0.002)
-    await act()  # type: ignore[misc]
+    await act()
 
 
 # The double barrier
@@ -229,12 +229,7 @@ def leaving(place: str) -> Callable[[Stage], Scenario]:
                 ours = zk.double_barrier(path, 2)
                 await ours.enter()
 
-                async def leave() -> None:
-                    while not any(zk.statistics().watches.values()):
-                        await asyncio.sleep(0.002)
-                    await stage.other.delete(theirs)
-
-                leaving = asyncio.create_task(leave())
+                leaving = asyncio.create_task(_when_it_waits(zk, lambda: stage.other.delete(theirs)))
                 outcome = await run.operation(ours.leave())
                 await settle(zk)
                 if outcome.cancelled:
