@@ -179,7 +179,9 @@ async def test_the_checker_finds_what_is_wrong(
 ) -> None:
     """X1, L4: the same check fails for a job that is run once as people write it."""
     if not is_virtual():
-        pytest.skip("about the check itself, which needs several minutes")
+        pytest.skip(
+            "on the virtual clock alone, where minutes pass at once; nox runs it there (--loop=virtual)"
+        )
     found = []
     for seed in range(10):
         violations, _ = await play(run, server_address, root, other, seed, rounds=1, stay=8 * SESSION_TIMEOUT)
