@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,6 +47,10 @@ class Tap:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.counts = Counter[Operation]()
+        """How often each operation was requested. Unlike `requests`, it costs nothing to look at."""
+        self.watched = set[str]()
+        """The nodes that waiters, and holders from their first heartbeat, have set a data watch on."""
         self._news = asyncio.Event()
 
     def requests(self, start: int = 0, *, ours: bool = True) -> list[Operation]:
@@ -82,6 +87,11 @@ class Tap:
     def note(self, message: Message) -> bool:
         """Record one message. It is a callback of `FaultProxy.record`, so it does not wait."""
         self.messages.append(message)
+        if message.kind is MessageKind.REQUEST and message.operation != "connect":
+            self.counts[messages.OPERATIONS[message.opcode]] += 1
+            if message.opcode == messages.GET.opcode and message.body[-1] == 1:
+                assert message.path is not None
+                self.watched.add(message.path)
         self._news.set()
         return False
 

@@ -47,7 +47,7 @@ async def test_a_thousand_waiters(connect: Connect, proxy: FaultProxy, tap: Tap)
         await clients[0].create("/lock")
         held = await clients[0].lock("/lock").acquire()
         waiters = [asyncio.create_task(wait(clients[number % 10], number)) for number in range(crowd)]
-        await tap.seen(lambda: tap.requests().count(GET) == crowd)
+        await tap.seen(lambda: len(tap.watched) == crowd)
         for client in clients:
             await settle(client)
         start = len(tap.messages)

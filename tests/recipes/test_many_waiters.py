@@ -14,7 +14,7 @@ from lock_support import Rig, Tap, ended
 import corral
 from client_support import asks_for
 from corral.testing import EmbeddedServer, FaultProxy, before, committed
-from corral.wire.messages import CHILDREN, CREATE2, EXISTS, GET
+from corral.wire.messages import CHILDREN, CREATE2, EXISTS
 from support import PATIENCE, children, settle, turns, until_line, within
 
 MANY = 300
@@ -27,20 +27,12 @@ KINDS: dict[str, Callable[[corral.Client], Any]] = {
 }
 
 
-def watches_set(tap: Tap) -> int:
-    """How many waiters have begun to wait."""
-    is_read = asks_for(GET)
-    return len(
-        {message.path for message in tap.messages if is_read(message) and message.body.endswith(b"\x01")}
-    )
-
-
 async def crowd(
     rig: Rig, make: Callable[[corral.Client], Any], many: int = MANY
 ) -> list[asyncio.Task[corral.Held]]:
     """This many waiters, all of them waiting behind a holder."""
     waiters = [asyncio.create_task(make(rig.zk).acquire()) for _ in range(many)]
-    await rig.tap.seen(lambda: watches_set(rig.tap) == many)
+    await rig.tap.seen(lambda: len(rig.tap.watched) == many)
     await settle(rig.zk)
     return waiters
 
@@ -273,7 +265,7 @@ async def test_a_list_is_put_off_for_so_many(monkeypatch: pytest.MonkeyPatch) ->
             tasks = [asyncio.create_task(zk.lock("/line").acquire()) for _ in range(101)]
             await until_line(other, "/line", 102)
             await settle(zk)
-            assert tap.requests().count(CHILDREN) == 11
+            assert tap.counts[CHILDREN] == 11
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

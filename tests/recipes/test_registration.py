@@ -306,7 +306,7 @@ async def test_a_create_that_is_lost(rig: Rig, lost: str) -> None:
             assert cut.message
             data, stat = await rig.other.get(PATH)
             assert (data, stat.version, stat.ephemeral_owner) == (b"up", 0, rig.zk.session_id)
-            assert rig.tap.requests().count(CREATE2) == (2 if lost == "request" else 1)
+            assert rig.tap.counts[CREATE2] == (2 if lost == "request" else 1)
     assert await owner(rig.other) is None
 
 
@@ -316,7 +316,7 @@ async def test_an_update_while_the_create_is_lost(rig: Rig) -> None:
         await me.update(b"busy")
         async with rig.proxy.cut_at(committed(match=asks_for(CREATE2)), reset=True):
             await rig.other.delete(PATH)
-            await rig.tap.seen(lambda: rig.tap.requests().count(CREATE2) >= 2)
+            await rig.tap.seen(lambda: rig.tap.counts[CREATE2] >= 2)
             await within(me.update(b"up"))
         await settle(rig.zk)
         assert (await rig.other.get(PATH))[0] == b"up" == me.data
@@ -656,7 +656,7 @@ async def test_a_create_that_breaks_each_connection(rig: Rig) -> None:
         with pytest.raises(corral.ConnectionLoss) as failure:
             await within(rig.zk.registration(PATH).__aenter__())
         assert failure.value.is_hopeless
-        assert rig.tap.requests().count(CREATE2) == MOST
+        assert rig.tap.counts[CREATE2] == MOST
     await settle(rig.zk)
     assert await owner(rig.other) is None
 

@@ -67,7 +67,7 @@ async def test_a_node_ahead_that_we_may_not_read(room: Room, kind: str) -> None:
     server may not send an event when they are deleted. We acquire after that, and not before."""
     held = await theirs(room, kind).acquire()
     waiter = asyncio.create_task(KINDS[kind](room.zk).acquire())
-    await room.tap.seen(lambda: room.tap.requests().count(EXISTS) >= 3 or kind == "semaphore")
+    await room.tap.seen(lambda: room.tap.counts[EXISTS] >= 3 or kind == "semaphore")
     await settle(room.zk)
     assert not waiter.done()
     assert held.is_valid
@@ -94,7 +94,7 @@ async def test_how_often_it_looks(room: Room) -> None:
     timeout, and does not list the line."""
     held = await theirs(room, "lock").acquire()
     waiter = asyncio.create_task(KINDS["lock"](room.zk).acquire())
-    await room.tap.seen(lambda: room.tap.requests().count(EXISTS) >= 2)
+    await room.tap.seen(lambda: room.tap.counts[EXISTS] >= 2)
     loop, start, began = asyncio.get_running_loop(), len(room.tap.messages), asyncio.get_running_loop().time()
     await room.tap.seen(lambda: room.tap.requests(start).count(EXISTS) >= 6)
     assert loop.time() - began >= 5 * room.zk.session_timeout / 3

@@ -448,7 +448,7 @@ async def test_leaving_just_after_a_connection_was_accepted(echo: Echo) -> None:
 
 async def test_an_address_needs_an_open_proxy() -> None:
     """A proxy that is not entered has no address, and raises an error that says so."""
-    with pytest.raises(UsageStateError, match="no address outside its block"):
+    with pytest.raises(UsageStateError, match="no address before its block"):
         _ = TcpProxy("127.0.0.1:2181").address
 
 
@@ -629,3 +629,10 @@ async def test_whoever_connects_as_it_ends_is_turned_away(later: int) -> None:
         with contextlib.suppress(ConnectionResetError):
             async with asyncio.timeout(30):
                 assert await loop.sock_recv(client, 1) == b""
+
+
+async def test_the_address_of_a_closed_proxy() -> None:
+    """A proxy's address stays known after its block, for traffic that still mentions it while it closes."""
+    async with TcpProxy("127.0.0.1:1") as proxy:
+        address = proxy.address
+    assert proxy.address == address

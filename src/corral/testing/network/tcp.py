@@ -50,6 +50,7 @@ class TcpProxy:
             raise UsageValueError(f"a proxy's target is host:port, as in 127.0.0.1:2181, not {target!r}")
         self._state = ProxyState((host, int(port)), rewrite_opening)
         self._listener: asyncio.Server | None = None
+        self._address: str | None = None
 
     def __repr__(self) -> str:
         host, port = self._state.target
@@ -57,10 +58,13 @@ class TcpProxy:
 
     @property
     def address(self) -> str:
-        """Where clients connect, as ``host:port``; `UsageStateError` before the block is entered."""
-        if self._listener is None:
-            raise UsageStateError("a proxy has no address outside its block; use 'async with proxy:'")
-        return f"{LOOPBACK}:{self._listener.sockets[0].getsockname()[1]}"
+        """Where clients connect, as ``host:port``; `UsageStateError` before the block is entered.
+
+        It is still known after the block, when connections to it are refused.
+        """
+        if self._address is None:
+            raise UsageStateError("a proxy has no address before its block; use 'async with proxy:'")
+        return self._address
 
     @property
     def accepted(self) -> int:
@@ -75,6 +79,7 @@ class TcpProxy:
     async def __aenter__(self) -> Self:
         loop = running_loop()
         self._listener = await loop.create_server(lambda: self._make_connection().client, LOOPBACK, 0)
+        self._address = f"{LOOPBACK}:{self._listener.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(
