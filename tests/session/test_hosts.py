@@ -216,6 +216,8 @@ async def test_every_address_of_a_name(names: Names) -> None:
         Address("10.0.0.1", 6),
         Address("2001:db8::1", 5),
     ]
+    assert resolver.name_of(Address("10.0.0.1", 5)) == "one"
+    assert resolver.name_of(Address("10.0.0.1", 6)) == "two"
 
 
 async def test_names_are_resolved_afresh_each_round(names: Names) -> None:

@@ -204,6 +204,11 @@ class Resolver:
             addresses.append(last)
         return addresses
 
+    def name_of(self, address: Address) -> str:
+        """The host name, of those that the user gave, that this address was found by. Certificates and
+        Kerberos principals are for names."""
+        return next(server.host for server, addresses in self._known.items() if address in addresses)
+
     def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()
         if type(loop).getaddrinfo is asyncio.BaseEventLoop.getaddrinfo:
