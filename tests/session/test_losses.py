@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from scripted import Answer, Feed, T, whole
 
 from corral import errors
-from corral.session.requests import NOBODY, Request, Requests
+from corral.session.requests import NOBODY, OwnRequest, Request, Requests
 from corral.types import OPEN_ACL
 from corral.wire import messages
 
@@ -152,7 +152,7 @@ def test_what_the_session_asks_itself_is_neither_counted_nor_held_back(line: Lin
     line.send()
     line.lose()
     for _ in range(3):
-        beat = Request(messages.MULTI, b"beat", "beat", NOBODY)
+        beat = OwnRequest(messages.MULTI, b"beat", "beat", NOBODY)
         line.requests.send_first(beat, line.now)
         line.add(write("/w"))
         assert line.send() == ["beat", "/w"]

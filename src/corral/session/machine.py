@@ -45,7 +45,7 @@ from .auth import Credentials
 from .handshake import Handshake, frame
 from .history import History
 from .lease_holds import INFINITY, Heartbeat, LeaseHold, LeaseHolds
-from .requests import Request, Requests, Waiter
+from .requests import OwnRequest, Request, Requests, Waiter
 from .states import FINAL, TRANSITIONS, ConnectionPhase, Transition
 from .watch_registry import WatchRegistry
 from .zxids import ZxidTracker
@@ -162,10 +162,10 @@ class Machine:
             if self.phase is _HANDSHAKE:
                 gate.check_greeting(frames.received_first())
             while (end := frames.next()) != _NEED_DATA:
-                if end == _OVERSIZED:
-                    self._oversized(now)
-                elif self.phase is _UP:
+                if self.phase is _UP and end >= 0:
                     self._frame(now, frames.view, frames.start, end)
+                elif end == _OVERSIZED:
+                    self._oversized(now)
                 elif self.phase is _HANDSHAKE:
                     self._greeted(now, frames.view, frames.start, end)
                 else:
@@ -402,7 +402,7 @@ class Machine:
             if self._ping_sent is None:
                 self._send_ping(now)
             return
-        self.requests.send_first(Request(messages.MULTI, heartbeat.encode(), None, heartbeat), now)
+        self.requests.send_first(OwnRequest(messages.MULTI, heartbeat.encode(), None, heartbeat), now)
 
     def _heartbeat_answered(self) -> None:
         self.deadline_moved = True  # the next one is due before this one would have been late

@@ -94,9 +94,12 @@ class Request:
     """One request: what to send, who waits for the answer, and what is known of its outcome."""
 
     __slots__ = (
-        "attempts", "body", "bound_to", "is_own", "losses", "op", "path", "refused", "sent_at", "unclaimed",
-        "waiter", "watches", "xid",
+        "attempts", "body", "bound_to", "losses", "op", "path", "refused", "sent_at", "unclaimed", "waiter",
+        "watches", "xid",
     )  # fmt: skip
+
+    is_own = False
+    """Whether it is an `OwnRequest`."""
 
     def __init__(
         self,
@@ -121,8 +124,6 @@ class Request:
         """The number of its answer; 0 until it is sent."""
         self.sent_at = 0.0
         self.attempts = 0
-        self.is_own = False
-        """Whether it is the session's own, such as a heartbeat."""
         self.losses = 0
         """The number of connections in a row that broke on it, as of when it was last sent."""
         self.refused = False
@@ -190,6 +191,13 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<{errors.describe(self.op.name, self.path)} xid={self.xid} attempts={self.attempts}>"
+
+
+class OwnRequest(Request):
+    """A request of the session itself: a heartbeat. See `Requests.send_first`."""
+
+    __slots__ = ()
+    is_own = True
 
 
 _Key: TypeAlias = "tuple[int, bytes]"
@@ -279,9 +287,8 @@ class Requests:
             return others == 0 and not self._is_alone
         return others == 0 and self._suspects == 0
 
-    def send_first(self, request: Request, now: float) -> None:
+    def send_first(self, request: OwnRequest, now: float) -> None:
         """Send a request of the session's own ahead of all that wait, whatever is in flight."""
-        request.is_own = True
         self._send(request, now, self.urgent)
 
     def _send(self, request: Request, now: float, out: list[bytes] | deque[bytes]) -> None:
@@ -294,8 +301,12 @@ class Requests:
         self.in_flight.append(request)
         if size > _SMALL or request.is_own or request.losses:
             self._account(request, size)
-        out.append(_pack_header(size + 8, xid, request.op.opcode))
-        out.append(body)
+        header = _pack_header(size + 8, xid, request.op.opcode)
+        if size > _SMALL:
+            out.append(header)
+            out.append(body)
+        else:
+            out.append(header + body)
 
     def _account(self, request: Request, size: int) -> None:
         """A large request, one of the session's own, or a suspected one is in flight."""

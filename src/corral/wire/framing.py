@@ -16,7 +16,7 @@ import struct
 DEFAULT_MAX_REQUEST = 0xFFFFF
 DEFAULT_MAX_REPLY = 64 * 1024 * 1024
 
-_LENGTH = struct.Struct(">i")
+_unpack_length = struct.Struct(">i").unpack_from
 _INITIAL = 64 * 1024
 PEEK = 16
 """What a client looks at of an oversized frame, in bytes: the reply header, which says whose answer it is."""
@@ -84,23 +84,25 @@ class Frames:
         `OVERSIZED` for a frame over the limit, once its first `peek` bytes are there: `start` is where
         they are, and `skip` throws the rest away as it comes. Raises `StreamError` for a negative length.
         """
-        available = self._written - self._read
-        if available < 4:
+        start = self._read + 4
+        available = self._written - start
+        if available < 0:
             return NEED_DATA
-        (length,) = _LENGTH.unpack_from(self._buffer, self._read)
+        length: int = _unpack_length(self._buffer, start - 4)[0]
+        if 0 <= length <= self._limit:
+            if length > available:
+                return NEED_DATA
+            self.start = start
+            self._read = end = start + length
+            return end
         if length < 0:
             raise StreamError(f"a frame of {length} bytes")
-        self.start = self._read + 4
-        if length > self._limit:
-            return OVERSIZED if available >= 4 + min(length, self._peek) else NEED_DATA
-        if available < 4 + length:
-            return NEED_DATA
-        self._read = end = self.start + int(length)
-        return end
+        self.start = start
+        return OVERSIZED if available >= min(length, self._peek) else NEED_DATA
 
     def skip(self) -> int:
         """Throw the oversized frame away, now and as it comes; returns its length in bytes."""
-        (length,) = _LENGTH.unpack_from(self._buffer, self._read)
+        (length,) = _unpack_length(self._buffer, self._read)
         self._skip = 4 + length
         self.wrote(0)
         return int(length)
@@ -110,7 +112,7 @@ class Frames:
         available = self._written - self._read
         if available < 4:
             return 4
-        (length,) = _LENGTH.unpack_from(self._buffer, self._read)
+        (length,) = _unpack_length(self._buffer, self._read)
         return 4 + (self._peek if not 0 <= length <= self._limit else length)
 
     def _compact(self) -> None:

@@ -67,6 +67,17 @@ class Holding:
     """The task that entered it."""
     _failure: BaseException | None = None
     """Why the last attempt to release it failed."""
+    _error: errors.SessionError | None = None
+    """Why it was lost."""
+    _ended = 0.0
+    """When it was lost."""
+    _task: asyncio.Task[object] | None = None
+    """The task whose body runs under it: a loss cancels that."""
+    _cancelling = 0
+    """How many cancels were pending for that task when it entered."""
+    _cancelled = False
+    """Whether the loss has cancelled it."""
+    _alarm: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -87,12 +98,6 @@ class Holding:
         self.phase = _HELD
         """The state that it is in. Only the holding changes it."""
         self._waiting: list[asyncio.Future[None]] = []
-        self._error: errors.SessionError | None = None
-        self._ended = 0.0
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._cancelled = False
-        self._alarm: asyncio.TimerHandle | None = None
 
     def begin(self) -> bool:
         """Register it, and have the session keep it. False if it was lost in the same turn."""
@@ -165,7 +170,8 @@ class Holding:
     async def release(self) -> None:
         """Delete the znode and wait until that is certain, or until the lease has ended."""
         self.release_nowait()
-        await self.wait_released()
+        while (change := self._release_pending()) is not None:
+            await change
 
     def release_nowait(self) -> None:
         """Start the release from any task, and return at once. A failure is logged."""
@@ -179,12 +185,12 @@ class Holding:
             self.phase = _RELEASING
             self._remove()
 
-    async def wait_released(self) -> None:
-        """Wait for the end of the release. Raises the reason if it failed."""
-        while self.phase is _RELEASING and self._failure is None:
-            await self._next_phase()
+    def _release_pending(self) -> asyncio.Future[None] | None:
+        """What to await before asking again, or None at the end of the release. Raises the reason if it
+        failed."""
         if self._failure is not None:
             raise self._release_error(self._failure)
+        return self._next_phase() if self.phase is _RELEASING else None
 
     def _remove(self) -> None:
         self._failure = None
@@ -224,7 +230,7 @@ class Holding:
         return error
 
     def _next_phase(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._session.loop.create_future()
+        future: asyncio.Future[None] = self._session.create_future()
         if self._waiting:
             self._waiting = [each for each in self._waiting if not each.done()]  # the cancelled ones go
         self._waiting.append(future)
@@ -305,7 +311,8 @@ class Holding:
                 # that it holds.
                 return
             try:
-                await self.wait_released()
+                while (change := self._release_pending()) is not None:
+                    await change
             except errors.CorralError as failure:
                 if exc is None:
                     raise

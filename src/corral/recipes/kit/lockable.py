@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from corral import errors
 
@@ -123,15 +123,15 @@ class Lockable(ABC, Generic[H]):
         self._entered.append(holding)
         return self._held_type(holding)
 
-    async def __aexit__(
+    def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         entered = self._entered
         if not entered:
             raise errors.UsageStateError(f"{self.name} was not entered; use 'async with'")
         holding = entered[0] if len(entered) == 1 else self._entered_last()
         entered.remove(holding)
-        await holding.leave(exc)
+        return holding.leave(exc)
 
     def _entered_last(self) -> Holding:
         """What the current task entered last: it may enter again after a loss. A task that has not entered
