@@ -219,13 +219,18 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "container, ttl": Bad(
         lambda zk: zk.create("/a", container=True, ttl=1), ValueError, ("container", "leave")
     ),
-    "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "OPEN_ACL")),
+    "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "acl.OPEN")),
     "acl, one entry": Bad(
-        lambda zk: zk.create("/a", acl=corral.Acl.world()), TypeError, ("not Acl", "sequence", "OPEN_ACL")
+        lambda zk: zk.create("/a", acl=corral.Acl.world()), TypeError, ("not Acl", "sequence", "acl.OPEN")
     ),
     "acl, text": Bad(lambda zk: zk.set_acl("/", "world"), TypeError, ("not str", "corral.Acl")),
     "acl, tuples": Bad(lambda zk: zk.create("/a", acl=[(31, "world", "anyone")]), TypeError, ("corral.Acl",)),
-    "acl, None": Bad(lambda zk: zk.create("/a", acl=None), TypeError, ("NoneType", "corral.Acl")),
+    "acl, None": Bad(lambda zk: zk.set_acl("/a", None), TypeError, ("NoneType", "corral.Acl")),
+    "acl, a password": Bad(
+        lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", "ann:secret")]),
+        ValueError,
+        ("entry 0", "hash", "acl.digest(user, password)"),
+    ),
     "acl, generator": Bad(
         lambda zk: zk.create("/a", acl=(entry for entry in corral.OPEN_ACL)), TypeError, ("sequence",)
     ),
@@ -257,7 +262,7 @@ BAD_ARGUMENTS: dict[str, Bad] = {
         ValueError,
         ("entry 0", "Unicode", "index 0"),
     ),
-    "acl in a transaction": Bad(_add_to_transaction(acl=[]), ValueError, ("empty", "OPEN_ACL")),
+    "acl in a transaction": Bad(_add_to_transaction(acl=[]), ValueError, ("empty", "acl.OPEN")),
     "acl, user with ':'": Bad(lambda zk: corral.Acl.digest("a:b", "c"), ValueError, ("':'", "apart")),
     "acl, user in bytes": Bad(lambda zk: corral.Acl.digest(ANY, "c"), TypeError, ("a str", "not NoneType")),
     "acl, password with a surrogate": Bad(
@@ -374,6 +379,10 @@ TELLTALES: dict[str, Call] = {
     "user of an ACL": lambda zk: corral.Acl.digest("ann:hush", "x"),
     "password of an ACL, bytes": lambda zk: corral.Acl.digest("ann", b"hush"),  # type: ignore[arg-type]
     "password of an ACL, surrogate": lambda zk: corral.Acl.digest("ann", "hush\ud800"),
+    "acl, password": lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", "ann:hush")]),
+    "acl, password of the creator": lambda zk: zk.lock(
+        "/a", acl=[corral.Acl(corral.Perm.ALL, "auth", "ann:hush")]
+    ),
     "acl, perms": lambda zk: zk.create("/a", acl=[corral.Acl(RW, "digest", "ann:hush")]),
     "acl, id in bytes": lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", b"hush")]),  # type: ignore[arg-type]
     "acl, id not Unicode": lambda zk: zk.create(
@@ -518,6 +527,13 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] 
     "max_request, float": ({"max_request": 1e6}, TypeError, ("1000000.0", "max_request", "int")),
     "max_reply, small": ({"max_reply": -1}, ValueError, ("-1", "max_reply", "bytes")),
     "max_reply, text": ({"max_reply": "64M"}, TypeError, ("'64M'", "max_reply", "int")),
+    "default_acl, empty": ({"default_acl": []}, ValueError, ("default_acl is empty", "acl.OPEN")),
+    "default_acl, None": ({"default_acl": None}, TypeError, ("default_acl must", "NoneType", "acl.OPEN")),
+    "default_acl, entry": (
+        {"default_acl": [corral.Acl(corral.Perm.ALL, "world", "all")]},
+        ValueError,
+        ("default_acl entry 0", "'anyone'", "acl.world()"),
+    ),
     "auth, a pair": (
         {"auth": ("digest", b"a:b")},
         TypeError,

@@ -546,7 +546,7 @@ class Machine:
             return
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, code)
-        request.reject(errors.server_error(code, request.op.name, request.path))
+        request.reject(failures.refused(request.op, request.body, request.path, code))
 
     def _show_observers(self, request: Request, result: Any) -> None:
         for observer in tuple(self.observers):
