@@ -51,7 +51,7 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "delete": lambda zk, path: zk.delete(path),
     "delete recursive": lambda zk, path: zk.delete(path, recursive=True),
     "get_acl": lambda zk, path: zk.get_acl(path),
-    "set_acl": lambda zk, path: zk.set_acl(path, corral.OPEN_ACL),
+    "set_acl": lambda zk, path: zk.set_acl(path, corral.acl.OPEN),
     "sync": lambda zk, path: zk.sync(path),
     "check": lambda zk, path: zk.transaction().check(path),
     "set in a transaction": lambda zk, path: zk.transaction().set(path, b""),
@@ -194,7 +194,7 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "a job that is none": Bad(lambda zk: zk.once("/o").run(b"x"), TypeError, ("job", "async function")),
     "data of a barrier": Bad(lambda zk: zk.barrier("/b", data="x"), TypeError, ("bytes, not a str",)),
     "version of ACL": Bad(
-        lambda zk: zk.set_acl("/", corral.OPEN_ACL, version="1"), TypeError, ("'1'", "stat.version")
+        lambda zk: zk.set_acl("/", corral.acl.OPEN, version="1"), TypeError, ("'1'", "stat.version")
     ),
     "version, recursive": Bad(
         lambda zk: zk.delete("/a", version="1", recursive=True), TypeError, ("'1'", "stat.version")
@@ -221,7 +221,7 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     ),
     "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "acl.OPEN")),
     "acl, one entry": Bad(
-        lambda zk: zk.create("/a", acl=corral.Acl.world()), TypeError, ("not Acl", "sequence", "acl.OPEN")
+        lambda zk: zk.create("/a", acl=corral.acl.OPEN[0]), TypeError, ("not Acl", "sequence", "acl.OPEN")
     ),
     "acl, text": Bad(lambda zk: zk.set_acl("/", "world"), TypeError, ("not str", "corral.Acl")),
     "acl, tuples": Bad(lambda zk: zk.create("/a", acl=[(31, "world", "anyone")]), TypeError, ("corral.Acl",)),
@@ -232,10 +232,10 @@ BAD_ARGUMENTS: dict[str, Bad] = {
         ("entry 0", "hash", "acl.digest(user, password)"),
     ),
     "acl, generator": Bad(
-        lambda zk: zk.create("/a", acl=(entry for entry in corral.OPEN_ACL)), TypeError, ("sequence",)
+        lambda zk: zk.create("/a", acl=(entry for entry in corral.acl.OPEN)), TypeError, ("sequence",)
     ),
     "acl, dict": Bad(
-        lambda zk: zk.create("/a", acl=dict.fromkeys(corral.OPEN_ACL)), TypeError, ("sequence",)
+        lambda zk: zk.create("/a", acl=dict.fromkeys(corral.acl.OPEN)), TypeError, ("sequence",)
     ),
     "acl, perms": Bad(
         lambda zk: zk.create("/a", acl=[corral.Acl(RW, "world", "anyone")]),
@@ -263,10 +263,10 @@ BAD_ARGUMENTS: dict[str, Bad] = {
         ("entry 0", "Unicode", "index 0"),
     ),
     "acl in a transaction": Bad(_add_to_transaction(acl=[]), ValueError, ("empty", "acl.OPEN")),
-    "acl, user with ':'": Bad(lambda zk: corral.Acl.digest("a:b", "c"), ValueError, ("':'", "apart")),
-    "acl, user in bytes": Bad(lambda zk: corral.Acl.digest(ANY, "c"), TypeError, ("a str", "not NoneType")),
+    "acl, user with ':'": Bad(lambda zk: corral.acl.digest("a:b", "c"), ValueError, ("':'", "apart")),
+    "acl, user in bytes": Bad(lambda zk: corral.acl.digest(ANY, "c"), TypeError, ("a str", "not NoneType")),
     "acl, password with a surrogate": Bad(
-        lambda zk: corral.Acl.digest("a", "\ud800"), ValueError, ("Unicode", "surrogate")
+        lambda zk: corral.acl.digest("a", "\ud800"), ValueError, ("Unicode", "surrogate")
     ),
     "credentials, text": Bad(
         lambda zk: zk.add_auth("digest", "a:b"), TypeError, ("secret must be bytes, not str", '"digest"')
@@ -376,9 +376,9 @@ TELLTALES: dict[str, Call] = {
     "hosts, list of bytes": _connecting([b"ann:hush@zk1"]),
     "hosts, pairs": _connecting([("zk1", "hush")]),
     "hosts, dict": _connecting({"zk1": "hush"}),
-    "user of an ACL": lambda zk: corral.Acl.digest("ann:hush", "x"),
-    "password of an ACL, bytes": lambda zk: corral.Acl.digest("ann", b"hush"),  # type: ignore[arg-type]
-    "password of an ACL, surrogate": lambda zk: corral.Acl.digest("ann", "hush\ud800"),
+    "user of an ACL": lambda zk: corral.acl.digest("ann:hush", "x"),
+    "password of an ACL, bytes": lambda zk: corral.acl.digest("ann", b"hush"),  # type: ignore[arg-type]
+    "password of an ACL, surrogate": lambda zk: corral.acl.digest("ann", "hush\ud800"),
     "acl, password": lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", "ann:hush")]),
     "acl, password of the creator": lambda zk: zk.lock(
         "/a", acl=[corral.Acl(corral.Perm.ALL, "auth", "ann:hush")]
@@ -437,7 +437,7 @@ TOO_LARGE: dict[str, Call] = {
     "create container": lambda zk: zk.create("/a", bytes(2000), container=True),
     "set": lambda zk: zk.set("/", bytes(2000)),
     "get": lambda zk: zk.get("/" + "x" * 2000),
-    "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL * 100),
+    "set_acl": lambda zk: zk.set_acl("/", corral.acl.OPEN * 100),
     "lock": lambda zk: zk.lock("/l", data=bytes(2000)).acquire(),
     "registration": lambda zk: zk.registration("/r", bytes(2000)).__aenter__(),
     "partition": lambda zk: zk.partition("/p", [1], data=bytes(2000)).__aenter__(),
@@ -591,7 +591,7 @@ VERBS: dict[str, Call] = {
     "delete": lambda zk: zk.delete("/a"),
     "delete recursive": lambda zk: zk.delete("/a", recursive=True),
     "get_acl": lambda zk: zk.get_acl("/"),
-    "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL),
+    "set_acl": lambda zk: zk.set_acl("/", corral.acl.OPEN),
     "sync": lambda zk: zk.sync(),
     "transaction": lambda zk: _commit(zk),
     "below a chroot": lambda zk: zk.chroot("/a").get("/"),

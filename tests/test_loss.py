@@ -97,7 +97,7 @@ WRITES: dict[str, Write] = {
         messages.MULTI, lambda zk: zk.delete("/n", recursive=True), "delete '/n'", _deletes
     ),
     "set_acl": Write(
-        messages.SET_ACL, lambda zk: zk.set_acl("/n", corral.OPEN_ACL), "set_acl '/n'", _acl_sets
+        messages.SET_ACL, lambda zk: zk.set_acl("/n", corral.acl.OPEN), "set_acl '/n'", _acl_sets
     ),
     "transaction": Write(messages.MULTI, _transact, "transaction", _transactions),
 }

@@ -24,7 +24,11 @@ Servers can have further schemes: write their entries as ``Acl(perms, scheme, id
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 from . import verify
+from .errors import UsageValueError
 from .types import Acl, Perm
 
 __all__ = ["CREATOR_ALL", "OPEN", "WORLD_READ", "creator", "digest", "ip", "sasl", "world", "x509"]
@@ -50,8 +54,18 @@ def digest(user: str, password: str, perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
     Only the user and a hash are sent and stored, SHA-1 of ``user:password``; a server that is configured to
     use another one (`zookeeper.DigestAuthenticationProvider.digestAlg`) matches nobody then. Whoever may
     change the list can read the hash, so the password must be hard to guess.
+
+    Raises `UsageValueError` or `UsageTypeError`; the message shows neither of the two.
     """
-    return verify.acl((Acl.digest(user, password, perms),))
+    verify.text(user, "the user of acl.digest")
+    verify.text(password, "the password of acl.digest")
+    if ":" in user:
+        raise UsageValueError(
+            "the user of acl.digest contains a ':', the separator of user and password; pass them apart; "
+            "the value is not shown, as it may be secret"
+        )
+    hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
+    return _entry(perms, "digest", f"{user}:{hashed}")
 
 
 def sasl(user: str, perms: Perm = Perm.ALL) -> tuple[Acl, ...]:

@@ -241,13 +241,13 @@ class NotEmpty(ServerError):
 
 
 class InvalidAcl(ServerError):
-    """The server does not accept the ACL: an unknown scheme, a malformed id, or `Acl.creator` in a session
-    without credentials."""
+    """The server does not accept the ACL: an unknown scheme, a malformed id, or `acl.CREATOR_ALL` in a
+    session without credentials."""
 
     code = -114
     _problem = (
         "the server does not accept this ACL: its scheme is unknown, its id is malformed, or it is "
-        "Acl.creator() in a session without credentials"
+        "acl.CREATOR_ALL in a session without credentials"
     )
 
 

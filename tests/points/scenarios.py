@@ -139,7 +139,7 @@ OPERATIONS = {
     "create with parents": Operation(lambda zk, path: zk.create(f"{path}/a/b", make_parents=True), _made),
     "set": Operation(lambda zk, path: zk.set(path, b"new"), _sets),
     "set a version": Operation(lambda zk, path: zk.set(path, b"new", version=0), _sets),
-    "set_acl": Operation(lambda zk, path: zk.set_acl(path, corral.OPEN_ACL), _acl_sets),
+    "set_acl": Operation(lambda zk, path: zk.set_acl(path, corral.acl.OPEN), _acl_sets),
     "delete": Operation(lambda zk, path: zk.delete(path), _deletes),
     "delete recursive": Operation(lambda zk, path: zk.delete(path, recursive=True), _deletes),
     "transaction": Operation(_transact, _transactions),

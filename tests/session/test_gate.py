@@ -13,7 +13,7 @@ from hypothesis import given
 from registry import Watcher
 from scripted import Answer, Feed, T, stat_of, whole
 
-from corral import errors
+from corral import acl, errors
 from corral.session import gate
 from corral.session.gate import Misfit, Stranger
 from corral.session.requests import Request
@@ -21,7 +21,7 @@ from corral.session.states import ConnectionPhase
 from corral.session.watch_registry import WatchState
 from corral.session.watchers import WatchEvent, WatchKind
 from corral.session.zxids import ZxidTracker
-from corral.types import OPEN_ACL, Stat, State
+from corral.types import Stat, State
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
@@ -111,7 +111,7 @@ def created(requested: str, flags: int, number: str) -> tuple[str, list[str]]:
 @st.composite
 def creates(draw: st.DrawFn) -> Exchange:
     path, flags = draw(PATHS), draw(FLAGS)
-    body = messages.encode_create(path, draw(DATA), OPEN_ACL, flags)
+    body = messages.encode_create(path, draw(DATA), acl.OPEN, flags)
     return Exchange(messages.CREATE, body, *created(path, flags, draw(NUMBERS)))
 
 
@@ -123,7 +123,7 @@ def creates2(draw: st.DrawFn) -> Exchange:
     stat = draw(STATS)._replace(ephemeral_owner=owner)
     wrong: list[Any] = [(each, stat) for each in paths]
     wrong += [(right, stat._replace(ephemeral_owner=SESSION - owner)), (right, stat._replace(czxid=ZXID + 1))]
-    body = messages.encode_create(path, draw(DATA), OPEN_ACL, flags)
+    body = messages.encode_create(path, draw(DATA), acl.OPEN, flags)
     return Exchange(messages.CREATE2, body, (right, stat), wrong)
 
 
@@ -132,7 +132,7 @@ def containers(draw: st.DrawFn) -> Exchange:
     path = draw(PATHS)
     stat = draw(STATS)._replace(ephemeral_owner=draw(st.sampled_from([0, CONTAINER])))
     wrong = [(path + "x", stat), (path, stat._replace(ephemeral_owner=SESSION))]
-    body = messages.encode_create(path, draw(DATA), OPEN_ACL, 4)
+    body = messages.encode_create(path, draw(DATA), acl.OPEN, 4)
     return Exchange(messages.CREATE_CONTAINER, body, (path, stat), wrong)
 
 
@@ -141,7 +141,7 @@ def creates_ttl(draw: st.DrawFn) -> Exchange:
     path, flags = draw(PATHS), draw(st.sampled_from([5, 6]))
     right, paths = created(path, 2 if flags == 6 else 0, draw(NUMBERS))
     stat = draw(STATS)._replace(ephemeral_owner=1 << 60)
-    body = messages.encode_create_ttl(path, draw(DATA), OPEN_ACL, flags, 60.0)
+    body = messages.encode_create_ttl(path, draw(DATA), acl.OPEN, flags, 60.0)
     return Exchange(messages.CREATE_TTL, body, (right, stat), [(each, stat) for each in paths])
 
 
@@ -297,11 +297,11 @@ def test_one_operation_is_refused() -> None:
     [
         (messages.GET, messages.encode_get("/a", False), (b"four", stat_of(b"five5")), "4 bytes.* 5"),
         (messages.SET, messages.encode_set("/a", b"x", 3), stat_of(b"x")._replace(version=9), "9 .*3"),
-        (messages.CREATE, messages.encode_create("/a", b"", OPEN_ACL, 0), "/b", "'/b' .*'/a'"),
-        (messages.CREATE, messages.encode_create("/a", b"", OPEN_ACL, 2), "/a", "'/a' with a number"),
+        (messages.CREATE, messages.encode_create("/a", b"", acl.OPEN, 0), "/b", "'/b' .*'/a'"),
+        (messages.CREATE, messages.encode_create("/a", b"", acl.OPEN, 2), "/a", "'/a' with a number"),
         (
             messages.CREATE2,
-            messages.encode_create("/a", b"", OPEN_ACL, 1),
+            messages.encode_create("/a", b"", acl.OPEN, 1),
             ("/a", stat_of(b"")._replace(ephemeral_owner=0x99)),
             "0x99, not by 0x7",
         ),
