@@ -53,6 +53,9 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "get_acl": lambda zk, path: zk.get_acl(path),
     "set_acl": lambda zk, path: zk.set_acl(path, corral.acl.OPEN),
     "sync": lambda zk, path: zk.sync(path),
+    "count_children": lambda zk, path: zk.count_children(path),
+    "count_children, own": lambda zk, path: zk.count_children(path, recursive=False),
+    "ephemerals": lambda zk, path: zk.ephemerals(path),
     "check": lambda zk, path: zk.transaction().check(path),
     "set in a transaction": lambda zk, path: zk.transaction().set(path, b""),
     "delete in a transaction": lambda zk, path: zk.transaction().delete(path),
@@ -218,6 +221,11 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     ),
     "container, ttl": Bad(
         lambda zk: zk.create("/a", container=True, ttl=1), ValueError, ("container", "leave")
+    ),
+    "count_children, a number": Bad(
+        lambda zk: zk.count_children("/", recursive=1),
+        TypeError,
+        ("recursive must be True or False", "not 1"),
     ),
     "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "acl.OPEN")),
     "acl, one entry": Bad(
@@ -593,6 +601,9 @@ VERBS: dict[str, Call] = {
     "get_acl": lambda zk: zk.get_acl("/"),
     "set_acl": lambda zk: zk.set_acl("/", corral.acl.OPEN),
     "sync": lambda zk: zk.sync(),
+    "count_children": lambda zk: zk.count_children("/"),
+    "ephemerals": lambda zk: zk.ephemerals(),
+    "who_am_i": lambda zk: zk.who_am_i(),
     "transaction": lambda zk: _commit(zk),
     "below a chroot": lambda zk: zk.chroot("/a").get("/"),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:secret"),

@@ -11,7 +11,7 @@ from . import errors, paths, verify
 from .ensure import ROUNDS, make_path
 from .session.session import Session
 from .transaction import Transaction
-from .types import Acl, Stat
+from .types import Acl, Identity, Stat
 from .wire import messages
 
 __all__ = ["Nodes"]
@@ -134,6 +134,52 @@ class Nodes:
             op, encode(full, False), named
         )
         return result
+
+    async def count_children(self, path: str, *, recursive: bool = True) -> int:
+        """Return the number of znodes below a znode: all of them, or its own children if not `recursive`.
+        Raises `NoNode`.
+
+        To count all, the server looks at every znode that it has, so do not call this often. It counts what
+        we may not read, too. Needs READ on `path`, and ZooKeeper 3.6 or newer: an older server raises
+        `Unimplemented` and closes the connection, see `who_am_i`. The number of own children is from the
+        znode's `Stat`; any server has it.
+        """
+        verify.flag(recursive, "recursive")
+        full, named = paths.locate(self._chroot, path)
+        if not recursive:
+            stat: Stat = await self._session.request(
+                messages.EXISTS, messages.encode_exists(full, False), named
+            )
+            return stat.num_children
+        total: int = await self._session.request(messages.COUNT_ALL, messages.encode_count_all(full), named)
+        return total
+
+    async def ephemerals(self, path: str = "/") -> list[str]:
+        """Return the paths of this session's ephemeral znodes, in no order: those at `path` and below it.
+        What locks and other recipes hold is among them.
+
+        Needs no permission, and ZooKeeper 3.6 or newer: an older server raises `Unimplemented` and closes the
+        connection, see `who_am_i`. After a session has expired, the answer is the new session's.
+        """
+        full, named = paths.locate(self._chroot, path)
+        found: list[str] = await self._session.request(
+            messages.GET_EPHEMERALS, messages.encode_get_ephemerals(full), named
+        )
+        # The server compares text: "/a" finds "/ab", too.
+        below = full.rstrip("/") + "/"
+        return [paths.strip(self._chroot, each) for each in found if each == full or each.startswith(below)]
+
+    async def who_am_i(self) -> list[Identity]:
+        """Return who this session is to the server: by its address, by its credentials, by SASL, and by its
+        client certificate. These are what access control lists are compared with, and, except ``ip``, what
+        `corral.acl.creator` stands for.
+
+        Needs ZooKeeper 3.7 or newer. An older server raises `Unimplemented` and closes the connection, as for
+        each request that it does not know: writes that are unanswered then raise `ConnectionLoss`, everything
+        else continues on the next connection, and locks stay held.
+        """
+        found: list[tuple[str, str]] = await self._session.request(messages.WHO_AM_I, b"", None)
+        return [Identity(*each) for each in found]
 
     @overload
     async def create(

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from . import errors, paths, verify
-from .session import failures
+from .session.refused_acl import invalid_acl
 from .session.session import Session
 from .types import Acl, Stat
 from .wire import messages
@@ -134,7 +134,11 @@ class Transaction:
             index -= len(conditions)
             refused = self._ops[index]
             path = paths.named(self._chroot, refused.path)
-            cause = failures.refused(refused.op, refused.body, path, code, expected=refused.version)
+            cause = (
+                invalid_acl(refused.op, refused.body, path)
+                if code == errors.InvalidAcl.code
+                else errors.server_error(code, refused.op.name, path, expected=refused.version)
+            )
             raise errors.TransactionFailed(index, cause)
         self.results = [self._result(answer.value) for answer in answers[len(conditions) :]]
         await self._session.wait_caches_current()

@@ -14,6 +14,7 @@ __all__ = [
     "ChildrenEvent",
     "Event",
     "EventKind",
+    "Identity",
     "Perm",
     "RawEvent",
     "RawKind",
@@ -77,6 +78,15 @@ class Acl(NamedTuple):
     perms: Perm
     scheme: str
     id: str
+
+
+class Identity(NamedTuple):
+    """Who a session is to a server; see `Client.who_am_i`."""
+
+    scheme: str
+    """Such as ``"ip"``, ``"digest"``, ``"sasl"`` or ``"x509"``."""
+    id: str
+    """The name in that scheme: the address, the user (without the hash of its password), or the subject."""
 
 
 class State(enum.Enum):

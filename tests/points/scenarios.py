@@ -130,6 +130,9 @@ OPERATIONS = {
     "children": Operation(lambda zk, path: zk.children(path, with_stat=True), None),
     "get_acl": Operation(lambda zk, path: zk.get_acl(path), None),
     "sync": Operation(lambda zk, path: zk.sync(path), None),
+    "count_children": Operation(lambda zk, path: zk.count_children(path), None),
+    "ephemerals": Operation(lambda zk, path: zk.ephemerals(path), None),
+    "who_am_i": Operation(lambda zk, path: zk.who_am_i(), None),
     "create": Operation(lambda zk, path: zk.create(f"{path}/a", b"x"), _created),
     "create sequential": Operation(lambda zk, path: zk.create(f"{path}/s-", sequential=True), _created),
     "create ephemeral": Operation(

@@ -234,7 +234,7 @@ async def nothing() -> None:
 async def test_what_others_need(
     connect: Callable[..., corral.Client], name: str, missing: Perm | None
 ) -> None:
-    """Somebody else can use what a client has created if its list grants everyone the documented permissions.
+    """S6: somebody else can use what a client has created if its list grants everyone the documented permissions.
     Without one of them the use is refused, and the error is NoAuth."""
     needed = DOCUMENTED[name]
     granted = functools.reduce(operator.or_, needed - {missing}, Perm(0))
@@ -268,7 +268,7 @@ async def delete(zk: corral.Client, path: str) -> None:
 async def test_what_is_created_has_it(
     connect: Callable[..., corral.Client], proxy: FaultProxy, name: str, how: str
 ) -> None:
-    """Each znode that a client creates has the client's default list, missing parents, containers and znodes
+    """S6: each znode that a client creates has the client's default list, missing parents, containers and znodes
     that exist for a moment included, also below a chroot; with `acl=` each of them has that one."""
     wanted = OWN if how == "own" else DEFAULT
     sent: list[tuple[Acl, ...]] = []

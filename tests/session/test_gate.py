@@ -211,6 +211,27 @@ def multi_reads(draw: st.DrawFn) -> Exchange:
     return Exchange(messages.MULTI_READ, body, some, wrong)
 
 
+@st.composite
+def ephemerals(draw: st.DrawFn) -> Exchange:
+    prefix = draw(st.one_of(st.just("/"), PATHS))
+    names = draw(st.lists(NAMES, max_size=4))
+    found = [f"{prefix}{name}" for name in names]
+    wrong = [[*found, each] for each in ("", "/", "elsewhere", f"{prefix.rstrip('/')}/", f"{prefix}\x00")]
+    return Exchange(messages.GET_EPHEMERALS, messages.encode_get_ephemerals(prefix), found, wrong)
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> Exchange:
+    total = draw(st.integers(0, 2**31 - 1))
+    return Exchange(messages.COUNT_ALL, messages.encode_count_all(draw(PATHS)), total, [-1, -total - 1])
+
+
+@st.composite
+def identities(draw: st.DrawFn) -> Exchange:
+    found = draw(st.lists(st.tuples(NAMES, st.text(max_size=8)), max_size=4))
+    return Exchange(messages.WHO_AM_I, b"", found, [[*found, ("", "ann")]])
+
+
 EXCHANGES: dict[Operation, st.SearchStrategy[Exchange]] = {
     messages.GET: gets(),
     messages.CHILDREN: children(),
@@ -221,6 +242,9 @@ EXCHANGES: dict[Operation, st.SearchStrategy[Exchange]] = {
     messages.CREATE_CONTAINER: containers(),
     messages.CREATE_TTL: creates_ttl(),
     messages.DELETE: without_a_check(),
+    messages.GET_EPHEMERALS: ephemerals(),
+    messages.COUNT_ALL: counts(),
+    messages.WHO_AM_I: identities(),
     messages.MULTI: multis(),
     messages.MULTI_READ: multi_reads(),
 }
@@ -305,6 +329,9 @@ def test_one_operation_is_refused() -> None:
             ("/a", stat_of(b"")._replace(ephemeral_owner=0x99)),
             "0x99, not by 0x7",
         ),
+        (messages.GET_EPHEMERALS, messages.encode_get_ephemerals("/a"), ["/b"], "'/b' .* below '/a'"),
+        (messages.COUNT_ALL, messages.encode_count_all("/a"), -7, "-7 znodes"),
+        (messages.WHO_AM_I, b"", [("", "ann")], "without a scheme"),
         (
             messages.MULTI,
             messages.encode_multi([(messages.CHECK, b"")] * 2),

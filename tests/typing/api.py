@@ -62,6 +62,12 @@ async def nodes(zk: corral.Client) -> None:
     await zk.sync()
     await zk.delete("/jobs", recursive=True)
     await zk.ensure_path("/jobs/done", acl=corral.acl.WORLD_READ)
+    assert_type(await zk.who_am_i(), list[corral.Identity])
+    identity = corral.Identity("ip", "127.0.0.1")
+    assert_type((identity.scheme, identity.id), tuple[str, str])
+    assert_type(await zk.ephemerals() + await zk.ephemerals("/jobs"), list[str])
+    assert_type(await zk.count_children("/jobs"), int)
+    assert_type(await zk.count_children("/jobs", recursive=False), int)
     async with zk.transaction() as tx:
         tx.check("/config", version=3)
         tx.set("/config", b"v4")
@@ -472,6 +478,9 @@ def whose_fault(error: corral.CorralError) -> str:
         case corral.NoAuth() | corral.InvalidAcl() | corral.BadArguments() | corral.Unimplemented():
             assert_type(error.code, int)
             return "the configuration's"
+        case corral.QuotaExceeded() | corral.Throttled() | corral.EphemeralOnLocalSession():
+            assert_type(error.path, str | None)
+            return "the operator's"
         case corral.NoWatcher() | corral.SessionMoved() | corral.OtherServerError() | corral.ReplyError():
             assert_type(error.operation, str)
             return "a server's"
