@@ -48,6 +48,7 @@ async def ensure_path(zk: corral.Client, path: str, look: Drive, **options: Any)
 
 async def transaction(zk: corral.Client, path: str, look: Drive, **options: Any) -> None:
     """A client's own, and one that depends on a lock."""
+    await zk.ensure_path(path.rpartition("/")[0], **options)
     tx = zk.transaction()
     tx.create(path, **options)
     await tx.commit()
@@ -117,6 +118,7 @@ async def queue(zk: corral.Client, path: str, look: Drive, **options: Any) -> No
     await look()
     await items.put(b"d")
     await (await within(waiter)).done()
+    await items.put(b"for the next one")
 
 
 async def partition(zk: corral.Client, path: str, look: Drive, **options: Any) -> None:
@@ -293,7 +295,7 @@ async def test_what_is_created_has_it(
 
         if how == "chroot":
             await below.ensure_path("/")
-        await DRIVES[name](below, "/made", look, **({"acl": OWN} if how == "own" else {}))
+        await DRIVES[name](below, "/made/it", look, **({"acl": OWN} if how == "own" else {}))
         await delete(zk, "/made")
     assert seen
     assert sent

@@ -135,8 +135,8 @@ def test_set_is_refused(wire: Wire, path: str, version: int, expected: int) -> N
 def test_the_config_can_be_read_only(wire: Wire) -> None:
     """The config node has the ACL with which the server creates it."""
     assert wire.refused(m.SET, "/zookeeper/config", b"", -1) == NO_AUTH
-    acl, stat = wire.do(m.GET_ACL, "/zookeeper/config")
-    assert (acl, stat.aversion) == (list(acl.WORLD_READ), -1)
+    entries, stat = wire.do(m.GET_ACL, "/zookeeper/config")
+    assert (entries, stat.aversion) == (list(acl.WORLD_READ), -1)
 
 
 def test_reads_are_refused(core: Core, wire: Wire) -> None:
