@@ -9,7 +9,7 @@ import functools
 import inspect
 import operator
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 import corral
 from corral import Acl, Perm, acl
-from corral.testing import FaultProxy, Message, MessageKind
+from corral.testing import EmbeddedServer, FaultProxy, LocalServer, Message, MessageKind
 from corral.wire import messages
 from support import turns, within
 
@@ -229,28 +229,53 @@ async def nothing() -> None:
     pass
 
 
+@pytest.fixture(scope="module")
+def real(request: pytest.FixtureRequest) -> Iterator[LocalServer | None]:
+    """A real server that keeps empty containers, if the run is on a real one."""
+    try:
+        request.getfixturevalue("real_servers")
+    except pytest.skip.Exception:
+        yield None
+        return
+    server = LocalServer(container_check_interval=3600)
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.close())
+
+
+@pytest.fixture
+async def keeping(real: LocalServer | None) -> AsyncIterator[str]:
+    """The address of a server that keeps empty containers: between two users of a recipe its path must not
+    vanish."""
+    if real is not None:
+        yield real.address
+        return
+    async with EmbeddedServer(container_check_interval=3600) as server:
+        yield server.address
+
+
 @pytest.mark.parametrize(
     ("name", "missing"),
     [(name, each) for name, needed in DOCUMENTED.items() for each in (None, *sorted(needed))],
 )
-async def test_what_others_need(
-    connect: Callable[..., corral.Client], name: str, missing: Perm | None
-) -> None:
+async def test_what_others_need(keeping: str, name: str, missing: Perm | None) -> None:
     """S6: somebody else can use what a client has created if its list grants everyone the documented permissions.
     Without one of them the use is refused, and the error is NoAuth."""
     needed = DOCUMENTED[name]
     granted = functools.reduce(operator.or_, needed - {missing}, Perm(0))
     hers = acl.digest("ann", "secret") + acl.world(granted)
-    async with connect(auth=CREDENTIALS, default_acl=hers) as ann, connect() as bob:
-        await DRIVES[name](ann, "/made/here", nothing)
-        use = DRIVES[name](bob, "/made/here", nothing)
+    path = f"/{name}-{granted}/here"
+    async with (
+        corral.connect(keeping, auth=CREDENTIALS, default_acl=hers) as ann,
+        corral.connect(keeping) as bob,
+    ):
+        await DRIVES[name](ann, path, nothing)
+        use = DRIVES[name](bob, path, nothing)
         if missing in needed:
             with pytest.raises(corral.NoAuth):
                 await within(use)
         else:
             await within(use)
-        await bob.close()
-        await delete(ann, "/made")
 
 
 async def delete(zk: corral.Client, path: str) -> None:
@@ -291,7 +316,8 @@ async def test_what_is_created_has_it(
             assert set(entries) == STORED[wanted], path
             seen.add(path)
             for child in await zk.children(path):
-                await look(f"{path}/{child}")
+                with contextlib.suppress(corral.NoNode):  # an empty container may vanish at any time
+                    await look(f"{path}/{child}")
 
         if how == "chroot":
             await below.ensure_path("/")
