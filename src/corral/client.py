@@ -170,8 +170,8 @@ class Client(Nodes):
         await self._session.close()
 
     def chroot(self, path: str) -> Client:
-        """A client for the subtree at `path`. It shares this client's session and `default_acl`, and ends with
-        it.
+        """A client for the subtree at `path`. It shares this client's session and its `default_acl`, and ends
+        with it.
 
         `path` need not exist, since a chroot is a prefix of paths. Operations that create missing parents
         create it, too. Reads find nothing below it. Every other operation raises `NoNode`, which names it.
