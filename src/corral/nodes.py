@@ -142,7 +142,7 @@ class Nodes:
         To count all, the server looks at every znode that it has, so do not call this often. It counts what
         we may not read, too. Needs READ on `path`, and ZooKeeper 3.6 or newer: an older server raises
         `Unimplemented` and closes the connection, see `who_am_i`. The number of own children is from the
-        znode's `Stat`; any server has it.
+        znode's `Stat`, which any server has, and which servers from 3.9 on show only with READ.
         """
         verify.flag(recursive, "recursive")
         full, named = paths.locate(self._chroot, path)
