@@ -141,7 +141,6 @@ READS: dict[str, tuple[Operation, Callable[[corral.Client], Awaitable[Any]], str
     "sync": (messages.SYNC, lambda zk: zk.sync("/n"), "sync '/n'"),
     "count_children": (messages.COUNT_ALL, lambda zk: zk.count_children("/n"), "count_children '/n'"),
     "ephemerals": (messages.GET_EPHEMERALS, lambda zk: zk.ephemerals("/n"), "ephemerals '/n'"),
-    "who_am_i": (messages.WHO_AM_I, lambda zk: zk.who_am_i(), "who_am_i"),
 }
 
 

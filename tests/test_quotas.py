@@ -8,6 +8,7 @@ import pytest
 
 import corral
 from corral.testing import LocalServer
+from corral.testing.servers.base import four_letter_word
 from support import within
 
 LIMITS = "/zookeeper/quota/full/zookeeper_limits"
@@ -21,6 +22,8 @@ async def zk(real_servers: None) -> AsyncIterator[corral.Client]:
         LocalServer(extra_config={"enforceQuota": "true"}) as server,
         corral.connect(server.address) as client,
     ):
+        if "version: 3.6" in await four_letter_word(server.address, "srvr"):
+            pytest.skip("ZooKeeper 3.6 only logs what is beyond a quota")
         await client.create(LIMITS, b"countHardLimit=3,byteHardLimit=20", make_parents=True)
         await client.create(STATS)
         await client.create("/full/a", b"x" * 15, make_parents=True)
