@@ -51,8 +51,11 @@ PATH_TAKERS: dict[str, Callable[[corral.Client, Any], Any]] = {
     "delete": lambda zk, path: zk.delete(path),
     "delete recursive": lambda zk, path: zk.delete(path, recursive=True),
     "get_acl": lambda zk, path: zk.get_acl(path),
-    "set_acl": lambda zk, path: zk.set_acl(path, corral.OPEN_ACL),
+    "set_acl": lambda zk, path: zk.set_acl(path, corral.acl.OPEN),
     "sync": lambda zk, path: zk.sync(path),
+    "count_children": lambda zk, path: zk.count_children(path),
+    "count_children, own": lambda zk, path: zk.count_children(path, recursive=False),
+    "ephemerals": lambda zk, path: zk.ephemerals(path),
     "check": lambda zk, path: zk.transaction().check(path),
     "set in a transaction": lambda zk, path: zk.transaction().set(path, b""),
     "delete in a transaction": lambda zk, path: zk.transaction().delete(path),
@@ -194,7 +197,7 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "a job that is none": Bad(lambda zk: zk.once("/o").run(b"x"), TypeError, ("job", "async function")),
     "data of a barrier": Bad(lambda zk: zk.barrier("/b", data="x"), TypeError, ("bytes, not a str",)),
     "version of ACL": Bad(
-        lambda zk: zk.set_acl("/", corral.OPEN_ACL, version="1"), TypeError, ("'1'", "stat.version")
+        lambda zk: zk.set_acl("/", corral.acl.OPEN, version="1"), TypeError, ("'1'", "stat.version")
     ),
     "version, recursive": Bad(
         lambda zk: zk.delete("/a", version="1", recursive=True), TypeError, ("'1'", "stat.version")
@@ -219,18 +222,28 @@ BAD_ARGUMENTS: dict[str, Bad] = {
     "container, ttl": Bad(
         lambda zk: zk.create("/a", container=True, ttl=1), ValueError, ("container", "leave")
     ),
-    "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "OPEN_ACL")),
+    "count_children, a number": Bad(
+        lambda zk: zk.count_children("/", recursive=1),
+        TypeError,
+        ("recursive must be True or False", "not 1"),
+    ),
+    "acl, empty": Bad(lambda zk: zk.create("/a", acl=[]), ValueError, ("empty", "acl.OPEN")),
     "acl, one entry": Bad(
-        lambda zk: zk.create("/a", acl=corral.Acl.world()), TypeError, ("not Acl", "sequence", "OPEN_ACL")
+        lambda zk: zk.create("/a", acl=corral.acl.OPEN[0]), TypeError, ("not Acl", "sequence", "acl.OPEN")
     ),
     "acl, text": Bad(lambda zk: zk.set_acl("/", "world"), TypeError, ("not str", "corral.Acl")),
     "acl, tuples": Bad(lambda zk: zk.create("/a", acl=[(31, "world", "anyone")]), TypeError, ("corral.Acl",)),
-    "acl, None": Bad(lambda zk: zk.create("/a", acl=None), TypeError, ("NoneType", "corral.Acl")),
+    "acl, None": Bad(lambda zk: zk.set_acl("/a", None), TypeError, ("NoneType", "corral.Acl")),
+    "acl, a password": Bad(
+        lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", "ann:secret")]),
+        ValueError,
+        ("entry 0", "hash", "acl.digest(user, password)"),
+    ),
     "acl, generator": Bad(
-        lambda zk: zk.create("/a", acl=(entry for entry in corral.OPEN_ACL)), TypeError, ("sequence",)
+        lambda zk: zk.create("/a", acl=(entry for entry in corral.acl.OPEN)), TypeError, ("sequence",)
     ),
     "acl, dict": Bad(
-        lambda zk: zk.create("/a", acl=dict.fromkeys(corral.OPEN_ACL)), TypeError, ("sequence",)
+        lambda zk: zk.create("/a", acl=dict.fromkeys(corral.acl.OPEN)), TypeError, ("sequence",)
     ),
     "acl, perms": Bad(
         lambda zk: zk.create("/a", acl=[corral.Acl(RW, "world", "anyone")]),
@@ -257,11 +270,11 @@ BAD_ARGUMENTS: dict[str, Bad] = {
         ValueError,
         ("entry 0", "Unicode", "index 0"),
     ),
-    "acl in a transaction": Bad(_add_to_transaction(acl=[]), ValueError, ("empty", "OPEN_ACL")),
-    "acl, user with ':'": Bad(lambda zk: corral.Acl.digest("a:b", "c"), ValueError, ("':'", "apart")),
-    "acl, user in bytes": Bad(lambda zk: corral.Acl.digest(ANY, "c"), TypeError, ("a str", "not NoneType")),
+    "acl in a transaction": Bad(_add_to_transaction(acl=[]), ValueError, ("empty", "acl.OPEN")),
+    "acl, user with ':'": Bad(lambda zk: corral.acl.digest("a:b", "c"), ValueError, ("':'", "apart")),
+    "acl, user in bytes": Bad(lambda zk: corral.acl.digest(ANY, "c"), TypeError, ("a str", "not NoneType")),
     "acl, password with a surrogate": Bad(
-        lambda zk: corral.Acl.digest("a", "\ud800"), ValueError, ("Unicode", "surrogate")
+        lambda zk: corral.acl.digest("a", "\ud800"), ValueError, ("Unicode", "surrogate")
     ),
     "credentials, text": Bad(
         lambda zk: zk.add_auth("digest", "a:b"), TypeError, ("secret must be bytes, not str", '"digest"')
@@ -371,9 +384,13 @@ TELLTALES: dict[str, Call] = {
     "hosts, list of bytes": _connecting([b"ann:hush@zk1"]),
     "hosts, pairs": _connecting([("zk1", "hush")]),
     "hosts, dict": _connecting({"zk1": "hush"}),
-    "user of an ACL": lambda zk: corral.Acl.digest("ann:hush", "x"),
-    "password of an ACL, bytes": lambda zk: corral.Acl.digest("ann", b"hush"),  # type: ignore[arg-type]
-    "password of an ACL, surrogate": lambda zk: corral.Acl.digest("ann", "hush\ud800"),
+    "user of an ACL": lambda zk: corral.acl.digest("ann:hush", "x"),
+    "password of an ACL, bytes": lambda zk: corral.acl.digest("ann", b"hush"),  # type: ignore[arg-type]
+    "password of an ACL, surrogate": lambda zk: corral.acl.digest("ann", "hush\ud800"),
+    "acl, password": lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", "ann:hush")]),
+    "acl, password of the creator": lambda zk: zk.lock(
+        "/a", acl=[corral.Acl(corral.Perm.ALL, "auth", "ann:hush")]
+    ),
     "acl, perms": lambda zk: zk.create("/a", acl=[corral.Acl(RW, "digest", "ann:hush")]),
     "acl, id in bytes": lambda zk: zk.create("/a", acl=[corral.Acl(corral.Perm.ALL, "digest", b"hush")]),  # type: ignore[arg-type]
     "acl, id not Unicode": lambda zk: zk.create(
@@ -428,7 +445,7 @@ TOO_LARGE: dict[str, Call] = {
     "create container": lambda zk: zk.create("/a", bytes(2000), container=True),
     "set": lambda zk: zk.set("/", bytes(2000)),
     "get": lambda zk: zk.get("/" + "x" * 2000),
-    "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL * 100),
+    "set_acl": lambda zk: zk.set_acl("/", corral.acl.OPEN * 100),
     "lock": lambda zk: zk.lock("/l", data=bytes(2000)).acquire(),
     "registration": lambda zk: zk.registration("/r", bytes(2000)).__aenter__(),
     "partition": lambda zk: zk.partition("/p", [1], data=bytes(2000)).__aenter__(),
@@ -518,6 +535,13 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] 
     "max_request, float": ({"max_request": 1e6}, TypeError, ("1000000.0", "max_request", "int")),
     "max_reply, small": ({"max_reply": -1}, ValueError, ("-1", "max_reply", "bytes")),
     "max_reply, text": ({"max_reply": "64M"}, TypeError, ("'64M'", "max_reply", "int")),
+    "default_acl, empty": ({"default_acl": []}, ValueError, ("default_acl is empty", "acl.OPEN")),
+    "default_acl, None": ({"default_acl": None}, TypeError, ("default_acl must", "NoneType", "acl.OPEN")),
+    "default_acl, entry": (
+        {"default_acl": [corral.Acl(corral.Perm.ALL, "world", "all")]},
+        ValueError,
+        ("default_acl entry 0", "'anyone'", "acl.world()"),
+    ),
     "auth, a pair": (
         {"auth": ("digest", b"a:b")},
         TypeError,
@@ -575,8 +599,11 @@ VERBS: dict[str, Call] = {
     "delete": lambda zk: zk.delete("/a"),
     "delete recursive": lambda zk: zk.delete("/a", recursive=True),
     "get_acl": lambda zk: zk.get_acl("/"),
-    "set_acl": lambda zk: zk.set_acl("/", corral.OPEN_ACL),
+    "set_acl": lambda zk: zk.set_acl("/", corral.acl.OPEN),
     "sync": lambda zk: zk.sync(),
+    "count_children": lambda zk: zk.count_children("/"),
+    "ephemerals": lambda zk: zk.ephemerals(),
+    "who_am_i": lambda zk: zk.who_am_i(),
     "transaction": lambda zk: _commit(zk),
     "below a chroot": lambda zk: zk.chroot("/a").get("/"),
     "add_auth": lambda zk: zk.add_auth("digest", b"ann:secret"),

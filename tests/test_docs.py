@@ -118,6 +118,23 @@ def code_of(*pages: str, about: str = "") -> dict[str, Any]:
     return code
 
 
+async def test_the_code_about_access_control_runs() -> None:
+    """The examples create what they say, for whom they say, and set and remove a quota."""
+    code = code_of("security.md", about="default_acl") | code_of("security.md", about="zookeeper_limits")
+    async with EmbeddedServer() as server, corral.connect(server.address) as zk:
+        await code["work"](server.address)
+        assert (await zk.get("/jobs/1"))[0].startswith(b"for us")
+        with pytest.raises(corral.NoAuth):
+            await zk.set("/jobs", b"")
+        with pytest.raises(corral.NoAuth):
+            await zk.get("/audit")
+        async with corral.connect(server.address, auth=[("digest", b"audit:other secret")]) as audit:
+            await audit.get("/audit")
+        await code["limit"](zk)
+        assert await zk.count_children("/zookeeper/quota/jobs") == 2
+        await code["unlimit"](zk)
+
+
 async def test_the_code_in_the_guides_to_recipes_runs() -> None:
     """The examples run to their end, and the candidate leads."""
     code = code_of("recipes.md", "values.md", "work.md")

@@ -129,6 +129,17 @@ def test_constants_are_documented() -> None:
         assert re.search(rf'^{name}\b.*\n"""', source, re.MULTILINE), name
 
 
+def test_access_control_lists_are_documented() -> None:
+    """Every name of `corral.acl` has a docstring, is in the table of docs/api.md, and in the typed examples."""
+    source = inspect.getsource(corral.acl)
+    rows = re.findall(r"^\| `acl\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(corral.acl.__all__)
+    for name in rows:
+        value = getattr(corral.acl, name)
+        assert value.__doc__ if callable(value) else re.search(rf'^{name}\b.*\n"""', source, re.MULTILINE)
+        assert f"corral.acl.{name}" in TESTED_TYPES
+
+
 @pytest.mark.parametrize("name", ["State", "EventKind", "Stat"])
 def test_each_value_is_documented(name: str) -> None:
     """Each member of an enumeration and each field of a record is documented."""

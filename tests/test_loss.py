@@ -97,7 +97,7 @@ WRITES: dict[str, Write] = {
         messages.MULTI, lambda zk: zk.delete("/n", recursive=True), "delete '/n'", _deletes
     ),
     "set_acl": Write(
-        messages.SET_ACL, lambda zk: zk.set_acl("/n", corral.OPEN_ACL), "set_acl '/n'", _acl_sets
+        messages.SET_ACL, lambda zk: zk.set_acl("/n", corral.acl.OPEN), "set_acl '/n'", _acl_sets
     ),
     "transaction": Write(messages.MULTI, _transact, "transaction", _transactions),
 }
@@ -139,6 +139,8 @@ READS: dict[str, tuple[Operation, Callable[[corral.Client], Awaitable[Any]], str
     ),
     "get_acl": (messages.GET_ACL, lambda zk: zk.get_acl("/n"), "get_acl '/n'"),
     "sync": (messages.SYNC, lambda zk: zk.sync("/n"), "sync '/n'"),
+    "count_children": (messages.COUNT_ALL, lambda zk: zk.count_children("/n"), "count_children '/n'"),
+    "ephemerals": (messages.GET_EPHEMERALS, lambda zk: zk.ephemerals("/n"), "ephemerals '/n'"),
 }
 
 

@@ -21,7 +21,7 @@ from testing.raw_session import CREATE, RawSession
 Connect = Callable[..., corral.Client]
 
 USER = ("digest", b"ann:secret")
-HERS = [corral.Acl.digest("ann", "secret")]
+HERS = corral.acl.digest("ann", "secret")
 
 
 async def gone(client: corral.Client, path: str) -> None:
@@ -154,13 +154,13 @@ async def test_ensure_path(zk: corral.Client, other: corral.Client, path: str) -
     data, stat = await other.get(path)
     assert (data, stat.ephemeral_owner, stat.version) == (b"", 0, 0)
     await zk.set(path, b"new")
-    await zk.ensure_path(path, acl=corral.READ_ACL)
+    await zk.ensure_path(path, acl=corral.acl.WORLD_READ)
     await other.sync()
     assert (await other.get(path))[0] == b"new"
-    assert (await other.get_acl(path))[0] == list(corral.OPEN_ACL)
+    assert (await other.get_acl(path))[0] == list(corral.acl.OPEN)
     assert (await other.get("/a"))[0] == b"old"
-    await zk.ensure_path("/r", acl=corral.READ_ACL)
-    assert (await other.get_acl("/r"))[0] == list(corral.READ_ACL)
+    await zk.ensure_path("/r", acl=corral.acl.WORLD_READ)
+    assert (await other.get_acl("/r"))[0] == list(corral.acl.WORLD_READ)
 
 
 async def test_ensure_path_below_a_chroot(zk: corral.Client, other: corral.Client) -> None:
@@ -182,7 +182,7 @@ async def test_ensure_path_that_is_not_allowed(connect: Connect, zk: corral.Clie
     """A refusal names the path below the chroot; for an ancestor of the chroot, the note has its full path.
     An ancestor in which nothing may be created is no obstacle if all nodes exist."""
     async with connect(auth=[USER]) as ann:
-        await ann.create("/closed", acl=[corral.Acl.world(corral.Perm.READ), *HERS])
+        await ann.create("/closed", acl=[*corral.acl.world(corral.Perm.READ), *HERS])
         with pytest.raises(corral.NoAuth) as caught:
             await zk.ensure_path("/closed/a/b")
         assert caught.value.path == "/closed/a"
@@ -198,7 +198,7 @@ async def test_ensure_path_that_is_not_allowed(connect: Connect, zk: corral.Clie
         ]
         await ann.create("/closed/open")
         await zk.ensure_path("/closed/open/b")
-        await ann.set_acl("/closed", corral.OPEN_ACL)
+        await ann.set_acl("/closed", corral.acl.OPEN)
 
 
 async def test_ensure_path_too_long_sends_nothing(connect: Connect, proxy: FaultProxy) -> None:
@@ -376,13 +376,13 @@ async def test_versions_guard(zk: corral.Client) -> None:
         lambda: zk.set("/a", b"never", version=0),
         lambda: zk.delete("/a", version=0),
         lambda: zk.delete("/a", version=0, recursive=True),
-        lambda: zk.set_acl("/a", corral.READ_ACL, version=7),
+        lambda: zk.set_acl("/a", corral.acl.WORLD_READ, version=7),
     ]
     for call in wrong:
         with pytest.raises(corral.BadVersion, match="'/a'"):
             await call()
     assert (await zk.get("/a"))[0] == b"two"
-    await zk.set_acl("/a", corral.OPEN_ACL, version=0)
+    await zk.set_acl("/a", corral.acl.OPEN, version=0)
     await zk.delete("/a", version=1)
     assert await zk.exists("/a") is None
 
@@ -421,7 +421,7 @@ async def test_the_stat_is_in_seconds_and_bytes(real_time: None, zk: corral.Clie
     """Times are seconds since the epoch, the length is in bytes, and each version counts its own changes."""
     await zk.create("/a", b"\xc3\xbc")
     await zk.create("/a/b")
-    await zk.set_acl("/a", corral.OPEN_ACL)
+    await zk.set_acl("/a", corral.acl.OPEN)
     stat = await zk.set("/a", b"\xc3\xbc\xc3\xbc")
     assert abs(stat.ctime - time.time()) < 3600
     assert abs(stat.mtime - time.time()) < 3600
@@ -615,7 +615,7 @@ FORBIDDEN: dict[str, Callable[[corral.Client], Awaitable[object]]] = {
     "set": lambda zk: zk.set("/secret", b""),
     "children": lambda zk: zk.children("/secret"),
     "create": lambda zk: zk.create("/secret/child"),
-    "set_acl": lambda zk: zk.set_acl("/secret", corral.OPEN_ACL),
+    "set_acl": lambda zk: zk.set_acl("/secret", corral.acl.OPEN),
 }
 
 
@@ -654,33 +654,51 @@ async def test_credentials_are_given_again_on_each_connection(
 async def test_the_acl_of_a_node(connect: Connect, other: corral.Client) -> None:
     """get_acl returns what create and set_acl have set, with the Stat whose aversion counts the changes.
 
-    `Acl.creator()` becomes the digest of the authenticated user.
+    `acl.creator()` becomes the digest of the authenticated user.
     """
     reading = corral.Perm.READ | corral.Perm.WRITE
     async with connect(auth=[USER]) as ann:
-        await ann.create("/a", acl=[corral.Acl.creator(), corral.Acl.world(reading)])
+        await ann.create("/a", acl=corral.acl.creator() + corral.acl.world(reading))
         acl, stat = await ann.get_acl("/a")
-        assert acl == [*HERS, corral.Acl.world(reading)]
+        assert acl == [*HERS, *corral.acl.world(reading)]
         assert stat.aversion == 0
         with pytest.raises(corral.NoAuth):
-            await other.set_acl("/a", corral.OPEN_ACL)
-        stat = await ann.set_acl("/a", corral.OPEN_ACL, version=0)
+            await other.set_acl("/a", corral.acl.OPEN)
+        stat = await ann.set_acl("/a", corral.acl.OPEN, version=0)
         assert stat.aversion == 1
     await other.sync()
-    assert (await other.get_acl("/a"))[0] == list(corral.OPEN_ACL)
+    assert (await other.get_acl("/a"))[0] == list(corral.acl.OPEN)
 
 
-@pytest.mark.parametrize(
-    "acl",
-    [[corral.Acl.creator()], [corral.Acl(corral.Perm.ALL, "nosuchscheme", "x")]],
-    ids=["creator, not authenticated", "scheme"],
-)
-async def test_an_acl_that_the_server_does_not_take(zk: corral.Client, acl: list[corral.Acl]) -> None:
-    """An ACL with an unknown scheme, or with a creator that has not authenticated, raises InvalidAcl."""
-    with pytest.raises(corral.InvalidAcl, match="create '/a'"):
+REFUSED_LISTS = {
+    "creator": (corral.acl.OPEN + corral.acl.CREATOR_ALL, "entry 1 is for the creator .* pass auth= to"),
+    "scheme": ([corral.Acl(corral.Perm.ALL, "nosuchscheme", "x")], "entry 0 has the scheme 'nosuchscheme'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_LISTS)
+async def test_an_acl_that_the_server_does_not_take(connect: Connect, zk: corral.Client, case: str) -> None:
+    """An ACL with an unknown scheme, or with a creator that has not authenticated, raises InvalidAcl, which
+    names the entry and the remedy; also as the default of a client, in a transaction, and by a recipe."""
+    acl, problem = REFUSED_LISTS[case]
+    with pytest.raises(corral.InvalidAcl, match=f"create '/a': .*{problem}"):
         await zk.create("/a", acl=acl)
-    with pytest.raises(corral.InvalidAcl, match="set_acl '/'"):
+    with pytest.raises(corral.InvalidAcl, match=f"set_acl '/': .*{problem}"):
         await zk.set_acl("/", acl)
+    async with connect(default_acl=acl) as other:
+        with pytest.raises(corral.InvalidAcl, match=f"create '/a/b': .*{problem}"):
+            await other.ensure_path("/a/b")
+        with pytest.raises(corral.InvalidAcl, match=f"create '/l.*': .*{problem}"):
+            await other.lock("/l").acquire()
+        tx = other.transaction()
+        tx.create("/x", acl=corral.acl.OPEN)
+        tx.create("/y")
+        with pytest.raises(
+            corral.TransactionFailed, match=f"operation 1 .*create '/y': .*{problem}"
+        ) as failed:
+            await tx.commit()
+        assert isinstance(failed.value.cause, corral.InvalidAcl)
+    assert await zk.exists("/a") is None
 
 
 # Chroot
@@ -705,8 +723,8 @@ async def test_a_chroot_is_the_root(server_address: str, root: str, zk: corral.C
         assert sorted(await team.children("/")) == ["c", "n", "s-0000000001", "x"]
         await team.set("/n", b"two")
         assert (await team.get("/n"))[0] == b"two"
-        assert (await team.get_acl("/n"))[0] == list(corral.OPEN_ACL)
-        await team.set_acl("/n", corral.OPEN_ACL)
+        assert (await team.get_acl("/n"))[0] == list(corral.acl.OPEN)
+        await team.set_acl("/n", corral.acl.OPEN)
         await team.sync("/n")
         assert await team.exists("/team") is None
         async with team.transaction() as tx:
@@ -755,7 +773,7 @@ REFUSED: dict[
     "children": (corral.NoNode, lambda zk: zk.children("/a"), "children", "/a"),
     "children, stat": (corral.NoNode, lambda zk: zk.children("/a", with_stat=True), "children", "/a"),
     "get_acl": (corral.NoNode, lambda zk: zk.get_acl("/a"), "get_acl", "/a"),
-    "set_acl": (corral.NoNode, lambda zk: zk.set_acl("/a", corral.OPEN_ACL), "set_acl", "/a"),
+    "set_acl": (corral.NoNode, lambda zk: zk.set_acl("/a", corral.acl.OPEN), "set_acl", "/a"),
     "delete": (corral.NoNode, lambda zk: zk.delete("/a"), "delete", "/a"),
     "create": (corral.NodeExists, lambda zk: zk.create("/there"), "create", "/there"),
     "create, stat": (corral.NodeExists, lambda zk: zk.create("/there", with_stat=True), "create", "/there"),
@@ -837,7 +855,7 @@ WITHOUT_CHROOT: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], st
     "delete": (lambda zk: zk.delete("/x"), "delete '/x': " + ABSENT),
     "delete recursive": (lambda zk: zk.delete("/x", recursive=True), "delete '/x': " + ABSENT),
     "get_acl": (lambda zk: zk.get_acl("/x"), "get_acl '/x': " + ABSENT),
-    "set_acl": (lambda zk: zk.set_acl("/x", corral.OPEN_ACL), "set_acl '/x': " + ABSENT),
+    "set_acl": (lambda zk: zk.set_acl("/x", corral.acl.OPEN), "set_acl '/x': " + ABSENT),
     "check in a transaction": (lambda zk: _commit(zk, lambda tx: tx.check("/x")), "check '/x': " + ABSENT),
     "create in a transaction": (lambda zk: _commit(zk, lambda tx: tx.create("/x")), "create '/x': " + CHROOT),
 }
@@ -909,7 +927,7 @@ VERSIONED: dict[str, tuple[Callable[[corral.Client], Awaitable[object]], str]] =
         "delete '/a': version is 2, expected 3",
     ),
     "set_acl": (
-        lambda zk: zk.set_acl("/a", corral.OPEN_ACL, version=3),
+        lambda zk: zk.set_acl("/a", corral.acl.OPEN, version=3),
         "set_acl '/a': ACL version is 1, expected 3",
     ),
 }
@@ -922,7 +940,7 @@ async def test_a_refused_version_names_both(zk: corral.Client, case: str) -> Non
     await zk.create("/a")
     for _ in range(2):
         await zk.set("/a", b"")
-    await zk.set_acl("/a", corral.OPEN_ACL)
+    await zk.set_acl("/a", corral.acl.OPEN)
     with pytest.raises(corral.BadVersion) as caught:
         await call(zk)
     assert str(caught.value) == said
@@ -1020,7 +1038,7 @@ async def test_errors_on_the_way_name_the_callers_path(
             assert "closed" in str(caught.value)
         finally:
             for path in ("/closed", "/tree/closed"):
-                await ann.set_acl(path, corral.OPEN_ACL)
+                await ann.set_acl(path, corral.acl.OPEN)
 
 
 async def test_a_server_without_ttl_says_so(make_server: Callable[..., Server]) -> None:

@@ -26,7 +26,7 @@ async def test_all_of_it_applies_at_one_zxid(zk: corral.Client, other: corral.Cl
         tx.set("/config", b"v4", version=0)
         tx.create("/audit")
         tx.create("/audit/entry-", b"...", sequential=True)
-        tx.create("/audit/mine", ephemeral=True, acl=corral.READ_ACL)
+        tx.create("/audit/mine", ephemeral=True, acl=corral.acl.WORLD_READ)
         tx.delete("/old", version=0)
         assert tx.results == []
     await other.sync()
@@ -39,7 +39,7 @@ async def test_all_of_it_applies_at_one_zxid(zk: corral.Client, other: corral.Cl
     assert mine is not None
     assert entry.czxid == mine.czxid == stat.mzxid
     assert mine.ephemeral_owner == zk.session_id
-    assert (await other.get_acl("/audit/mine"))[0] == list(corral.READ_ACL)
+    assert (await other.get_acl("/audit/mine"))[0] == list(corral.acl.WORLD_READ)
 
 
 REFUSALS: dict[str, tuple[Fill, type[corral.ServerError], str, str]] = {
@@ -191,7 +191,7 @@ async def test_the_check_of_a_lock_is_named_below_the_chroot(zk: corral.Client) 
     """If the server refuses to check the node of a lock, the error has the path as the caller's client names
     it, and nothing is applied."""
     await zk.create("/l")
-    async with zk.lock("/l", acl=[corral.Acl.digest("ann", "secret")]) as held:
+    async with zk.lock("/l", acl=corral.acl.digest("ann", "secret")) as held:
         tx = held.transaction()
         tx.create("/a")
         with pytest.raises(corral.NoAuth) as caught:

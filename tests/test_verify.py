@@ -10,8 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from corral import Acl, Perm, errors, verify
-from corral.types import OPEN_ACL
+from corral import Acl, Perm, acl, errors, verify
 from corral.wire import messages
 
 VALUE, TYPE = errors.UsageValueError, errors.UsageTypeError
@@ -37,18 +36,37 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], list[str]]] = {
     "number endless": (lambda: verify.number_or_predicate(-(10**5000), "n"), VALUE, ["thousands of digits"]),
     "version large": (lambda: verify.version(INT32), VALUE, [str(INT32), "32-bit"]),
     "version small": (lambda: verify.version(-INT32 - 1), VALUE, [str(-INT32 - 1)]),
-    "acl None": (lambda: verify.acl(None), TYPE, ["None", "corral.OPEN_ACL"]),
+    "acl None": (lambda: verify.acl(None), TYPE, ["None", "corral.acl.OPEN"]),
     "acl int": (lambda: verify.acl(31), TYPE, ["not int"]),
-    "acl one": (lambda: verify.acl(Acl.world()), TYPE, ["sequence"]),
+    "acl one": (lambda: verify.acl(acl.OPEN[0]), TYPE, ["sequence"]),
     "acl tuples": (lambda: verify.acl([(31, "world", "anyone")]), TYPE, ["corral.Acl"]),
-    "acl generator": (lambda: verify.acl(each for each in OPEN_ACL), TYPE, ["sequence"]),
+    "acl generator": (lambda: verify.acl(each for each in acl.OPEN), TYPE, ["sequence"]),
     "acl str": (lambda: verify.acl("world"), TYPE, ["not str"]),
-    "acl empty": (lambda: verify.acl([]), VALUE, ["nobody", "corral.OPEN_ACL"]),
+    "acl empty": (lambda: verify.acl([]), VALUE, ["nobody", "corral.acl.OPEN"]),
     "acl perms": (lambda: verify.acl([Acl(99, "world", "anyone")]), VALUE, ["99", "corral.Perm"]),
     "acl no perms": (lambda: verify.acl([Acl("rw", "world", "anyone")]), VALUE, ["'rw'", "corral.Perm"]),
     "acl scheme": (lambda: verify.acl([Acl(Perm.ALL, None, "anyone")]), TYPE, ["scheme", "NoneType"]),
-    "acl id": (lambda: verify.acl([*OPEN_ACL, Acl(Perm.ALL, "world", 7)]), TYPE, ["entry 1", "id", "int"]),
+    "acl id": (lambda: verify.acl([*acl.OPEN, Acl(Perm.ALL, "world", 7)]), TYPE, ["entry 1", "id", "int"]),
     "acl surrogate": (lambda: verify.acl([Acl(Perm.ALL, "ip", "\ud800")]), VALUE, ["Unicode"]),
+    "acl no scheme": (
+        lambda: verify.acl([Acl(Perm.ALL, "", "x")]),
+        VALUE,
+        ["scheme is empty", "acl.world()"],
+    ),
+    "acl world": (lambda: verify.acl([Acl(Perm.ALL, "world", "all")]), VALUE, ["entry 0", "'anyone'"]),
+    "acl auth": (lambda: verify.acl([Acl(Perm.ALL, "auth", "ann")]), VALUE, ["takes no id", "acl.creator()"]),
+    "acl password": (
+        lambda: verify.acl([Acl(Perm.ALL, "digest", "ann:hush")]),
+        VALUE,
+        ["base64", "acl.digest("],
+    ),
+    "acl user": (lambda: verify.acl([Acl(Perm.ALL, "digest", "ann")]), VALUE, ["base64", "acl.digest("]),
+    "acl masked": (lambda: verify.acl([Acl(Perm.ALL, "digest", "ann:x")]), VALUE, ["base64", "not shown"]),
+    "acl name": (lambda: acl.ip("zk1"), VALUE, ["'zk1'", "network"]),
+    "acl bits": (lambda: acl.ip("10.0.0.0/33"), VALUE, ["'10.0.0.0/33'", "network"]),
+    "acl no bits": (lambda: acl.ip("10.0.0.0/"), VALUE, ["'10.0.0.0/'"]),
+    "acl sasl": (lambda: acl.sasl(""), VALUE, ["sasl is empty", "who_am_i"]),
+    "acl x509": (lambda: acl.x509(""), VALUE, ["x509 is empty", "who_am_i"]),
     "text bytes": (lambda: verify.text(b"x", "name"), TYPE, ["name", "bytes"]),
     "text surrogate": (lambda: verify.text("\udc00", "name"), VALUE, ["name", "Unicode"]),
     "auth str": (lambda: verify.credentials("digest"), TYPE, ["auth", "pairs"]),
@@ -151,7 +169,7 @@ def test_create_modes(kinds: dict[str, Any], mode: int) -> None:
 def test_every_ttl_that_passes_can_be_sent(ttl: float) -> None:
     """Every accepted TTL fits the 40 bits that the server has for milliseconds."""
     verify.create_flags(ttl=ttl)
-    body = messages.encode_create_ttl("/a", b"", OPEN_ACL, 5, ttl)
+    body = messages.encode_create_ttl("/a", b"", acl.OPEN, 5, ttl)
     *_, sent = messages.CREATE_TTL.request.decode(body, 0, len(body))
     assert 1 <= sent <= 0xFFFFFFFFFF
 
@@ -177,7 +195,7 @@ def test_every_acl_that_passes_can_be_sent(entries: list[Acl]) -> None:
     try:
         checked = verify.acl(entries)
     except VALUE:
-        assert entries == [] or any(not entry.id.isascii() for entry in entries)
+        assert entries == [] or any(not (entry.id.isascii() and entry.scheme) for entry in entries)
         return
     body = messages.encode_create("/a", b"", checked, 0)
     assert list(messages.CREATE.request.decode(body, 0, len(body))[2]) == entries

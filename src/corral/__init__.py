@@ -1,5 +1,6 @@
 """Asyncio-native coordination on Apache ZooKeeper: ``async with corral.connect() as zk:``."""
 
+from . import acl as acl
 from .client import Client as Client
 from .client import connect as connect
 from .codecs import *  # noqa: F403

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
 from . import errors, verify
+from .acl import OPEN
 from .codecs import BYTES, Codec
 from .nodes import Nodes
 from .paths import locate
@@ -38,7 +39,7 @@ from .session.session import Options, Session
 from .session.state_stream import StateStream
 from .session.watchers import WatchKind
 from .statistics import Statistics
-from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
+from .types import Acl, ChildrenEvent, Event, State
 from .watch.children import ChildrenWatch
 from .watch.existence import ExistenceWatch
 from .watch.node import NodeWatch
@@ -68,6 +69,7 @@ def connect(
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
     max_reply: int = framing.DEFAULT_MAX_REPLY,
+    default_acl: Sequence[Acl] = OPEN,
 ) -> Client:
     """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
 
@@ -95,6 +97,9 @@ def connect(
     - `max_request` (bytes): the servers' ``jute.maxbuffer``. Larger requests are refused before sending.
     - `max_reply` (bytes): a larger answer fails its own request. Whatever its size, an answer must arrive
       within half the session timeout, or the connection counts as dead.
+    - `default_acl`: the access control list of every znode that this client creates without `acl=`: by its
+      operations, in transactions, by recipes, and of missing parents. See `corral.acl` for the usual lists. A
+      list with `corral.acl.CREATOR_ALL` needs credentials.
 
     Raises `UsageValueError` or `UsageTypeError` at once for a wrong argument. Entering raises
     `ConnectTimeout` or `AuthFailed`. If entering fails or is cancelled, nothing stays behind.
@@ -113,6 +118,7 @@ def connect(
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),
         max_reply=verify.size(max_reply, "max_reply"),
+        default_acl=verify.acl(default_acl, "default_acl"),
     )
     for credentials in options.credentials:
         credentials.check_size(options.max_request)
@@ -164,7 +170,8 @@ class Client(Nodes):
         await self._session.close()
 
     def chroot(self, path: str) -> Client:
-        """A client for the subtree at `path`. It shares this client's session and ends with it.
+        """A client for the subtree at `path`. It shares this client's session and its `default_acl`, and ends
+        with it.
 
         `path` need not exist, since a chroot is a prefix of paths. Operations that create missing parents
         create it, too. Reads find nothing below it. Every other operation raises `NoNode`, which names it.
@@ -218,14 +225,14 @@ class Client(Nodes):
         self._session.add_credentials(Credentials(scheme, secret))
 
     # Recipes. `data` is visible to the other contenders; `acl` is for the created nodes, missing parents
-    # included; `layout` selects whose node names are used.
+    # included, and None is the client's default; `layout` selects whose node names are used.
 
     def lock(
         self,
         path: str,
         *,
         data: bytes = b"",
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         layout: LayoutName = "curator",
     ) -> Lock:
         """An exclusive lock; see `Lock`."""
@@ -236,14 +243,14 @@ class Client(Nodes):
         path: str,
         *,
         data: bytes = b"",
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         layout: LayoutName = "curator",
     ) -> RWLock:
         """A read/write lock: ``.read()`` and ``.write()``; see `RWLock`."""
         return RWLock(self._recipe(path, data, acl), layout_named(READ_WRITE, layout))
 
     def semaphore(
-        self, path: str, limit: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+        self, path: str, limit: int, *, data: bytes = b"", acl: Sequence[Acl] | None = None
     ) -> Semaphore:
         """A semaphore with this many leases; see `Semaphore`."""
         return Semaphore(self._recipe(path, data, acl), verify.limit(limit))
@@ -253,7 +260,7 @@ class Client(Nodes):
         path: str,
         *,
         data: bytes = b"",
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         layout: LayoutName = "curator",
     ) -> Election:
         """A leader election; see `Election`."""
@@ -264,7 +271,7 @@ class Client(Nodes):
         paths: Sequence[str],
         *,
         data: bytes = b"",
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         layout: LayoutName = "curator",
     ) -> MultiLock:
         """Exclusive locks on several paths, acquired all or none; see `MultiLock`."""
@@ -279,45 +286,45 @@ class Client(Nodes):
         data: bytes = b"",
         *,
         on_taken: OnTaken = "wait",
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
     ) -> Registration:
         """A znode that exists as long as this client does; see `Registration`. `on_taken` is what entering
         does if somebody else's znode is there: "wait" until it is gone, or "raise" `NodeExists`."""
         return Registration(self._recipe(path, data, acl), verify.on_taken(on_taken))
 
     def group(
-        self, path: str, *, acl: Sequence[Acl] = OPEN_ACL, layout: GroupLayoutName = "curator"
+        self, path: str, *, acl: Sequence[Acl] | None = None, layout: GroupLayoutName = "curator"
     ) -> Group:
         """A group of members; see `Group`."""
         return Group(self._recipe(path, b"", acl), layout_named(GROUP, layout))
 
-    def services(self, base: str, *, acl: Sequence[Acl] = OPEN_ACL) -> Services:
+    def services(self, base: str, *, acl: Sequence[Acl] | None = None) -> Services:
         """Service discovery: the services below a path; see `Services`."""
         return Services(self._recipe(base, b"", acl))
 
-    def barrier(self, path: str, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL) -> Barrier:
+    def barrier(self, path: str, *, data: bytes = b"", acl: Sequence[Acl] | None = None) -> Barrier:
         """A gate that any client may close and open; see `Barrier`."""
         return Barrier(self._recipe(path, data, acl))
 
     def double_barrier(
-        self, path: str, n: int, *, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+        self, path: str, n: int, *, data: bytes = b"", acl: Sequence[Acl] | None = None
     ) -> DoubleBarrier:
         """A rendezvous of `n` members, who enter and leave together; see `DoubleBarrier`."""
         return DoubleBarrier(self._recipe(path, data, acl), verify.limit(n, "n"))
 
     def once(
-        self, path: str, *, ttl: float | None = None, data: bytes = b"", acl: Sequence[Acl] = OPEN_ACL
+        self, path: str, *, ttl: float | None = None, data: bytes = b"", acl: Sequence[Acl] | None = None
     ) -> Once:
         """A job that is run by one client, and whose result the others get; see `Once`. After `ttl` seconds
         the result does not count any more."""
         return Once(self._recipe(path, data, acl), None if ttl is None else verify.seconds(ttl, "ttl"))
 
     @overload
-    def value(self, path: str, *, default: bytes = ..., acl: Sequence[Acl] = OPEN_ACL) -> Value[bytes]: ...
+    def value(self, path: str, *, default: bytes = ..., acl: Sequence[Acl] | None = None) -> Value[bytes]: ...
 
     @overload
     def value(
-        self, path: str, *, codec: Codec[T], default: T = ..., acl: Sequence[Acl] = OPEN_ACL
+        self, path: str, *, codec: Codec[T], default: T = ..., acl: Sequence[Acl] | None = None
     ) -> Value[T]: ...
 
     def value(
@@ -326,7 +333,7 @@ class Client(Nodes):
         *,
         codec: Codec[Any] = BYTES,
         default: Any = NO_DEFAULT,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
     ) -> Value[Any]:
         """A value that many clients read, watch and change; see `Value`. `codec` encodes it as the znode's
         data: `BYTES`, `TEXT`, `JSON`, or any object with `encode` and `decode`. `default` is the value while
@@ -334,13 +341,13 @@ class Client(Nodes):
         return Value(self._recipe(path, b"", acl), verify.codec(codec), default)
 
     def counter(
-        self, path: str, *, layout: CounterLayout = "curator", acl: Sequence[Acl] = OPEN_ACL
+        self, path: str, *, layout: CounterLayout = "curator", acl: Sequence[Acl] | None = None
     ) -> Counter:
         """A number that many clients add to; see `Counter`, also for the layouts."""
         verify.counter_layout(layout, LAYOUTS)
         return Counter(self._recipe(path, b"", acl), layout)
 
-    def queue(self, path: str, *, max_attempts: int | None = None, acl: Sequence[Acl] = OPEN_ACL) -> Queue:
+    def queue(self, path: str, *, max_attempts: int | None = None, acl: Sequence[Acl] | None = None) -> Queue:
         """A queue of items for consumers; see `Queue`. An item that was handed out `max_attempts` times and
         not done is put aside; with None it is handed out until it is done."""
         return Queue(self._recipe(path, b"", acl), verify.max_attempts(max_attempts))
@@ -353,7 +360,7 @@ class Client(Nodes):
         data: bytes = b"",
         settle: float = 1.0,
         assign: Assign[T] = rendezvous,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
     ) -> Partition[T]:
         """Items that are shared out among members; see `Partition`. `items`: str, int, or whatever has a
         ``str()`` of its own that is the same in all processes. `settle` (seconds): how long the members must
@@ -361,11 +368,10 @@ class Client(Nodes):
         context = self._recipe(path, data, acl)
         return Partition(context, items, verify.settle(settle), verify.predicate(assign, "assign"))
 
-    def _recipe(self, path: str, data: bytes, acl: Sequence[Acl]) -> RecipeContext:
+    def _recipe(self, path: str, data: bytes, acl: Sequence[Acl] | None) -> RecipeContext:
         full, named = locate(self._chroot, path)
-        entries = OPEN_ACL if acl is OPEN_ACL else verify.acl(acl)
         return RecipeContext(
-            self._session, self._chroot, full, named, self._shared, verify.data(data), entries
+            self._session, self._chroot, full, named, self._shared, verify.data(data), self._acl(acl)
         )
 
     # Watches and caches

@@ -43,6 +43,8 @@ async def make_path(
         last = answers[-1]
         if not isinstance(last, BaseException) or isinstance(last, errors.NodeExists):
             return
+        if isinstance(last, errors.InvalidAcl):
+            raise last  # the list is refused for each of them alike, those that exist included
         # An ancestor that we may not create may exist, so its refusal counts only if the last create failed.
         for path, answer in zip(below, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(

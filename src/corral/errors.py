@@ -5,6 +5,7 @@
     │   ├── ServerError           the server refused the operation; nothing was applied
     │   │   ├── NoNode  NodeExists  BadVersion  NotEmpty  NoAuth  InvalidAcl
     │   │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
+    │   │   ├── QuotaExceeded  Throttled  EphemeralOnLocalSession
     │   │   ├── SessionMoved      another connection has the session; nothing was applied
     │   │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
     │   │   └── OtherServerError  a code that has no class of its own
@@ -52,6 +53,7 @@ __all__ = [
     "ConnectionLoss",
     "CorralError",
     "EnsembleBehind",
+    "EphemeralOnLocalSession",
     "FrameTooLarge",
     "InternalError",
     "InvalidAcl",
@@ -67,11 +69,13 @@ __all__ = [
     "NotEmpty",
     "OperationError",
     "OtherServerError",
+    "QuotaExceeded",
     "ReplyError",
     "ServerError",
     "SessionError",
     "SessionExpired",
     "SessionMoved",
+    "Throttled",
     "TransactionFailed",
     "Unimplemented",
     "UsageError",
@@ -174,6 +178,7 @@ class NoAuth(ServerError):
     _NEEDS: ClassVar[dict[str, str]] = {
         "check": "READ",
         "children": "READ",
+        "count_children": "READ",
         "create": "CREATE",
         "delete": "DELETE",
         "get": "READ",
@@ -241,13 +246,13 @@ class NotEmpty(ServerError):
 
 
 class InvalidAcl(ServerError):
-    """The server does not accept the ACL: an unknown scheme, a malformed id, or `Acl.creator` in a session
-    without credentials."""
+    """The server does not accept the ACL: an unknown scheme, a malformed id, or `acl.CREATOR_ALL` in a
+    session without credentials."""
 
     code = -114
     _problem = (
         "the server does not accept this ACL: its scheme is unknown, its id is malformed, or it is "
-        "Acl.creator() in a session without credentials"
+        "acl.CREATOR_ALL in a session without credentials"
     )
 
 
@@ -275,6 +280,35 @@ class NoWatcher(ServerError):
     _problem = "the server has no such watch of this session"
 
 
+class QuotaExceeded(ServerError):
+    """The znode would exceed a hard quota for the number or the size of znodes, set on it or above it.
+    Servers refuse this from ZooKeeper 3.7 on, with ``enforceQuota=true``."""
+
+    code = -125
+    _problem = (
+        "a quota on the path or above it would be exceeded; delete something there, or have the quota raised"
+    )
+
+
+class Throttled(ServerError):
+    """The server was too busy: the request had waited there for longer than
+    ``zookeeper.throttled_op_wait_time``. Nothing was applied. Send it again later."""
+
+    code = -127
+    _problem = "the server is overloaded, and has dropped the request unapplied; try again later"
+
+
+class EphemeralOnLocalSession(ServerError):
+    """The servers have local sessions (``localSessionsEnabled=true``), which cannot have ephemerals, and do
+    not upgrade them. corral's recipes need ephemerals."""
+
+    code = -120
+    _problem = (
+        "the session is local to one server, and cannot have ephemerals; set "
+        "localSessionsUpgradingEnabled=true on the servers, or localSessionsEnabled=false"
+    )
+
+
 class SessionMoved(ServerError):
     """Another connection has taken over the session. Nothing was applied: the request may be sent again."""
 
@@ -283,7 +317,8 @@ class SessionMoved(ServerError):
 
 
 class OtherServerError(ServerError):
-    """The server refused with a code that has no class of its own; `code` has it."""
+    """The server refused with a code that has no class of its own; `code` has it: -1 to -5 and -7 are faults
+    of the server, and newer servers may have more."""
 
     def __init__(self, operation: str, path: str | None, code: int) -> None:
         super().__init__(operation, path, f"the server answered with error code {code}; nothing was applied")
@@ -493,6 +528,9 @@ _BY_CODE: dict[int, type[ServerError]] = {
         BadArguments,
         Unimplemented,
         NoWatcher,
+        QuotaExceeded,
+        Throttled,
+        EphemeralOnLocalSession,
         SessionMoved,
     )
 }

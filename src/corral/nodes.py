@@ -11,7 +11,7 @@ from . import errors, paths, verify
 from .ensure import ROUNDS, make_path
 from .session.session import Session
 from .transaction import Transaction
-from .types import OPEN_ACL, Acl, Stat
+from .types import Acl, Identity, Stat
 from .wire import messages
 
 __all__ = ["Nodes"]
@@ -56,6 +56,9 @@ class Nodes:
 
     def _full(self, path: str) -> str:
         return paths.resolve(self._chroot, path)
+
+    def _acl(self, acl: Sequence[Acl] | None) -> tuple[Acl, ...]:
+        return self._session.default_acl if acl is None else verify.acl(acl)
 
     async def _bad_version(
         self, operation: str, path: str, expected: int | None, *, of_acl: bool = False
@@ -132,6 +135,52 @@ class Nodes:
         )
         return result
 
+    async def count_children(self, path: str, *, recursive: bool = True) -> int:
+        """Return the number of znodes below a znode: all of them, or its own children if not `recursive`.
+        Raises `NoNode`.
+
+        To count all, the server looks at every znode that it has, so do not call this often. It counts what
+        we may not read, too. Needs READ on `path`, and ZooKeeper 3.6 or newer: an older server raises
+        `Unimplemented` and closes the connection, see `who_am_i`. The number of own children is from the
+        znode's `Stat`, which any server has, and which servers from 3.9 on show only with READ.
+        """
+        verify.flag(recursive, "recursive")
+        full, named = paths.locate(self._chroot, path)
+        if not recursive:
+            stat: Stat = await self._session.request(
+                messages.EXISTS, messages.encode_exists(full, False), named
+            )
+            return stat.num_children
+        total: int = await self._session.request(messages.COUNT_ALL, messages.encode_count_all(full), named)
+        return total
+
+    async def ephemerals(self, path: str = "/") -> list[str]:
+        """Return the paths of this session's ephemeral znodes, in no order: those at `path` and below it.
+        What locks and other recipes hold is among them.
+
+        Needs no permission, and ZooKeeper 3.6 or newer: an older server raises `Unimplemented` and closes the
+        connection, see `who_am_i`. After a session has expired, the answer is the new session's.
+        """
+        full, named = paths.locate(self._chroot, path)
+        found: list[str] = await self._session.request(
+            messages.GET_EPHEMERALS, messages.encode_get_ephemerals(full), named
+        )
+        # The server compares text: "/a" finds "/ab", too.
+        below = full.rstrip("/") + "/"
+        return [paths.strip(self._chroot, each) for each in found if each == full or each.startswith(below)]
+
+    async def who_am_i(self) -> list[Identity]:
+        """Return who this session is to the server: by its address, by its credentials, by SASL, and by its
+        client certificate. These are what access control lists are compared with, and, except ``ip``, what
+        `corral.acl.creator` stands for.
+
+        Needs ZooKeeper 3.7 or newer. An older server raises `Unimplemented` and closes the connection, as for
+        each request that it does not know: writes that are unanswered then raise `ConnectionLoss`, everything
+        else continues on the next connection, and locks stay held.
+        """
+        found: list[tuple[str, str]] = await self._session.request(messages.WHO_AM_I, b"", None)
+        return [Identity(*each) for each in found]
+
     @overload
     async def create(
         self,
@@ -142,7 +191,7 @@ class Nodes:
         sequential: bool = False,
         container: bool = False,
         ttl: float | None = None,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         make_parents: bool = False,
     ) -> str: ...
 
@@ -156,7 +205,7 @@ class Nodes:
         sequential: bool = False,
         container: bool = False,
         ttl: float | None = None,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         make_parents: bool = False,
         with_stat: Literal[True],
     ) -> tuple[str, Stat]: ...
@@ -171,7 +220,7 @@ class Nodes:
         sequential: bool = False,
         container: bool = False,
         ttl: float | None = None,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         make_parents: bool = False,
         with_stat: bool,
     ) -> str | tuple[str, Stat]: ...
@@ -185,7 +234,7 @@ class Nodes:
         sequential: bool = False,
         container: bool = False,
         ttl: float | None = None,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
         make_parents: bool = False,
         with_stat: bool = False,
     ) -> str | tuple[str, Stat]:
@@ -196,17 +245,21 @@ class Nodes:
         last child is deleted. It deletes a znode with a `ttl` (seconds) that has no children when it was not
         changed for that long; it offers this only with `extendedTypesEnabled`.
 
+        `acl` is the access control list, such as those of `corral.acl`; None for the client's default
+        (`default_acl=` of `corral.connect`). A znode does not inherit its parent's.
+
         `make_parents` creates missing parents, a missing chroot included: persistent, empty and with the same
-        `acl`. They stay if the create fails. If other clients delete them again, they are created up to 16
-        times. On loss of the connection the parents are created as by `ensure_path`; the create itself is not
-        repeated.
+        `acl`, so that who may not change the znode cannot replace it either. Whoever else is to create znodes
+        beside it needs CREATE in that list. The parents stay if the create fails. If other clients delete
+        them again, they are created up to 16 times. On loss of the connection they are created as by
+        `ensure_path`; the create itself is not repeated.
 
         Raises `NodeExists`, `NoNode` (the parent does not exist), `NoChildrenForEphemerals`, `InvalidAcl`,
         and `SessionExpired` if an ephemeral create could not be sent before its session expired.
         """
         full = verify.new_path(self._chroot, path, sequential=sequential)
         flags = verify.create_flags(ephemeral=ephemeral, sequential=sequential, container=container, ttl=ttl)
-        data, entries = verify.data(data), verify.acl(acl)
+        data, entries = verify.data(data), self._acl(acl)
         if ttl is not None:
             op, body = messages.CREATE_TTL, messages.encode_create_ttl(full, data, entries, flags, ttl)
         else:
@@ -235,16 +288,17 @@ class Nodes:
         created = paths.strip(self._chroot, created)
         return (created, stat) if with_stat else created
 
-    async def ensure_path(self, path: str, *, acl: Sequence[Acl] = OPEN_ACL) -> None:
-        """Create a znode and its missing parents: persistent, empty, each with this `acl`. Znodes that exist
-        stay as they are. A missing chroot is created, too: ``ensure_path("/")``.
+    async def ensure_path(self, path: str, *, acl: Sequence[Acl] | None = None) -> None:
+        """Create a znode and its missing parents: persistent, empty, each with this `acl` (None for the
+        client's default). Znodes that exist stay as they are. A missing chroot is created, too:
+        ``ensure_path("/")``.
 
         All requests are sent together. On cancel some of them may be carried out. On loss of the connection
         they are sent again, since repeating them changes nothing; raises `ConnectionLoss` when
         `ConnectionLoss.MOST_LOSSES` connections in a row broke on one of them. Raises `NoAuth`, `InvalidAcl`,
         `NoChildrenForEphemerals`, and `NoNode` if other clients deleted a parent again in each of 16 rounds.
         """
-        await make_path(self._session, self._full(path), verify.acl(acl), chroot=self._chroot)
+        await make_path(self._session, self._full(path), self._acl(acl), chroot=self._chroot)
 
     async def delete(self, path: str, *, version: int | None = None, recursive: bool = False) -> None:
         """Delete a znode. Raises `NoNode`, `NotEmpty`, and `BadVersion` if its data version is not `version`

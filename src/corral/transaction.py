@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from . import errors, paths, verify
+from .session.refused_acl import invalid_acl
 from .session.session import Session
-from .types import OPEN_ACL, Acl, Stat
+from .types import Acl, Stat
 from .wire import messages
 from .wire.messages import Operation
 
@@ -82,12 +83,13 @@ class Transaction:
         *,
         ephemeral: bool = False,
         sequential: bool = False,
-        acl: Sequence[Acl] = OPEN_ACL,
+        acl: Sequence[Acl] | None = None,
     ) -> None:
         """Create a znode. The arguments are as for `Client.create`."""
         full = verify.new_path(self._chroot, path, sequential=sequential)
         flags = verify.create_flags(ephemeral=ephemeral, sequential=sequential)
-        body = messages.encode_create(full, verify.data(data), verify.acl(acl), flags)
+        entries = self._session.default_acl if acl is None else verify.acl(acl)
+        body = messages.encode_create(full, verify.data(data), entries, flags)
         self._add(messages.CREATE, body, path)
 
     def _add(self, op: Operation, body: bytes, path: str, version: int | None = None) -> None:
@@ -132,7 +134,11 @@ class Transaction:
             index -= len(conditions)
             refused = self._ops[index]
             path = paths.named(self._chroot, refused.path)
-            cause = errors.server_error(code, refused.op.name, path, expected=refused.version)
+            cause = (
+                invalid_acl(refused.op, refused.body, path)
+                if code == errors.InvalidAcl.code
+                else errors.server_error(code, refused.op.name, path, expected=refused.version)
+            )
             raise errors.TransactionFailed(index, cause)
         self.results = [self._result(answer.value) for answer in answers[len(conditions) :]]
         await self._session.wait_caches_current()

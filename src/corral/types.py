@@ -6,20 +6,15 @@ a transaction of the ensemble; they only grow.
 
 from __future__ import annotations
 
-import base64
 import enum
-import hashlib
 from typing import NamedTuple
 
-from .errors import UsageTypeError, UsageValueError
-
 __all__ = [
-    "OPEN_ACL",
-    "READ_ACL",
     "Acl",
     "ChildrenEvent",
     "Event",
     "EventKind",
+    "Identity",
     "Perm",
     "RawEvent",
     "RawKind",
@@ -75,55 +70,23 @@ class Perm(enum.IntFlag):
 
 
 class Acl(NamedTuple):
-    """One entry of a znode's access control list."""
+    """One entry of a znode's access control list. `corral.acl` makes the usual ones.
+
+    `perms` are granted to the identity `id` of the `scheme`, such as ``"world"`` and ``"anyone"``.
+    """
 
     perms: Perm
     scheme: str
     id: str
 
-    @classmethod
-    def world(cls, perms: Perm = Perm.ALL) -> Acl:
-        """An entry for everyone."""
-        return cls(perms, "world", "anyone")
 
-    @classmethod
-    def creator(cls, perms: Perm = Perm.ALL) -> Acl:
-        """An entry for each identity that the session is authenticated as when the znode is created."""
-        return cls(perms, "auth", "")
+class Identity(NamedTuple):
+    """Who a session is to a server; see `Client.who_am_i`."""
 
-    @classmethod
-    def digest(cls, user: str, password: str, perms: Perm = Perm.ALL) -> Acl:
-        """An entry for a user with a password. Only a hash of the two is sent and stored.
-
-        Raises `UsageValueError` or `UsageTypeError`; the message shows neither of them.
-        """
-        if not isinstance(user, str) or not isinstance(password, str):
-            raise UsageTypeError(
-                "Acl.digest takes user and password, each a str, "
-                f"not {type(user).__name__} and {type(password).__name__}"
-            )
-        if ":" in user:
-            raise UsageValueError(
-                "the user of Acl.digest contains a ':', the separator of user and password; pass them apart; "
-                "the value is not shown, as it may be secret"
-            )
-        try:
-            hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
-        except UnicodeEncodeError:
-            hashed = ""  # raised below, since this error contains the password
-        if not hashed:
-            raise UsageValueError(
-                "user and password of Acl.digest must be valid Unicode, without lone surrogates; "
-                "the values are not shown, as they may be secret"
-            )
-        return cls(perms, "digest", f"{user}:{hashed}")
-
-
-OPEN_ACL: tuple[Acl, ...] = (Acl.world(Perm.ALL),)
-"""Everyone may do everything: ZooKeeper's own default."""
-
-READ_ACL: tuple[Acl, ...] = (Acl.world(Perm.READ),)
-"""Everyone may read, no one may change."""
+    scheme: str
+    """Such as ``"ip"``, ``"digest"``, ``"sasl"`` or ``"x509"``."""
+    id: str
+    """The name in that scheme: the address, the user (without the hash of its password), or the subject."""
 
 
 class State(enum.Enum):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import ipaddress
 import math
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -225,30 +227,79 @@ def distinct(values: Sequence[str], name: str) -> None:
         )
 
 
-def acl(value: Sequence[Acl]) -> tuple[Acl, ...]:
-    """Check an access control list: at least one entry."""
+def acl(value: Sequence[Acl], name: str = "acl") -> tuple[Acl, ...]:
+    """Check an access control list: at least one entry, each with permissions, a scheme and an id that fits
+    it. No error shows an id of the scheme digest: it may be a password."""
     if (
         isinstance(value, Acl)
         or not isinstance(value, Sequence)
         or not all(isinstance(entry, Acl) for entry in value)
     ):
         raise UsageTypeError(
-            f"acl must be a sequence of corral.Acl such as corral.OPEN_ACL, not {type(value).__name__}; "
+            f"{name} must be a sequence of corral.Acl such as corral.acl.OPEN, not {type(value).__name__}; "
             "the value is not shown, as it may contain a secret"
         )
     if not value:
         raise UsageValueError(
-            "acl is empty, so nobody could use the znode; pass an entry, such as corral.OPEN_ACL"
+            f"{name} is empty, so nobody could use the znode; pass an entry, such as corral.acl.OPEN"
         )
     for index, entry in enumerate(value):
         if not isinstance(entry.perms, int) or not 0 <= entry.perms <= Perm.ALL:
             raise UsageValueError(
-                f"acl entry {index}: perms must be of corral.Perm, such as Perm.READ, "
+                f"{name} entry {index}: perms must be of corral.Perm, such as Perm.READ, "
                 f"not {shown(entry.perms)}"
             )
-        text(entry.scheme, f"acl entry {index}: its scheme")
-        text(entry.id, f"acl entry {index}: its id")
+        text(entry.scheme, f"{name} entry {index}: its scheme")
+        text(entry.id, f"{name} entry {index}: its id")
+        if (problem := _id_problem(entry.scheme, entry.id)) is not None:
+            raise UsageValueError(f"{name} entry {index}: {problem}")
     return tuple(value)
+
+
+_SHORTEST_HASH = 20
+
+
+def _id_problem(scheme: str, identity: str) -> str | None:
+    """What is wrong with an id of one of the schemes that every server has; servers may have others."""
+    if not scheme:
+        return "its scheme is empty; make entries with corral.acl, such as acl.world()"
+    if scheme == "world" and identity != "anyone":
+        return "the only id of the scheme world is 'anyone'; write acl.world()"
+    if scheme == "auth" and identity:
+        return (
+            "the scheme auth takes no id, since it stands for the identities of this session; write "
+            "acl.creator(), or acl.digest(user, password) for somebody else's"
+        )
+    if scheme == "digest" and not _is_digest(identity):
+        return (
+            "the id of the scheme digest is the user, ':' and a hash in base64; write "
+            "acl.digest(user, password); it is not shown, as it may be secret"
+        )
+    if scheme == "ip" and not _is_network(identity):
+        return (
+            f"the id of the scheme ip is an address or a network such as '10.0.0.0/8', not {shown(identity)}"
+        )
+    if scheme in ("sasl", "x509") and not identity:
+        return f"the id of the scheme {scheme} is empty; write the name, as zk.who_am_i() shows it"
+    return None
+
+
+def _is_digest(identity: str) -> bool:
+    # Whoever may not change a list reads "x" in place of each hash (Client.get_acl): it is no hash.
+    _, colon, hashed = identity.partition(":")
+    try:
+        return bool(colon) and len(base64.b64decode(hashed, validate=True)) >= _SHORTEST_HASH
+    except ValueError:
+        return False
+
+
+def _is_network(identity: str) -> bool:
+    address, slash, bits = identity.partition("/")
+    try:
+        most = ipaddress.ip_address(address).max_prefixlen
+    except ValueError:
+        return False
+    return not slash or (bits.isascii() and bits.isdecimal() and int(bits) <= most)
 
 
 def text(value: str, what: str) -> str:

@@ -117,7 +117,7 @@ async def administrating(stage: Stage) -> None:
     zk, path = stage.zk, stage.own("a")
     await stage.asked("create", zk.create(path, container=True, make_parents=True), is_created(path))
     await stage.asked("get_acl", zk.get_acl(LEAF), is_acl)
-    await stage.asked("set_acl", zk.set_acl(LEAF, corral.OPEN_ACL), is_stat)
+    await stage.asked("set_acl", zk.set_acl(LEAF, corral.acl.OPEN), is_stat)
     await stage.asked("create", zk.create(f"{path}/t", ttl=60.0), is_created(f"{path}/t"))
 
 

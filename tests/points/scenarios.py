@@ -120,6 +120,13 @@ async def _transact(zk: corral.Client, path: str) -> list[Any]:
     return list(tx.results)
 
 
+async def _who(zk: corral.Client) -> object:
+    """Who one is, or that ZooKeeper 3.6 does not tell."""
+    with contextlib.suppress(corral.Unimplemented):
+        return await zk.who_am_i()
+    return None
+
+
 async def _made(zk: corral.Client, path: str) -> int:
     return int(await zk.exists(f"{path}/a/b") is not None)
 
@@ -130,6 +137,9 @@ OPERATIONS = {
     "children": Operation(lambda zk, path: zk.children(path, with_stat=True), None),
     "get_acl": Operation(lambda zk, path: zk.get_acl(path), None),
     "sync": Operation(lambda zk, path: zk.sync(path), None),
+    "count_children": Operation(lambda zk, path: zk.count_children(path), None),
+    "ephemerals": Operation(lambda zk, path: zk.ephemerals(path), None),
+    "who_am_i": Operation(lambda zk, path: _who(zk), None),
     "create": Operation(lambda zk, path: zk.create(f"{path}/a", b"x"), _created),
     "create sequential": Operation(lambda zk, path: zk.create(f"{path}/s-", sequential=True), _created),
     "create ephemeral": Operation(
@@ -139,7 +149,7 @@ OPERATIONS = {
     "create with parents": Operation(lambda zk, path: zk.create(f"{path}/a/b", make_parents=True), _made),
     "set": Operation(lambda zk, path: zk.set(path, b"new"), _sets),
     "set a version": Operation(lambda zk, path: zk.set(path, b"new", version=0), _sets),
-    "set_acl": Operation(lambda zk, path: zk.set_acl(path, corral.OPEN_ACL), _acl_sets),
+    "set_acl": Operation(lambda zk, path: zk.set_acl(path, corral.acl.OPEN), _acl_sets),
     "delete": Operation(lambda zk, path: zk.delete(path), _deletes),
     "delete recursive": Operation(lambda zk, path: zk.delete(path, recursive=True), _deletes),
     "transaction": Operation(_transact, _transactions),

@@ -11,7 +11,7 @@ import corral
 from line_kinds import LineKind, every_kind, is_single
 from support import within
 
-MINE = [corral.Acl.digest("me", "secret")]
+MINE = [*corral.acl.digest("me", "secret")]
 
 PATH = "/made/for/it"
 

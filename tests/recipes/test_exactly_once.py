@@ -351,7 +351,7 @@ DELETE_NOT = corral.Perm.ALL & ~corral.Perm.DELETE
 
 async def test_a_znode_that_allows_no_children(rig: Rig) -> None:
     """X1: without CREATE on the znode nothing is written, and the error says what is needed."""
-    await rig.other.create(PATH, b"5", acl=[corral.Acl.world(READ_WRITE)])
+    await rig.other.create(PATH, b"5", acl=corral.acl.world(READ_WRITE))
     with pytest.raises(corral.NoAuth, match=f"'{PATH}'.*CREATE and DELETE"):
         await counter(rig.zk).add(1)
     assert await number(rig.other) == 5
@@ -359,7 +359,7 @@ async def test_a_znode_that_allows_no_children(rig: Rig) -> None:
 
 async def test_a_znode_whose_children_cannot_be_deleted(rig: Rig) -> None:
     """X1: without DELETE on the znode, the one mark stays as long as the session, and is used again."""
-    await rig.other.create(PATH, b"5", acl=[corral.Acl.world(DELETE_NOT)])
+    await rig.other.create(PATH, b"5", acl=corral.acl.world(DELETE_NOT))
     for expected in (6, 7, 8):
         assert await counter(rig.zk).add(1) == expected
         await turns()
@@ -373,7 +373,7 @@ async def test_a_znode_whose_children_cannot_be_deleted(rig: Rig) -> None:
 async def test_a_mark_that_we_may_not_use(rig: Rig, permission: corral.Perm) -> None:
     """X1: without WRITE on the mark nothing is written. Without READ a lost answer cannot be resolved."""
     await rig.other.create(PATH, b"5")
-    acl = [corral.Acl.world(corral.Perm.ALL & ~permission)]
+    acl = [*corral.acl.world(corral.Perm.ALL & ~permission)]
     async with rig.proxy.cut_at(committed("transaction")):
         with pytest.raises((corral.NoAuth, corral.ConnectionLoss), match="acl="):
             await rig.zk.counter(PATH, layout="kazoo", acl=acl).add(1)

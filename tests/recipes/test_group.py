@@ -22,12 +22,12 @@ from lock_support import Rig
 
 import corral
 from client_support import asks_for, requests_seen
-from corral import Acl
+from corral import acl
 from corral.testing import FaultProxy, before
 from corral.wire import messages
 from support import settle, turns, until, within
 
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 
 # Joining
@@ -228,7 +228,7 @@ async def test_a_group_that_we_may_not_list(zk: corral.Client, other: corral.Cli
     async with zk.group("/workers").watch() as events:
         with pytest.raises(corral.NoAuth, match="'/workers'"):
             await next_of(events)
-        await other.set_acl("/workers", corral.OPEN_ACL)
+        await other.set_acl("/workers", corral.acl.OPEN)
         assert names((await next_of(events)).members) == ["a"]
 
 

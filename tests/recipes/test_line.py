@@ -334,7 +334,7 @@ async def test_parents_that_cannot_be_made(
         await other.create("/x", ephemeral=True)
         refusal: type[Exception] = corral.NoChildrenForEphemerals
     else:
-        await other.create("/x", acl=corral.READ_ACL)
+        await other.create("/x", acl=corral.acl.WORLD_READ)
         refusal = corral.NoAuth
     for way in ("acquire", "try_acquire"):
         with pytest.raises(refusal):
@@ -345,7 +345,7 @@ async def test_a_line_that_cannot_be_read(
     connect: Callable[..., corral.Client], other: corral.Client
 ) -> None:
     """L3: an acquire that may create its node but not list the line fails, and leaves no node."""
-    acl = [corral.Acl.world(corral.Perm.CREATE | corral.Perm.DELETE), *digest_acl()]
+    acl = [*corral.acl.world(corral.Perm.CREATE | corral.Perm.DELETE), *digest_acl()]
     await other.create("/lock", acl=acl)
     async with connect() as zk:
         for way in ("acquire", "try_acquire"):
@@ -353,11 +353,11 @@ async def test_a_line_that_cannot_be_read(
                 await within(getattr(zk.lock("/lock"), way)())
         async with connect(auth=[("digest", b"reader:secret")]) as reader:
             await until_line(reader, "/lock", 0)
-            await reader.set_acl("/lock", corral.OPEN_ACL)
+            await reader.set_acl("/lock", corral.acl.OPEN)
 
 
 def digest_acl() -> list[corral.Acl]:
-    return [corral.Acl.digest("reader", "secret", corral.Perm.ALL)]
+    return [*corral.acl.digest("reader", "secret", corral.Perm.ALL)]
 
 
 async def test_our_node_is_deleted_while_we_wait(zk: corral.Client, other: corral.Client, root: str) -> None:

@@ -587,7 +587,7 @@ async def test_names_and_parents(rig: Rig, root: str, kind: LineKind) -> None:
             data, stat = await rig.other.get(f"{path}{line.below}/{name}")
             assert data == b""
             assert (stat.ephemeral_owner, stat.czxid) == (rig.zk.session_id, each.fencing_token)
-            assert (await rig.other.get_acl(f"{path}{line.below}/{name}"))[0] == list(corral.OPEN_ACL)
+            assert (await rig.other.get_acl(f"{path}{line.below}/{name}"))[0] == list(corral.acl.OPEN)
     containers = {each.path for each in rig.tap.messages if asks_for(CREATE_CONTAINER)(each)}
     assert {f"{root}{path}{line.below}" for line in kind.lines} <= containers
 

@@ -261,7 +261,7 @@ async def test_one_of_them_is_held_by_the_task_already(zk: corral.Client, way: s
 async def test_one_that_cannot_be_had(rig: Rig, forbidden: str, way: str) -> None:
     """If the server refuses one of them, the error is raised, and the others are released."""
     for path in PATHS:
-        await rig.other.create(path, acl=corral.READ_ACL if path == forbidden else corral.OPEN_ACL)
+        await rig.other.create(path, acl=corral.acl.WORLD_READ if path == forbidden else corral.acl.OPEN)
     with pytest.raises(corral.NoAuth, match=forbidden):
         await within(getattr(rig.zk.multi_lock(PATHS), way)())
     await settle(rig.zk)

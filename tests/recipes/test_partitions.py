@@ -554,12 +554,12 @@ async def test_items_that_may_not_be_locked(connect: Connect, zk: corral.Client)
     """P1: the refusal is raised in the loop, and tried again; meanwhile the others are ours."""
     async with connect(auth=[("digest", b"boss:secret")]) as boss:
         await boss.create(f"{PATH}/locks/3", make_parents=True)
-        await boss.set_acl(f"{PATH}/locks/3", [corral.Acl.digest("boss", "secret")])
+        await boss.set_acl(f"{PATH}/locks/3", corral.acl.digest("boss", "secret"))
         async with partition(zk) as joined:
             with pytest.raises(corral.NoAuth, match=f"create '{PATH}/locks/3'"):
                 await within(drain(joined))
             mine = frozenset[int]()
-            await boss.set_acl(f"{PATH}/locks/3", [corral.Acl.world(Perm.ALL)])
+            await boss.set_acl(f"{PATH}/locks/3", corral.acl.world(Perm.ALL))
             while mine != frozenset(ITEMS):
                 mine = await within(anext(joined))
 

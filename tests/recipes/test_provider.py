@@ -16,11 +16,11 @@ from lock_support import Rig
 
 import corral
 from client_support import requests_seen
-from corral import Acl
+from corral import acl
 from corral.testing import FaultProxy
 from support import turns, until, within
 
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 
 async def register(zk: corral.Client, *ids: str, enabled: bool = True) -> None:
@@ -284,7 +284,7 @@ async def test_it_works_on_with_what_it_knew(rig: Rig, caplog: pytest.LogCapture
 
         await until(warned, "it is logged")
         assert not web.is_current
-        await rig.other.set_acl("/services/web", corral.OPEN_ACL)
+        await rig.other.set_acl("/services/web", corral.acl.OPEN)
         await knows(web, "1", "2")
         [warning] = warnings_of(caplog)
         assert warning.startswith("service web: its instances are not kept current: ")
@@ -298,7 +298,7 @@ async def test_refused_when_it_is_entered(zk: corral.Client, other: corral.Clien
     web = provider(zk)
     with pytest.raises(corral.NoAuth, match="'/services/web'"):
         await within(web.__aenter__())
-    await other.set_acl("/services/web", corral.OPEN_ACL)
+    await other.set_acl("/services/web", corral.acl.OPEN)
     async with web:
         assert web.instances == ()
     assert watched(zk) == (0, 0)

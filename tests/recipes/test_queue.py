@@ -532,12 +532,12 @@ async def test_a_refused_acknowledgement_can_be_repeated(zk: corral.Client, othe
     await zk.queue(PATH).put(b"x")
     taking = zk.queue(PATH).take()
     job = await taking.__aenter__()
-    await other.set_acl(f"{PATH}/entries", [corral.Acl.world(corral.Perm.READ | corral.Perm.ADMIN)])
+    await other.set_acl(f"{PATH}/entries", corral.acl.world(corral.Perm.READ | corral.Perm.ADMIN))
     with pytest.raises(corral.NoAuth):
         await taking.__aexit__(None, None, None)
     assert job.is_valid
     assert await other.queue(PATH).try_take() is None
-    await other.set_acl(f"{PATH}/entries", corral.OPEN_ACL)
+    await other.set_acl(f"{PATH}/entries", corral.acl.OPEN)
     await job.done()
     assert await zk.queue(PATH).size() == 0
 

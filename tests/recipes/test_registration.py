@@ -420,8 +420,8 @@ async def test_an_update_whose_session_ends(rig: Rig, lost: str) -> None:
 
 async def test_an_update_that_is_refused(rig: Rig) -> None:
     """N1: the refusal is raised, and the data is as before: also in the next session."""
-    acl = [corral.Acl.world(Perm.READ)]
-    async with rig.zk.registration(PATH, b"up", acl=corral.OPEN_ACL) as me:
+    acl = [*corral.acl.world(Perm.READ)]
+    async with rig.zk.registration(PATH, b"up", acl=corral.acl.OPEN) as me:
         await rig.other.set_acl(PATH, acl)
         for _ in range(2):
             with pytest.raises(corral.NoAuth, match=f"set '{PATH}'"):
@@ -510,8 +510,8 @@ async def test_leaving_that_is_refused(
 ) -> None:
     """N1, L6: where the ACL does not let us delete the znode, leaving says so; the body's own exception stays, with a
     note."""
-    boss_of = [corral.Acl.digest("boss", "secret")]
-    closed = [*boss_of, corral.Acl.world(Perm.CREATE | Perm.READ | Perm.WRITE)]
+    boss_of = [*corral.acl.digest("boss", "secret")]
+    closed = [*boss_of, *corral.acl.world(Perm.CREATE | Perm.READ | Perm.WRITE)]
     async with connect(auth=[("digest", b"boss:secret")]) as boss:
         await boss.create("/here", acl=closed)
         with pytest.raises(corral.NoAuth, match=f"delete '{PATH}'"):
@@ -522,7 +522,7 @@ async def test_leaving_that_is_refused(
             async with zk.registration("/here/host-8"):
                 raise ValueError("mine")
         assert "meanwhile delete '/here/host-8'" in failure.value.__notes__[0]
-        await boss.set_acl("/here", corral.OPEN_ACL)
+        await boss.set_acl("/here", corral.acl.OPEN)
 
 
 async def test_the_client_is_closed_inside(
@@ -616,7 +616,7 @@ async def test_registered_again_before_the_last_one_is_gone(rig: Rig) -> None:
 async def test_entering_that_is_refused(connect: Connect, zk: corral.Client) -> None:
     """N1: the server's refusal is raised."""
     async with connect(auth=[("digest", b"boss:secret")]) as boss:
-        await boss.create("/closed", acl=[corral.Acl.digest("boss", "secret")])
+        await boss.create("/closed", acl=corral.acl.digest("boss", "secret"))
         with pytest.raises(corral.NoAuth, match="create '/closed/me'"):
             await within(zk.registration("/closed/me").__aenter__())
         await boss.create("/ephemeral", ephemeral=True)
@@ -632,7 +632,7 @@ async def test_making_it_again_is_refused(
     async with connect(auth=[("digest", b"boss:secret")]) as boss:
         await boss.create("/here")
         async with zk.registration(PATH, b"up") as me:
-            await boss.set_acl("/here", [corral.Acl.digest("boss", "secret")])
+            await boss.set_acl("/here", corral.acl.digest("boss", "secret"))
             await boss.delete(PATH)
 
             async def is_logged() -> bool:
@@ -644,7 +644,7 @@ async def test_making_it_again_is_refused(
                 with pytest.raises(corral.NoAuth, match=f"create '{PATH}'"):
                     await within(me.update(b"busy"))
             assert caplog.text.count("is not kept") == 1
-            await boss.set_acl("/here", corral.OPEN_ACL)
+            await boss.set_acl("/here", corral.acl.OPEN)
             await within(me.wait_present())
             assert (await boss.get(PATH))[0] == b"busy"
 
@@ -701,7 +701,7 @@ async def unreadable(version: Literal["3.8", "3.9"]) -> AsyncIterator[tuple[Faul
         yield proxy, tap, they
 
 
-BLIND = [corral.Acl.digest("they", "secret"), corral.Acl.world(Perm.WRITE | Perm.DELETE)]
+BLIND = corral.acl.digest("they", "secret") + corral.acl.world(Perm.WRITE | Perm.DELETE)
 
 
 @pytest.mark.parametrize("version", ["3.8", "3.9"])
@@ -754,7 +754,7 @@ async def test_somebody_elses_znode_that_we_may_not_read(version: Literal["3.8",
         unreadable(version) as (proxy, tap, they),
         corral.connect(proxy.address, session_timeout=3) as zk,
     ):
-        await they.create(PATH, ephemeral=True, acl=[corral.Acl.digest("they", "secret")])
+        await they.create(PATH, ephemeral=True, acl=corral.acl.digest("they", "secret"))
         with pytest.raises(corral.NodeExists, match="on_taken='wait'"):
             await within(zk.registration(PATH, on_taken="raise").__aenter__())
         start = len(tap.messages)

@@ -15,8 +15,8 @@ from support import children, settle, turns, until_line, within
 
 P = corral.Perm
 BOSS = ("digest", b"boss:secret")
-NO_DELETE = [corral.Acl.digest("boss", "secret"), corral.Acl.world(P.CREATE | P.READ | P.WRITE)]
-MENDED = [corral.Acl.digest("boss", "secret"), corral.Acl.world(P.CREATE | P.READ | P.WRITE | P.DELETE)]
+NO_DELETE = corral.acl.digest("boss", "secret") + corral.acl.world(P.CREATE | P.READ | P.WRITE)
+MENDED = corral.acl.digest("boss", "secret") + corral.acl.world(P.CREATE | P.READ | P.WRITE | P.DELETE)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ async def boss(connect: Callable[..., corral.Client]) -> AsyncIterator[corral.Cl
         await client.create("/it/leases", acl=NO_DELETE)
         yield client
         for path in ("/it/leases", "/it"):
-            await client.set_acl(path, corral.OPEN_ACL)
+            await client.set_acl(path, corral.acl.OPEN)
 
 
 async def mend(boss: corral.Client) -> None:

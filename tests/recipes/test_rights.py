@@ -15,7 +15,7 @@ from corral.testing import EmbeddedServer, FaultProxy
 from corral.wire.messages import EXISTS
 from support import children, settle, until_line, within
 
-SECRET = [corral.Acl.digest("they", "secret")]
+SECRET = corral.acl.digest("they", "secret")
 
 
 class Room(NamedTuple):
@@ -170,7 +170,7 @@ async def test_our_own_node(room: Room) -> None:
 
 async def test_a_line_that_we_may_not_read(room: Room) -> None:
     """L9: listing the contenders needs the READ permission on the path, and the error says so."""
-    await room.they.set_acl("/line", [*SECRET, corral.Acl.world(corral.Perm.CREATE | corral.Perm.DELETE)])
+    await room.they.set_acl("/line", [*SECRET, *corral.acl.world(corral.Perm.CREATE | corral.Perm.DELETE)])
     for ask in (
         room.zk.lock("/line").contenders,
         room.zk.lock("/line").evict,

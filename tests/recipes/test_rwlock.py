@@ -325,7 +325,7 @@ async def test_there_is_no_downgrade_where_the_numbers_have_run_out() -> None:
 async def test_a_downgrade_that_is_refused(zk: corral.Client, other: corral.Client) -> None:
     """A refusal by the server is raised, and the write lock is still held."""
     async with zk.rwlock("/rw").write() as held:
-        await other.set_acl("/rw", [corral.Acl.world(corral.Perm.READ | corral.Perm.DELETE)])
+        await other.set_acl("/rw", corral.acl.world(corral.Perm.READ | corral.Perm.DELETE))
         with pytest.raises(corral.NoAuth):
             await held.downgrade()
         assert held.is_valid
@@ -393,7 +393,7 @@ async def _is(zk: corral.Client, *states: corral.State) -> bool:
 async def test_a_downgrade_that_is_refused_when_it_was_let_go(rig: Rig) -> None:
     """L6: if it is released while a downgrade is in flight that the server refuses, no node is left."""
     held = await rig.zk.rwlock("/rw").write().acquire()
-    await rig.other.set_acl("/rw", [corral.Acl.world(corral.Perm.READ | corral.Perm.DELETE)])
+    await rig.other.set_acl("/rw", corral.acl.world(corral.Perm.READ | corral.Perm.DELETE))
     async with rig.proxy.black_hole():
         downgrading = asyncio.create_task(held.downgrade())
         await turns()

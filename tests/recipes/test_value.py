@@ -330,10 +330,10 @@ async def test_a_chroot(zk: corral.Client) -> None:
 
 async def test_a_permission(zk: corral.Client) -> None:
     """The znode has the ACL that was given; a refusal names the znode."""
-    acl = [corral.Acl.world(corral.Perm.ALL & ~corral.Perm.ADMIN)]
+    acl = [*corral.acl.world(corral.Perm.ALL & ~corral.Perm.ADMIN)]
     await zk.value("/v", acl=acl).set(b"a")
     assert (await zk.get_acl("/v"))[0] == acl
-    await zk.create("/w", b"a", acl=[corral.Acl.world(corral.Perm.ALL & ~corral.Perm.WRITE)])
+    await zk.create("/w", b"a", acl=corral.acl.world(corral.Perm.ALL & ~corral.Perm.WRITE))
     with pytest.raises(corral.NoAuth, match=r"'/w'.*WRITE"):
         await zk.value("/w").set(b"b")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from registry import Watcher
 from scripted import Answer, Feed, T, stat_of, whole
 
-from corral import errors
+from corral import acl, errors
 from corral.session import gate
 from corral.session.gate import Misfit, Stranger
 from corral.session.requests import Request
@@ -21,7 +21,7 @@ from corral.session.states import ConnectionPhase
 from corral.session.watch_registry import WatchState
 from corral.session.watchers import WatchEvent, WatchKind
 from corral.session.zxids import ZxidTracker
-from corral.types import OPEN_ACL, Stat, State
+from corral.types import Stat, State
 from corral.wire import messages
 from corral.wire.messages import MultiResult, Operation
 
@@ -111,7 +111,7 @@ def created(requested: str, flags: int, number: str) -> tuple[str, list[str]]:
 @st.composite
 def creates(draw: st.DrawFn) -> Exchange:
     path, flags = draw(PATHS), draw(FLAGS)
-    body = messages.encode_create(path, draw(DATA), OPEN_ACL, flags)
+    body = messages.encode_create(path, draw(DATA), acl.OPEN, flags)
     return Exchange(messages.CREATE, body, *created(path, flags, draw(NUMBERS)))
 
 
@@ -123,7 +123,7 @@ def creates2(draw: st.DrawFn) -> Exchange:
     stat = draw(STATS)._replace(ephemeral_owner=owner)
     wrong: list[Any] = [(each, stat) for each in paths]
     wrong += [(right, stat._replace(ephemeral_owner=SESSION - owner)), (right, stat._replace(czxid=ZXID + 1))]
-    body = messages.encode_create(path, draw(DATA), OPEN_ACL, flags)
+    body = messages.encode_create(path, draw(DATA), acl.OPEN, flags)
     return Exchange(messages.CREATE2, body, (right, stat), wrong)
 
 
@@ -132,7 +132,7 @@ def containers(draw: st.DrawFn) -> Exchange:
     path = draw(PATHS)
     stat = draw(STATS)._replace(ephemeral_owner=draw(st.sampled_from([0, CONTAINER])))
     wrong = [(path + "x", stat), (path, stat._replace(ephemeral_owner=SESSION))]
-    body = messages.encode_create(path, draw(DATA), OPEN_ACL, 4)
+    body = messages.encode_create(path, draw(DATA), acl.OPEN, 4)
     return Exchange(messages.CREATE_CONTAINER, body, (path, stat), wrong)
 
 
@@ -141,7 +141,7 @@ def creates_ttl(draw: st.DrawFn) -> Exchange:
     path, flags = draw(PATHS), draw(st.sampled_from([5, 6]))
     right, paths = created(path, 2 if flags == 6 else 0, draw(NUMBERS))
     stat = draw(STATS)._replace(ephemeral_owner=1 << 60)
-    body = messages.encode_create_ttl(path, draw(DATA), OPEN_ACL, flags, 60.0)
+    body = messages.encode_create_ttl(path, draw(DATA), acl.OPEN, flags, 60.0)
     return Exchange(messages.CREATE_TTL, body, (right, stat), [(each, stat) for each in paths])
 
 
@@ -211,6 +211,27 @@ def multi_reads(draw: st.DrawFn) -> Exchange:
     return Exchange(messages.MULTI_READ, body, some, wrong)
 
 
+@st.composite
+def ephemerals(draw: st.DrawFn) -> Exchange:
+    prefix = draw(st.one_of(st.just("/"), PATHS))
+    names = draw(st.lists(NAMES, max_size=4))
+    found = [f"{prefix}{name}" for name in names]
+    wrong = [[*found, each] for each in ("", "/", "elsewhere", f"{prefix.rstrip('/')}/", f"{prefix}\x00")]
+    return Exchange(messages.GET_EPHEMERALS, messages.encode_get_ephemerals(prefix), found, wrong)
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> Exchange:
+    total = draw(st.integers(0, 2**31 - 1))
+    return Exchange(messages.COUNT_ALL, messages.encode_count_all(draw(PATHS)), total, [-1, -total - 1])
+
+
+@st.composite
+def identities(draw: st.DrawFn) -> Exchange:
+    found = draw(st.lists(st.tuples(NAMES, st.text(max_size=8)), max_size=4))
+    return Exchange(messages.WHO_AM_I, b"", found, [[*found, ("", "ann")]])
+
+
 EXCHANGES: dict[Operation, st.SearchStrategy[Exchange]] = {
     messages.GET: gets(),
     messages.CHILDREN: children(),
@@ -221,6 +242,9 @@ EXCHANGES: dict[Operation, st.SearchStrategy[Exchange]] = {
     messages.CREATE_CONTAINER: containers(),
     messages.CREATE_TTL: creates_ttl(),
     messages.DELETE: without_a_check(),
+    messages.GET_EPHEMERALS: ephemerals(),
+    messages.COUNT_ALL: counts(),
+    messages.WHO_AM_I: identities(),
     messages.MULTI: multis(),
     messages.MULTI_READ: multi_reads(),
 }
@@ -297,14 +321,17 @@ def test_one_operation_is_refused() -> None:
     [
         (messages.GET, messages.encode_get("/a", False), (b"four", stat_of(b"five5")), "4 bytes.* 5"),
         (messages.SET, messages.encode_set("/a", b"x", 3), stat_of(b"x")._replace(version=9), "9 .*3"),
-        (messages.CREATE, messages.encode_create("/a", b"", OPEN_ACL, 0), "/b", "'/b' .*'/a'"),
-        (messages.CREATE, messages.encode_create("/a", b"", OPEN_ACL, 2), "/a", "'/a' with a number"),
+        (messages.CREATE, messages.encode_create("/a", b"", acl.OPEN, 0), "/b", "'/b' .*'/a'"),
+        (messages.CREATE, messages.encode_create("/a", b"", acl.OPEN, 2), "/a", "'/a' with a number"),
         (
             messages.CREATE2,
-            messages.encode_create("/a", b"", OPEN_ACL, 1),
+            messages.encode_create("/a", b"", acl.OPEN, 1),
             ("/a", stat_of(b"")._replace(ephemeral_owner=0x99)),
             "0x99, not by 0x7",
         ),
+        (messages.GET_EPHEMERALS, messages.encode_get_ephemerals("/a"), ["/b"], "'/b' .* below '/a'"),
+        (messages.COUNT_ALL, messages.encode_count_all("/a"), -7, "-7 znodes"),
+        (messages.WHO_AM_I, b"", [("", "ann")], "without a scheme"),
         (
             messages.MULTI,
             messages.encode_multi([(messages.CHECK, b"")] * 2),

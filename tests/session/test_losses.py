@@ -13,9 +13,8 @@ from driven import Driven, body_of, well
 from hypothesis import given, settings
 from scripted import Answer, Feed, T, whole
 
-from corral import errors
+from corral import acl, errors
 from corral.session.requests import NOBODY, OwnRequest, Request, Requests
-from corral.types import OPEN_ACL
 from corral.wire import messages
 
 GIVEN_UP = errors.ConnectionLoss.MOST_LOSSES
@@ -301,7 +300,7 @@ class Persistent(Answer):
 POISON: dict[messages.Operation, bytes] = {
     messages.GET: messages.encode_get("/poison", False),
     messages.SET: messages.encode_set("/poison", b"x", -1),
-    messages.CREATE_CONTAINER: messages.encode_create("/poison", b"", OPEN_ACL, 4),
+    messages.CREATE_CONTAINER: messages.encode_create("/poison", b"", acl.OPEN, 4),
     messages.MULTI: messages.encode_multi([(messages.CHECK, messages.encode_check("/poison", -1))]),
     messages.MULTI_READ: messages.encode_multi([(messages.GET, messages.encode_get("/poison", False))]),
     messages.ADD_WATCH: messages.encode_add_watch("/poison", 1),

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from corral import OPEN_ACL, errors
+from corral import acl, errors
 from corral.session.machine import Machine
 from corral.session.requests import Request
 from corral.session.states import ConnectionPhase
@@ -312,7 +312,7 @@ class Model(RuleBasedStateMachine):
                 self._write(messages.DELETE, messages.encode_delete(each, -1))
         for each in PATHS[1:] if how != "delete" else ():
             if path == each or path.startswith(each + "/"):
-                self._write(messages.CREATE, messages.CREATE.request.encode(each, b"", OPEN_ACL, 0))
+                self._write(messages.CREATE, messages.CREATE.request.encode(each, b"", acl.OPEN, 0))
 
     def _write(self, op: messages.Operation, body: bytes) -> None:
         self.writer.link.received(NOW, messages.REQUEST_HEADER.pack(0, 1, op.opcode)[4:] + body)

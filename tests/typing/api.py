@@ -57,11 +57,17 @@ async def nodes(zk: corral.Client) -> None:
     assert_type(await zk.children("/jobs"), list[str])
     assert_type(await zk.children("/jobs", with_stat=True), tuple[list[str], corral.Stat])
     assert_type(await zk.get_acl("/jobs"), tuple[list[corral.Acl], corral.Stat])
-    acl: Sequence[corral.Acl] = [corral.Acl.digest("user", "password"), corral.Acl.world(corral.Perm.READ)]
+    acl: Sequence[corral.Acl] = corral.acl.digest("user", "password") + corral.acl.world(corral.Perm.READ)
     await zk.set_acl("/jobs", acl, version=0)
     await zk.sync()
     await zk.delete("/jobs", recursive=True)
-    await zk.ensure_path("/jobs/done", acl=corral.READ_ACL)
+    await zk.ensure_path("/jobs/done", acl=corral.acl.WORLD_READ)
+    assert_type(await zk.who_am_i(), list[corral.Identity])
+    identity = corral.Identity("ip", "127.0.0.1")
+    assert_type((identity.scheme, identity.id), tuple[str, str])
+    assert_type(await zk.ephemerals() + await zk.ephemerals("/jobs"), list[str])
+    assert_type(await zk.count_children("/jobs"), int)
+    assert_type(await zk.count_children("/jobs", recursive=False), int)
     async with zk.transaction() as tx:
         tx.check("/config", version=3)
         tx.set("/config", b"v4")
@@ -69,8 +75,8 @@ async def nodes(zk: corral.Client) -> None:
     assert_type(tx, corral.Transaction)
     assert_type(tx.results, list[str | corral.Stat | None])
     assert_type(await tx.commit(), list[str | corral.Stat | None])
-    assert_type(await zk.create("/c", container=True, acl=corral.READ_ACL), str)
-    assert_type(await zk.create("/t", ttl=2.5, acl=[corral.Acl.creator()]), str)
+    assert_type(await zk.create("/c", container=True, acl=corral.acl.WORLD_READ), str)
+    assert_type(await zk.create("/t", ttl=2.5, acl=corral.acl.creator()), str)
 
 
 async def whether_with_stat(zk: corral.Client, flag: bool) -> None:
@@ -430,7 +436,13 @@ def records(stat: corral.Stat, acl: corral.Acl, family: corral.ChildrenEvent, ra
     assert_type(family.removed, frozenset[str])
     assert_type(family.exists, bool)
     assert_type(raw.path, str)
-    assert_type(corral.OPEN_ACL, tuple[corral.Acl, ...])
+    assert_type(corral.acl.OPEN, tuple[corral.Acl, ...])
+    assert_type(corral.acl.CREATOR_ALL + corral.acl.WORLD_READ, tuple[corral.Acl, ...])
+    assert_type(corral.acl.creator(corral.Perm.READ | corral.Perm.WRITE), tuple[corral.Acl, ...])
+    assert_type(corral.acl.sasl("ann") + corral.acl.x509("CN=ann"), tuple[corral.Acl, ...])
+    assert_type(corral.acl.ip("10.0.0.0/8", corral.Perm.READ), tuple[corral.Acl, ...])
+    corral.connect(default_acl=corral.acl.CREATOR_ALL)
+    corral.connect(default_acl=[corral.Acl(corral.Perm.ALL, "super", "")])
     all_of_them = (
         corral.Perm.READ | corral.Perm.WRITE | corral.Perm.CREATE | corral.Perm.DELETE | corral.Perm.ADMIN
     )
@@ -466,6 +478,9 @@ def whose_fault(error: corral.CorralError) -> str:
         case corral.NoAuth() | corral.InvalidAcl() | corral.BadArguments() | corral.Unimplemented():
             assert_type(error.code, int)
             return "the configuration's"
+        case corral.QuotaExceeded() | corral.Throttled() | corral.EphemeralOnLocalSession():
+            assert_type(error.path, str | None)
+            return "the operator's"
         case corral.NoWatcher() | corral.SessionMoved() | corral.OtherServerError() | corral.ReplyError():
             assert_type(error.operation, str)
             return "a server's"

@@ -12,7 +12,7 @@ from watching import fail_at_bad, first_of, next_of, registered, told_of, until_
 
 import corral
 from client_support import requests_seen
-from corral import Acl, Event, EventKind, Znode
+from corral import Event, EventKind, Znode, acl
 from corral.testing import FaultProxy
 from corral.wire import messages
 from support import PATIENCE, turns, until
@@ -21,7 +21,7 @@ from watch_support import contents, shown
 Watchers = Callable[[str], Awaitable[int]]
 Write = Callable[[corral.Client], Awaitable[object]]
 
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 
 async def grow(zk: corral.Client, *paths: str) -> None:
@@ -489,12 +489,12 @@ async def test_nodes_that_we_may_not_read(
             assert cache.children("/tree") == ["a"]
     assert len(caplog.records) == 1
     for path in ("/tree/x", "/tree/y"):
-        await other.set_acl(path, corral.OPEN_ACL)
+        await other.set_acl(path, corral.acl.OPEN)
     await other.set_acl("/tree", ONLY_USER)
     with pytest.raises(corral.NoAuth, match="'/tree'"):
         await zk.cache("/tree").__aenter__()
     assert registered(zk) == (0, 0)
-    await other.set_acl("/tree", corral.OPEN_ACL)
+    await other.set_acl("/tree", corral.acl.OPEN)
 
 
 async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corral.Client) -> None:
@@ -528,7 +528,7 @@ async def test_root_that_we_may_not_read_any_more(zk: corral.Client, other: corr
             await following
     events.close()
     assert registered(zk) == (0, 0)
-    await other.set_acl("/tree", corral.OPEN_ACL)
+    await other.set_acl("/tree", corral.acl.OPEN)
 
 
 async def test_only_that_fails(zk: corral.Client, other: corral.Client) -> None:

@@ -13,12 +13,12 @@ import pytest
 from watching import first_of, grow, next_of, registered
 
 import corral
-from corral import Acl, errors
+from corral import acl, errors
 from corral.testing import FaultProxy, Message, MessageKind
 from corral.wire import messages
 from support import PATIENCE, turns, until
 
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ async def test_it_recovers(zk: corral.Client, owner: corral.Client, told: bool) 
         with pytest.raises(corral.NoAuth):
             await waiting
         await grow(owner, *(f"/tree/{n}" for n in range(100)))
-        await owner.set_acl("/tree", corral.OPEN_ACL)
+        await owner.set_acl("/tree", corral.acl.OPEN)
         if told:
             await owner.set("/tree", b"secret")
         expected = {"/tree": b"secret"} | {f"/tree/{n}": b"/tree/%d" % n for n in range(100)}
@@ -108,7 +108,7 @@ async def test_it_may_fail_again_and_again(zk: corral.Client, owner: corral.Clie
         for _ in range(3):
             await close_to_others(owner, "/tree")
             await refused(cache)
-            await owner.set_acl("/tree", corral.OPEN_ACL)
+            await owner.set_acl("/tree", corral.acl.OPEN)
             await until(shows(cache, {"/tree": b"secret"}), "the cache can be read")
 
 
@@ -126,7 +126,7 @@ async def test_each_refusal_is_an_error_of_its_own(zk: corral.Client, owner: cor
             assert (str(error), error.path, error.operation) == (str(first), first.path, first.operation)
             lengths.add(len(traceback.extract_tb(error.__traceback__)))
         assert len(lengths) == 1
-    await owner.set_acl("/tree", corral.OPEN_ACL)
+    await owner.set_acl("/tree", corral.acl.OPEN)
 
 
 @pytest.mark.parametrize("closes_client", [False, True], ids=["the cache is left", "the client is closed"])
@@ -150,7 +150,7 @@ async def test_nothing_is_left_of_a_failed_cache(
         assert registered(zk) == (0, 0)
         gc.collect()
         assert feed() is None  # a timer would refer to it
-    await owner.set_acl("/tree", corral.OPEN_ACL)
+    await owner.set_acl("/tree", corral.acl.OPEN)
 
 
 async def test_a_closed_client_has_no_cache_that_tries_again(
@@ -164,7 +164,7 @@ async def test_a_closed_client_has_no_cache_that_tries_again(
         await refused(cache)
     assert cache._kept.feed is not None
     assert cache._kept.feed._retry is None
-    await owner.set_acl("/tree", corral.OPEN_ACL)
+    await owner.set_acl("/tree", corral.acl.OPEN)
 
 
 async def test_waiting_readers_get_errors_of_their_own(zk: corral.Client, owner: corral.Client) -> None:
@@ -174,7 +174,7 @@ async def test_waiting_readers_get_errors_of_their_own(zk: corral.Client, owner:
     raised = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(error) for error in raised} == {corral.NoAuth}
     assert len({id(error) for error in raised}) == 3
-    await owner.set_acl("/node", corral.OPEN_ACL)
+    await owner.set_acl("/node", corral.acl.OPEN)
 
 
 @pytest.mark.parametrize("ends", [StopIteration, StopAsyncIteration])

@@ -21,7 +21,7 @@ from watching import (
 
 import corral
 from client_support import requests_seen
-from corral import Acl, Event, EventKind
+from corral import Event, EventKind, acl
 from corral.testing import FaultProxy
 from corral.wire import messages
 from watch_support import TreeMirror, contents
@@ -33,7 +33,7 @@ WRITES = 1000
 MANY = 700
 """More nodes than one request lists before it is known that they have children; a load begins with a few at a
 time."""
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 
 async def paths_of(events: corral.TreeWatch) -> list[str]:
@@ -335,13 +335,13 @@ async def test_nodes_that_we_may_not_read(
         async with zk.watch_tree("/tree") as events:
             assert await paths_of(events) == ["/tree", "/tree/a"]
             assert (await told_of(other.set("/tree/a", b"new"), events)).path == "/tree/a"
-            await other.set_acl("/tree/x", corral.OPEN_ACL)
+            await other.set_acl("/tree/x", corral.acl.OPEN)
             await tells_nothing(zk, events)
             await other.set("/tree/x", b"new")
             now = [(await next_of(events))[:2] for _ in range(3)]
             assert now == [(EventKind.CREATED, path) for path in ("/tree/x", "/tree/x/1", "/tree/x/1/2")]
             assert (await told_of(other.set("/tree/x/1", b"new"), events)).path == "/tree/x/1"
-            await other.set_acl("/tree/y", corral.OPEN_ACL)
+            await other.set_acl("/tree/y", corral.acl.OPEN)
     [record] = [record for record in caplog.records if record.name == "corral.watch"]
     assert "'/tree'" in record.getMessage()
     assert "/tree/" in record.getMessage()
@@ -358,7 +358,7 @@ async def test_root_that_we_may_not_read(zk: corral.Client, other: corral.Client
         assert [type(answer) for answer in answers] == [corral.NoAuth] * 2
         with pytest.raises(corral.NoAuth, match=r"watch_tree.*'/tree'"):
             await next_of(events)
-        await other.set_acl("/tree", corral.OPEN_ACL)
+        await other.set_acl("/tree", corral.acl.OPEN)
         for each in (events, more):
             assert await paths_of(each) == ["/tree", "/tree/a"]
         await other.set("/tree", b"new")
@@ -366,7 +366,7 @@ async def test_root_that_we_may_not_read(zk: corral.Client, other: corral.Client
         await other.set_acl("/tree", ONLY_USER)
         with pytest.raises(corral.NoAuth):
             await next_of(events)
-        await other.set_acl("/tree", corral.OPEN_ACL)
+        await other.set_acl("/tree", corral.acl.OPEN)
         for each in (events, more):
             assert (await next_of(each))[:3] == (EventKind.CHANGED, "/tree", b"new")
             await tells_nothing(zk, each)

@@ -13,7 +13,7 @@ from watching import registered
 
 import corral
 from client_support import requests_seen
-from corral import Acl, ChildrenEvent, Event, EventKind
+from corral import ChildrenEvent, Event, EventKind, acl
 from corral.testing import FaultProxy, VirtualLoop
 from corral.wire import messages
 from support import PATIENCE, turns, until
@@ -33,7 +33,7 @@ async def nothing(zk: corral.Client) -> None:
     pass
 
 
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 WAITS: dict[str, tuple[Wait, Make, Make]] = {
     # For each way to wait: what it waits for, the state before, and what makes it true.
@@ -246,7 +246,7 @@ async def test_refusals_are_raised(zk: corral.Client, other: corral.Client) -> N
         with pytest.raises(corral.NoAuth, match="'/node'"):
             await wait
     assert registered(zk) == (0, 0)
-    await other.set_acl("/node", corral.OPEN_ACL)
+    await other.set_acl("/node", corral.acl.OPEN)
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["there already", "created later"])

@@ -64,7 +64,7 @@ async def test_nodes_that_could_not_be_read_and_are_gone(zk: corral.Client, othe
     await grow(other, "/tree")
     other.add_auth("digest", b"user:secret")
     for number in range(5):
-        await other.create(f"/tree/{number}", acl=[corral.Acl.digest("user", "secret")])
+        await other.create(f"/tree/{number}", acl=corral.acl.digest("user", "secret"))
     async with zk.cache("/tree") as cache:
         feed = cache._kept.feed
         assert feed is not None

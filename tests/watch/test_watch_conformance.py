@@ -13,7 +13,7 @@ from watching import KINDS, STATES, Reader, WatchKind, begin, grow, next_of, rec
 
 import corral
 from client_support import Seen, requests_seen
-from corral import Acl, EventKind
+from corral import EventKind, acl
 from corral.testing import FaultProxy
 from corral.wire import messages
 from support import PATIENCE, turns, until
@@ -25,7 +25,7 @@ every_state = pytest.mark.parametrize("kind", [KINDS[name] for name in STATES], 
 EVENTS = [name for name in STATES if name != "value"]
 """Those whose items say how a state came about."""
 every_event = pytest.mark.parametrize("kind", [KINDS[name] for name in EVENTS], ids=EVENTS)
-ONLY_USER = [Acl.digest("user", "secret")]
+ONLY_USER = acl.digest("user", "secret")
 
 
 def reads(requests: Seen, kind: WatchKind) -> int:
@@ -213,7 +213,7 @@ async def test_refused_read_is_raised_and_tried_again(
             assert [type(answer) for answer in answers] == [corral.NoAuth] * 2
             with pytest.raises(corral.NoAuth, match="'/node'"):
                 await next_of(events)
-            await other.set_acl("/node", corral.OPEN_ACL)
+            await other.set_acl("/node", corral.acl.OPEN)
             for each in (events, more):
                 event = await next_of(each)
                 assert event.kind is expected

@@ -254,7 +254,7 @@ async def test_below_what_we_may_not_read(
     """W6: events far below a node that we may not read are ignored; it is not read without end."""
     await grow(other, "/tree")
     other.add_auth("digest", b"user:secret")
-    await other.create("/tree/secret", acl=[corral.Acl.digest("user", "secret")])
+    await other.create("/tree/secret", acl=corral.acl.digest("user", "secret"))
     async with connect(to=liar.address) as zk, zk.cache("/tree") as cache:
         liar.asked = 0
         await grow(other, "/tree/secret/a", "/tree/secret/a/b", "/tree/secret/a/b/c")
@@ -264,7 +264,7 @@ async def test_below_what_we_may_not_read(
         assert liar.asked < 20
         assert list(cache) == ["/tree"]
         assert cache.is_current
-        await other.set_acl("/tree/secret", corral.OPEN_ACL)
+        await other.set_acl("/tree/secret", corral.acl.OPEN)
         await other.set("/tree/secret", b"2")
 
         async def complete() -> bool:

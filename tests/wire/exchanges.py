@@ -8,12 +8,13 @@ from unittest.mock import ANY
 
 from recording import PASSWORD, SESSION_ID, Either, Recording, Step, Znode, Zxid
 
-from corral.types import OPEN_ACL, Acl, Perm, Stat
+from corral import acl
+from corral.types import Acl, Perm, Stat
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiResult
 
-OPEN = list(OPEN_ACL)
-READ = [Acl.world(Perm.READ)]
+OPEN = list(acl.OPEN)
+READ = [*acl.world(Perm.READ)]
 HORSE = Acl(Perm.READ, "digest", "\U0001f40e:x")
 """A character beyond U+FFFF, which Java writes as two surrogates. It is not allowed in paths, but in ids."""
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from jute import MESSAGES, fields, java_utf8, property_test, write
 from recording import as_fields
 
-from corral.types import OPEN_ACL, Acl, Stat
+from corral import acl
+from corral.types import Acl, Stat
 from corral.wire import messages
 from corral.wire.compile import Codec, DecodeError
 from corral.wire.messages import OPERATIONS, ConnectReply, ConnectRequest, MultiResult
@@ -194,12 +195,12 @@ def test_times_are_seconds(milliseconds: int) -> None:
 def test_records_are_ours() -> None:
     """Users get `Stat` and `Acl` objects, with permissions that can be tested by name."""
     stat = Stat(*range(11))
-    encoded = messages.GET_ACL.reply.encode(list(OPEN_ACL), stat)
+    encoded = messages.GET_ACL.reply.encode(list(acl.OPEN), stat)
     acls, found = messages.GET_ACL.decode_reply(encoded, 0, len(encoded))
     assert type(found) is Stat
     assert type(acls[0]) is Acl
-    assert (acls, found) == (list(OPEN_ACL), stat)
-    assert repr(acls[0].perms) == repr(OPEN_ACL[0].perms)
+    assert (acls, found) == (list(acl.OPEN), stat)
+    assert repr(acls[0].perms) == repr(acl.OPEN[0].perms)
 
 
 # Connecting

@@ -108,10 +108,15 @@ def check_event_path(path: str) -> None:
     """Raise `Misfit` unless an event may name `path`."""
     if path == "/":
         return
-    if path[:1] != "/" or path[-1] == "/" or "//" in path or paths.FORBIDDEN.search(path):
+    if not _is_path(path):
         raise Misfit(f"an event for {path[:50]!r}, which is no path")
     if path.count("/") > MOST_LEVELS:
         raise Misfit(f"an event for a path of {path.count('/'):,} levels; {MOST_LEVELS:,} are accepted")
+
+
+def _is_path(path: str) -> bool:
+    """Whether a znode other than the root may be there."""
+    return path[:1] == "/" and path[-1] != "/" and "//" not in path and not paths.FORBIDDEN.search(path)
 
 
 def check_answer(op: Operation, body: bytes, result: Any, zxid: int, session_id: int) -> None:
@@ -198,6 +203,23 @@ def _check_create_ttl(body: bytes, result: tuple[str, Stat], zxid: int, session_
     _check_path(body, _SEQUENTIAL * is_sequential, result[0])
 
 
+def _check_ephemerals(body: bytes, found: Sequence[str], zxid: int, session_id: int) -> None:
+    prefix = body[4:].decode()
+    for path in found:
+        if not path.startswith(prefix) or not _is_path(path):
+            raise Misfit(f"{path[:100]!r} is no ephemeral below {prefix[:100]!r}")
+
+
+def _check_count(body: bytes, total: int, zxid: int, session_id: int) -> None:
+    if total < 0:
+        raise Misfit(f"{total} znodes below a znode")
+
+
+def _check_identities(body: bytes, found: Sequence[tuple[str, str]], zxid: int, session_id: int) -> None:
+    if not all(scheme for scheme, _ in found):
+        raise Misfit("an identity without a scheme")
+
+
 def _too_new(created: int, zxid: int) -> Misfit:
     return Misfit(f"a znode of transaction 0x{created:x} at transaction 0x{zxid:x}")
 
@@ -254,6 +276,9 @@ CHECKS: Mapping[Operation, Callable[[bytes, Any, int, int], None]] = {
     messages.CREATE2: _check_create2,
     messages.CREATE_CONTAINER: _check_create_container,
     messages.CREATE_TTL: _check_create_ttl,
+    messages.GET_EPHEMERALS: _check_ephemerals,
+    messages.COUNT_ALL: _check_count,
+    messages.WHO_AM_I: _check_identities,
     messages.MULTI: _check_multi,
     messages.MULTI_READ: _check_multi_read,
 }

@@ -45,6 +45,7 @@ from .auth import Credentials
 from .handshake import Handshake, frame
 from .history import History
 from .lease_holds import INFINITY, Heartbeat, LeaseHold, LeaseHolds
+from .refused_acl import invalid_acl
 from .requests import OwnRequest, Request, Requests, Waiter
 from .states import FINAL, TRANSITIONS, ConnectionPhase, Transition
 from .watch_registry import WatchRegistry
@@ -546,7 +547,10 @@ class Machine:
             return
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, code)
-        request.reject(errors.server_error(code, request.op.name, request.path))
+        if code == errors.InvalidAcl.code:
+            request.reject(invalid_acl(request.op, request.body, request.path))
+        else:
+            request.reject(errors.server_error(code, request.op.name, request.path))
 
     def _show_observers(self, request: Request, result: Any) -> None:
         for observer in tuple(self.observers):

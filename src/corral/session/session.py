@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from corral import errors
+from corral.acl import OPEN
 from corral.statistics import Statistics
-from corral.types import State
+from corral.types import Acl, State
 from corral.wire import framing
 from corral.wire.messages import Operation
 
@@ -44,6 +45,7 @@ class Options:
     tick_time: float | None = None
     max_request: int = framing.DEFAULT_MAX_REQUEST
     max_reply: int = framing.DEFAULT_MAX_REPLY
+    default_acl: tuple[Acl, ...] = OPEN
 
 
 class Session:
@@ -61,6 +63,8 @@ class Session:
         `open`."""
         self.max_body = options.max_request - 8  # the request header is part of the frame
         """The largest body of a request, in bytes."""
+        self.default_acl = options.default_acl
+        """The access control list of the znodes that are created without one."""
         self._options = options
         self._machine = Machine(
             options.timeout,

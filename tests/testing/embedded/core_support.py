@@ -7,13 +7,14 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from corral import acl
 from corral.testing.embedded.server_connection import ServerConnection
 from corral.testing.embedded.zookeeper import Config, ZooKeeper
-from corral.types import OPEN_ACL, Acl, Stat
+from corral.types import Acl, Stat
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiResult, Operation
 
-OPEN = list(OPEN_ACL)
+OPEN = list(acl.OPEN)
 WALL = 1_700_000_000.0
 
 EPHEMERAL, SEQUENTIAL, CONTAINER, TTL = 1, 2, 4, 5

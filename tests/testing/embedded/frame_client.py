@@ -8,7 +8,7 @@ import struct
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from corral.types import OPEN_ACL
+from corral import acl
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, Operation
 
@@ -92,7 +92,7 @@ class FrameClient:
 
     async def create(self, path: str, data: bytes = b"", flags: int = 0) -> int:
         """Create a node; returns the error code."""
-        return await self.ask(messages.CREATE, path, data, list(OPEN_ACL), flags)
+        return await self.ask(messages.CREATE, path, data, list(acl.OPEN), flags)
 
     async def exists(self, path: str) -> bool:
         """Whether a node exists."""

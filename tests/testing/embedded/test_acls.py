@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from corral import acl
 from corral.testing.embedded import acls
 from corral.testing.embedded.acls import AccessList, Identity
 from corral.testing.embedded.codes import INVALID_ACL, NO_AUTH, Refused
-from corral.types import OPEN_ACL, READ_ACL, Acl, Perm
+from corral.types import Acl, Perm
 
 HERE: Identity = ("ip", "10.1.2.3")
 ALICE = acls.digest_identity(b"alice:secret")
@@ -18,17 +19,17 @@ BOB = acls.digest_identity(b"bob:secret")
 
 def test_digest_identity() -> None:
     """The hash equals that of the client's own types; the password is everything after the first colon."""
-    assert ("digest", Acl.digest("alice", "secret").id) == ALICE
-    assert acls.digest_identity(b"alice:se:cret") == ("digest", Acl.digest("alice", "se:cret").id)
+    assert acl.digest("alice", "secret")[0][1:] == ALICE
+    assert acl.digest("alice", "se:cret")[0][1:] == acls.digest_identity(b"alice:se:cret")
 
 
 @pytest.mark.parametrize(
     ("entries", "perms", "identities", "allowed"),
     [
-        (OPEN_ACL, acls.ADMIN, (), True),
-        (READ_ACL, acls.READ, (), True),
-        (READ_ACL, acls.WRITE, (HERE,), False),
-        (READ_ACL, acls.WRITE | acls.READ, (), True),  # one of them is enough
+        (acl.OPEN, acls.ADMIN, (), True),
+        (acl.WORLD_READ, acls.READ, (), True),
+        (acl.WORLD_READ, acls.WRITE, (HERE,), False),
+        (acl.WORLD_READ, acls.WRITE | acls.READ, (), True),  # one of them is enough
         ((Acl(Perm.ALL, *ALICE),), acls.READ, (HERE, ALICE), True),
         ((Acl(Perm.ALL, *ALICE),), acls.READ, (HERE, BOB), False),
         ((Acl(Perm.READ, *ALICE), Acl(Perm.WRITE, *ALICE)), acls.WRITE, (ALICE,), True),
@@ -77,7 +78,7 @@ def test_valid(entry: Acl) -> None:
         [], [of("world", "everyone")], [of("auth", "")], [of("super", "")], [of("sasl", "a")], [of("", "")],
         [of("digest", "a")], [of("digest", "a:")], [of("digest", ":")], [of("digest", "")],
         [of("digest", "a:b:c")], [of("ip", "1.2.3")], [of("ip", "1.2.3.4/33")], [of("ip", "1.2.3.4/")],
-        [of("ip", "1.2.3.4/x")], [of("ip", "::1")], [of("ip", "")], [*OPEN_ACL, of("ip", "256.1.1.1")],
+        [of("ip", "1.2.3.4/x")], [of("ip", "::1")], [of("ip", "")], [*acl.OPEN, of("ip", "256.1.1.1")],
     ],
 )  # fmt: skip
 def test_invalid(entries: list[Acl]) -> None:
@@ -107,10 +108,13 @@ def test_auth_is_replaced() -> None:
 
 def test_stored_once() -> None:
     """A duplicate entry is stored once; entries with different permissions are different."""
-    assert acls.fix([*OPEN_ACL, *READ_ACL, *OPEN_ACL], [], ipv6=False).entries == (*OPEN_ACL, *READ_ACL)
+    assert acls.fix([*acl.OPEN, *acl.WORLD_READ, *acl.OPEN], [], ipv6=False).entries == (
+        *acl.OPEN,
+        *acl.WORLD_READ,
+    )
 
 
 def test_masked() -> None:
     """A client that may not change the ACL sees no password hashes."""
-    acl = AccessList((Acl(Perm.ALL, *ALICE), Acl(Perm.READ, "ip", "::1"), *READ_ACL))
-    assert acl.masked() == [of("digest", "alice:x"), Acl(Perm.READ, "ip", "::1"), *READ_ACL]
+    stored = AccessList((Acl(Perm.ALL, *ALICE), Acl(Perm.READ, "ip", "::1"), *acl.WORLD_READ))
+    assert stored.masked() == [of("digest", "alice:x"), Acl(Perm.READ, "ip", "::1"), *acl.WORLD_READ]

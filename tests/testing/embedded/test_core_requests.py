@@ -20,8 +20,9 @@ from core_support import (
     Wire,
 )
 
+from corral import acl
 from corral.testing.embedded import acls
-from corral.types import READ_ACL, Acl, Perm
+from corral.types import Acl, Perm
 from corral.wire import messages as m
 from corral.wire.messages import MultiResult, Operation
 
@@ -42,14 +43,14 @@ def core(request: pytest.FixtureRequest) -> Core:
 def wire(core: Core) -> Wire:
     """A session, with some nodes."""
     wire = core.client()
-    for path, flags, acl in (
+    for path, flags, entries in (
         ("/a", 0, OPEN),
         ("/a/b", 0, OPEN),
         ("/ephemeral", EPHEMERAL, OPEN),
         ("/private", 0, PRIVATE),
-        ("/readable", 0, list(READ_ACL)),
+        ("/readable", 0, list(acl.WORLD_READ)),
     ):
-        wire.create(path, flags=flags, acl=acl)
+        wire.create(path, flags=flags, acl=entries)
     return wire
 
 
@@ -134,8 +135,8 @@ def test_set_is_refused(wire: Wire, path: str, version: int, expected: int) -> N
 def test_the_config_can_be_read_only(wire: Wire) -> None:
     """The config node has the ACL with which the server creates it."""
     assert wire.refused(m.SET, "/zookeeper/config", b"", -1) == NO_AUTH
-    acl, stat = wire.do(m.GET_ACL, "/zookeeper/config")
-    assert (acl, stat.aversion) == (list(READ_ACL), -1)
+    entries, stat = wire.do(m.GET_ACL, "/zookeeper/config")
+    assert (entries, stat.aversion) == (list(acl.WORLD_READ), -1)
 
 
 def test_reads_are_refused(core: Core, wire: Wire) -> None:
@@ -316,11 +317,11 @@ def test_the_acl_of_a_node(core: Core) -> None:
     node does not see the ACL."""
     owner, other = core.client(), core.client()
     owner.ask(m.AUTH, 0, "digest", b"me:secret")
-    owner.create("/a", acl=[Acl.creator(), Acl.world(Perm.READ)])
-    owner.create("/b", acl=[Acl.creator()])
-    mine = Acl.digest("me", "secret")
-    assert owner.do(m.GET_ACL, "/a")[0] == [mine, Acl.world(Perm.READ)]
-    assert other.do(m.GET_ACL, "/a")[0] == [Acl(Perm.ALL, "digest", "me:x"), Acl.world(Perm.READ)]
+    owner.create("/a", acl=[*acl.creator(), *acl.world(Perm.READ)])
+    owner.create("/b", acl=[*acl.creator()])
+    (mine,) = acl.digest("me", "secret")
+    assert owner.do(m.GET_ACL, "/a")[0] == [mine, *acl.world(Perm.READ)]
+    assert other.do(m.GET_ACL, "/a")[0] == [Acl(Perm.ALL, "digest", "me:x"), *acl.world(Perm.READ)]
     assert other.refused(m.GET_ACL, "/b") == NO_AUTH
     assert owner.do(m.SET_ACL, "/b", [*OPEN, *OPEN], 0).aversion == 1
     assert other.do(m.GET_ACL, "/b")[0] == OPEN

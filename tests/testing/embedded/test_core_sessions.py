@@ -22,7 +22,8 @@ from core_support import (
     Wire,
 )
 
-from corral.types import Acl, Perm
+from corral import acl
+from corral.types import Perm
 from corral.wire import messages as m
 
 AUTH_FAILED, NOT_READ_ONLY, INVALID_ACL = -115, -119, -114
@@ -331,11 +332,11 @@ def test_authentication(core: Core) -> None:
     one, it can."""
     wire = core.client(host="10.0.0.1")
     assert wire.do(m.WHO_AM_I) == [("ip", "10.0.0.1")]
-    assert wire.refused(m.CREATE, "/a", b"", [Acl.creator()], 0) == INVALID_ACL
+    assert wire.refused(m.CREATE, "/a", b"", [*acl.creator()], 0) == INVALID_ACL
     assert wire.ask(m.AUTH, 0, "digest", b"me:secret") == [Reply(wire.xid, 0, 0)]
     assert sorted(wire.do(m.WHO_AM_I)) == [("digest", "me"), ("ip", "10.0.0.1")]
-    wire.create("/a", acl=[Acl.creator()])
-    assert wire.do(m.GET_ACL, "/a")[0] == [Acl.digest("me", "secret")]
+    wire.create("/a", acl=[*acl.creator()])
+    assert wire.do(m.GET_ACL, "/a")[0] == [*acl.digest("me", "secret")]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_events_are_for_those_who_may_read(core: Core) -> None:
     owner.create("/a")
     other.do(m.CHILDREN, "/a", True)
     other.ask(m.EXISTS, "/a/x", True)
-    owner.create("/a/x", acl=[Acl.creator()])
+    owner.create("/a/x", acl=[*acl.creator()])
     assert other.got() == [Event(CHILDREN, "/a")]
     owner.do(m.SET_ACL, "/a/x", OPEN, -1)
     owner.do(m.SET, "/a/x", b"", -1)
@@ -462,5 +463,5 @@ def test_a_local_session_moves(lonely: Core) -> None:
 def test_perms_are_those_that_exist(core: Core) -> None:
     """All five permission bits of an ACL are stored."""
     wire = core.client()
-    wire.create("/a", acl=[Acl.world(Perm.ALL)])
-    assert wire.do(m.GET_ACL, "/a")[0] == [Acl.world(Perm.ALL)]
+    wire.create("/a", acl=[*acl.world(Perm.ALL)])
+    assert wire.do(m.GET_ACL, "/a")[0] == [*acl.world(Perm.ALL)]

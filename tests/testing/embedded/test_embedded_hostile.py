@@ -14,11 +14,11 @@ from frame_client import EPHEMERAL, PATIENCE, FrameClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from corral import acl
 from corral.testing import EmbeddedServer, VirtualLoop
-from corral.types import OPEN_ACL
 from corral.wire import messages as m
 
-OPEN = list(OPEN_ACL)
+OPEN = list(acl.OPEN)
 PATH = "/a"
 
 VALID = [

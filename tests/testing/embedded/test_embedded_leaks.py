@@ -16,8 +16,8 @@ import pytest
 from frame_client import EPHEMERAL, PATIENCE, FrameClient
 
 import corral
+from corral import acl
 from corral.testing import EmbeddedServer, FaultProxy, VirtualLoop
-from corral.types import OPEN_ACL
 from corral.wire import messages as m
 
 CONNECT = m.encode_connect(0, 4.0, 0, bytes(16), False)
@@ -29,7 +29,7 @@ def requests(number: int, *, closes: bool) -> bytes:
     each kind, and an identity; followed by a close, if requested."""
     asked = [
         (m.AUTH, (0, "digest", b"user:secret")),
-        (m.CREATE, (f"/mine-{number}", b"data", list(OPEN_ACL), EPHEMERAL)),
+        (m.CREATE, (f"/mine-{number}", b"data", list(acl.OPEN), EPHEMERAL)),
         (m.GET, (f"/mine-{number}", True)),
         (m.EXISTS, (f"/none-{number}", True)),
         (m.CHILDREN, ("/", True)),

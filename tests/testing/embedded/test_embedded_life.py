@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from frame_client import EPHEMERAL, FrameClient, is_refused
 
+from corral import acl
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
 from corral.testing import EmbeddedServer, ServerUnavailable, VirtualLoop
-from corral.types import OPEN_ACL
 from corral.wire import messages as m
 from support import turns
 
@@ -189,7 +189,7 @@ async def test_kill_in_the_middle_of_requests() -> None:
 
                 async def write(client: FrameClient = client, number: int = number) -> None:
                     for n in range(100):
-                        client.send(client.request(m.CREATE, f"/{number:02}-{n:02}", b"", list(OPEN_ACL), 0))
+                        client.send(client.request(m.CREATE, f"/{number:02}-{n:02}", b"", list(acl.OPEN), 0))
                         await asyncio.sleep(0)
 
                 writing = asyncio.create_task(write())
@@ -486,7 +486,7 @@ async def test_clients_that_leave_a_paused_server() -> None:
         async with FrameClient(server.address) as client:
             await client.begin()
             server.pause()
-            client.send(client.request(m.CREATE, "/said", b"", list(OPEN_ACL), 0))
+            client.send(client.request(m.CREATE, "/said", b"", list(acl.OPEN), 0))
             await client.writer.drain()
             client.writer.close()
             async with FrameClient(server.address):

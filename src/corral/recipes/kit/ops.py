@@ -48,7 +48,7 @@ def exists(
 async def is_own_ephemeral(session: Session, full: str, path: str) -> bool:
     """Whether there is an ephemeral of this session at a path. It needs no permission; servers before 3.6 do
     not know this request."""
-    body = messages.GET_EPHEMERALS.request.encode(full)
+    body = messages.encode_get_ephemerals(full)
     return full in await session.ask(messages.GET_EPHEMERALS, body, path)
 
 

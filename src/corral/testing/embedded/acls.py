@@ -22,7 +22,8 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 
-from corral.types import OPEN_ACL, READ_ACL, Acl, Perm
+from corral import acl
+from corral.types import Acl, Perm
 
 from .codes import INVALID_ACL, NO_AUTH, Refused
 
@@ -81,8 +82,8 @@ def _access_list(entries: tuple[Acl, ...]) -> AccessList:
     return AccessList(entries)
 
 
-OPEN = _access_list(OPEN_ACL)
-READABLE = _access_list(READ_ACL)
+OPEN = _access_list(acl.OPEN)
+READABLE = _access_list(acl.WORLD_READ)
 
 
 def digest_identity(credential: bytes) -> Identity:
