@@ -4,8 +4,12 @@ from .client import Client as Client
 from .client import connect as connect
 from .codecs import *  # noqa: F403
 from .codecs import __all__ as _codecs
+from .ensemble import Ensemble as Ensemble
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .members import EnsembleConfig as EnsembleConfig
+from .members import EnsembleMember as EnsembleMember
+from .members import QuorumAddress as QuorumAddress
 from .recipes.assignment import rendezvous as rendezvous
 from .recipes.barrier import Barrier as Barrier
 from .recipes.counter import Counter as Counter
@@ -53,6 +57,7 @@ from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
 from .types import __all__ as _types
 from .watch.children import ChildrenWatch as ChildrenWatch
+from .watch.config import EnsembleWatch as EnsembleWatch
 from .watch.node import NodeWatch as NodeWatch
 from .watch.raw import RawWatch as RawWatch
 from .watch.tree.cache import Cache as Cache
@@ -68,6 +73,10 @@ __all__ = [
     "CounterWatch",
     "DoubleBarrier",
     "Election",
+    "Ensemble",
+    "EnsembleConfig",
+    "EnsembleMember",
+    "EnsembleWatch",
     "FailedItem",
     "Group",
     "GroupWatch",
@@ -84,6 +93,7 @@ __all__ = [
     "Once",
     "Partition",
     "Queue",
+    "QuorumAddress",
     "RWLock",
     "Random",
     "RawWatch",
