@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-from load import under_load
+from fleet import under_load
 
 from corral.testing import LocalEnsemble
 

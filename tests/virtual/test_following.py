@@ -150,7 +150,7 @@ async def test_the_server_falls_silent_while_it_is_left(
 async def test_what_cannot_be_followed_is_logged_once(
     server: EmbeddedServer, proxy: FaultProxy, second: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """K1: a configuration that makes no sense is logged, once, and changes nothing. The next one is followed."""
+    """T4: a configuration that makes no sense is logged, once, and changes nothing. The next one is followed."""
     server.reconfigure(["server.one=nonsense"])
     with caplog.at_level(logging.INFO, "corral.session"):
         async with following(proxy) as zk:
