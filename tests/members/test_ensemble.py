@@ -161,7 +161,7 @@ async def test_static_members_are_told(ensemble: LocalEnsemble) -> None:
             await zk.ensemble.reconfigure(leaving=[1])
 
 
-Call = Callable[[corral.Ensemble], Any]
+Call = Callable[[Any], Any]
 
 WRONG: dict[str, tuple[Call, type[corral.UsageError], str]] = {
     "nothing": (lambda e: e.reconfigure(), corral.UsageValueError, "changes nothing"),

@@ -91,8 +91,8 @@ def test_any_text_is_a_member_or_an_error(text: str) -> None:
     [
         (
             "server.1=zk1:2888:3888;2181",
-            EnsembleMember(1, (("zk1", 2888, 3888),), "participant", "0.0.0.0:2181"),
-        ),  # type: ignore[arg-type]
+            EnsembleMember(1, (QuorumAddress("zk1", 2888, 3888),), "participant", "0.0.0.0:2181"),
+        ),
         ("server.2 = zk2:1:2:Observer", EnsembleMember(2, (QuorumAddress("zk2", 1, 2),), "observer")),
         (
             "server.3=a:1:2|b:3:4:observer;c:5",
