@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from . import errors, verify
 from .members import CONFIG, EnsembleConfig, EnsembleMember, parse_config
-from .watch.config import EnsembleWatch
+from .watch.config import NO_CONFIG, EnsembleWatch
 from .watch.shared import Feeds
 from .wire import messages
 
@@ -31,10 +31,14 @@ class Ensemble:
 
         The answer comes from the connected server, which may lag behind the leader: call `Client.sync` first
         where that matters. **On cancel** nothing stays behind. **On loss** of the connection the read is sent
-        again. Raises `InvalidValue` if the data is no configuration, `NoNode` on a server before ZooKeeper
-        3.5, and what every read raises.
+        again. Raises `InvalidValue` if the data is no configuration, `Unimplemented` on a server before
+        ZooKeeper 3.5, and what every read raises.
         """
-        data, stat = await self._session.request(messages.GET, messages.encode_get(CONFIG, False), CONFIG)
+        body = messages.encode_get(CONFIG, False)
+        try:
+            data, stat = await self._session.request(messages.GET, body, CONFIG)
+        except errors.NoNode:
+            raise errors.Unimplemented("ensemble.config", CONFIG, NO_CONFIG) from None
         return parse_config(data, stat.version)
 
     def watch(self) -> EnsembleWatch:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import corral
@@ -39,6 +39,7 @@ CONFIGS = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(MEMBERS)
 def test_a_member_is_read_back(member: EnsembleMember) -> None:
     """T4: the text of a member is that member."""
@@ -46,6 +47,7 @@ def test_a_member_is_read_back(member: EnsembleMember) -> None:
     assert (member.host, member.quorum_port, member.election_port) == member.addresses[0]
 
 
+@settings(max_examples=50)
 @given(CONFIGS)
 def test_a_configuration_is_read_back(config: EnsembleConfig) -> None:
     """T4: the text of a configuration is that configuration."""

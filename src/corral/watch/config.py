@@ -14,7 +14,9 @@ from corral.types import Event
 from .node import NodeReader
 from .shared import Feeds
 
-__all__ = ["EnsembleWatch", "follow_members"]
+__all__ = ["NO_CONFIG", "EnsembleWatch", "follow_members"]
+
+NO_CONFIG = "the server has no such znode; it requires ZooKeeper 3.5"
 
 logger = logging.getLogger("corral.session")
 
@@ -39,8 +41,7 @@ class EnsembleWatch(NodeReader[EnsembleConfig]):
 
     def _item(self, event: Event) -> EnsembleConfig:
         if event.data is None or event.stat is None:
-            problem = "the server has no such znode; it requires ZooKeeper 3.5"
-            raise errors.Unimplemented(self._verb, CONFIG, problem)
+            raise errors.Unimplemented(self._verb, CONFIG, NO_CONFIG)
         return parse_config(event.data, event.stat.version)
 
 

@@ -204,7 +204,8 @@ class LocalEnsemble(StartedInBlock):
     ) -> LocalServer:
         """Start another server, and make it a member; `options` override those of the ensemble.
 
-        Returns when it serves and the ensemble has its new configuration. Raises `ServerUnavailable` if that
+        Returns when it has served and the ensemble has its new configuration; an observer may then pause for
+        a moment, as it connects to the leader again. Raises `ServerUnavailable` if that
         takes longer than `start_timeout` seconds, and `UsageStateError` if the ensemble is not reconfigurable
         or not started. If this fails or is cancelled, the server is killed; it may be a member nevertheless.
         """
