@@ -241,9 +241,10 @@ class Resolver:
             self.failed(server, f"name not resolved: {NO_ANSWER_YET}")
 
     def name_of(self, address: Address) -> str:
-        """The host name, of those that the user gave, that this address was found by. Certificates and
-        Kerberos principals are for names."""
-        return next(server.host for server, addresses in self._known.items() if address in addresses)
+        """The host name, of those that the user gave or of a member, that this address was found by; the
+        address itself if no name has it any more. Certificates and Kerberos principals are for names."""
+        found = (server.host for server, addresses in self._known.items() if address in addresses)
+        return next(found, address.host)
 
     def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()
