@@ -64,9 +64,9 @@ class Ensemble:
 
         A member is an `EnsembleMember`, or its text, such as ``"server.4=zk4:2888:3888;2181"``.
 
-        It needs WRITE on ``/zookeeper/config``, which nobody but the superuser has by default. The session
-        that follows a leader who leaves, or whose role changes, breaks its connections: a client of the
-        ensemble sees a short outage.
+        It needs WRITE on ``/zookeeper/config``, which nobody but the superuser has by default. If the leader
+        leaves, the servers elect another one and close the connections of all clients, who see a short
+        outage.
 
         Raises `ReconfigDisabled`, `NoAuth`, `NewConfigNoQuorum` (too few servers of the new configuration
         follow the leader), `ReconfigInProgress`, `BadVersion` (the version is not `from_version`),
@@ -77,8 +77,8 @@ class Ensemble:
         **On cancel** the wait ends at once, and the change may be carried out. **On loss** of the connection,
         which is likely if the leader leaves, it raises `ConnectionLoss`, and the outcome is unknown. Then
         read `config` after `Client.sync`. If the members are not those that you want, call this again with
-        the same `from_version`: the change cannot be applied twice, and if it was under way, `BadVersion`
-        says that it has come about.
+        the same `from_version`: the change cannot be applied twice. `BadVersion` then says that it, or
+        another one, was applied meanwhile.
         """
         body = messages.RECONFIG.request.encode(
             *verify.reconfiguration(joining, leaving, members), verify.config_version(from_version)

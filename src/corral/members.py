@@ -1,6 +1,6 @@
 """The members of an ensemble, as ``/zookeeper/config`` has them: records, and their text in both directions.
 
-It is the server's own (`QuorumServer` and `QuorumMaj`), one line for each member, one for the version::
+The format is the server's own (`QuorumServer`, `QuorumMaj`): a line for each member, and the version::
 
     server.1=zk1:2888:3888:participant;0.0.0.0:2181
     server.2=zk2:2888:3888|zk2-b:2888:3888:observer;zk2:2181
