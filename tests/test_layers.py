@@ -68,7 +68,7 @@ def layer(module: str) -> str:
         first
         if first in ("wire", "session", "watch", "recipes")
         else "client"
-        if first in ("client", "")
+        if first in ("client", "ensemble", "")
         else "base"
     )
 

@@ -5,8 +5,12 @@ from .client import Client as Client
 from .client import connect as connect
 from .codecs import *  # noqa: F403
 from .codecs import __all__ as _codecs
+from .ensemble import Ensemble as Ensemble
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
+from .members import EnsembleConfig as EnsembleConfig
+from .members import EnsembleMember as EnsembleMember
+from .members import QuorumAddress as QuorumAddress
 from .recipes.assignment import rendezvous as rendezvous
 from .recipes.barrier import Barrier as Barrier
 from .recipes.counter import Counter as Counter
@@ -54,6 +58,7 @@ from .transaction import Transaction as Transaction
 from .types import *  # noqa: F403
 from .types import __all__ as _types
 from .watch.children import ChildrenWatch as ChildrenWatch
+from .watch.config import EnsembleWatch as EnsembleWatch
 from .watch.node import NodeWatch as NodeWatch
 from .watch.raw import RawWatch as RawWatch
 from .watch.tree.cache import Cache as Cache
@@ -69,6 +74,10 @@ __all__ = [
     "CounterWatch",
     "DoubleBarrier",
     "Election",
+    "Ensemble",
+    "EnsembleConfig",
+    "EnsembleMember",
+    "EnsembleWatch",
     "FailedItem",
     "Group",
     "GroupWatch",
@@ -85,6 +94,7 @@ __all__ = [
     "Once",
     "Partition",
     "Queue",
+    "QuorumAddress",
     "RWLock",
     "Random",
     "RawWatch",

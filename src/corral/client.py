@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from . import errors, verify
 from .acl import OPEN
 from .codecs import BYTES, Codec
+from .ensemble import Ensemble
 from .nodes import Nodes
 from .paths import locate
 from .recipes.assignment import Assign, rendezvous
@@ -41,6 +42,7 @@ from .session.watchers import WatchKind
 from .statistics import Statistics
 from .types import Acl, ChildrenEvent, Event, State
 from .watch.children import ChildrenWatch
+from .watch.config import follow_members as follow_members_of
 from .watch.existence import ExistenceWatch
 from .watch.node import NodeWatch
 from .watch.raw import RawWatch
@@ -70,6 +72,7 @@ def connect(
     max_request: int = framing.DEFAULT_MAX_REQUEST,
     max_reply: int = framing.DEFAULT_MAX_REPLY,
     default_acl: Sequence[Acl] = OPEN,
+    follow_members: bool = False,
 ) -> Client:
     """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
 
@@ -100,6 +103,10 @@ def connect(
     - `default_acl`: the access control list of every znode that this client creates without `acl=`: by its
       operations, in transactions, by recipes, and of missing parents. See `corral.acl` for the usual lists. A
       list with `corral.acl.CREATOR_ALL` needs credentials.
+    - `follow_members`: whether the client connects to the servers that are members of the ensemble now, as
+      ``/zookeeper/config`` tells, and to `hosts` only while none of those answers. Then it survives a fleet
+      whose servers are all replaced, one by one. When its server leaves, the session moves to another one as
+      soon as what was sent is answered. See docs/ensemble.md.
 
     Raises `UsageValueError` or `UsageTypeError` at once for a wrong argument. Entering raises
     `ConnectTimeout` or `AuthFailed`. If entering fails or is cancelled, nothing stays behind.
@@ -122,7 +129,8 @@ def connect(
     )
     for credentials in options.credentials:
         credentials.check_size(options.max_request)
-    return Client(Session(options), parsed.chroot, str(parsed))
+    follow_members = verify.flag(follow_members, "follow_members")
+    return Client(Session(options), parsed.chroot, str(parsed), follow_members=follow_members)
 
 
 class Client(Nodes):
@@ -144,14 +152,18 @@ class Client(Nodes):
         *,
         feeds: Feeds | None = None,
         shared: SharedByRecipes | None = None,
+        follow_members: bool = False,
     ) -> None:
         super().__init__(session, chroot)
         self._hosts = hosts
         self._feeds = Feeds(session) if feeds is None else feeds
         self._shared = SharedByRecipes(self._feeds) if shared is None else shared
+        self._follow_members = follow_members
 
     async def __aenter__(self) -> Client:
         await self._session.open()
+        if self._follow_members:
+            self._session.spawn(lambda: follow_members_of(self._feeds), "corral members")
         return self
 
     async def __aexit__(
@@ -223,6 +235,11 @@ class Client(Nodes):
         """Authenticate with these credentials, too, such as ``("digest", b"user:password")``, from the next
         operation on. If a server refuses them, the client ends with `AuthFailed`."""
         self._session.add_credentials(Credentials(scheme, secret))
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The members of the ensemble: reading, watching and changing them; see `Ensemble`."""
+        return Ensemble(self._feeds)
 
     # Recipes. `data` is visible to the other contenders; `acl` is for the created nodes, missing parents
     # included, and None is the client's default; `layout` selects whose node names are used.

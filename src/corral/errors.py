@@ -6,6 +6,7 @@
     │   │   ├── NoNode  NodeExists  BadVersion  NotEmpty  NoAuth  InvalidAcl
     │   │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
     │   │   ├── QuotaExceeded  Throttled  EphemeralOnLocalSession
+    │   │   ├── ReconfigDisabled  NewConfigNoQuorum  ReconfigInProgress
     │   │   ├── SessionMoved      another connection has the session; nothing was applied
     │   │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
     │   │   └── OtherServerError  a code that has no class of its own
@@ -20,7 +21,7 @@
     ├── ConnectTimeout            no session within `connect_timeout`
     ├── LimitMismatch             the current holders use the semaphore with another limit
     ├── NoInstance                no instance of the service is registered, or none is enabled
-    ├── InvalidValue              the data of a value or a counter does not decode
+    ├── InvalidValue              the data of a value, a counter or the configuration does not decode
     ├── InternalError             a defect of corral; please report it
     └── UsageError                the call itself is wrong; nothing was sent
         ├── UsageValueError       (also ValueError)  a bad path, host string, timeout, size...
@@ -60,6 +61,7 @@ __all__ = [
     "InvalidValue",
     "LimitMismatch",
     "LockLost",
+    "NewConfigNoQuorum",
     "NoAuth",
     "NoChildrenForEphemerals",
     "NoInstance",
@@ -70,6 +72,8 @@ __all__ = [
     "OperationError",
     "OtherServerError",
     "QuotaExceeded",
+    "ReconfigDisabled",
+    "ReconfigInProgress",
     "ReplyError",
     "ServerError",
     "SessionError",
@@ -185,6 +189,7 @@ class NoAuth(ServerError):
         "get_acl": "READ or ADMIN",
         "set": "WRITE",
         "set_acl": "ADMIN",
+        "ensemble.reconfigure": "WRITE on that znode, and nobody but the superuser has it by default",
     }
 
     def __init__(self, operation: str, path: str | None, problem: str | None = None) -> None:
@@ -307,6 +312,31 @@ class EphemeralOnLocalSession(ServerError):
         "the session is local to one server, and cannot have ephemerals; set "
         "localSessionsUpgradingEnabled=true on the servers, or localSessionsEnabled=false"
     )
+
+
+class ReconfigDisabled(ServerError):
+    """The servers do not allow their ensemble to be reconfigured: ``reconfigEnabled`` is not true there."""
+
+    code = -123
+    _problem = "the servers have reconfigEnabled=false; set it to true in each zoo.cfg, and restart them"
+
+
+class NewConfigNoQuorum(ServerError):
+    """Too few servers of the new configuration follow the leader. Start the new ones first, and wait until
+    they serve."""
+
+    code = -13
+    _problem = (
+        "no quorum of the new configuration follows the leader; start the new servers first, and wait until "
+        "they serve"
+    )
+
+
+class ReconfigInProgress(ServerError):
+    """Another reconfiguration of the ensemble is under way. Try again when it is done."""
+
+    code = -14
+    _problem = "another reconfiguration is under way; try again when it is done"
 
 
 class SessionMoved(ServerError):
@@ -436,7 +466,8 @@ class NoInstance(CorralError):
 
 
 class InvalidValue(CorralError):
-    """The data of a value or a counter does not decode: somebody wrote it in another format.
+    """The data of a value, a counter or the ensemble's configuration does not decode: somebody wrote it in
+    another format.
 
     `path` and `version` tell which data it is. `__cause__` is what the codec has raised.
     """
@@ -531,6 +562,9 @@ _BY_CODE: dict[int, type[ServerError]] = {
         QuotaExceeded,
         Throttled,
         EphemeralOnLocalSession,
+        ReconfigDisabled,
+        NewConfigNoQuorum,
+        ReconfigInProgress,
         SessionMoved,
     )
 }

@@ -12,12 +12,14 @@ from typing import TypeVar
 
 from . import paths
 from .errors import UsageTypeError, UsageValueError, shown
+from .members import EnsembleMember
 from .types import Acl, Perm
 
 F = TypeVar("F")
 T = TypeVar("T")
 
 _INT32 = 0x80000000
+_INT64 = 1 << 63
 
 # The server's create modes (`CreateMode`).
 _EPHEMERAL = 1
@@ -413,3 +415,66 @@ def tick_time(value: float, session_timeout: float) -> float:
             "grants that; pass it in seconds, 2 by default"
         )
     return tick
+
+
+def config_version(value: int | None) -> int:
+    """Check an expected version of the ensemble's configuration, or None for any."""
+    if value is None:
+        return -1
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageTypeError(
+            f"from_version must be an int such as config.version, or None for any, not {shown(value)}"
+        )
+    if not 0 <= value < _INT64:
+        raise UsageValueError(f"from_version {shown(value)} is no version; take it from an EnsembleConfig")
+    return value
+
+
+def reconfiguration(
+    joining: Iterable[EnsembleMember | str],
+    leaving: Iterable[int],
+    members: Iterable[EnsembleMember | str] | None,
+) -> tuple[str | None, str | None, str | None]:
+    """Check a change of the ensemble's members. Returns its three parts as the server reads them."""
+    join, leave = _members(joining, "joining"), _member_ids(leaving)
+    whole = None if members is None else _members(members, "members")
+    if whole is not None:
+        if join or leave:
+            raise UsageValueError("reconfigure takes members=, or joining= and leaving=, not both")
+        if not whole:
+            raise UsageValueError("members is empty; an ensemble has at least one member")
+        return None, None, "\n".join(map(str, whole))
+    if not join and not leave:
+        raise UsageValueError("reconfigure changes nothing; pass joining=, leaving= or members=")
+    for member in join:
+        if member.client_address is None and member.secure_client_address is None:
+            raise UsageValueError(
+                f"member {shown(str(member))} is joining, so it needs a client address, such as ';2181'"
+            )
+        if member.id in leave:
+            raise UsageValueError(f"member {member.id} is joining and leaving; name it once")
+    return ",".join(map(str, join)) or None, ",".join(map(str, leave)) or None, None
+
+
+def _members(values: Iterable[EnsembleMember | str], name: str) -> list[EnsembleMember]:
+    if isinstance(values, str | bytes | EnsembleMember) or not isinstance(values, Iterable):
+        raise UsageTypeError(f"{name} must be a list of members, not {shown(values)}")
+    found = [value if isinstance(value, EnsembleMember) else EnsembleMember.parse(value) for value in values]
+    for member in found:
+        if EnsembleMember.parse(str(member)) != member:
+            raise UsageValueError(f"{name}: the fields of {member!r} do not fit; make it by its text")
+    if len({member.id for member in found}) < len(found):
+        raise UsageValueError(f"{name} has two members with one id; each server has its own")
+    return found
+
+
+def _member_ids(values: Iterable[int]) -> list[int]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise UsageTypeError(f"leaving must be a list of ids of members, not {shown(values)}")
+    found = list(values)
+    for value in found:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageTypeError(f"leaving must be ids of members such as 3, not {shown(value)}")
+        if not 0 <= value < _INT64:
+            raise UsageValueError(f"leaving: {shown(value)} is no id of a member; take it from config()")
+    return list(dict.fromkeys(found))

@@ -323,3 +323,67 @@ def test_waits_are_jittered() -> None:
     waits = [(first.next(), second.next()) for _ in range(20)][1:]
     assert all(one != other for one, other in waits)
     assert all(one[0] != next_[0] for one, next_ in pairwise(waits))
+
+
+# The members of the ensemble
+
+
+async def test_members_replace_the_given_servers(names: Names) -> None:
+    """S1: the members are tried; those that the user gave only as a fallback, behind them. Without members they are
+    used again."""
+    names.known = {"one": ["10.0.1.1"], "two": ["10.0.1.2"]}
+    one, two = Address("10.0.1.1", 5), Address("10.0.1.2", 5)
+    resolver = Resolver([A, B], random.Random(1))
+    assert await resolver.use([Address("one", 5), Address("two", 5), A], PATIENCE) == set()
+    assert set(await resolver.round(PATIENCE)) == {one, two, A}
+    rounds = [await resolver.round(PATIENCE, with_fallback=True) for _ in range(20)]
+    assert {frozenset(each[:3]) for each in rounds} == {frozenset([one, two, A])}
+    assert {tuple(each[3:]) for each in rounds} == {(B,)}
+    assert [resolver.name_of(each) for each in (one, two, A)] == ["one", "two", A.host]
+    await resolver.use([], PATIENCE)
+    assert set(await resolver.round(PATIENCE)) == {A, B}
+    assert set(await resolver.round(PATIENCE, with_fallback=True)) == {A, B}
+
+
+async def test_which_members_have_left(names: Names) -> None:
+    """S1: addresses are compared, not names; what never was a member's has not left, nor has a member whose name does
+    not resolve any more."""
+    names.known = {
+        "one": ["10.0.1.1"],
+        "alias": ["10.0.1.1"],
+        "two": ["10.0.1.2"],
+        "three": ["10.0.1.3", "10.0.1.4"],
+    }
+    one, two, three = (Address(name, 5) for name in ("one", "two", "three"))
+    resolver = Resolver([A], random.Random(1))
+    assert await resolver.use([one, two, three], PATIENCE) == set()
+    assert await resolver.use([Address("alias", 5), two], PATIENCE) == {
+        Address("10.0.1.3", 5),
+        Address("10.0.1.4", 5),
+    }
+    del names.known["two"]
+    assert await resolver.use([Address("alias", 5), two], PATIENCE) == set()
+    assert await resolver.use([two], PATIENCE) == {Address("10.0.1.1", 5)}
+
+
+async def test_an_address_has_its_name_until_the_next_round(names: Names) -> None:
+    """S1: a member that leaves while it is connected to keeps its name; later it is forgotten."""
+    names.known = {"one": ["10.0.1.1"], "two": ["10.0.1.2"]}
+    resolver = Resolver([A], random.Random(1))
+    await resolver.use([Address("one", 5)], PATIENCE)
+    [address] = await resolver.round(PATIENCE)
+    await resolver.use([Address("two", 5)], PATIENCE)
+    assert resolver.name_of(address) == "one"
+    await resolver.round(PATIENCE)
+    assert resolver.name_of(address) == address.host
+
+
+async def test_a_member_whose_name_hangs_delays_nothing(names: Names) -> None:
+    """S1: looking up members is bounded; what is found late is tried in later rounds."""
+    names.known = {"hangs": ["10.0.1.1"]}
+    resolver = Resolver([A], random.Random(1))
+    await resolver.use([Address("hangs", 5), B], 0.01)
+    assert await resolver.round(0.01) == [B]
+    names.silent.set()
+    await until(lambda: found_by(resolver, 2), "what was found in the end is tried")
+    await resolver.close()

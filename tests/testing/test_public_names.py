@@ -13,12 +13,12 @@ import corral.testing
 MEMBERS = {
     "BlackHole": "arrived",
     "ContainerServer": "address close four_letter_word kill pause resume role running start stop",
-    "EmbeddedServer": "address close expire four_letter_word kill pause paused resume role running start stop zookeeper",
+    "EmbeddedServer": "address close expire four_letter_word kill pause paused reconfigure resume role running start stop zookeeper",
     "FaultHit": "",
     "FaultProxy": "accepted address black_hole connections cut cut_at delay expire half_open record refuse",
-    "LocalEnsemble": "close followers hosts kill leader partition servers start stop",
+    "LocalEnsemble": "add_server close followers hosts kill leader partition remove_server servers start stop superuser",
     "LocalServer": (
-        "address close four_letter_word kill log missing pause paused pid resume role running start stop wipe"
+        "address classpath close four_letter_word kill log missing pause paused pid resume role running start stop wipe"
     ),
     "Server": "address close four_letter_word kill pause resume role running start stop",
     "TcpProxy": "accepted address black_hole connections cut delay half_open refuse",

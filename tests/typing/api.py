@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import corral
 
@@ -42,6 +42,32 @@ async def a_client() -> None:
         await zk.close()
     assert_type(corral.connect(), corral.Client)
     assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)
+
+
+async def members(zk: corral.Client) -> None:
+    assert_type(zk.ensemble, corral.Ensemble)
+    config = await zk.ensemble.config()
+    assert_type(config, corral.EnsembleConfig)
+    assert_type((config.version, config.hosts()), tuple[int, tuple[str, ...]])
+    assert_type(config.members, tuple[corral.EnsembleMember, ...])
+    assert_type(config.member(1), corral.EnsembleMember | None)
+    member = corral.EnsembleMember.parse("server.4=zk4:2888:3888;2181")
+    assert_type((member.id, member.role), tuple[int, Literal["participant", "observer"]])
+    assert_type(member.addresses, tuple[corral.QuorumAddress, ...])
+    assert_type((member.host, member.quorum_port, member.election_port), tuple[str, int, int])
+    assert_type((member.client_address, member.secure_client_address), tuple[str | None, str | None])
+    assert_type(member.hosts(secure=True), tuple[str, ...])
+    address = corral.QuorumAddress("zk4", 2888, 3888)
+    assert_type((address.host, address.quorum_port, address.election_port), tuple[str, int, int])
+    changed = await zk.ensemble.reconfigure(joining=[member], leaving=[1], from_version=config.version)
+    assert_type(changed, corral.EnsembleConfig)
+    await zk.ensemble.reconfigure(members=["server.4=zk4:2888:3888;2181"])
+    assert_type(zk.ensemble.watch(), corral.EnsembleWatch)
+    async for config in zk.ensemble.watch():
+        assert_type(config, corral.EnsembleConfig)
+    assert_type(corral.connect(follow_members=True), corral.Client)
+    refusals = (corral.ReconfigDisabled, corral.NewConfigNoQuorum, corral.ReconfigInProgress)
+    assert all(issubclass(refusal, corral.ServerError) for refusal in refusals)
 
 
 async def nodes(zk: corral.Client) -> None:

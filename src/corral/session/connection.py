@@ -51,6 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_due: asyncio.Handle | None = None
         self._is_up = False  # whether the handshake has succeeded
         self._is_paused = False
+        self._is_leaving = False
         self._defect: Exception | None = None
 
     # asyncio.BufferedProtocol
@@ -101,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_paused = True
 
     def resume_writing(self) -> None:
-        self._is_paused = False
+        self._is_paused = self._is_leaving
         self.flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -167,6 +168,17 @@ class Connection(asyncio.BufferedProtocol):
         self._defect = self._defect or error
         if self._transport is not None:
             self._transport.abort()
+
+    def send_last(self) -> None:
+        """Send what is urgent, but none of the users' requests any more: those wait for the next
+        connection."""
+        self._is_paused = self._is_leaving = True
+        self.flush_soon()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a transport."""
+        return self._transport is not None
 
     def drop(self, why: str) -> None:
         """Close at once, and discard what is unsent. `lost` is resolved soon after."""

@@ -88,7 +88,7 @@ class Dialer:
             await anyio.sleep(self._backoff.next(turned_away=bool(turned_away)))
             budget = self._budget()
             round_ends = self._clock() + budget
-            addresses = await self._resolver.round(budget * LOOK_UP_PART, last=last)
+            addresses = await self._resolver.round(budget * LOOK_UP_PART, last=last, with_fallback=rounds > 0)
             bound = self._attempt_bound(round_ends - self._clock(), len(addresses), rounds)
             turned_away = []
             for address in addresses:

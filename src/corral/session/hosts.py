@@ -167,47 +167,84 @@ class Resolver:
     has at most one under way. While it hangs, or after a temporary failure, the addresses of the last one are
     tried. It runs on a thread of its own: in the loop's default executor it would block the application's
     jobs, and the end of `asyncio.run` would wait for it.
+
+    `use` replaces the servers by those that are members of the ensemble now. The servers that the user gave
+    are then a fallback.
     """
 
     def __init__(self, servers: Sequence[Address], rng: random.Random) -> None:
-        self._servers = servers
+        self._given = self._servers = tuple(servers)
         self._rng = rng
         self._known = {server: [server] for server in servers if _is_literal(server.host)}
         self._look_ups: dict[Address, asyncio.Future[_Infos]] = {}
         self.failures = {str(server): NOT_TRIED for server in servers}
         """The result of the last attempt at each server, for error messages."""
 
-    async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
-        """The addresses to try now; `last`, whose connection was lost, comes last.
+    async def round(
+        self, bound: float, *, last: Address | None = None, with_fallback: bool = False
+    ) -> list[Address]:
+        """The addresses to try now; `last`, whose connection was lost, comes last. With `with_fallback` those
+        of the servers that the user gave, too, behind the members'.
 
         Waits at most `bound` seconds for look-ups. What they find later is used in the next round.
         """
-        hanging = set(self._look_ups.values())
-        for server in self._servers:
-            if not _is_literal(server.host) and server not in self._look_ups:
-                self._look_up(server)
-        pending = {look_up for look_up in self._look_ups.values() if look_up not in hanging}
-        if pending or not self._known:
-            await asyncio.wait(pending or hanging, timeout=bound)
-        for server in self._look_ups.keys() - self._known.keys():
-            self.failed(server, f"name not resolved: {NO_ANSWER_YET}")
-        found = [self._known.get(server, []) for server in self._servers]
+        servers = self._servers
+        if with_fallback:
+            servers = tuple(dict.fromkeys((*servers, *self._given)))
+        # Forgotten only now: an address of an earlier round may be asked for its name until then.
+        for gone in self._known.keys() - {*servers, *self._given}:
+            del self._known[gone]
+        await self._look_up_all(servers, bound)
+        found = [self._known.get(server, []) for server in servers]
         addresses = list(dict.fromkeys(address for some in found for address in some))
         # Drop addresses that no name has any more, and names that have addresses.
-        unresolved = [str(server) for server, some in zip(self._servers, found, strict=True) if not some]
+        unresolved = [str(server) for server, some in zip(servers, found, strict=True) if not some]
         self.failures = {
             name: self.failures.get(name, NOT_TRIED) for name in (*unresolved, *map(str, addresses))
         }
         self._rng.shuffle(addresses)
+        if with_fallback:
+            members = self._addresses_of(self._servers)
+            addresses.sort(key=lambda address: address not in members)
         if last in addresses:
             addresses.remove(last)
             addresses.append(last)
         return addresses
 
+    async def use(self, members: Sequence[Address], bound: float) -> set[Address]:
+        """Use these servers from now on; without any, those that the user gave. Returns the addresses of
+        members that have left.
+
+        Waits at most `bound` seconds for look-ups. Addresses are compared, since the user and the servers may
+        call one server by different names. An address that never was a member's has not left: it may be a
+        proxy's.
+        """
+        were_members = self._servers if self._servers is not self._given else ()
+        gone = self._addresses_of([server for server in were_members if server not in members])
+        self._servers = tuple(members) or self._given
+        self._known.update({server: [server] for server in members if _is_literal(server.host)})
+        await self._look_up_all(self._servers, bound)
+        return gone - self._addresses_of(self._servers)
+
+    def _addresses_of(self, servers: Sequence[Address]) -> set[Address]:
+        return {address for server in servers for address in self._known.get(server, ())}
+
+    async def _look_up_all(self, servers: Sequence[Address], bound: float) -> None:
+        hanging = set(self._look_ups.values())
+        for server in servers:
+            if not _is_literal(server.host) and server not in self._look_ups:
+                self._look_up(server)
+        pending = {look_up for look_up in self._look_ups.values() if look_up not in hanging}
+        if pending or (hanging and not self._known):
+            await asyncio.wait(pending or hanging, timeout=bound)
+        for server in self._look_ups.keys() - self._known.keys():
+            self.failed(server, f"name not resolved: {NO_ANSWER_YET}")
+
     def name_of(self, address: Address) -> str:
-        """The host name, of those that the user gave, that this address was found by. Certificates and
-        Kerberos principals are for names."""
-        return next(server.host for server, addresses in self._known.items() if address in addresses)
+        """The host name, of those that the user gave or of a member, that this address was found by; the
+        address itself if no name has it any more. Certificates and Kerberos principals are for names."""
+        found = (server.host for server, addresses in self._known.items() if address in addresses)
+        return next(found, address.host)
 
     def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()

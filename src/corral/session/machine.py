@@ -323,6 +323,10 @@ class Machine:
         if is_connected:
             self.requests.urgent.append(auth)
 
+    def leave(self, why: str) -> None:
+        """Close the connection, which still works, for the reason `why`."""
+        self._request_close(why)
+
     def close(self, now: float, waiter: Waiter) -> bool:
         """Close the session: reject what waits, lose what is held, and send the close request last.
 

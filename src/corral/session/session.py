@@ -21,6 +21,7 @@ from .auth import Credentials
 from .clock import Clock, clock_and_rng
 from .connection import Connection
 from .contact import ContactLog
+from .departure import depart
 from .hosts import Address, Resolver
 from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
@@ -31,6 +32,9 @@ from .states import ConnectionPhase
 from .supervisor import Supervisor
 from .watch_registry import PERSISTENT_KINDS
 from .watchers import Watcher, WatchKind
+
+# Looking up the names of new members may take this part of T.
+MEMBERS_LOOK_UP_PART = 1 / 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +102,10 @@ class Session:
         self.create_future = self._resumption.create_future
         self.clock, self.rng = clock_and_rng(loop)
         self._opened_at = self.clock()
+        self._resolver = Resolver(self._options.servers, self.rng)
         self._supervisor = Supervisor(
             self._machine,
-            Resolver(self._options.servers, self.rng),
+            self._resolver,
             loop=loop,
             clock=self.clock,
             rng=self.rng,
@@ -341,6 +346,15 @@ class Session:
         if self._supervisor is None or self._machine.closing:
             return None
         return self._supervisor.spawn(job(), name)
+
+    async def use_members(self, servers: Sequence[Address]) -> None:
+        """Connect to these servers from now on; without any, to those of the options, which otherwise remain
+        as a fallback. If the connected server was among the last ones and is not any more, the session moves
+        to another one as soon as what was sent is answered."""
+        left = await self._resolver.use(servers, self.timeout * MEMBERS_LOOK_UP_PART)
+        connection = self._connection
+        if connection is not None and connection.address in left:
+            depart(self._machine, connection, self.clock(), "it has left the ensemble")
 
     def _use(self, connection: Connection) -> None:
         if self._connection is not None:

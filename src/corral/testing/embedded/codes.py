@@ -44,7 +44,7 @@ INVALID_ACL: Final = errors.InvalidAcl.code
 AUTH_FAILED: Final = -115
 NOT_READ_ONLY: Final = -119
 NO_WATCHER: Final = errors.NoWatcher.code
-RECONFIG_DISABLED: Final = -123
+RECONFIG_DISABLED: Final = errors.ReconfigDisabled.code
 
 
 class Refused(Exception):

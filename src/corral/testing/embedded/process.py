@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from corral.errors import UsageStateError
 from corral.testing.event_loop import wait_until_accepted
@@ -149,6 +149,11 @@ class Process:
         """End a session; False if there is no such session."""
         self._check_loop()
         return self.core.expire(session_id, self.clock())
+
+    def reconfigure(self, members: Sequence[str]) -> None:
+        """Set the ensemble's configuration."""
+        self._check_loop()
+        self.core.reconfigure(members, self.clock())
 
     def answer(self, word: str) -> str:
         """The answer to a four letter word; empty if it is none, since a server then closes the

@@ -13,6 +13,7 @@ and sessions survive a restart, but not `EmbeddedServer.close`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -180,6 +181,18 @@ class EmbeddedServer(Server):
             raise UsageStateError(f"{self!r} cannot expire a session; resume() it first")
         if not self._loop_host.call(partial(process.expire, session_id)):
             raise UsageValueError(f"there is no session 0x{session_id:x}; Client.session_id has a client's")
+
+    def reconfigure(self, members: Sequence[str]) -> None:
+        """Set the ensemble's configuration to these members, such as
+        ``"server.1=zk1:2888:3888:participant;zk1:2181"``, for clients that follow the members.
+
+        A server of an ensemble has them in ``/zookeeper/config``; this one is standalone, so it has none
+        otherwise, and a client cannot change them. `UsageStateError` if the server is paused or down.
+        """
+        process = self._up()
+        if process.paused:
+            raise UsageStateError(f"{self!r} cannot be reconfigured; resume() it first")
+        self._loop_host.call(partial(process.reconfigure, tuple(members)))
 
     async def close(self) -> None:
         """Kill the server, if it runs, and remove its data. May be called repeatedly and in any state. If

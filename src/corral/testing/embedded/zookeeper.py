@@ -18,6 +18,9 @@ observe is the same, and tests compare it with a real server:
 Every method that takes `now` first handles what is due by then: sessions expire, containers are removed. The
 outcome therefore depends on when frames arrive, not on when `tick` is called.
 
+As on any standalone server, ``/zookeeper/config`` is empty, and a client's reconfig is refused. `reconfigure`
+sets a configuration nevertheless, for clients that follow the members.
+
 There is no quorum, no disk, no SASL and no TLS; quotas are neither counted nor enforced. Other differences,
 which a well-behaved client does not notice:
 
@@ -34,6 +37,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +53,7 @@ from .server_connection import Buffer, FrameTransport, ServerConnection
 from .sessions import PASSWORD_SIZE, Session, Sessions
 from .tree import Tree
 from .watches import ServerWatches
-from .writes import Deletion
+from .writes import Deletion, NewData
 
 __all__ = ["Config", "ZooKeeper"]
 
@@ -262,6 +266,14 @@ class ZooKeeper:
         if session is not None:
             self._end(session)
         return session is not None
+
+    def reconfigure(self, members: Sequence[str], now: float) -> None:
+        """Set the configuration to these members, as the transaction of a reconfiguration does."""
+        self.tick(now)
+        database = self.database
+        database.zxid += 1
+        config = "\n".join([*members, f"version={database.zxid:x}"])
+        database.apply(NewData("/zookeeper/config", config.encode(), -1))
 
     def _end(self, session: Session[ServerConnection]) -> None:
         """End a session, and close its connection without an answer.

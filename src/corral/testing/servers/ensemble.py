@@ -11,12 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias, TypeVar, Unpack
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal, TypeAlias, TypeVar, Unpack
 
-from corral.errors import UsageStateError, UsageValueError
+from corral import acl
+from corral.client import connect
+from corral.errors import (
+    ConnectionLoss,
+    NewConfigNoQuorum,
+    ReconfigInProgress,
+    UsageStateError,
+    UsageValueError,
+)
+from corral.members import EnsembleConfig, EnsembleMember, QuorumAddress
 from corral.testing.event_loop import running_loop
+from corral.testing.network import LOOPBACK
 from corral.testing.network.peers import Peer, PeerNetwork
 
 from .base import ANSWER_TIMEOUT, POLL, ServerStatus, ServerUnavailable, StartedInBlock
@@ -45,6 +56,9 @@ class LocalEnsemble(StartedInBlock):
     With ``partitionable=True``, `partition` can cut servers off from each other. Their traffic then passes
     through proxies in this process, in the event loop of the first `start`: use the ensemble in that loop
     only (else `UsageStateError`), and do not block it. Without it, an ensemble belongs to no event loop.
+
+    With ``reconfigurable=True``, its members are configured dynamically: `add_server` and `remove_server`
+    change them while it runs, and so may a client with the credentials `superuser`.
     """
 
     def __init__(
@@ -54,12 +68,21 @@ class LocalEnsemble(StartedInBlock):
         init_limit: int = 20,
         sync_limit: int = 5,
         partitionable: bool = False,
+        reconfigurable: bool = False,
         **options: Unpack[LocalOptions],
     ) -> None:
         if n < 2:
             raise UsageValueError(
                 f"an ensemble has at least two servers, not {n}; LocalServer is a single one"
             )
+        if reconfigurable:
+            if partitionable:
+                raise UsageValueError(
+                    "an ensemble cannot be both partitionable and reconfigurable, since "
+                    f"{_BYPASSES_PROXIES['reconfigEnabled']}; leave out one of them"
+                )
+            self._password = secrets.token_hex(16)
+            options = _reconfigurable(options, self._password)
         if partitionable:
             for name, why in _BYPASSES_PROXIES.items():
                 value = options.get("extra_config", {}).get(name, "false")
@@ -70,8 +93,11 @@ class LocalEnsemble(StartedInBlock):
                     )
         self._limits = {"initLimit": str(init_limit), "syncLimit": str(sync_limit)}
         self._partitionable = partitionable
+        self._reconfigurable = reconfigurable
+        self._options = options
         self._network: PeerNetwork | None = None  # opened by the first start, closed by `close`
         self._servers = [_Member(self, number, options) for number in range(1, n + 1)]
+        self._last_number = n
         self._ports_are_final = False  # true once a start has succeeded
 
     def __repr__(self) -> str:
@@ -166,6 +192,103 @@ class LocalEnsemble(StartedInBlock):
         async with self._network.partition(numbers):
             yield
 
+    @property
+    def superuser(self) -> tuple[str, bytes]:
+        """The credentials, for ``auth=``, of a client that may do everything, such as reconfigure.
+        `UsageStateError` if the ensemble is not reconfigurable."""
+        self._check_reconfigurable()
+        return "digest", f"super:{self._password}".encode()
+
+    async def add_server(
+        self, *, role: Literal["participant", "observer"] = "participant", **options: Unpack[LocalOptions]
+    ) -> LocalServer:
+        """Start another server, and make it a member; `options` override those of the ensemble.
+
+        Returns when it has served and the ensemble has its new configuration; an observer may then pause for
+        a moment, as it connects to the leader again. Raises `ServerUnavailable` if that
+        takes longer than `start_timeout` seconds, and `UsageStateError` if the ensemble is not reconfigurable
+        or not started. If this fails or is cancelled, the server is killed; it may be a member nevertheless.
+        """
+        self._check_reconfigurable()
+        config = await self._config()
+        self._last_number += 1
+        server = _Member(self, self._last_number, {**self._options, **options})
+        try:
+            for attempt in range(1, PORT_ATTEMPTS + 1):
+                client, quorum, election = free_ports(3)
+                address = QuorumAddress(LOOPBACK, quorum, election)
+                member = EnsembleMember(self._last_number, (address,), role, f"{LOOPBACK}:{client}")
+                members = [*map(str, config.members), str(member)]
+                server._process.configure(client, self._limits, members=members)
+                try:
+                    await server.start()
+                    break
+                except PortTaken:
+                    if attempt == PORT_ATTEMPTS:
+                        raise
+            await self._change(lambda config: config.member(member.id) == member, joining=[member])
+        except BaseException:
+            server._process.close()
+            raise
+        self._servers.append(server)
+        return server
+
+    async def remove_server(self, server: LocalServer, *, drain: float = 0.0) -> None:
+        """Remove a server from the members, then stop it and remove its data.
+
+        It goes on serving its clients for `drain` seconds at most, or until none is connected to it. If it is
+        the leader, the others elect a new one. Raises `UsageValueError` for a server that is not one of the
+        ensemble, and what `add_server` raises. If this fails or is cancelled, the server runs on, as a member
+        or not; call it again.
+        """
+        self._check_reconfigurable()
+        number = self._number_of(server)
+        await self._change(lambda config: config.member(number) is None, leaving=[number])
+        deadline = time.monotonic() + drain
+        while time.monotonic() < deadline and await _has_clients(server):  # noqa: ASYNC110 - nothing to await
+            await asyncio.sleep(POLL)
+        await server.stop()
+        await server.close()
+        self._servers = [each for each in self._servers if each is not server]
+
+    async def _change(
+        self,
+        is_done: Callable[[EnsembleConfig], bool],
+        *,
+        joining: Sequence[EnsembleMember] = (),
+        leaving: Sequence[int] = (),
+    ) -> None:
+        """Reconfigure until the configuration is as wanted."""
+        deadline = time.monotonic() + self._processes()[0].settings.start_timeout
+        async with connect(self._running_hosts(), auth=[self.superuser]) as zk:
+            while True:
+                await zk.sync()
+                if is_done(await zk.ensemble.config()):
+                    return
+                try:
+                    await zk.ensemble.reconfigure(joining=joining, leaving=leaving)
+                except (ConnectionLoss, NewConfigNoQuorum, ReconfigInProgress) as error:
+                    if time.monotonic() > deadline:
+                        raise ServerUnavailable(f"the ensemble was not reconfigured: {error}") from error
+                    await asyncio.sleep(POLL)
+
+    async def _config(self) -> EnsembleConfig:
+        async with connect(self._running_hosts(), auth=[self.superuser]) as zk:
+            await zk.sync()
+            return await zk.ensemble.config()
+
+    def _running_hosts(self) -> str:
+        hosts = [server.address for server in self._awake()]
+        if not hosts:
+            raise UsageStateError(f"{self!r} does not run; call start() first")
+        return ",".join(hosts)
+
+    def _check_reconfigurable(self) -> None:
+        if not self._reconfigurable:
+            raise UsageStateError(
+                f"{self!r} cannot be reconfigured; make it with LocalEnsemble(..., reconfigurable=True)"
+            )
+
     async def leader(self, timeout: float = 30.0) -> LocalServer:
         """Wait until a server leads, and return it; `ServerUnavailable` after `timeout` seconds.
 
@@ -208,12 +331,20 @@ class LocalEnsemble(StartedInBlock):
         for number, (process, port) in enumerate(zip(self._processes(), ports, strict=False), start=1):
             addresses = self._network.as_seen_by(number) if self._network is not None else peers
             members = {f"server.{other}": str(peer) for other, peer in addresses.items()}
-            process.configure(port, {**self._limits, **members})
+            if self._reconfigurable:
+                lines = [
+                    f"{name}={peer}:participant;{LOOPBACK}:{client}"
+                    for (name, peer), client in zip(members.items(), ports, strict=False)
+                ]
+                process.configure(port, self._limits, members=lines)
+            else:
+                process.configure(port, {**self._limits, **members})
 
     def _number_of(self, server: LocalServer) -> int:
-        if server not in self._servers:
-            raise UsageValueError(f"{server!r} is not a server of {self!r}; choose from its .servers")
-        return self.servers.index(server) + 1
+        for each in self._servers:
+            if each is server:
+                return each.number
+        raise UsageValueError(f"{server!r} is not a server of {self!r}; choose from its .servers")
 
     def _check_loop(self) -> None:
         """Raise in any event loop but the one whose proxies connect the servers, if there are proxies."""
@@ -255,7 +386,9 @@ class _Member(LocalServer):
 
     def __init__(self, ensemble: LocalEnsemble, number: int, options: LocalOptions) -> None:
         super().__init__(**options)
+        self.number = number
         self._process = ServerProcess(self._process.settings, options.get("java"), number)
+        self.classpath = options.get("classpath")
         self._ensemble = ensemble
 
     async def start(self, *, wait: bool = True) -> None:
@@ -263,6 +396,22 @@ class _Member(LocalServer):
         self._process.check_down()
         self._ensemble._check_loop()  # in another loop it would not reach its peers
         await start_all([self._process], self._process.settings.start_timeout, wait=wait)
+
+
+def _reconfigurable(options: LocalOptions, password: str) -> LocalOptions:
+    """These options, with what lets the superuser change the members."""
+    config = {"reconfigEnabled": "true", "standaloneEnabled": "false", **options.get("extra_config", {})}
+    digest = {"zookeeper.DigestAuthenticationProvider.superDigest": acl.digest("super", password)[0].id}
+    properties = {**options.get("java_properties", {}), **digest}
+    return {**options, "extra_config": config, "java_properties": properties}
+
+
+async def _has_clients(server: LocalServer) -> bool:
+    """Whether clients are connected to the server, with their sessions."""
+    try:
+        return "sid=" in await server.four_letter_word("cons")
+    except OSError:
+        return False
 
 
 _Statuses: TypeAlias = dict[LocalServer, ServerStatus]

@@ -22,9 +22,11 @@ _INSTALL = "apt-get install -y --no-install-recommends zookeeper"
 _DEBIAN_JARS = Path("/usr/share/java")
 
 
-def server_command(java: str | None, settings: Settings, config: Path) -> list[str]:
+def server_command(
+    java: str | None, settings: Settings, config: Path, classpath: str | None = None
+) -> list[str]:
     """The command that runs a server with the configuration file `config`; `ServerUnavailable` without Java
-    or the jars."""
+    or the jars. `classpath` is the one to use in place of that which is found."""
     return [
         *kill_with_parent(),
         find_java(java),
@@ -41,7 +43,7 @@ def server_command(java: str | None, settings: Settings, config: Path) -> list[s
         "-Djava.net.preferIPv4Stack=true",
         *(f"-D{name}={value}" for name, value in settings.properties().items()),
         "-cp",
-        find_classpath(),
+        classpath or find_classpath(),
         "org.apache.zookeeper.server.quorum.QuorumPeerMain",
         str(config),
     ]

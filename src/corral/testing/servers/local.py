@@ -22,20 +22,30 @@ __all__ = ["LocalOptions", "LocalServer"]
 
 
 class LocalOptions(ServerOptions, total=False):
-    """`ServerOptions`, and ``java``: the Java to run (default: ``JAVA_HOME``, then the search path)."""
+    """`ServerOptions`, and:
+
+    - ``java``: the Java to run (default: ``JAVA_HOME``, then the search path).
+    - ``classpath``: the class path of the ZooKeeper to run (default: the one that is found; see
+      `corral.testing.servers.jvm`).
+    """
 
     java: str | None
+    classpath: str | None
 
 
 class LocalServer(Server):
     """A ZooKeeper server in a local JVM: standalone, or a member of a `LocalEnsemble`.
 
-    It takes `ServerOptions`, and ``java``: the Java to run (default: ``JAVA_HOME``, then the search path).
-    The constructor starts nothing; `start` raises `ServerUnavailable` without Java and ZooKeeper's jars.
+    It takes `ServerOptions`; ``java``: the Java to run (default: ``JAVA_HOME``, then the search path); and
+    ``classpath``: that of the ZooKeeper to run (default: the one that is found on this machine). The
+    constructor starts nothing; `start` raises `ServerUnavailable` without Java and ZooKeeper's jars.
     """
 
-    def __init__(self, *, java: str | None = None, **options: Unpack[ServerOptions]) -> None:
+    def __init__(
+        self, *, java: str | None = None, classpath: str | None = None, **options: Unpack[ServerOptions]
+    ) -> None:
         self._process = ServerProcess(Settings(**options), java)
+        self._process.classpath = classpath
         self._port_is_final = False  # true once a start has succeeded
 
     def __repr__(self) -> str:
@@ -56,6 +66,16 @@ class LocalServer(Server):
         """Where clients connect, as ``host:port``. It never changes. `UsageStateError` before the first
         `start`."""
         return self._process.address
+
+    @property
+    def classpath(self) -> str | None:
+        """The class path of the ZooKeeper that the next `start` runs; None for the one that is found on this
+        machine. Setting it between `stop` and `start` upgrades the server, or takes it back."""
+        return self._process.classpath
+
+    @classpath.setter
+    def classpath(self, value: str | None) -> None:
+        self._process.classpath = value
 
     @property
     def running(self) -> bool:

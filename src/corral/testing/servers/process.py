@@ -58,6 +58,8 @@ class ServerProcess:
         self.directory: Path | None = None
         """Created by the first `configure`, removed by `close`."""
         self.paused = False
+        self.classpath: str | None = None
+        """The class path of the next launch; None for the one that is found on this machine."""
         self._java = java
         self._number = number
         self._process: subprocess.Popen[bytes] | None = None  # the last one launched, until it is reaped
@@ -95,17 +97,24 @@ class ServerProcess:
         if self.running:
             raise UsageStateError(f"{self!r} runs already; stop() it first")
 
-    def configure(self, port: int, quorum: Mapping[str, str] | None = None) -> None:
-        """Set the client port, and write ``zoo.cfg``; `quorum` has the entries that are about an ensemble."""
+    def configure(
+        self, port: int, quorum: Mapping[str, str] | None = None, *, members: Sequence[str] | None = None
+    ) -> None:
+        """Set the client port, and write ``zoo.cfg``; `quorum` has the entries that are about an ensemble.
+        With `members`, lines that have their client addresses, too, these are configured dynamically."""
         self.port = port
         if self.directory is None:
             # Resolved, because the server reports the path of its data and `serves` compares it.
             self.directory = Path(tempfile.mkdtemp(prefix="corral-zookeeper-")).resolve()
             _unclosed.add(self)
+        addresses = {"clientPort": str(port), "clientPortAddress": LOOPBACK}
+        if members is not None:
+            dynamic = self.directory / "zoo.cfg.dynamic"
+            dynamic.write_text("".join(f"{member}\n" for member in members))
+            addresses = {"dynamicConfigFile": str(dynamic)}
         config = {
             "dataDir": str(self.directory / "data"),
-            "clientPort": str(port),
-            "clientPortAddress": LOOPBACK,
+            **addresses,
             **(quorum or {}),
             **self.settings.config(),
         }
@@ -119,7 +128,7 @@ class ServerProcess:
                 "a server of an ensemble has no configuration before the ensemble starts; call start() of "
                 "the ensemble first"
             )
-        command = server_command(self._java, self.settings, self.directory / "zoo.cfg")
+        command = server_command(self._java, self.settings, self.directory / "zoo.cfg", self.classpath)
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
         if self._number is not None:
