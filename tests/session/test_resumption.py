@@ -99,7 +99,10 @@ async def test_what_a_resumed_task_resolves_is_for_the_next_turn(resumption: Res
 
 
 async def test_outside_of_reading_it_is_an_ordinary_future(resumption: Resumption) -> None:
-    """What is resolved elsewhere resumes its task in the next turn."""
+    """What is resolved elsewhere, also after the connection has read something, resumes its task in the next
+    turn."""
+    reading(resumption)
+    await asyncio.sleep(0)
     future = resumption.create_future()
     [task] = await started(future)
     future.set_result(5)

@@ -55,6 +55,7 @@ class Resumption:
 
     def resume(self) -> None:
         """All that has arrived is read: resume the tasks. To be called while no task runs."""
+        self.is_reading = False
         if not self._due:
             return
         due, self._due = iter(self._due), []
