@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -36,6 +37,7 @@ from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.session import Options, Session
 from .session.state_stream import StateStream
+from .session.tls import Tls
 from .session.watchers import WatchKind
 from .statistics import Statistics
 from .types import OPEN_ACL, Acl, ChildrenEvent, Event, State
@@ -64,6 +66,7 @@ def connect(
     session_timeout: float = 10.0,
     connect_timeout: float | None = 15.0,
     auth: Sequence[tuple[str, bytes]] = (),
+    ssl: bool | SSLContext | Callable[[], SSLContext] = False,
     lease: Literal["quorum", "ping"] = "quorum",
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
@@ -85,6 +88,12 @@ def connect(
     - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for no limit.
     - `auth`: credentials, such as ``[("digest", b"user:password")]``, sent on each connection. No message,
       repr or log line shows them.
+    - `ssl`: TLS, for the servers' ``secureClientPort``. True trusts the authorities that the system trusts. An
+      ``ssl.SSLContext`` may trust others, and may have a client certificate (``load_cert_chain``), which is
+      also an identity of the scheme "x509". A function that returns a context is called for each connection,
+      so that certificates can be renewed; if it raises, or returns something else, the attempt to connect has
+      failed, and is repeated. The certificate must be for the host's name in `hosts`, not for its address. See
+      docs/security.md.
     - `lease`: what proves that locks are still held. "quorum" is safe, and costs a logged transaction for
       each client that holds something, six times per session timeout. "ping" costs nothing, but is wrong
       while the connected server follows a deposed leader: then two clients may hold one lock, for up to
@@ -102,6 +111,7 @@ def connect(
     if hosts is None:
         hosts = os.environ.get(HOSTS_VARIABLE) or DEFAULT_HOSTS
     parsed = connect_string.parse(hosts)
+    secured = verify.tls(ssl)
     if lease not in ("quorum", "ping"):
         raise errors.UsageValueError(f"lease must be 'quorum' or 'ping', not {lease!r}")
     options = Options(
@@ -113,6 +123,7 @@ def connect(
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),
         max_reply=verify.size(max_reply, "max_reply"),
+        tls=None if secured is None else Tls(secured),
     )
     for credentials in options.credentials:
         credentials.check_size(options.max_request)

@@ -176,6 +176,8 @@ class Resolver:
         self._look_ups: dict[Address, asyncio.Future[_Infos]] = {}
         self.failures = {str(server): NOT_TRIED for server in servers}
         """The result of the last attempt at each server, for error messages."""
+        self._remarks: dict[str, tuple[str, str]] = {}  # a result, and what was found out about it
+        self._names: dict[Address, str] = {}  # of the addresses of the last round
 
     async def round(self, bound: float, *, last: Address | None = None) -> list[Address]:
         """The addresses to try now; `last`, whose connection was lost, comes last.
@@ -198,6 +200,11 @@ class Resolver:
         self.failures = {
             name: self.failures.get(name, NOT_TRIED) for name in (*unresolved, *map(str, addresses))
         }
+        self._names = {
+            address: server.host
+            for server, some in zip(reversed(self._servers), reversed(found), strict=True)
+            for address in some
+        }
         self._rng.shuffle(addresses)
         if last in addresses:
             addresses.remove(last)
@@ -205,9 +212,9 @@ class Resolver:
         return addresses
 
     def name_of(self, address: Address) -> str:
-        """The host name, of those that the user gave, that this address was found by. Certificates and
-        Kerberos principals are for names."""
-        return next(server.host for server, addresses in self._known.items() if address in addresses)
+        """The host name, of those that the user gave, that this address of the last round was found by.
+        Certificates and Kerberos principals are for names."""
+        return self._names[address]
 
     def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()
@@ -250,9 +257,18 @@ class Resolver:
         """An attempt failed, or a look-up."""
         self.failures[str(server)] = why
 
+    def remark(self, server: Address, what: str) -> None:
+        """Add to the result of the last attempt, and to the next ones as long as they are the same."""
+        self._remarks[str(server)] = self.failures[str(server)], what
+
     def describe(self) -> str:
         """The result of the last attempt at each server, in one line."""
-        return "; ".join(f"{server}: {why}" for server, why in self.failures.items()) or "no attempt was made"
+        lines = [f"{server}: {why}{self._remark(server, why)}" for server, why in self.failures.items()]
+        return "; ".join(lines) or "no attempt was made"
+
+    def _remark(self, server: str, why: str) -> str:
+        about, what = self._remarks.get(server, ("", ""))
+        return f": {what}" if about == why else ""
 
 
 _Infos: TypeAlias = "Sequence[tuple[Any, Any, Any, Any, tuple[Any, ...]]]"

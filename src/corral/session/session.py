@@ -27,6 +27,7 @@ from .requests import Request
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
 from .supervisor import Supervisor
+from .tls import Tls
 from .watch_registry import PERSISTENT_KINDS
 from .watchers import Watcher, WatchKind
 
@@ -43,6 +44,7 @@ class Options:
     tick_time: float | None = None
     max_request: int = framing.DEFAULT_MAX_REQUEST
     max_reply: int = framing.DEFAULT_MAX_REPLY
+    tls: Tls | None = None
 
 
 class Session:
@@ -95,6 +97,7 @@ class Session:
             clock=self.clock,
             rng=self.rng,
             connect_timeout=self._options.connect_timeout,
+            tls=self._options.tls,
             contact=self._contact,
             use=self._use,
         )
