@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from typing import cast
 
 from .hosts import Address
 
@@ -27,7 +28,9 @@ async def is_secure_port(address: Address, limit: float) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     hello = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname=address.host.partition("%")[0]).do_handshake()
+        context.wrap_bio(
+            ssl.MemoryBIO(), hello, server_hostname=address.host.partition("%")[0]
+        ).do_handshake()
     answer = await _answer(address, hello.read(), limit)
     return answer[:2] in (b"\x15\x03", b"\x16\x03")  # an alert, or the server's side of the handshake
 
@@ -36,20 +39,44 @@ async def is_plain_port(address: Address, limit: float) -> bool:
     """Whether what listens there answers a four letter word as a ZooKeeper server does, within `limit`
     seconds."""
     answer = await _answer(address, _WORD, limit)
-    return answer.startswith((b"Zook", b"srvr", b"This"))  # also if the word is not allowed, or it does not serve
+    return answer.startswith(
+        (b"Zook", b"srvr", b"This")
+    )  # also if the word is not allowed, or it does not serve
 
 
 async def _answer(address: Address, question: bytes, limit: float) -> bytes:
     """The first bytes of the answer; empty if there is none."""
+    asking = _Asking(question)
     try:
         async with asyncio.timeout(limit):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: asking, address.host, address.port
+            )
             try:
-                writer.write(question)
-                return await reader.readexactly(4)
-            except asyncio.IncompleteReadError as error:
-                return error.partial
+                await asking.answered.wait()
             finally:
-                writer.transport.abort()
+                transport.abort()
     except OSError:
-        return b""
+        pass
+    return asking.answer
+
+
+class _Asking(asyncio.Protocol):
+    """A connection that asks one question. (A stream would have asyncio report a reset that nobody reads.)"""
+
+    def __init__(self, question: bytes) -> None:
+        self.answer = b""
+        self.answered = asyncio.Event()
+        """Set when the answer can be told apart, or the connection is lost."""
+        self._question = question
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._question)
+
+    def data_received(self, data: bytes) -> None:
+        self.answer += data
+        if len(self.answer) >= len(_WORD):
+            self.answered.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.answered.set()

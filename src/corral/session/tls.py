@@ -18,7 +18,15 @@ from typing import Literal, TypeAlias, cast
 
 from .hosts import Address
 
-__all__ = ["CLOSED_IN_HANDSHAKE", "HandshakeFailed", "Tls", "TlsOption", "explain", "open_connection", "secure"]
+__all__ = [
+    "CLOSED_IN_HANDSHAKE",
+    "HandshakeFailed",
+    "Tls",
+    "TlsOption",
+    "explain",
+    "open_connection",
+    "secure",
+]
 
 TlsOption: TypeAlias = Literal[True] | ssl.SSLContext | Callable[[], ssl.SSLContext]
 """What `connect(ssl=...)` takes: True for the authorities that the system trusts, a context, or a function that
@@ -70,11 +78,11 @@ async def open_connection(
     loop = asyncio.get_running_loop()
     if tls is None:
         plain, _ = await loop.create_connection(lambda: protocol, address.host, address.port)
-        return cast(asyncio.Transport, plain)
+        return plain
     context = tls.context()
     plain, _ = await loop.create_connection(asyncio.Protocol, address.host, address.port)
     on_reached()
-    return await secure(cast(asyncio.Transport, plain), protocol, context, server_name=_plain(server_name))
+    return await secure(plain, protocol, context, server_name=_plain(server_name))
 
 
 async def secure(

@@ -11,31 +11,40 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from corral.errors import UsageStateError
 from corral.testing.event_loop import running_loop
+from corral.testing.network import LOOPBACK
 
 from .base import Server, ServerOptions, ServerUnavailable, Settings
 from .jvm import find_classpath, find_java
 from .ports import PORT_ATTEMPTS, free_ports
 from .process import PortTaken, ServerProcess, start_all, stop_all
+from .secure import SecurePort
 
 __all__ = ["LocalOptions", "LocalServer"]
 
 
 class LocalOptions(ServerOptions, total=False):
-    """`ServerOptions`, and ``java``: the Java to run (default: ``JAVA_HOME``, then the search path)."""
+    """`ServerOptions`, and
+
+    - ``java``: the Java to run (default: ``JAVA_HOME``, then the search path).
+    - ``secure``: a second port, for TLS; see `SecurePort`.
+    """
 
     java: str | None
+    secure: SecurePort | None
 
 
 class LocalServer(Server):
     """A ZooKeeper server in a local JVM: standalone, or a member of a `LocalEnsemble`.
 
-    It takes `ServerOptions`, and ``java``: the Java to run (default: ``JAVA_HOME``, then the search path).
-    The constructor starts nothing; `start` raises `ServerUnavailable` without Java and ZooKeeper's jars.
+    It takes `LocalOptions`. The constructor starts nothing; `start` raises `ServerUnavailable` without Java and ZooKeeper's jars.
     """
 
-    def __init__(self, *, java: str | None = None, **options: Unpack[ServerOptions]) -> None:
-        self._process = ServerProcess(Settings(**options), java)
+    def __init__(
+        self, *, java: str | None = None, secure: SecurePort | None = None, **options: Unpack[ServerOptions]
+    ) -> None:
+        self._process = ServerProcess(Settings(**options), java, secure=secure)
         self._port_is_final = False  # true once a start has succeeded
 
     def __repr__(self) -> str:
@@ -56,6 +65,18 @@ class LocalServer(Server):
         """Where clients connect, as ``host:port``. It never changes. `UsageStateError` before the first
         `start`."""
         return self._process.address
+
+    @property
+    def secure_address(self) -> str:
+        """Where clients connect with TLS. `UsageStateError` before the first `start`, and without
+        ``secure=``."""
+        port = self._process.secure_port
+        if port is None:
+            raise UsageStateError(
+                "this server has no port for TLS, or has not started; make it with LocalServer(secure=...), "
+                "and call start() first"
+            )
+        return f"{LOOPBACK}:{port}"
 
     @property
     def running(self) -> bool:
