@@ -84,22 +84,30 @@ class Process:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, host: str, is_virtual: bool) -> asyncio.Server:
         """Bind the port without accepting yet, so that a cancelled start leaves no listener."""
+        # uvloop may read the beginning of the handshake before `TlsAcceptor` can shake hands. There the loop does
+        # it, and neither `end` nor `pause` affects handshakes.
+        is_asyncio = isinstance(loop, asyncio.BaseEventLoop)
+        make = self._acceptor if self._tls is not None and is_asyncio else lambda: ServerProtocol(self)
         attempts = 1 if self.port or is_virtual else PORT_ATTEMPTS
         while True:
             # `free_ports` says why this is not just any free port.
             port = self.port or (0 if is_virtual else free_ports(1)[0])
             try:
                 return await loop.create_server(
-                    self._make_protocol, host, port, backlog=_BACKLOG, start_serving=False
+                    make,
+                    host,
+                    port,
+                    backlog=_BACKLOG,
+                    ssl=None if is_asyncio else self._tls,
+                    start_serving=False,
                 )
             except OSError as error:
                 attempts -= 1
                 if not attempts:
                     raise _unavailable(host, port, error) from error
 
-    def _make_protocol(self) -> asyncio.BaseProtocol:
-        if self._tls is None:
-            return ServerProtocol(self)
+    def _acceptor(self) -> TlsAcceptor:
+        assert self._tls is not None
         return TlsAcceptor(
             self, self._tls, self._handshake_begins, lambda acceptor: self._acceptors.pop(acceptor, None)
         )
