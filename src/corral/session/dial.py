@@ -187,6 +187,8 @@ class Dialer:
             ended_by = connection.lost.result() if connection.lost.done() else None
             if isinstance(ended_by, ssl.SSLError):  # TLS 1.3 refuses our certificate after the handshake
                 why = explain(ended_by)
+                # What it says is lost if the connection is reset before we read it.
+                self._resolver.remark(address, _TURNED_AWAY, f"earlier it said: {why}")
             elif machine.last_contact == contact and machine.close_reason is None:
                 why = _TURNED_AWAY
             else:
@@ -204,9 +206,9 @@ class Dialer:
             if self._resolver.failures.get(str(address)) == silent:
                 self._is_port_checked = True
                 if self._tls is None and await port_check.is_secure_port(address, bound):
-                    self._resolver.remark(address, port_check.SECURE_PORT)
+                    self._resolver.remark(address, silent, port_check.SECURE_PORT)
                 elif self._tls is not None and await port_check.is_plain_port(address, bound):
-                    self._resolver.remark(address, port_check.PLAIN_PORT)
+                    self._resolver.remark(address, silent, port_check.PLAIN_PORT)
                 return
 
     async def _turned_away(self, address: Address, bound: float) -> None:

@@ -257,9 +257,9 @@ class Resolver:
         """An attempt failed, or a look-up."""
         self.failures[str(server)] = why
 
-    def remark(self, server: Address, what: str) -> None:
-        """Add to the result of the last attempt, and to the next ones as long as they are the same."""
-        self._remarks[str(server)] = self.failures[str(server)], what
+    def remark(self, server: Address, about: str, what: str) -> None:
+        """Whenever the result of the last attempt is `about`, describe it with `what`, too."""
+        self._remarks[str(server)] = about, what
 
     def describe(self) -> str:
         """The result of the last attempt at each server, in one line."""
