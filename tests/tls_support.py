@@ -93,8 +93,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 @pytest.fixture(scope="session")
-def local_secure_server(real_servers: None, pki: Pki) -> Iterator[LocalServer]:
-    """A real server with a secure port that asks for certificates, and does not insist."""
+def _local_secure_server(pytestconfig: pytest.Config, pki: Pki) -> Iterator[LocalServer | None]:
+    chosen = pytestconfig.getoption("--zookeeper") or pytestconfig.getini("zookeeper")
+    if chosen == "embedded" or pytestconfig.getoption("--loop") == "virtual" or LocalServer.missing():
+        yield None
+        return
     server = LocalServer(
         secure=SecurePort(certificate=pki.server, authorities=pki.authority.certificate, clients="want")
     )
@@ -106,16 +109,20 @@ def local_secure_server(real_servers: None, pki: Pki) -> Iterator[LocalServer]:
 
 
 @pytest.fixture
-async def secure(request: pytest.FixtureRequest, pki: Pki) -> AsyncIterator[str]:
+def local_secure_server(real_servers: None, _local_secure_server: LocalServer | None) -> LocalServer:
+    """A real server with a secure port that asks for certificates, and does not insist."""
+    assert _local_secure_server is not None
+    return _local_secure_server
+
+
+@pytest.fixture
+async def secure(_local_secure_server: LocalServer | None, pki: Pki) -> AsyncIterator[str]:
     """The address of a port for TLS, of a real server unless the run is on the embedded one."""
-    is_virtual = isinstance(asyncio.get_running_loop(), VirtualLoop)
-    chosen = request.config.getoption("--zookeeper") or request.config.getini("zookeeper")
-    if is_virtual or chosen == "embedded" or LocalServer.missing():
-        async with embedded(pki.authority.server_context(pki.server)) as server:
-            yield server.address
-    else:
-        local: LocalServer = request.getfixturevalue("local_secure_server")
-        yield local.secure_address
+    if _local_secure_server is not None:
+        yield _local_secure_server.secure_address
+        return
+    async with embedded(pki.authority.server_context(pki.server)) as server:
+        yield server.address
 
 
 def embedded(context: ssl.SSLContext | None, **options: Any) -> EmbeddedServer:

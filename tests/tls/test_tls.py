@@ -20,7 +20,10 @@ ConnectSecure = Callable[..., corral.Client]
 
 async def test_a_client_works_over_tls(secure: str, connect_secure: ConnectSecure) -> None:
     """T1: with TLS a client reads, writes, locks and watches as without."""
-    async with connect_secure(secure) as zk, connect_secure(secure.replace("127.0.0.1", "localhost")) as other:
+    async with (
+        connect_secure(secure) as zk,
+        connect_secure(secure.replace("127.0.0.1", "localhost")) as other,
+    ):
         path = await zk.create("/tls-", b"1", sequential=True)
         watch = zk.watch(path)
         assert (await within(anext(watch))).data == b"1"
@@ -67,7 +70,10 @@ async def test_the_name_is_the_hosts(pki: Pki) -> None:
         async with corral.connect(f"localhost:{port}", ssl=pki.trusting(), session_timeout=4.0) as zk:
             await zk.children("/")
         why = await refusal(corral.connect(server.address, ssl=pki.trusting(), connect_timeout=1.0))
-        assert f"{server.address}: TLS: the server's certificate is not for '127.0.0.1', the name in hosts" in why
+        assert (
+            f"{server.address}: TLS: the server's certificate is not for '127.0.0.1', the name in hosts"
+            in why
+        )
 
 
 async def test_a_name_with_several_addresses(pki: Pki) -> None:
