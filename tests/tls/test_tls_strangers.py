@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -26,11 +27,10 @@ class Closing(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         if self._at_once:
-            transport.write(self._answer)
-            transport.close()
+            self._transport.write(self._answer)
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
@@ -93,7 +93,10 @@ async def test_a_server_that_is_silent_in_the_handshake(pki: Pki) -> None:
         began = asyncio.get_running_loop().time()
         client = corral.connect(f"{silent},{closing}", ssl=pki.trusting(), connect_timeout=2.0)
         why = await refusal(client)
-        assert f"{silent}: no answer in the TLS handshake within" in why
+        is_told = isinstance(
+            asyncio.get_running_loop(), asyncio.BaseEventLoop
+        )  # uvloop does not say how far it is
+        assert f"{silent}: no answer{' in the TLS handshake' if is_told else ''} within" in why
         if isinstance(asyncio.get_running_loop(), VirtualLoop):
             assert asyncio.get_running_loop().time() - began == 2.0
 

@@ -12,8 +12,9 @@ truncated one is noticed, and a session ends by a message of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias, cast
 
 from .hosts import Address
@@ -79,10 +80,24 @@ async def open_connection(
     if tls is None:
         plain, _ = await loop.create_connection(lambda: protocol, address.host, address.port)
         return plain
-    context = tls.context()
-    plain, _ = await loop.create_connection(asyncio.Protocol, address.host, address.port)
-    on_reached()
-    return await secure(plain, protocol, context, server_name=_plain(server_name))
+    context, name = tls.context(), _plain(server_name)
+    if isinstance(loop, asyncio.BaseEventLoop):
+        plain, _ = await loop.create_connection(asyncio.Protocol, address.host, address.port)
+        on_reached()
+        return await secure(plain, protocol, context, server_name=name)
+    # uvloop may read, and lose, what comes before `start_tls`. It has no such gap here.
+    stand_in = _StandIn()
+    with _explained(name):
+        secured, _ = await loop.create_connection(
+            lambda: stand_in,
+            address.host,
+            address.port,
+            ssl=context,
+            server_hostname=name,
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
+        )
+        stand_in.hand_over(secured, protocol)
+    return secured
 
 
 async def secure(
@@ -96,38 +111,46 @@ async def secure(
 ) -> asyncio.Transport:
     """Shake hands on a connection that nothing was read from, and give it to `protocol`.
 
-    Raises `HandshakeFailed`. If this fails or is cancelled, the connection is closed, and `protocol` has never
-    had it.
+    Raises `OSError`, of which `HandshakeFailed` is one. If this fails or is cancelled, the connection is closed,
+    and `protocol` has never had it.
     """
     stand_in = _StandIn()
     try:
-        if transport.is_closing():
-            raise ConnectionResetError
-        upgraded: asyncio.Transport | None = await asyncio.get_running_loop().start_tls(
-            transport,
-            stand_in,
-            context,
-            server_side=server_side,
-            server_hostname=server_name,
-            ssl_shutdown_timeout=shutdown_timeout,
-        )
-        # asyncio also returns when the connection was lost in the handshake, or just after it.
-        if upgraded is None or upgraded.is_closing() or stand_in.is_lost:
-            raise stand_in.error or ConnectionResetError()
-    except ssl.SSLError as error:
-        transport.abort()
-        raise HandshakeFailed(explain(error, server_name)) from error
-    except OSError as error:  # FIN, RST, and what else may happen to a socket
-        transport.abort()
-        raise HandshakeFailed(CLOSED_IN_HANDSHAKE) from error
-    except ValueError as error:  # from Python's ssl, for a name that no certificate can have
-        transport.abort()
-        raise HandshakeFailed(f"TLS: {server_name!r} is no name for a server: {error}") from error
+        with _explained(server_name):
+            if transport.is_closing():
+                raise ConnectionResetError
+            secured: asyncio.Transport | None = await asyncio.get_running_loop().start_tls(
+                transport,
+                stand_in,
+                context,
+                server_side=server_side,
+                server_hostname=server_name,
+                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
+                ssl_shutdown_timeout=shutdown_timeout,
+            )
+            stand_in.hand_over(secured, protocol)
     except BaseException:
         transport.abort()
         raise
-    stand_in.hand_over(upgraded, protocol)
-    return upgraded
+    assert secured is not None  # `hand_over` has checked it
+    return secured
+
+
+_HANDSHAKE_TIMEOUT = 3600.0
+"""Seconds; whoever connects has a bound of its own, which is shorter."""
+
+
+@contextlib.contextmanager
+def _explained(server_name: str | None) -> Iterator[None]:
+    """Raise what goes wrong in a handshake as `HandshakeFailed`."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise HandshakeFailed(explain(error, server_name)) from error
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+        raise HandshakeFailed(CLOSED_IN_HANDSHAKE) from error
+    except ValueError as error:  # from Python's ssl
+        raise HandshakeFailed(f"TLS: no certificate can be for {server_name!r}: {error}") from error
 
 
 class _StandIn(asyncio.Protocol):
@@ -145,7 +168,11 @@ class _StandIn(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost, self.error = True, exc
 
-    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+    def hand_over(self, transport: asyncio.Transport | None, protocol: asyncio.BaseProtocol) -> None:
+        """Give the connection to its protocol; raises if it is lost already."""
+        # asyncio returns also if the connection was lost in the handshake (None), or just after it.
+        if transport is None or self.is_lost or transport.is_closing():
+            raise self.error or ConnectionResetError()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         data = b"".join(self._received)
