@@ -38,8 +38,6 @@ class Connection(asyncio.BufferedProtocol):
         it shielded: cancelling a wait must not resolve it."""
         self.made = False
         """Whether there ever was a transport. If not, `lost` is never resolved."""
-        self.in_handshake = False
-        """Whether the server has accepted a connection, and the handshake of TLS is not over."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self._machine = machine
@@ -56,7 +54,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.made = True
-        self.in_handshake = False
         self._transport = cast(asyncio.Transport, transport)
         try:
             connect = self._machine.connection_made(self._clock())
@@ -114,10 +111,6 @@ class Connection(asyncio.BufferedProtocol):
             self.established.set_result(None)
 
     # For the session
-
-    def handshake_begins(self) -> None:
-        """TLS shakes hands; when that is over, `connection_made` follows."""
-        self.in_handshake = True
 
     def flush_soon(self) -> None:
         """Write what the machine sends at the end of this loop turn: one write for all of it."""

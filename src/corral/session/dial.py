@@ -164,18 +164,12 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
-                await open_connection(
-                    connection,
-                    address,
-                    self._tls,
-                    self._resolver.name_of(address),
-                    connection.handshake_begins,
-                )
+                await open_connection(connection, address, self._tls, self._resolver.name_of(address))
                 await asyncio.shield(connection.established)
         except OSError as error:  # a TimeoutError is one
             connection.drop(f"no session within {bound:.2f} s")
-            where = " in the TLS handshake" if connection.in_handshake else ""
-            self._resolver.failed(address, str(error) or f"no answer{where} within {bound:.2f} s")
+            what = "no answer" if self._tls is None or connection.made else "no TLS connection"
+            self._resolver.failed(address, str(error) or f"{what} within {bound:.2f} s")
         except BaseException:
             if machine.phase is not ConnectionPhase.UP:
                 connection.drop("the client is closed")

@@ -1,21 +1,15 @@
-"""TLS: where each connection gets its context, the handshake, and what an operator reads if it fails.
+"""TLS: where each connection gets its context, and what an operator reads if a handshake fails.
 
-The handshake is asyncio's, by `loop.start_tls` on a connection that is open already, and not by
-`create_connection(ssl=...)`: if that one is cancelled in the turn of the loop in which the socket is connected,
-it leaves the socket open, and the handshake goes on (Python 3.11 to 3.13). Here whoever waits has the
-socket's transport and aborts it.
-
-A connection is closed without waiting for the server's `close_notify`: ZooKeeper's messages have lengths, so a
-truncated one is noticed, and a session ends by a message of its own.
+A connection is aborted, without waiting for the server's ``close_notify``: ZooKeeper's messages have lengths, so
+a truncated one is noticed, and a session ends by a message of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import Callable, Iterator
-from typing import Literal, TypeAlias, cast
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from .hosts import Address
 
@@ -64,127 +58,39 @@ class Tls:
 
 
 async def open_connection(
-    protocol: asyncio.BaseProtocol,
-    address: Address,
-    tls: Tls | None = None,
-    server_name: str = "",
-    on_reached: Callable[[], None] = lambda: None,
+    protocol: asyncio.BaseProtocol, address: Address, tls: Tls | None = None, server_name: str = ""
 ) -> asyncio.Transport:
-    """Connect to a server, with TLS if `tls` is given; `protocol` gets the connection when its handshake is
-    over. `server_name` is what the certificate must be for: the host as the user has named it.
+    """Connect to a server, with TLS if `tls` is given. `server_name` is what the certificate must be for: the host
+    as the user has named it.
 
-    `on_reached` is called before the handshake. Raises `OSError`, of which `HandshakeFailed` is one. If this
-    fails or is cancelled, the connection is closed, and `protocol` has never had it.
+    `protocol` gets the connection when its handshake is over. Raises `OSError`, of which `HandshakeFailed` is
+    one. If this is cancelled in the turn in which the handshake ends, `protocol` may have a connection.
     """
     loop = asyncio.get_running_loop()
     if tls is None:
-        plain, _ = await loop.create_connection(lambda: protocol, address.host, address.port)
-        return plain
-    context, name = tls.context(), _plain(server_name)
-    if isinstance(loop, asyncio.BaseEventLoop):
-        plain, _ = await loop.create_connection(asyncio.Protocol, address.host, address.port)
-        on_reached()
-        return await secure(plain, protocol, context, server_name=name)
-    # uvloop may read, and lose, what comes before `start_tls`. It has no such gap here.
-    stand_in = _StandIn()
-    with _explained(name):
-        secured, _ = await loop.create_connection(
-            lambda: stand_in,
+        transport, _ = await loop.create_connection(lambda: protocol, address.host, address.port)
+        return transport
+    context, server_name = tls.context(), _plain(server_name)
+    try:
+        transport, _ = await loop.create_connection(
+            lambda: protocol,
             address.host,
             address.port,
             ssl=context,
-            server_hostname=name,
+            server_hostname=server_name,
             ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
         )
-        stand_in.hand_over(secured, protocol)
-    return secured
-
-
-async def secure(
-    transport: asyncio.Transport,
-    protocol: asyncio.BaseProtocol,
-    context: ssl.SSLContext,
-    *,
-    server_side: bool = False,
-    server_name: str | None = None,
-    shutdown_timeout: float | None = None,
-) -> asyncio.Transport:
-    """Shake hands on a connection that nothing was read from, and give it to `protocol`.
-
-    Raises `OSError`, of which `HandshakeFailed` is one. If this fails or is cancelled, the connection is closed,
-    and `protocol` has never had it.
-    """
-    stand_in = _StandIn()
-    try:
-        with _explained(server_name):
-            if transport.is_closing():
-                raise ConnectionResetError
-            secured: asyncio.Transport | None = await asyncio.get_running_loop().start_tls(
-                transport,
-                stand_in,
-                context,
-                server_side=server_side,
-                server_hostname=server_name,
-                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
-                ssl_shutdown_timeout=shutdown_timeout,
-            )
-            stand_in.hand_over(secured, protocol)
-    except BaseException:
-        transport.abort()
-        raise
-    assert secured is not None  # `hand_over` has checked it
-    return secured
-
-
-_HANDSHAKE_TIMEOUT = 3600.0
-"""Seconds; whoever connects has a bound of its own, which is shorter."""
-
-
-@contextlib.contextmanager
-def _explained(server_name: str | None) -> Iterator[None]:
-    """Raise what goes wrong in a handshake as `HandshakeFailed`."""
-    try:
-        yield
     except ssl.SSLError as error:
         raise HandshakeFailed(explain(error, server_name)) from error
     except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
         raise HandshakeFailed(CLOSED_IN_HANDSHAKE) from error
     except ValueError as error:  # from Python's ssl
         raise HandshakeFailed(f"TLS: no certificate can be for {server_name!r}: {error}") from error
+    return transport
 
 
-class _StandIn(asyncio.Protocol):
-    """Has the connection until the handshake is over, and keeps what the peer sends in the same moment."""
-
-    def __init__(self) -> None:
-        self.is_lost = False
-        self.error: Exception | None = None
-        """Why, if it was lost by an error."""
-        self._received: list[bytes] = []
-
-    def data_received(self, data: bytes) -> None:
-        self._received.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost, self.error = True, exc
-
-    def hand_over(self, transport: asyncio.Transport | None, protocol: asyncio.BaseProtocol) -> None:
-        """Give the connection to its protocol; raises if it is lost already."""
-        # asyncio returns also if the connection was lost in the handshake (None), or just after it.
-        if transport is None or self.is_lost or transport.is_closing():
-            raise self.error or ConnectionResetError()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        data = b"".join(self._received)
-        while data and not transport.is_closing():
-            if isinstance(protocol, asyncio.BufferedProtocol):
-                buffer = memoryview(protocol.get_buffer(len(data)))
-                piece, data = data[: len(buffer)], data[len(buffer) :]
-                buffer[: len(piece)] = piece
-                protocol.buffer_updated(len(piece))
-            else:
-                cast(asyncio.Protocol, protocol).data_received(data)
-                data = b""
+_HANDSHAKE_TIMEOUT = 3600.0
+"""Seconds; whoever connects has a bound of its own, which is shorter."""
 
 
 def _plain(host: str) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable
 from typing import cast
-
-from corral.session.tls import HandshakeFailed, secure
 
 from .protocol import ProtocolOwner, ServerProtocol
 
@@ -62,14 +59,25 @@ class TlsAcceptor(asyncio.Protocol):
             transport.resume_reading()
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
-        with contextlib.suppress(HandshakeFailed):
-            await secure(
+        stand_in = _StandIn()
+        try:
+            if transport.is_closing():
+                return
+            secured: asyncio.Transport | None = await self._owner.loop.start_tls(
                 transport,
-                ServerProtocol(self._owner),
+                stand_in,
                 self._context,
                 server_side=True,
-                shutdown_timeout=_SHUTDOWN_TIMEOUT,
+                ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT,
             )
+            # asyncio also returns, with None, if the connection was lost in the handshake.
+            if secured is not None and not stand_in.is_lost:
+                stand_in.hand_over(secured, ServerProtocol(self._owner))
+        except OSError:
+            transport.abort()
+        except BaseException:
+            transport.abort()
+            raise
 
     def abort(self) -> None:
         """Close at once."""
@@ -77,3 +85,28 @@ class TlsAcceptor(asyncio.Protocol):
             self._task.cancel()
         if self._transport is not None:
             self._transport.abort()
+
+
+class _StandIn(asyncio.Protocol):
+    """Has the connection until the handshake is over, and keeps what the client sends with the end of it."""
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+
+    def hand_over(self, transport: asyncio.Transport, protocol: ServerProtocol) -> None:
+        """Give the connection to its protocol."""
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        data = self._received
+        while data and not transport.is_closing():
+            buffer = protocol.get_buffer(len(data))
+            piece, data = data[: len(buffer)], data[len(buffer) :]
+            buffer[: len(piece)] = piece
+            protocol.buffer_updated(len(piece))
