@@ -293,7 +293,8 @@ def tls(
         return True
     if not callable(value) or inspect.iscoroutinefunction(value):
         raise UsageTypeError(
-            f"ssl must be True, an ssl.SSLContext, or a function (not async) that returns one, not {shown(value)}"
+            "ssl must be True, an ssl.SSLContext, or a function (not async) that returns one, not "
+            f"{shown(value)}"
         )
     return value
 

@@ -153,3 +153,21 @@ def test_contexts_are_checked(pki: Pki) -> None:
             corral.UsageTypeError, match=r"ssl must be True, an ssl.SSLContext, or a function"
         ):
             corral.connect(ssl=wrong)  # type: ignore[arg-type]
+
+
+async def test_an_ensemble_that_went_back_in_time(pki: Pki) -> None:
+    """S4, T1: a client with TLS that has seen more than the servers asks one, with TLS, and ends with an error that
+    says so."""
+    if not isinstance(asyncio.get_running_loop(), VirtualLoop):
+        pytest.skip("about what happens after a session timeout: runs in virtual time")
+    context = pki.authority.server_context(pki.server)
+    async with embedded(context) as server:
+        async with corral.connect(server.address, ssl=pki.trusting(), session_timeout=8.0) as zk:
+            await zk.create("/node")
+            for _ in range(100):
+                await zk.set("/node", b"new")
+            port = int(server.address.rpartition(":")[2])
+            await server.close()
+            async with embedded(context, port=port):
+                with pytest.raises(corral.EnsembleBehind, match="the ensemble was restored"):
+                    await zk.get("/node")

@@ -119,13 +119,16 @@ def explain(error: ssl.SSLError, server_name: str | None = None) -> str:
             )
         return f"TLS: the server's certificate is refused: {why}"
     reason = (error.reason or type(error).__name__).replace("_", " ").lower()
-    if "certificate" in reason and "alert" in reason or "unknown ca" in reason:
+    if "alert" in reason and ("certificate" in reason or "unknown ca" in reason):
         return (
             f"TLS: the server does not accept our certificate ({reason}); load one that it trusts with "
             "load_cert_chain() of the context"
         )
     if "alert" in reason:
-        return f"TLS: the server refuses the handshake ({reason}); do both sides have a version and a cipher in common?"
+        return (
+            f"TLS: the server refuses the handshake ({reason}); the two sides may have no version or no cipher in "
+            "common"
+        )
     return f"TLS: what the server sends is no TLS, or does not fit ({reason}); is it a secure port?"
 
 
