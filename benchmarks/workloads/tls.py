@@ -1,10 +1,10 @@
-"""TLS: handshakes, and reads with it. corral and the floor alone, on a server of their own with a secure port.
+"""TLS: handshakes, and reads. Only corral and the floor, on a server of their own with a secure port.
 
-``tls-connect`` is from nothing to a usable session, as in `connect`; ``tls-get`` is 1,000 reads of a node of 100
-bytes in flight, as in `get`. Both sides check the server's certificate (ECDSA, P-256), which openssl makes.
+``tls-connect`` is from nothing to a usable session, as in `connect`; ``tls-get`` is 1,000 reads of a node of
+100 bytes in flight, as in `get`. Both clients check the server's certificate (ECDSA, P-256), which openssl
+makes.
 
-The floor does the same, on the same asyncio, with the same context: TLS itself costs both the same. So the ratios
-are lower than without TLS, and show only what corral adds.
+The floor has the same context on the same event loop, so TLS itself costs both the same.
 Budget: 1.3 times the floor's CPU time.
 """
 

@@ -88,12 +88,12 @@ def connect(
     - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for no limit.
     - `auth`: credentials, such as ``[("digest", b"user:password")]``, sent on each connection. No message,
       repr or log line shows them.
-    - `ssl`: TLS, for the servers' ``secureClientPort``. True trusts the authorities that the system trusts. An
+    - `ssl`: TLS, for the servers' ``secureClientPort``. True trusts the system's authorities. An
       ``ssl.SSLContext`` may trust others, and may have a client certificate (``load_cert_chain``), which is
       also an identity of the scheme "x509". A function that returns a context is called for each connection,
       so that certificates can be renewed; if it raises, or returns something else, the attempt to connect has
-      failed, and is repeated. The certificate must be for the host's name in `hosts`, not for its address. See
-      docs/security.md.
+      failed, and is repeated. The server's certificate must be for the host as `hosts` names it, not for the
+      address of that name. See docs/security.md.
     - `lease`: what proves that locks are still held. "quorum" is safe, and costs a logged transaction for
       each client that holds something, six times per session timeout. "ping" costs nothing, but is wrong
       while the connected server follows a deposed leader: then two clients may hold one lock, for up to

@@ -83,15 +83,19 @@ async def test_a_session_that_expires(secure: str, connect_secure: ConnectSecure
                 async with other.lock(f"{path}/lock"):
                     assert is_over, "two hold the lock"
 
+            async def holds(hole: contextlib.AsyncExitStack) -> None:
+                nonlocal waiting, is_over
+                async with zk.lock(f"{path}/lock"):
+                    waiting = asyncio.ensure_future(acquires())
+                    await hole.enter_async_context(proxy.black_hole())
+                    try:
+                        await asyncio.sleep(60)
+                    finally:
+                        is_over = True
+
             async with contextlib.AsyncExitStack() as hole:
                 with pytest.raises(corral.LockLost):
-                    async with zk.lock(f"{path}/lock"):
-                        waiting = asyncio.ensure_future(acquires())
-                        await hole.enter_async_context(proxy.black_hole())
-                        try:
-                            await asyncio.sleep(60)
-                        finally:
-                            is_over = True
+                    await holds(hole)
                 assert waiting is not None
                 await within(waiting)
             await within(zk.children("/"))

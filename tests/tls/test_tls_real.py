@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +64,19 @@ async def test_a_real_server_with_an_expired_certificate(expired_server: LocalSe
     assert "certificate has expired" in why
     async with corral.connect(expired_server.address) as zk:
         await zk.children("/")
+
+
+async def test_the_code_in_the_guide_runs(local_secure_server: LocalServer, pki: Pki) -> None:
+    """docs/security.md: its code runs, with these certificates."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page.partition("## TLS")[2], re.DOTALL | re.MULTILINE)
+    code: dict[str, Any] = {}
+    for block in blocks:
+        if "ssl" in block:
+            block = block.replace("/etc/zookeeper/ca.pem", str(pki.authority.certificate))
+            exec(block.replace("/etc/zookeeper/client.pem", str(pki.client)), code)
+    assert "zookeeper" in await code["secure"](local_secure_server.secure_address)
+    assert await code["share"](local_secure_server.secure_address) == "/secret"
 
 
 async def test_there_is_no_secure_port(real_servers: None) -> None:

@@ -88,7 +88,7 @@ async def test_another_service_with_tls(pki: Pki) -> None:
 
 
 async def test_a_server_that_is_silent_in_the_handshake(pki: Pki) -> None:
-    """T1, T4: a server that does not answer holds up nothing but its own attempt, whose time is bounded."""
+    """T1: a server that does not answer holds up nothing but its own attempt, whose time is bounded."""
     async with listening(asyncio.Protocol) as silent, listening(lambda: Closing(at_once=True)) as closing:
         began = asyncio.get_running_loop().time()
         client = corral.connect(f"{silent},{closing}", ssl=pki.trusting(), connect_timeout=2.0)
@@ -106,7 +106,7 @@ async def test_another_server_is_found(secure: str, connect_secure: ConnectSecur
 
 
 async def test_leaving_does_not_wait_for_the_peer(secure: str, connect_secure: ConnectSecure) -> None:
-    """T4: leaving a client is bounded as without TLS, though the server does not answer the end of TLS."""
+    """T1: leaving a client is bounded as without TLS, though the server does not answer the end of TLS."""
     async with TcpProxy(secure) as proxy:
         zk = connect_secure(proxy.address)
         await zk.__aenter__()

@@ -1,7 +1,7 @@
 """TLS: where each connection gets its context, and what an operator reads if a handshake fails.
 
-A connection is aborted, without waiting for the server's ``close_notify``: ZooKeeper's messages have lengths, so
-a truncated one is noticed, and a session ends by a message of its own.
+A connection is aborted, without waiting for the server's ``close_notify``: ZooKeeper's messages have lengths,
+so a truncated one is noticed, and a session ends by a message of its own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ __all__ = [
     "TlsOption",
     "explain",
     "open_connection",
-    "secure",
 ]
 
 TlsOption: TypeAlias = Literal[True] | ssl.SSLContext | Callable[[], ssl.SSLContext]
-"""What `connect(ssl=...)` takes: True for the authorities that the system trusts, a context, or a function that
-returns one."""
+"""What `connect(ssl=...)` takes: True for the system's authorities, a context, or a function that returns
+one."""
 
 CLOSED_IN_HANDSHAKE = "the server closed the connection in the TLS handshake"
 
@@ -60,8 +59,8 @@ class Tls:
 async def open_connection(
     protocol: asyncio.BaseProtocol, address: Address, tls: Tls | None = None, server_name: str = ""
 ) -> asyncio.Transport:
-    """Connect to a server, with TLS if `tls` is given. `server_name` is what the certificate must be for: the host
-    as the user has named it.
+    """Connect to a server, with TLS if `tls` is given. `server_name` is what the certificate must be for: the
+    host as the user has named it.
 
     `protocol` gets the connection when its handshake is over. Raises `OSError`, of which `HandshakeFailed` is
     one. If this is cancelled in the turn in which the handshake ends, `protocol` may have a connection.
@@ -107,15 +106,15 @@ def explain(error: ssl.SSLError, server_name: str | None = None) -> str:
         why = error.verify_message.rstrip(".")
         if error.verify_code in _WRONG_NAME:
             return (
-                f"TLS: the server's certificate is not for {server_name!r}, the name in hosts; connect by a name "
-                "or an address that the certificate has, or get one that has this name"
+                f"TLS: the server's certificate is not for {server_name!r}, the name in hosts; connect by a "
+                "name or an address that the certificate has, or get one that has this name"
             )
         if error.verify_code in _WRONG_TIME:
             return f"TLS: the server's certificate is not valid now: {why}"
         if error.verify_code in _UNKNOWN_AUTHORITY:
             return (
-                f"TLS: no authority that we trust has signed the server's certificate ({why}); trust its own: "
-                "ssl=ssl.create_default_context(cafile=...)"
+                f"TLS: no authority that we trust has signed the server's certificate ({why}); trust its "
+                "own: ssl=ssl.create_default_context(cafile=...)"
             )
         return f"TLS: the server's certificate is refused: {why}"
     reason = (error.reason or type(error).__name__).replace("_", " ").lower()
@@ -126,8 +125,8 @@ def explain(error: ssl.SSLError, server_name: str | None = None) -> str:
         )
     if "alert" in reason:
         return (
-            f"TLS: the server refuses the handshake ({reason}); the two sides may have no version or no cipher in "
-            "common"
+            f"TLS: the server refuses the handshake ({reason}); the two sides may have no version or no "
+            "cipher in common"
         )
     return f"TLS: what the server sends is no TLS, or does not fit ({reason}); is it a secure port?"
 

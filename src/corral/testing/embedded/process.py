@@ -84,8 +84,8 @@ class Process:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, host: str, is_virtual: bool) -> asyncio.Server:
         """Bind the port without accepting yet, so that a cancelled start leaves no listener."""
-        # uvloop may read the beginning of the handshake before `TlsAcceptor` can shake hands. There the loop does
-        # it, and neither `end` nor `pause` affects handshakes.
+        # uvloop may read the beginning of the handshake before `TlsAcceptor` can shake hands. There the loop
+        # does it, and neither `end` nor `pause` affects handshakes.
         is_asyncio = isinstance(loop, asyncio.BaseEventLoop)
         make = self._acceptor if self._tls is not None and is_asyncio else lambda: ServerProtocol(self)
         attempts = 1 if self.port or is_virtual else PORT_ATTEMPTS

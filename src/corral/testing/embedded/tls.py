@@ -16,8 +16,8 @@ _SHUTDOWN_TIMEOUT = 1.0
 
 
 class TlsAcceptor(asyncio.Protocol):
-    """Shakes hands, and gives the connection to a `ServerProtocol`. `on_made` and `on_end` are called with the
-    acceptor: `on_made` returns False if the server is closing."""
+    """Shakes hands, and gives the connection to a `ServerProtocol`. `on_made` and `on_end` are called with
+    the acceptor: `on_made` returns False if the server is closing."""
 
     def __init__(
         self,

@@ -38,7 +38,8 @@ class LocalOptions(ServerOptions, total=False):
 class LocalServer(Server):
     """A ZooKeeper server in a local JVM: standalone, or a member of a `LocalEnsemble`.
 
-    It takes `LocalOptions`. The constructor starts nothing; `start` raises `ServerUnavailable` without Java and ZooKeeper's jars.
+    It takes `LocalOptions`. The constructor starts nothing; `start` raises `ServerUnavailable` without Java
+    and ZooKeeper's jars.
     """
 
     def __init__(
