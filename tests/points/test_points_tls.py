@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from parcels import ParcelProxy
-from scenarios import Stage, acquiring, connecting, operating
+from scenarios import Stage, connecting, operating
 
 import corral
 from corral.testing import FaultProxy
@@ -20,7 +20,6 @@ Tell = Callable[[Report], None]
 SCENARIOS: dict[str, Callable[[Stage], Scenario]] = {
     "connect": connecting,
     "set": operating("set"),
-    "lock": acquiring("free"),
 }
 
 

@@ -69,7 +69,7 @@ async def test_the_name_is_the_hosts(pki: Pki) -> None:
         port = server.address.rpartition(":")[2]
         async with corral.connect(f"localhost:{port}", ssl=pki.trusting(), session_timeout=4.0) as zk:
             await zk.children("/")
-        why = await refusal(corral.connect(server.address, ssl=pki.trusting(), connect_timeout=1.0))
+        why = await refusal(corral.connect(server.address, ssl=pki.trusting(), connect_timeout=0.7))
         assert (
             f"{server.address}: TLS: the server's certificate is not for '127.0.0.1', the name in hosts"
             in why
@@ -89,14 +89,14 @@ async def test_a_name_with_several_addresses(pki: Pki) -> None:
             loop.hosts["ZK.Example."] = loop.hosts["zk.example"]
             async with corral.connect(hosts, ssl=pki.trusting()) as zk:
                 assert zk.server == "127.0.0.9:2281"
-        why = await refusal(corral.connect("alias.example:2281", ssl=pki.trusting(), connect_timeout=1.0))
+        why = await refusal(corral.connect("alias.example:2281", ssl=pki.trusting(), connect_timeout=0.7))
         assert "not for 'alias.example'" in why
 
 
 async def test_an_unknown_authority(secure: str) -> None:
     """T1: `ssl=True` trusts the system's authorities, which have not signed the tests' certificates; the error
     says what to do."""
-    why = await refusal(corral.connect(secure, ssl=True, connect_timeout=3.0))
+    why = await refusal(corral.connect(secure, ssl=True, connect_timeout=1.5))
     assert "no authority that we trust has signed the server's certificate" in why
     assert "ssl.create_default_context(cafile=...)" in why
 
@@ -105,7 +105,7 @@ async def test_an_expired_certificate(pki: Pki) -> None:
     """T1: the error says that the certificate has expired."""
     expired = pki.authority.sign("expired", days=-1)
     async with embedded(pki.authority.server_context(expired)) as server:
-        why = await refusal(corral.connect(server.address, ssl=pki.trusting(), connect_timeout=1.0))
+        why = await refusal(corral.connect(server.address, ssl=pki.trusting(), connect_timeout=0.7))
         assert "TLS: the server's certificate is not valid now: certificate has expired" in why
 
 
@@ -157,7 +157,7 @@ async def test_a_function_that_gives_no_context(
     secure: str, give: Callable[[], ssl.SSLContext], why: str
 ) -> None:
     """T1: it does not hang the client, which says what the function did."""
-    assert why in await refusal(corral.connect(secure, ssl=give, connect_timeout=1.0))
+    assert why in await refusal(corral.connect(secure, ssl=give, connect_timeout=0.7))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -176,7 +176,7 @@ async def test_a_server_that_refuses_our_certificate(
         certificate = pki.trusting(foreign if has_certificate else None)
         port = listener.getsockname()[1]
         try:
-            why = await refusal(corral.connect(f"127.0.0.1:{port}", ssl=certificate, connect_timeout=1.0))
+            why = await refusal(corral.connect(f"127.0.0.1:{port}", ssl=certificate, connect_timeout=0.7))
         finally:
             listener.shutdown(socket.SHUT_RDWR)
         serving.result()

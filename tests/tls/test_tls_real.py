@@ -42,7 +42,7 @@ async def test_a_client_certificate_of_another_authority(local_secure_server: Lo
     """T1: the server refuses it, and the error says so."""
     foreign = Authority(pki.server.parent / "foreign for real", "another one").sign("client")
     context = pki.trusting(foreign)
-    why = await refusal(corral.connect(local_secure_server.secure_address, ssl=context, connect_timeout=3.0))
+    why = await refusal(corral.connect(local_secure_server.secure_address, ssl=context, connect_timeout=1.5))
     assert "TLS: the server does not accept our certificate" in why
 
 
@@ -60,7 +60,7 @@ def expired_server(real_servers: None, pki: Pki) -> Iterator[LocalServer]:
 async def test_a_real_server_with_an_expired_certificate(expired_server: LocalServer, pki: Pki) -> None:
     """T1: the error says that it has expired; a client without TLS works on its other port meanwhile."""
     address = expired_server.secure_address
-    why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=3.0))
+    why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=1.5))
     assert "certificate has expired" in why
     async with corral.connect(expired_server.address) as zk:
         await zk.children("/")

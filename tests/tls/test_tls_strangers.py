@@ -40,13 +40,13 @@ class Closing(asyncio.Protocol):
 
 async def test_plain_client_at_a_secure_port(secure: str) -> None:
     """T1: a client without TLS is told that the port is a secure one."""
-    why = await refusal(corral.connect(secure, connect_timeout=2.0))
+    why = await refusal(corral.connect(secure, connect_timeout=1.0))
     assert "closed it without a word: it is a secure port; connect with ssl=" in why
 
 
 async def test_tls_client_at_a_plain_port(server_address: str, pki: Pki) -> None:
     """T1: a client with TLS is told that the port is a plain one."""
-    why = await refusal(corral.connect(server_address, ssl=pki.trusting(), connect_timeout=2.0))
+    why = await refusal(corral.connect(server_address, ssl=pki.trusting(), connect_timeout=1.0))
     assert "in the TLS handshake: it is a plain port; connect to the server's secureClientPort" in why
 
 
@@ -55,7 +55,7 @@ async def test_a_server_that_closes_in_the_handshake(pki: Pki, at_once: bool) ->
     """T1: a server closes the connection before or after the client's first message; the error says so, and
     does not take it for a plain port of ZooKeeper."""
     async with listening(lambda: Closing(at_once=at_once)) as address:
-        why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=1.0))
+        why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=0.7))
         assert why.endswith(f"{address}: the server closed the connection in the TLS handshake")
 
 
@@ -64,7 +64,7 @@ async def test_a_server_that_answers_in_clear_text(pki: Pki, at_once: bool) -> N
     """T1: a server answers a handshake with text, or speaks first."""
     answer = b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4
     async with listening(lambda: Closing(at_once=at_once, answer=answer)) as address:
-        why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=1.0))
+        why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=0.7))
         assert "what the server sends is no TLS" in why or why.endswith("in the TLS handshake")
 
 
@@ -78,7 +78,7 @@ async def test_another_service_with_tls(pki: Pki) -> None:
     )
     try:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=1.0))
+        why = await refusal(corral.connect(address, ssl=pki.trusting(), connect_timeout=0.7))
         assert (
             "no ZooKeeper: its bytes make no sense (b'220 mail.example', which looks like SMTP or FTP)" in why
         )
@@ -91,11 +91,11 @@ async def test_a_server_that_is_silent_in_the_handshake(pki: Pki) -> None:
     """T1: a server that does not answer holds up nothing but its own attempt, whose time is bounded."""
     async with listening(asyncio.Protocol) as silent, listening(lambda: Closing(at_once=True)) as closing:
         began = asyncio.get_running_loop().time()
-        client = corral.connect(f"{silent},{closing}", ssl=pki.trusting(), connect_timeout=2.0)
+        client = corral.connect(f"{silent},{closing}", ssl=pki.trusting(), connect_timeout=1.0)
         why = await refusal(client)
         assert f"{silent}: no TLS connection within" in why
         if isinstance(asyncio.get_running_loop(), VirtualLoop):
-            assert asyncio.get_running_loop().time() - began == 2.0
+            assert asyncio.get_running_loop().time() - began == 1.0
 
 
 async def test_another_server_is_found(secure: str, connect_secure: ConnectSecure) -> None:
