@@ -109,7 +109,7 @@ async def test_an_expired_certificate(pki: Pki) -> None:
         assert "TLS: the server's certificate is not valid now: certificate has expired" in why
 
 
-async def test_a_certificate_is_renewed(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_certificate_is_renewed(pki: Pki) -> None:
     """T1: a function is asked at each connection. The server's certificate is replaced by one of another
     authority; while the function fails, and while it does not know the new one, connecting is repeated; then
     the same session is on."""
@@ -142,26 +142,29 @@ async def test_a_certificate_is_renewed(pki: Pki, caplog: pytest.LogCaptureFixtu
             answers[0] = renewed.client_context
             await within(zk.children("/"))
             assert zk.session_id == session
-    assert "the password" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("give", "why"),
     [
         (lambda: None, "returned a NoneType, not an ssl.SSLContext"),
-        (lambda: 1 / 0, "raised ZeroDivisionError"),
+        (lambda: {}["the password"], "raised KeyError"),
         (lambda: ssl.create_default_context(cafile="/no/such/file"), "raised FileNotFoundError: "),
     ],
 )
 async def test_a_function_that_gives_no_context(
     secure: str, give: Callable[[], ssl.SSLContext], why: str
 ) -> None:
-    """T1: it does not hang the client, which says what the function did."""
-    assert why in await refusal(corral.connect(secure, ssl=give, connect_timeout=0.7))
+    """T1: it does not hang the client, which says what the function did, but shows no text of the function's own,
+    in which there may be a password."""
+    told = await refusal(corral.connect(secure, ssl=give, connect_timeout=0.7))
+    assert why in told
+    assert "password" not in told
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("has_certificate", [False, True])
+@pytest.mark.parametrize(
+    ("version", "has_certificate"), [(ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, False)]
+)
 async def test_a_server_that_refuses_our_certificate(
     real_time: None, pki: Pki, version: ssl.TLSVersion, has_certificate: bool
 ) -> None:
@@ -176,7 +179,7 @@ async def test_a_server_that_refuses_our_certificate(
         certificate = pki.trusting(foreign if has_certificate else None)
         port = listener.getsockname()[1]
         try:
-            why = await refusal(corral.connect(f"127.0.0.1:{port}", ssl=certificate, connect_timeout=0.7))
+            why = await refusal(corral.connect(f"127.0.0.1:{port}", ssl=certificate, connect_timeout=2.0))
         finally:
             listener.shutdown(socket.SHUT_RDWR)
         serving.result()
