@@ -148,7 +148,7 @@ async def test_a_certificate_is_renewed(pki: Pki) -> None:
     ("give", "why"),
     [
         (lambda: None, "returned a NoneType, not an ssl.SSLContext"),
-        (lambda: {}["the password"], "raised KeyError"),
+        (lambda: dict[str, ssl.SSLContext]()["the password"], "raised KeyError"),
         (lambda: ssl.create_default_context(cafile="/no/such/file"), "raised FileNotFoundError: "),
     ],
 )
