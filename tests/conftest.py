@@ -24,7 +24,7 @@ import corral
 from corral.session.hosts import Hosts
 from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server, VirtualLoop
 
-pytest_plugins = ["corral.testing.plugin", "sampling"]
+pytest_plugins = ["corral.testing.plugin", "sampling", "tls_support"]
 
 SESSION_TIMEOUT = 4.0
 """The session timeout of tests that do not test it; short, since some wait for a session to end."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -292,13 +293,18 @@ class Floor(asyncio.BufferedProtocol):
 
 
 async def open_floor(
-    address: str, session_timeout: float, session_id: int = 0, password: bytes = bytes(16)
+    address: str,
+    session_timeout: float,
+    session_id: int = 0,
+    password: bytes = bytes(16),
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> Floor:
     """Connect to one server, for a new session or to resume one."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     transport, floor = await loop.create_connection(
-        lambda: Floor(session_timeout, session_id, password), host, int(port)
+        lambda: Floor(session_timeout, session_id, password), host, int(port), ssl=tls
     )
     try:
         await floor.connected

@@ -21,6 +21,7 @@ from workloads import (
     rebalance,
     set,
     thousand_locks,
+    tls,
     watched_paths,
     watchers,
 )
@@ -46,6 +47,7 @@ WORKLOADS: dict[str, Workload] = {
         *failover.WORKLOADS,
         *endurance.WORKLOADS,
         connect.WORKLOAD,
+        *tls.WORKLOADS,
         import_time.WORKLOAD,
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -38,6 +39,7 @@ from .session import hosts as connect_string
 from .session.auth import Credentials
 from .session.session import Options, Session
 from .session.state_stream import StateStream
+from .session.tls import Tls
 from .session.watchers import WatchKind
 from .statistics import Statistics
 from .types import Acl, ChildrenEvent, Event, State
@@ -67,6 +69,7 @@ def connect(
     session_timeout: float = 10.0,
     connect_timeout: float | None = 15.0,
     auth: Sequence[tuple[str, bytes]] = (),
+    ssl: bool | SSLContext | Callable[[], SSLContext] = False,
     lease: Literal["quorum", "ping"] = "quorum",
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
@@ -90,6 +93,12 @@ def connect(
     - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for no limit.
     - `auth`: credentials, such as ``[("digest", b"user:password")]``, sent on each connection. No message,
       repr or log line shows them.
+    - `ssl`: TLS, for the servers' ``secureClientPort``. True trusts the system's authorities. An
+      ``ssl.SSLContext`` may trust others, and may have a client certificate (``load_cert_chain``), which is
+      also an identity of the scheme "x509". A function that returns a context is called for each connection,
+      so that certificates can be renewed; if it raises, or returns something else, the attempt to connect has
+      failed, and is repeated. The server's certificate must be for the host as `hosts` names it, not for the
+      address of that name. See docs/security.md.
     - `lease`: what proves that locks are still held. "quorum" is safe, and costs a logged transaction for
       each client that holds something, six times per session timeout. "ping" costs nothing, but is wrong
       while the connected server follows a deposed leader: then two clients may hold one lock, for up to
@@ -114,6 +123,7 @@ def connect(
     if hosts is None:
         hosts = os.environ.get(HOSTS_VARIABLE) or DEFAULT_HOSTS
     parsed = connect_string.parse(hosts)
+    secured = verify.tls(ssl)
     if lease not in ("quorum", "ping"):
         raise errors.UsageValueError(f"lease must be 'quorum' or 'ping', not {lease!r}")
     options = Options(
@@ -126,6 +136,7 @@ def connect(
         max_request=verify.size(max_request, "max_request"),
         max_reply=verify.size(max_reply, "max_reply"),
         default_acl=verify.acl(default_acl, "default_acl"),
+        tls=None if secured is None else Tls(secured),
     )
     for credentials in options.credentials:
         credentials.check_size(options.max_request)
@@ -163,7 +174,9 @@ class Client(Nodes):
     async def __aenter__(self) -> Client:
         await self._session.open()
         if self._follow_members:
-            self._session.spawn(lambda: follow_members_of(self._feeds), "corral members")
+            self._session.spawn(
+                lambda: follow_members_of(self._feeds, secure=self._session.is_secure), "corral members"
+            )
         return self
 
     async def __aexit__(

@@ -6,9 +6,10 @@ import base64
 import inspect
 import ipaddress
 import math
+import ssl
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal, TypeVar
 
 from . import paths
 from .errors import UsageTypeError, UsageValueError, shown
@@ -327,6 +328,28 @@ def credentials(value: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
             "the value is not shown, as it may be secret"
         )
     return list(value)
+
+
+def tls(
+    value: bool | ssl.SSLContext | Callable[[], ssl.SSLContext],
+) -> Literal[True] | ssl.SSLContext | Callable[[], ssl.SSLContext] | None:
+    """Check `ssl=`; None for connections without TLS."""
+    if value is False or value is None:
+        return None
+    if isinstance(value, ssl.SSLContext):
+        if value.protocol == ssl.PROTOCOL_TLS_SERVER:
+            raise UsageValueError(
+                "ssl is a context for servers; make one for clients: ssl.create_default_context(cafile=...)"
+            )
+        return value
+    if value is True:
+        return True
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        raise UsageTypeError(
+            "ssl must be True, an ssl.SSLContext, or a function (not async) that returns one, not "
+            f"{shown(value)}"
+        )
+    return value
 
 
 def new_path(chroot: str, path: str, *, sequential: bool) -> str:

@@ -18,7 +18,8 @@ MEMBERS = {
     "FaultProxy": "accepted address black_hole connections cut cut_at delay expire half_open record refuse",
     "LocalEnsemble": "add_server close followers hosts kill leader partition remove_server servers start stop superuser",
     "LocalServer": (
-        "address classpath close four_letter_word kill log missing pause paused pid resume role running start stop wipe"
+        "address classpath close four_letter_word kill log missing pause paused pid resume role running "
+        "secure_address start stop wipe"
     ),
     "Server": "address close four_letter_word kill pause resume role running start stop",
     "TcpProxy": "accepted address black_hole connections cut delay half_open refuse",

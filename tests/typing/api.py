@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Literal, assert_type
@@ -41,6 +42,8 @@ async def a_client() -> None:
         assert_type((statistics.bytes_sent, statistics.bytes_received), tuple[int, int])
         await zk.close()
     assert_type(corral.connect(), corral.Client)
+    assert_type(corral.connect("zk1:2281", ssl=True), corral.Client)
+    assert_type(corral.connect("zk1:2281", ssl=ssl.create_default_context), corral.Client)
     assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)
 
 
@@ -373,6 +376,7 @@ async def wrong(zk: corral.Client) -> None:
     zk.lock("/l", data="text")  # type: ignore[arg-type]
     corral.connect(lease="hope")  # type: ignore[arg-type]
     corral.connect(auth=("digest", b"user:password"))  # type: ignore[arg-type]
+    corral.connect(ssl="yes")  # type: ignore[arg-type]
     corral.connect(2181)  # type: ignore[arg-type]
     zk.state = corral.State.CLOSED  # type: ignore[misc]
     (await zk.get("/a"))[1].version = 7  # type: ignore[misc]

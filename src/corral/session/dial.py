@@ -13,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
 
 from corral import errors
 
+from . import port_check
 from .connection import Connection
 from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine
 from .states import FINAL, ConnectionPhase
+from .tls import CLOSED_IN_HANDSHAKE, Tls, explain, open_connection
 
 __all__ = ["Dialer"]
 
@@ -54,6 +57,7 @@ class Dialer:
         *,
         clock: Callable[[], float],
         connect_timeout: float | None,
+        tls: Tls | None,
         use: Callable[[Connection], None],
         on_entry: Callable[[], None],
         contact: ContactLog,
@@ -63,6 +67,7 @@ class Dialer:
         self._rng = rng
         self._clock = clock
         self._connect_timeout = connect_timeout
+        self._tls = tls
         self._use = use
         self._on_entry = on_entry
         self._contact = contact
@@ -73,6 +78,7 @@ class Dialer:
         self._has_held = True  # whether a connection has lasted since the last session expired
         self._rejection: _Rejection | None = None
         self._is_stopped = False
+        self._is_port_checked = False
 
     def stop(self) -> None:
         """Do not connect again: the next session would be one that nobody uses."""
@@ -113,6 +119,8 @@ class Dialer:
                 break
             else:
                 rounds += 1
+                if not self._was_connected and not self._is_port_checked:
+                    await self._check_port(addresses, bound)
                 self._contact.unreachable(self._clock(), self._resolver.describe())
                 if turned_away:
                     await self._turned_away(self._rng.choice(turned_away), bound)
@@ -156,11 +164,12 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
-                await loop.create_connection(lambda: connection, address.host, address.port)
+                await open_connection(connection, address, self._tls, self._resolver.name_of(address))
                 await asyncio.shield(connection.established)
         except OSError as error:  # a TimeoutError is one
             connection.drop(f"no session within {bound:.2f} s")
-            self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
+            what = "no answer" if self._tls is None or connection.made else "no TLS connection"
+            self._resolver.failed(address, str(error) or f"{what} within {bound:.2f} s")
         except BaseException:
             if machine.phase is not ConnectionPhase.UP:
                 connection.drop("the client is closed")
@@ -169,12 +178,32 @@ class Dialer:
             if machine.phase is ConnectionPhase.UP:
                 self._was_connected = True
                 return connection
-            silent = machine.last_contact == contact and machine.close_reason is None
-            why = machine.close_reason or "the server closed the connection"
-            self._resolver.failed(address, _TURNED_AWAY if silent else why)
+            ended_by = connection.lost.result() if connection.lost.done() else None
+            if isinstance(ended_by, ssl.SSLError):  # TLS 1.3 refuses our certificate after the handshake
+                why = explain(ended_by)
+                # What it says is lost if the connection is reset before we read it.
+                self._resolver.remark(address, _TURNED_AWAY, f"earlier it said: {why}")
+            elif machine.last_contact == contact and machine.close_reason is None:
+                why = _TURNED_AWAY
+            else:
+                why = machine.close_reason or "the server closed the connection"
+            self._resolver.failed(address, why)
         if connection.made:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
+
+    async def _check_port(self, addresses: Sequence[Address], bound: float) -> None:
+        """If a server has closed a connection without a word before there was ever a session, find out
+        whether it expects TLS, or expects none; once."""
+        silent = _TURNED_AWAY if self._tls is None else CLOSED_IN_HANDSHAKE
+        for address in addresses:
+            if self._resolver.failures.get(str(address)) == silent:
+                self._is_port_checked = True
+                if self._tls is None and await port_check.is_secure_port(address, bound):
+                    self._resolver.remark(address, silent, port_check.SECURE_PORT)
+                elif self._tls is not None and await port_check.is_plain_port(address, bound):
+                    self._resolver.remark(address, silent, port_check.PLAIN_PORT)
+                return
 
     async def _turned_away(self, address: Address, bound: float) -> None:
         """Detect servers that reject us because our last zxid is newer than theirs: they would do so for
@@ -191,7 +220,13 @@ class Dialer:
             return
         if rejection.zxid is None:
             with contextlib.suppress(OSError):
-                rejection.zxid = await probe_zxid(address.host, address.port, limit=bound)
+                rejection.zxid = await probe_zxid(
+                    address.host,
+                    address.port,
+                    limit=bound,
+                    tls=self._tls,
+                    server_name=self._resolver.name_of(address),
+                )
         if rejection.zxid is None:
             return
         if rejection.zxid >= newest or machine.zxids.disown(rejection.zxid):

@@ -13,6 +13,9 @@ import struct
 from corral.wire import messages
 from corral.wire.compile import DecodeError
 
+from .hosts import Address
+from .tls import Tls, open_connection
+
 __all__ = ["LIMIT", "probe_zxid"]
 
 LIMIT = 10.0
@@ -26,9 +29,17 @@ _LONGEST_ANSWER = 4096
 
 
 async def probe_zxid(
-    host: str, port: int, session_id: int = 0, password: bytes = bytes(16), *, limit: float = LIMIT
+    host: str,
+    port: int,
+    session_id: int = 0,
+    password: bytes = bytes(16),
+    *,
+    limit: float = LIMIT,
+    tls: Tls | None = None,
+    server_name: str = "",
 ) -> int | None:
-    """Close a session on the server at an address: a new one, or the one with `session_id` and `password`.
+    """Close a session on the server at an address: a new one, or the one with `session_id` and `password`;
+    with `tls`, `server_name` is what its certificate must be for.
 
     Returns the zxid of the session's end, or None if the session was over already.
 
@@ -37,7 +48,10 @@ async def probe_zxid(
     may have been closed.
     """
     async with asyncio.timeout(limit):
-        reader, writer = await asyncio.open_connection(host, port)
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport = await open_connection(protocol, Address(host, port), tls, server_name)
+        writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
         try:
             connect = messages.encode_connect(0, _TIMEOUT, session_id, password)
             writer.write(len(connect).to_bytes(4) + connect)

@@ -179,6 +179,8 @@ class Resolver:
         self._look_ups: dict[Address, asyncio.Future[_Infos]] = {}
         self.failures = {str(server): NOT_TRIED for server in servers}
         """The result of the last attempt at each server, for error messages."""
+        self._remarks: dict[str, tuple[str, str]] = {}  # a result, and what was found out about it
+        self._names: dict[Address, str] = {}  # of the addresses of the last round
 
     async def round(
         self, bound: float, *, last: Address | None = None, with_fallback: bool = False
@@ -201,6 +203,11 @@ class Resolver:
         unresolved = [str(server) for server, some in zip(servers, found, strict=True) if not some]
         self.failures = {
             name: self.failures.get(name, NOT_TRIED) for name in (*unresolved, *map(str, addresses))
+        }
+        self._names = {
+            address: server.host
+            for server, some in zip(reversed(servers), reversed(found), strict=True)
+            for address in some
         }
         self._rng.shuffle(addresses)
         if with_fallback:
@@ -241,10 +248,9 @@ class Resolver:
             self.failed(server, f"name not resolved: {NO_ANSWER_YET}")
 
     def name_of(self, address: Address) -> str:
-        """The host name, of those that the user gave or of a member, that this address was found by; the
-        address itself if no name has it any more. Certificates and Kerberos principals are for names."""
-        found = (server.host for server, addresses in self._known.items() if address in addresses)
-        return next(found, address.host)
+        """The host name, of those that the user gave or of a member, by which the last round found this
+        address; otherwise the address itself. Certificates and Kerberos principals are for names."""
+        return self._names.get(address, address.host)
 
     def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()
@@ -287,9 +293,18 @@ class Resolver:
         """An attempt failed, or a look-up."""
         self.failures[str(server)] = why
 
+    def remark(self, server: Address, about: str, what: str) -> None:
+        """Whenever the result of the last attempt is `about`, describe it with `what`, too."""
+        self._remarks[str(server)] = about, what
+
     def describe(self) -> str:
         """The result of the last attempt at each server, in one line."""
-        return "; ".join(f"{server}: {why}" for server, why in self.failures.items()) or "no attempt was made"
+        lines = [f"{server}: {why}{self._remark(server, why)}" for server, why in self.failures.items()]
+        return "; ".join(lines) or "no attempt was made"
+
+    def _remark(self, server: str, why: str) -> str:
+        about, what = self._remarks.get(server, ("", ""))
+        return f": {what}" if about == why else ""
 
 
 _Infos: TypeAlias = "Sequence[tuple[Any, Any, Any, Any, tuple[Any, ...]]]"

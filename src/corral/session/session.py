@@ -30,6 +30,7 @@ from .resumption import Resumption
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
 from .supervisor import Supervisor
+from .tls import Tls
 from .watch_registry import PERSISTENT_KINDS
 from .watchers import Watcher, WatchKind
 
@@ -50,6 +51,7 @@ class Options:
     max_request: int = framing.DEFAULT_MAX_REQUEST
     max_reply: int = framing.DEFAULT_MAX_REPLY
     default_acl: tuple[Acl, ...] = OPEN
+    tls: Tls | None = None
 
 
 class Session:
@@ -110,6 +112,7 @@ class Session:
             clock=self.clock,
             rng=self.rng,
             connect_timeout=self._options.connect_timeout,
+            tls=self._options.tls,
             contact=self._contact,
             use=self._use,
         )
@@ -291,6 +294,11 @@ class Session:
     def timeout(self) -> float:
         """The session timeout in seconds: the granted one, or the requested one until then."""
         return self._machine.timeout
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it connects by TLS."""
+        return self._options.tls is not None
 
     @property
     def server(self) -> Address | None:

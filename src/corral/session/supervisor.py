@@ -30,6 +30,7 @@ from .hosts import Resolver
 from .machine import Machine
 from .states import ConnectionPhase
 from .timer import DeadlineTimer
+from .tls import Tls
 
 logger = logging.getLogger("corral.session")
 
@@ -52,6 +53,7 @@ class Supervisor:
         clock: Clock,
         rng: random.Random,
         connect_timeout: float | None,
+        tls: Tls | None,
         contact: ContactLog,
         use: Callable[[Connection], None],
     ) -> None:
@@ -67,6 +69,7 @@ class Supervisor:
             rng,
             clock=clock,
             connect_timeout=connect_timeout,
+            tls=tls,
             use=use,
             on_entry=self.timer.rearm,
             contact=contact,

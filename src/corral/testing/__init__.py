@@ -25,6 +25,7 @@ from corral.testing.servers.base import ServerUnavailable as ServerUnavailable
 from corral.testing.servers.container import ContainerServer as ContainerServer
 from corral.testing.servers.ensemble import LocalEnsemble as LocalEnsemble
 from corral.testing.servers.local import LocalServer as LocalServer
+from corral.testing.servers.secure import SecurePort as SecurePort
 from corral.testing.virtual.loop import Deadlock as Deadlock
 from corral.testing.virtual.loop import VirtualLoop as VirtualLoop
 
@@ -41,6 +42,7 @@ __all__ = [
     "MessageKind",
     "Moment",
     "Point",
+    "SecurePort",
     "Server",
     "ServerOptions",
     "ServerUnavailable",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jute_maxbuffer=options.jute_maxbuffer,
             version=options.version,
             read_only=options.read_only,
+            ssl=_context(parser, options),
             host=options.host,
             port=options.port,
         )
@@ -45,6 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{_PROGRAM}: {error}; --port 0 takes a free port", file=sys.stderr)
         return 1
     return 0
+
+
+def _context(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ssl.SSLContext | None:
+    """The context for TLS, if a certificate is given."""
+    if options.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.tls_certificate, options.tls_key)
+    except OSError as error:
+        parser.error(f"--tls-certificate {options.tls_certificate}: {error}")
+    return context
 
 
 async def _serve(server: EmbeddedServer) -> None:
@@ -111,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the size of the largest request (default: %(default)s)",
     )
     add("--read-only", action="store_true", help="serve only reads, like a server that has lost its quorum")
+    add("--tls-certificate", metavar="FILE", help="speak TLS, with this certificate (PEM)")
+    add("--tls-key", metavar="FILE", help="the certificate's private key (default: in the same file)")
     return parser
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from corral.testing.servers.ports import PORT_ATTEMPTS, free_ports
 
 from . import four_letter_words
 from .protocol import ServerProtocol
+from .tls import TlsAcceptor
 from .zookeeper import Config, ZooKeeper
 
 __all__ = ["Process"]
@@ -37,15 +39,17 @@ class Process:
     core: ZooKeeper
     loop: asyncio.AbstractEventLoop
 
-    def __init__(self, config: Config, port: int) -> None:
+    def __init__(self, config: Config, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self.port = port
         """The port that it listens on; 0 until it has found a free one."""
         self.paused = False
         self._config = config
+        self._tls = tls
         self._is_new = True
         self._listener: asyncio.Server | None = None
         self._connections: dict[ServerProtocol, None] = {}  # ordered, so that two runs are the same
+        self._acceptors: dict[TlsAcceptor, None] = {}  # whose handshakes are not over
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
 
@@ -80,18 +84,39 @@ class Process:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, host: str, is_virtual: bool) -> asyncio.Server:
         """Bind the port without accepting yet, so that a cancelled start leaves no listener."""
+        # uvloop may read the beginning of the handshake before `TlsAcceptor` can shake hands. There the loop
+        # does it, and neither `end` nor `pause` affects handshakes.
+        is_asyncio = isinstance(loop, asyncio.BaseEventLoop)
+        make = self._acceptor if self._tls is not None and is_asyncio else lambda: ServerProtocol(self)
         attempts = 1 if self.port or is_virtual else PORT_ATTEMPTS
         while True:
             # `free_ports` says why this is not just any free port.
             port = self.port or (0 if is_virtual else free_ports(1)[0])
             try:
                 return await loop.create_server(
-                    lambda: ServerProtocol(self), host, port, backlog=_BACKLOG, start_serving=False
+                    make,
+                    host,
+                    port,
+                    backlog=_BACKLOG,
+                    ssl=None if is_asyncio else self._tls,
+                    start_serving=False,
                 )
             except OSError as error:
                 attempts -= 1
                 if not attempts:
                     raise _unavailable(host, port, error) from error
+
+    def _acceptor(self) -> TlsAcceptor:
+        assert self._tls is not None
+        return TlsAcceptor(
+            self, self._tls, self._handshake_begins, lambda acceptor: self._acceptors.pop(acceptor, None)
+        )
+
+    def _handshake_begins(self, acceptor: TlsAcceptor) -> bool:
+        if self._listener is None:
+            return False
+        self._acceptors[acceptor] = None
+        return True
 
     async def end(self, *, abort: bool) -> None:
         """Stop listening and close every connection, after sending what is buffered unless `abort`. If
@@ -103,6 +128,8 @@ class Process:
         self._check_loop()
         self._listener = None  # from here on connections are refused
         self._stop_timer()
+        for acceptor in list(self._acceptors):
+            acceptor.abort()
         for connection in list(self._connections):
             connection.abort() if abort or self.paused else connection.close()
         try:
@@ -113,7 +140,7 @@ class Process:
                 connection.abort()
         for _ in range(_LAST_TURNS):
             await asyncio.sleep(0)
-        while self._connections:  # noqa: ASYNC110 - each is removed in one of the next turns of the loop
+        while self._connections or self._acceptors:  # noqa: ASYNC110 - each is removed in one of the next turns of the loop
             await asyncio.sleep(0)
         await listener.wait_closed()
 
@@ -127,6 +154,7 @@ class Process:
         for connection in self._connections:
             connection.abandon()
         self._connections.clear()
+        self._acceptors.clear()
 
     def pause(self) -> None:
         """Stop reading, and stop the clock."""
@@ -135,6 +163,8 @@ class Process:
         self._stop_timer()
         for connection in self._connections:
             connection.look()
+        for acceptor in self._acceptors:
+            acceptor.look()
 
     def resume(self) -> None:
         """Continue. What has expired meanwhile expires before the clients' requests are handled."""
@@ -143,6 +173,8 @@ class Process:
         self.core.tick(self.clock())
         for connection in list(self._connections):
             connection.look()
+        for acceptor in list(self._acceptors):
+            acceptor.look()
         self.plan()
 
     def expire(self, session_id: int) -> bool:

@@ -13,6 +13,7 @@ and sessions survive a restart, but not `EmbeddedServer.close`.
 from __future__ import annotations
 
 import asyncio
+import ssl as tls
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
@@ -49,6 +50,8 @@ class EmbeddedServer(Server):
       which is 3.8 without the requests that later releases added, such as those for persistent watches.
     - `read_only` (False): whether it serves only reads, like a server that has lost its quorum.
     - `seed`: makes session ids and passwords the same in each run.
+    - `ssl`: a context for servers; the port is then one for TLS. Client certificates that it verifies are no
+      identities here.
     - `host`, `port` (a free port): the address that it listens on.
     - `thread` (False): whether it runs on a thread of its own. Its methods may then be called from any event
       loop, and ``with`` works like ``async with``. Otherwise it belongs to the loop that started it.
@@ -72,6 +75,7 @@ class EmbeddedServer(Server):
         version: Literal["3.5", "3.8", "3.9"] = "3.8",
         read_only: bool = False,
         seed: int | None = None,
+        ssl: tls.SSLContext | None = None,
         host: str = LOOPBACK,
         port: int = 0,
         thread: bool = False,
@@ -95,6 +99,7 @@ class EmbeddedServer(Server):
                 f"no session could have a timeout of at least {least:g} s and at most {most:g} s; change "
                 "min_session_timeout or max_session_timeout, which are 2 and 20 ticks if not given"
             )
+        self._tls = _server_context(ssl)
         self._host = verify.text(host, "host")
         self._wanted_port = _port(port)
         self._process: Process | None = None
@@ -242,7 +247,7 @@ class EmbeddedServer(Server):
     # Internals
 
     async def _start(self) -> None:
-        process = self._process or Process(self._config, self._wanted_port)
+        process = self._process or Process(self._config, self._wanted_port, self._tls)
         await process.start(self._host)
         self._process = process
 
@@ -288,6 +293,16 @@ def _in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _server_context(value: tls.SSLContext | None) -> tls.SSLContext | None:
+    if value is not None and not isinstance(value, tls.SSLContext):
+        raise UsageTypeError(f"ssl must be an ssl.SSLContext, or None for no TLS, not {value!r}")
+    if value is not None and value.protocol == tls.PROTOCOL_TLS_CLIENT:
+        raise UsageValueError(
+            "ssl is a context for clients; make one for servers: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+        )
+    return value
 
 
 def _seconds(value: float, what: str) -> float:

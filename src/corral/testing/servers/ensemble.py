@@ -387,7 +387,9 @@ class _Member(LocalServer):
     def __init__(self, ensemble: LocalEnsemble, number: int, options: LocalOptions) -> None:
         super().__init__(**options)
         self.number = number
-        self._process = ServerProcess(self._process.settings, options.get("java"), number)
+        self._process = ServerProcess(
+            self._process.settings, options.get("java"), number, secure=options.get("secure")
+        )
         self.classpath = options.get("classpath")
         self._ensemble = ensemble
 

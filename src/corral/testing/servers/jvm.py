@@ -67,10 +67,12 @@ def find_classpath() -> str:
     classpath = os.environ.get("CORRAL_ZOOKEEPER_CLASSPATH")
     if classpath:
         return classpath
-    # The manifest of Debian's jar names the jars that it needs, except for a logger.
+    # The manifest of Debian's jar names the jars that it needs, except for a logger, and for two of Netty's
+    # that a server with a secure port needs.
     debian = [_DEBIAN_JARS / "zookeeper.jar", _DEBIAN_JARS / "slf4j-simple.jar"]
     if all(jar.exists() for jar in debian):
-        return os.pathsep.join(map(str, debian))
+        netty = [_DEBIAN_JARS / "netty-codec.jar", _DEBIAN_JARS / "netty-resolver.jar"]
+        return os.pathsep.join(map(str, [*debian, *netty]))
     home = os.environ.get("ZOOKEEPER_HOME")
     if home and any(Path(home, "lib").glob("zookeeper-*.jar")):
         return os.pathsep.join((str(Path(home, "conf")), str(Path(home, "lib", "*"))))

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from corral.errors import UsageStateError
 from corral.testing.event_loop import running_loop
+from corral.testing.network import LOOPBACK
 
 from .base import Server, ServerOptions, ServerUnavailable, Settings
 from .jvm import find_classpath, find_java
 from .ports import PORT_ATTEMPTS, free_ports
 from .process import PortTaken, ServerProcess, start_all, stop_all
+from .secure import SecurePort
 
 __all__ = ["LocalOptions", "LocalServer"]
 
@@ -27,24 +30,30 @@ class LocalOptions(ServerOptions, total=False):
     - ``java``: the Java to run (default: ``JAVA_HOME``, then the search path).
     - ``classpath``: the class path of the ZooKeeper to run (default: the one that is found; see
       `corral.testing.servers.jvm`).
+    - ``secure``: a second port, for TLS; see `SecurePort`.
     """
 
     java: str | None
     classpath: str | None
+    secure: SecurePort | None
 
 
 class LocalServer(Server):
     """A ZooKeeper server in a local JVM: standalone, or a member of a `LocalEnsemble`.
 
-    It takes `ServerOptions`; ``java``: the Java to run (default: ``JAVA_HOME``, then the search path); and
-    ``classpath``: that of the ZooKeeper to run (default: the one that is found on this machine). The
-    constructor starts nothing; `start` raises `ServerUnavailable` without Java and ZooKeeper's jars.
+    It takes `LocalOptions`. The constructor starts nothing; `start` raises `ServerUnavailable` without Java
+    and ZooKeeper's jars.
     """
 
     def __init__(
-        self, *, java: str | None = None, classpath: str | None = None, **options: Unpack[ServerOptions]
+        self,
+        *,
+        java: str | None = None,
+        classpath: str | None = None,
+        secure: SecurePort | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
-        self._process = ServerProcess(Settings(**options), java)
+        self._process = ServerProcess(Settings(**options), java, secure=secure)
         self._process.classpath = classpath
         self._port_is_final = False  # true once a start has succeeded
 
@@ -76,6 +85,18 @@ class LocalServer(Server):
     @classpath.setter
     def classpath(self, value: str | None) -> None:
         self._process.classpath = value
+
+    @property
+    def secure_address(self) -> str:
+        """Where clients connect with TLS. `UsageStateError` before the first `start`, and without
+        ``secure=``."""
+        port = self._process.secure_port
+        if port is None:
+            raise UsageStateError(
+                "this server has no port for TLS, or has not started; make it with LocalServer(secure=...), "
+                "and call start() first"
+            )
+        return f"{LOOPBACK}:{port}"
 
     @property
     def running(self) -> bool:

@@ -32,6 +32,8 @@ from .base import (
     four_letter_word,
 )
 from .jvm import server_command
+from .ports import free_ports
+from .secure import SecurePort
 
 __all__ = ["PortTaken", "ServerProcess", "start_all", "stop_all"]
 
@@ -50,18 +52,28 @@ class ServerProcess:
     """A server's JVM and its files. The process may end and be launched again; the files stay until
     `close`."""
 
-    def __init__(self, settings: Settings, java: str | None, number: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        java: str | None,
+        number: int | None = None,
+        *,
+        secure: SecurePort | None = None,
+    ) -> None:
         """`number` is the server's id in its ensemble; None for a standalone server."""
         self.settings = settings
         self.port: int | None = None
         """Where clients connect; None until `configure`."""
         self.directory: Path | None = None
         """Created by the first `configure`, removed by `close`."""
+        self.secure_port: int | None = None
+        """Where clients connect with TLS; None until `configure`, or if there is no such port."""
         self.paused = False
         self.classpath: str | None = None
         """The class path of the next launch; None for the one that is found on this machine."""
         self._java = java
         self._number = number
+        self._secure = secure
         self._process: subprocess.Popen[bytes] | None = None  # the last one launched, until it is reaped
         self._log_start = 0  # offset in the log where the last launch begins
         self._owner = os.getpid()  # the parent of the JVM; a fork of it must not kill the JVM
@@ -118,6 +130,9 @@ class ServerProcess:
             **(quorum or {}),
             **self.settings.config(),
         }
+        if self._secure is not None:
+            self.secure_port = free_ports(1)[0]
+            config |= self._secure.config(self.secure_port, LOOPBACK)
         lines = "".join(f"{name}={value}\n" for name, value in config.items())
         (self.directory / "zoo.cfg").write_text(lines)
 
@@ -221,7 +236,7 @@ class ServerProcess:
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
         self.directory = None
-        self.port = None
+        self.port = self.secure_port = None
         _unclosed.discard(self)
 
     def close_at_exit(self) -> None:
