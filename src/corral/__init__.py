@@ -47,6 +47,7 @@ from .recipes.rwlock import WriteLock as WriteLock
 from .recipes.semaphore import Semaphore as Semaphore
 from .recipes.value import Value as Value
 from .recipes.value import ValueWatch as ValueWatch
+from .session.sasl.digest import DigestMD5 as DigestMD5
 from .session.state_stream import StateStream as StateStream
 from .statistics import Statistics as Statistics
 from .transaction import Transaction as Transaction
@@ -66,6 +67,7 @@ __all__ = [
     "Contender",
     "Counter",
     "CounterWatch",
+    "DigestMD5",
     "DoubleBarrier",
     "Election",
     "FailedItem",

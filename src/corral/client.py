@@ -34,6 +34,8 @@ from .recipes.semaphore import Semaphore
 from .recipes.value import Value
 from .session import hosts as connect_string
 from .session.auth import Credentials
+from .session.sasl import base as sasl_mechanism
+from .session.sasl.base import Mechanism
 from .session.session import Options, Session
 from .session.state_stream import StateStream
 from .session.watchers import WatchKind
@@ -64,6 +66,7 @@ def connect(
     session_timeout: float = 10.0,
     connect_timeout: float | None = 15.0,
     auth: Sequence[tuple[str, bytes]] = (),
+    sasl: Mechanism | None = None,
     lease: Literal["quorum", "ping"] = "quorum",
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
@@ -85,6 +88,8 @@ def connect(
     - `connect_timeout` (seconds, below 3,600): how long entering waits for a session; None for no limit.
     - `auth`: credentials, such as ``[("digest", b"user:password")]``, sent on each connection. No message,
       repr or log line shows them.
+    - `sasl`: `DigestMD5` or `Kerberos`, by which client and server prove to each other who they are, on each
+      connection, before anything else is sent. It can be used together with `auth`.
     - `lease`: what proves that locks are still held. "quorum" is safe, and costs a logged transaction for
       each client that holds something, six times per session timeout. "ping" costs nothing, but is wrong
       while the connected server follows a deposed leader: then two clients may hold one lock, for up to
@@ -109,6 +114,7 @@ def connect(
         timeout=verify.session_timeout(session_timeout),
         connect_timeout=verify.connect_timeout(connect_timeout),
         credentials=[Credentials(scheme, secret) for scheme, secret in verify.credentials(auth)],
+        sasl=sasl_mechanism.check(sasl),
         lease_by_ping=lease == "ping",
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),

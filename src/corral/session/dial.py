@@ -25,6 +25,7 @@ from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine
+from .sasl.base import Mechanism, NoCredentials
 from .states import FINAL, ConnectionPhase
 
 __all__ = ["Dialer"]
@@ -57,6 +58,7 @@ class Dialer:
         use: Callable[[Connection], None],
         on_entry: Callable[[], None],
         contact: ContactLog,
+        sasl: Mechanism | None = None,
     ) -> None:
         self._machine = machine
         self._resolver = resolver
@@ -66,6 +68,7 @@ class Dialer:
         self._use = use
         self._on_entry = on_entry
         self._contact = contact
+        self._sasl = sasl
         self._backoff = Backoff(rng)
         self.connection: Connection | None = None
         """The newest connection, from its first attempt on."""
@@ -156,8 +159,12 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
+                sasl, name = self._sasl, self._resolver.name_of(address)
+                machine.prepare(str(address), None if sasl is None else await sasl.begin(name))
                 await loop.create_connection(lambda: connection, address.host, address.port)
                 await asyncio.shield(connection.established)
+        except NoCredentials as error:
+            self._no_credentials(address, str(error))
         except OSError as error:  # a TimeoutError is one
             connection.drop(f"no session within {bound:.2f} s")
             self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
@@ -175,6 +182,13 @@ class Dialer:
         if connection.made:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
+
+    def _no_credentials(self, address: Address, why: str) -> None:
+        """Our own credentials are missing or have expired. While the session lives they may still be renewed
+        in time, and nothing is lost. Without a session there is nothing to wait for."""
+        self._resolver.failed(address, why)
+        if not self._machine.session_id:
+            self._machine.refuse_credentials(self._clock(), f"no credentials for {address}: {why}")
 
     async def _turned_away(self, address: Address, bound: float) -> None:
         """Detect servers that reject us because our last zxid is newer than theirs: they would do so for

@@ -24,6 +24,7 @@ from .hosts import Address, Resolver
 from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
 from .requests import Request
+from .sasl.base import Mechanism
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
 from .supervisor import Supervisor
@@ -39,6 +40,7 @@ class Options:
     timeout: float
     connect_timeout: float | None
     credentials: Sequence[Credentials] = ()
+    sasl: Mechanism | None = None
     lease_by_ping: bool = False
     tick_time: float | None = None
     max_request: int = framing.DEFAULT_MAX_REQUEST
@@ -97,6 +99,7 @@ class Session:
             connect_timeout=self._options.connect_timeout,
             contact=self._contact,
             use=self._use,
+            sasl=self._options.sasl,
         )
         await self._supervisor.open()
 

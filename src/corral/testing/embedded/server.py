@@ -13,6 +13,7 @@ and sessions survive a restart, but not `EmbeddedServer.close`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -48,6 +49,10 @@ class EmbeddedServer(Server):
       which is 3.8 without the requests that later releases added, such as those for persistent watches.
     - `read_only` (False): whether it serves only reads, like a server that has lost its quorum.
     - `seed`: makes session ids and passwords the same in each run.
+    - `sasl` (None): users and their secrets, such as ``{"user": "secret"}``, who can authenticate by SASL's
+      DIGEST-MD5, and whom entries of the scheme ``sasl`` in an ACL are about.
+    - `require_sasl` (False): whether connections that have not authenticated by SASL are refused, as with
+      ZooKeeper's ``sessionRequireClientSASLAuth``.
     - `host`, `port` (a free port): the address that it listens on.
     - `thread` (False): whether it runs on a thread of its own. Its methods may then be called from any event
       loop, and ``with`` works like ``async with``. Otherwise it belongs to the loop that started it.
@@ -71,6 +76,8 @@ class EmbeddedServer(Server):
         version: Literal["3.5", "3.8", "3.9"] = "3.8",
         read_only: bool = False,
         seed: int | None = None,
+        sasl: Mapping[str, str] | None = None,
+        require_sasl: bool = False,
         host: str = LOOPBACK,
         port: int = 0,
         thread: bool = False,
@@ -87,7 +94,11 @@ class EmbeddedServer(Server):
             version=version,
             read_only=read_only,
             seed=seed,
+            sasl=_users(sasl),
+            require_sasl=verify.flag(require_sasl, "require_sasl"),
         )
+        if require_sasl and sasl is None:
+            raise UsageValueError("require_sasl would refuse everyone; pass the users, in sasl")
         least, most = self._config.least_timeout, self._config.most_timeout
         if least > most:
             raise UsageValueError(
@@ -275,6 +286,20 @@ def _in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _users(value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise UsageTypeError(f"sasl must be a dict of users and secrets, not {type(value).__name__}")
+    for user, secret in value.items():
+        if not verify.text(user, "a user in sasl") or "@" in user:
+            raise UsageValueError(
+                "a user in sasl is empty or contains an '@', which separates Kerberos' realm"
+            )
+        verify.text(secret, "a secret in sasl")
+    return dict(value)
 
 
 def _seconds(value: float, what: str) -> float:
