@@ -39,6 +39,8 @@ class Handshake:
         """Whether the server accepts requests."""
         self.server = "the server"
         """The server of this connection, for messages."""
+        self.refusal = ""
+        """Why our credentials were refused, once they were."""
         self._exchange: Exchange | None = None
         self._token: bytes | None = None  # that is to be sent
         self._is_token_sent = False
@@ -104,7 +106,9 @@ class Handshake:
     def describe_refusal(self, why: str) -> str:
         """A message that says which server has refused which SASL credentials."""
         mechanism = self._exchange.mechanism if self._exchange is not None else "no SASL"
-        return f"{self.server} refused our credentials ({mechanism}): {why}"
+        return (
+            f"{self.server} refused our credentials ({mechanism}): {why}; open a client with the right ones"
+        )
 
     def set_up(self, now: float, set_watches: Iterable[tuple[Operation, bytes]]) -> Iterator[bytes]:
         """The frames to send once a server has granted the session, and SASL is over."""

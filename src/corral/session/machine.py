@@ -116,7 +116,8 @@ class Machine:
         self.requests = Requests()
         self.closing = False
         self.fatal_error: errors.SessionError | None = None
-        """Why there will be no session any more, unless the client was closed."""
+        """Why there will be no session any more, unless the client was closed or its credentials were
+        refused."""
         self.last_contact = -INFINITY
         """When a server was last heard from."""
         self.deadline_moved = False
@@ -501,7 +502,9 @@ class Machine:
         self._handshake.credentials_answered()
         if code:
             server = self._handshake.server
-            self._refuse_credentials(f"{server} refused our credentials (error code {code})")
+            self._refuse_credentials(
+                f"{server} refused our credentials (error code {code}); open a client with the right ones"
+            )
         else:
             self._check_ready()
 
@@ -667,7 +670,7 @@ class Machine:
 
     def _refuse_credentials(self, why: str) -> None:
         logger.error("%s", why)
-        self.fatal_error = errors.AuthFailed(f"{why}; open a client with the right ones")
+        self._handshake.refusal = why
         self._change(Transition.CREDENTIALS_REFUSED)
         error = self.final_error()
         self._holds.lose_all(error, self.last_contact)
@@ -695,6 +698,8 @@ class Machine:
         """The error of everything that is still requested, once there will be no session any more."""
         if self.fatal_error is not None:
             return type(self.fatal_error)(*self.fatal_error.args)
+        if self.state is State.AUTH_FAILED:
+            return errors.AuthFailed(self._handshake.refusal)
         error = errors.ClientClosed(
             "the client was closed" if broken is None else f"the client broke: {broken!r}"
         )

@@ -1,8 +1,8 @@
 """Access control: whom an ACL permits what, and which ACLs a client may set.
 
 A connection has *identities*, pairs of a scheme and an id: ``ip`` from the start, a ``digest`` for each
-credential that it has presented, and a ``sasl`` for the user that SASL has proven. An entry of an ACL matches identities of its own scheme; ``world:anyone``
-matches everyone. Less obvious rules:
+credential that it has presented, and a ``sasl`` for the user that SASL has proven. An entry of an ACL matches
+identities of its own scheme; ``world:anyone`` matches everyone. Less obvious rules:
 
 - A request may need one of several permissions; any of them is enough.
 - ``auth`` stands for all identities that the connection has proven, so not for ``ip``. It is replaced by them
@@ -107,9 +107,11 @@ def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool, s
             if not proven:
                 raise Refused(INVALID_ACL)
             fixed += proven
-        elif (scheme == "digest" and _is_digest(name)) or (scheme == "ip" and _network(name, ipv6=ipv6)):
-            fixed.append(entry)
-        elif sasl and scheme == "sasl" and _is_principal(name):
+        elif (
+            (scheme == "digest" and _is_digest(name))
+            or (scheme == "ip" and _network(name, ipv6=ipv6))
+            or (scheme == "sasl" and sasl and _is_principal(name))
+        ):
             fixed.append(entry)
         else:
             raise Refused(INVALID_ACL)

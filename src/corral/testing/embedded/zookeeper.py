@@ -18,8 +18,8 @@ observe is the same, and tests compare it with a real server:
 Every method that takes `now` first handles what is due by then: sessions expire, containers are removed. The
 outcome therefore depends on when frames arrive, not on when `tick` is called.
 
-There is no quorum, no disk and no TLS, and of SASL only DIGEST-MD5; quotas are neither counted nor enforced. Other differences,
-which a well-behaved client does not notice:
+There is no quorum, no disk and no TLS, and of SASL only DIGEST-MD5; quotas are neither counted nor enforced.
+Other differences, which a well-behaved client does not notice:
 
 - A connection that never opens a session stays open, and requests are never throttled.
 - In a real server, it is a race whether an expired client gets the events of its own ephemerals; here it
