@@ -48,6 +48,7 @@ from .recipes.semaphore import Semaphore as Semaphore
 from .recipes.value import Value as Value
 from .recipes.value import ValueWatch as ValueWatch
 from .session.sasl.digest import DigestMD5 as DigestMD5
+from .session.sasl.kerberos import Kerberos as Kerberos
 from .session.state_stream import StateStream as StateStream
 from .statistics import Statistics as Statistics
 from .transaction import Transaction as Transaction
@@ -76,6 +77,7 @@ __all__ = [
     "Held",
     "HeldWrite",
     "Job",
+    "Kerberos",
     "LeaderWatch",
     "Lock",
     "Member",

@@ -188,7 +188,10 @@ class Dialer:
         in time, and nothing is lost. Without a session there is nothing to wait for."""
         self._resolver.failed(address, why)
         if not self._machine.session_id:
-            self._machine.refuse_credentials(self._clock(), f"no credentials for {address}: {why}")
+            mechanism = "SASL" if self._sasl is None else self._sasl.mechanism
+            self._machine.refuse_credentials(
+                self._clock(), f"no credentials for {address} ({mechanism}): {why}"
+            )
 
     async def _turned_away(self, address: Address, bound: float) -> None:
         """Detect servers that reject us because our last zxid is newer than theirs: they would do so for
