@@ -34,8 +34,9 @@ from .recipes.semaphore import Semaphore
 from .recipes.value import Value
 from .session import hosts as connect_string
 from .session.auth import Credentials
-from .session.sasl import base as sasl_mechanism
-from .session.sasl.base import Mechanism
+from .session.sasl.choice import mechanism_of
+from .session.sasl.digest import DigestMD5
+from .session.sasl.kerberos import Kerberos
 from .session.session import Options, Session
 from .session.state_stream import StateStream
 from .session.watchers import WatchKind
@@ -66,7 +67,7 @@ def connect(
     session_timeout: float = 10.0,
     connect_timeout: float | None = 15.0,
     auth: Sequence[tuple[str, bytes]] = (),
-    sasl: Mechanism | None = None,
+    sasl: DigestMD5 | Kerberos | None = None,
     lease: Literal["quorum", "ping"] = "quorum",
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
@@ -114,7 +115,7 @@ def connect(
         timeout=verify.session_timeout(session_timeout),
         connect_timeout=verify.connect_timeout(connect_timeout),
         credentials=[Credentials(scheme, secret) for scheme, secret in verify.credentials(auth)],
-        sasl=sasl_mechanism.check(sasl),
+        sasl=mechanism_of(sasl),
         lease_by_ping=lease == "ping",
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),

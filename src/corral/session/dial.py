@@ -188,7 +188,7 @@ class Dialer:
         in time, and nothing is lost. Without a session there is nothing to wait for."""
         self._resolver.failed(address, why)
         if not self._machine.session_id:
-            mechanism = "SASL" if self._sasl is None else self._sasl.mechanism
+            mechanism = "SASL" if self._sasl is None else self._sasl.name
             self._machine.refuse_credentials(
                 self._clock(), f"no credentials for {address} ({mechanism}): {why}"
             )

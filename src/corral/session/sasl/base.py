@@ -1,16 +1,15 @@
 """What a SASL mechanism is to the session.
 
-A *mechanism* is made once, by the user. For each connection it begins an *exchange*: the client sends a
-token, the server answers with a challenge, and so on, until the server accepts the client and has proven
-itself. Beginning may take time, since Kerberos asks its server for a ticket. After that, each step is local.
+A *mechanism* is made once for each client, from the user's credentials. For each connection it begins an
+*exchange*: the client sends a token, the server answers with a challenge, and so on, until the server accepts
+the client and has proven itself. Beginning may take time, since Kerberos asks its server for a ticket. After
+that, each step is local.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
-
-from corral.errors import UsageTypeError
 
 
 class NoCredentials(Exception):
@@ -38,9 +37,9 @@ class Exchange(ABC):
 
 
 class Mechanism(ABC):
-    """Credentials, and how they are proven. One object may serve any number of clients."""
+    """How one client proves who it is."""
 
-    mechanism: ClassVar[str]
+    name: ClassVar[str]
     """Its name in SASL."""
 
     @abstractmethod
@@ -49,13 +48,3 @@ class Mechanism(ABC):
 
         Raises `NoCredentials`, or `OSError` for what may pass by itself. It can be cancelled at any point.
         """
-
-
-def check(value: Mechanism | None) -> Mechanism | None:
-    """Check the argument `sasl`. The value is not shown, as it may be secret."""
-    if value is not None and not isinstance(value, Mechanism):
-        raise UsageTypeError(
-            "sasl must be corral.DigestMD5(user, secret) or corral.Kerberos(), or None, "
-            f"not a value of type {type(value).__name__}"
-        )
-    return value

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from corral import verify
 from corral.errors import UsageStateError, UsageValueError
@@ -16,14 +15,14 @@ from corral.wire.digest_md5 import Login
 
 from .base import Exchange, Mechanism, Refused
 
-__all__ = ["DigestMD5"]
+__all__ = ["DigestMD5", "DigestMechanism"]
 
 _URI = b"zookeeper/zk-sasl-md5"
 """ZooKeeper's server has no other name in this mechanism, whatever its host."""
 
 
 @dataclass(frozen=True, slots=True)
-class DigestMD5(Mechanism):
+class DigestMD5:
     """SASL's DIGEST-MD5: ``corral.connect(..., sasl=corral.DigestMD5("user", "secret"))``.
 
     The servers have the same secret in their JAAS configuration (``user_<name>="<secret>"``). It is never
@@ -33,8 +32,6 @@ class DigestMD5(Mechanism):
     Raises `UsageValueError` or `UsageTypeError` for an empty user or a text that cannot be sent, and
     `UsageStateError` where Python has no MD5, as in FIPS mode.
     """
-
-    mechanism: ClassVar[str] = "DIGEST-MD5"
 
     user: str
     secret: str = field(repr=False)
@@ -50,14 +47,23 @@ class DigestMD5(Mechanism):
                 "DigestMD5 needs MD5, which Python does not offer here (FIPS mode?)"
             ) from error
 
+
+class DigestMechanism(Mechanism):
+    """A client that has a user and a secret."""
+
+    name = "DIGEST-MD5"
+
+    def __init__(self, login: DigestMD5) -> None:
+        self._login = login
+
     async def begin(self, host: str) -> Exchange:
-        return _Exchange(self.user, self.secret)
+        return _Exchange(self._login.user, self._login.secret)
 
 
 class _Exchange(Exchange):
     """Ours is nothing, the challenge; ours is the response, the server's proof."""
 
-    mechanism = DigestMD5.mechanism
+    mechanism = DigestMechanism.name
     first = b""
 
     def __init__(self, user: str, secret: str) -> None:
@@ -68,7 +74,10 @@ class _Exchange(Exchange):
     def step(self, challenge: bytes | None) -> bytes | None:
         if self._login is None:
             if challenge is None:
-                raise Refused("the server has no SASL: no section 'Server' in a JAAS configuration")
+                raise Refused(
+                    "the server has no SASL: its JAAS configuration has no section 'Server', "
+                    "or its FIPS mode excludes DIGEST-MD5"
+                )
             return self._respond(challenge)
         if challenge is None:
             raise Refused("the server went on without having authenticated us (allowSaslFailedClients)")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import weakref
-from collections.abc import MutableMapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 from corral import verify
 from corral.errors import UsageStateError, UsageValueError
@@ -16,7 +14,7 @@ from corral.session.threads import on_a_thread
 
 from .base import Exchange, Mechanism, NoCredentials, Refused
 
-__all__ = ["Kerberos"]
+__all__ = ["Kerberos", "KerberosMechanism"]
 
 _TRANSIENT = frozenset((-1765328228, -1765328230, -1765328164, -1765328355))
 """Kerberos' error codes for a KDC that cannot be reached or found, or that is not available."""
@@ -25,7 +23,7 @@ _NO_LAYER = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Kerberos(Mechanism):
+class Kerberos:
     """SASL's GSSAPI, with Kerberos: ``corral.connect(..., sasl=corral.Kerberos())``. It needs
     ``corral[kerberos]``.
 
@@ -47,16 +45,11 @@ class Kerberos(Mechanism):
     `gssapi` is missing, and `UsageValueError` or `UsageTypeError` for an empty name or a wrong type.
     """
 
-    mechanism: ClassVar[str] = "GSSAPI"
-
     service: str = "zookeeper"
     host: str | None = None
     principal: str | None = None
     ccache: str | None = None
     keytab: str | None = None
-    _under_way: MutableMapping[asyncio.AbstractEventLoop, dict[str, asyncio.Future[Exchange]]] = field(
-        default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         for name in ("service", "host", "principal", "ccache", "keytab"):
@@ -73,51 +66,62 @@ class Kerberos(Mechanism):
                 "install corral[kerberos]"
             ) from error
 
+
+class KerberosMechanism(Mechanism):
+    """A client that has tickets."""
+
+    name = "GSSAPI"
+
+    def __init__(self, credentials: Kerberos) -> None:
+        self._credentials = credentials
+        self._under_way: dict[str, asyncio.Future[Exchange]] = {}
+
     async def begin(self, host: str) -> Exchange:
-        loop = asyncio.get_running_loop()
-        of_loop = self._under_way.setdefault(loop, {})
-        host = self.host or host
+        host = self._credentials.host or host
         # A step that hangs cannot be stopped, so there is at most one for each host.
-        while (before := of_loop.get(host)) is not None and not before.done():
+        before = self._under_way.get(host)
+        if before is not None and not before.done():
             await asyncio.wait([before])
-        step = on_a_thread(loop, functools.partial(self._begin, host), f"corral ticket for {host}")
-        of_loop[host] = step
+        loop, begin = asyncio.get_running_loop(), functools.partial(_begin, self._credentials, host)
+        step = self._under_way[host] = on_a_thread(loop, begin, f"corral ticket for {host}")
         step.add_done_callback(lambda step: step.cancelled() or step.exception())  # perhaps nobody waits
         return await asyncio.shield(step)
 
-    def _begin(self, host: str) -> Exchange:
-        import gssapi
 
-        names = gssapi.NameType
-        paths = {"ccache": self.ccache, "client_keytab": self.keytab}
-        try:
-            credentials = gssapi.Credentials(
-                name=None
-                if self.principal is None
-                else gssapi.Name(self.principal, names.kerberos_principal),
-                usage="initiate",
-                store={key: value for key, value in paths.items() if value is not None} or None,
-            )
-            context = gssapi.SecurityContext(
-                name=gssapi.Name(f"{self.service}@{host}", names.hostbased_service),
-                creds=credentials,
-                usage="initiate",
-                mech=gssapi.MechType.kerberos,
-                flags=gssapi.RequirementFlag.mutual_authentication | gssapi.RequirementFlag.integrity,
-            )
-            first = context.step()
-        except gssapi.exceptions.GSSError as error:
-            why = f"{self.service}@{host}: {_reason(error)}"
-            if _signed(error.min_code) in _TRANSIENT:
-                raise ConnectionError(f"no ticket for {why}") from None
-            raise NoCredentials(why) from None
-        return _Exchange(context, first or b"")
+def _begin(kerberos: Kerberos, host: str) -> Exchange:
+    """Get a ticket for a server, which may ask the KDC, and the first token."""
+    import gssapi
+
+    names = gssapi.NameType
+    paths = {"ccache": kerberos.ccache, "client_keytab": kerberos.keytab}
+    try:
+        credentials = gssapi.Credentials(
+            name=None
+            if kerberos.principal is None
+            else gssapi.Name(kerberos.principal, names.kerberos_principal),
+            usage="initiate",
+            store={key: value for key, value in paths.items() if value is not None} or None,
+        )
+        context = gssapi.SecurityContext(
+            name=gssapi.Name(f"{kerberos.service}@{host}", names.hostbased_service),
+            creds=credentials,
+            usage="initiate",
+            mech=gssapi.MechType.kerberos,
+            flags=gssapi.RequirementFlag.mutual_authentication | gssapi.RequirementFlag.integrity,
+        )
+        first = context.step()
+    except gssapi.exceptions.GSSError as error:
+        why = f"{kerberos.service}@{host}: {_reason(error)}"
+        if _signed(error.min_code) in _TRANSIENT:
+            raise ConnectionError(f"no ticket for {why}") from None
+        raise NoCredentials(why) from None
+    return _Exchange(context, first or b"")
 
 
 class _Exchange(Exchange):
     """Tokens of GSSAPI until the context is established, then the choice of a security layer: none."""
 
-    mechanism = Kerberos.mechanism
+    mechanism = KerberosMechanism.name
 
     def __init__(self, context: Any, first: bytes) -> None:
         self.first = first
@@ -134,7 +138,7 @@ class _Exchange(Exchange):
             raise Refused(
                 "the server went on without having authenticated us (allowSaslFailedClients)"
                 if self._has_begun
-                else "the server has no SASL: no section 'Server' in a JAAS configuration"
+                else "the server has no SASL: its JAAS configuration has no section 'Server'"
             )
         if challenge.startswith(b"realm="):
             raise Refused("the server has DIGEST-MD5, not GSSAPI")
