@@ -25,7 +25,7 @@ from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine
-from .sasl.base import Mechanism, NoCredentials
+from .sasl.base import Exchange, Mechanism, NoCredentials
 from .states import FINAL, ConnectionPhase
 
 __all__ = ["Dialer"]
@@ -159,8 +159,7 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
-                sasl, name = self._sasl, self._resolver.name_of(address)
-                machine.prepare(str(address), None if sasl is None else await sasl.begin(name))
+                machine.prepare(str(address), await self._begin_sasl(address))
                 await loop.create_connection(lambda: connection, address.host, address.port)
                 await asyncio.shield(connection.established)
         except NoCredentials as error:
@@ -182,6 +181,11 @@ class Dialer:
         if connection.made:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
+
+    async def _begin_sasl(self, address: Address) -> Exchange | None:
+        if self._sasl is None:
+            return None
+        return await self._sasl.begin(self._resolver.name_of(address))
 
     def _no_credentials(self, address: Address, why: str) -> None:
         """Our own credentials are missing or have expired. While the session lives they may still be renewed
@@ -207,8 +211,10 @@ class Dialer:
         if now - rejection.since <= machine.timeout or not newest:
             return
         if rejection.zxid is None:
-            with contextlib.suppress(OSError):
-                rejection.zxid = await probe_zxid(address.host, address.port, limit=bound)
+            with contextlib.suppress(OSError, NoCredentials):
+                async with asyncio.timeout(bound):
+                    exchange = await self._begin_sasl(address)
+                rejection.zxid = await probe_zxid(address.host, address.port, exchange=exchange, limit=bound)
         if rejection.zxid is None:
             return
         if rejection.zxid >= newest or machine.zxids.disown(rejection.zxid):
