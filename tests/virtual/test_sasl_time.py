@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sasl_servers import BOB, USERS
 
 import corral
 from corral.testing import EmbeddedServer
+from sasl_servers import BOB, USERS
 
 T = 6.0
 """The session timeout, in seconds."""
