@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -42,14 +42,25 @@ async def stage(shared: str | None) -> AsyncIterator[Stage]:
             yield Stage(connect, proxy, other, itertools.count())
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
-    """T2, S2: the connection is cut at each message, tokens included, before the server, behind it, and after the
-    answer; by FIN and by RST: the client gets there, as the same user."""
-    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cuts"))
+async def cuts(stage: Stage, name: str) -> Report:
+    """The connection is cut at each message, tokens included: before the server, behind it, and after the answer."""
+    return await every_cut(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cuts")
 
 
-async def test_every_cancel(stage: Stage, tell: Tell) -> None:
-    """T2, S8: entering is cancelled at each wait and around each message, with the connection cut, in a black hole, or
-    neither: it ends, and leaves nothing. A session that was granted is closed first, within a time limit."""
-    tell(await every_cancel(stage.proxy, connecting(stage), what="connect with SASL: cancels", at_once=False))
+async def cancels(stage: Stage, name: str) -> Report:
+    """It is cancelled at each wait and around each message. A session that was granted is closed first, within a time
+    limit."""
+    return await every_cancel(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cancels", at_once=False)
+
+
+# Reconnecting waits as each read does. One test, so that a part of the points may be any of them.
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [("connect with SASL", cuts), ("connect with SASL", cancels), ("reconnect with SASL", cuts)],
+)
+async def test_every_point(
+    stage: Stage, name: str, points: Callable[[Stage, str], Awaitable[Report]], tell: Tell
+) -> None:
+    """T2, S2, S8: cut by FIN and by RST, the client gets there, as the same user; cancelled, with the connection cut, in
+    a black hole, or neither, it ends, and leaves nothing."""
+    tell(await points(stage, name))
