@@ -245,7 +245,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def kerberos(session: nox.Session) -> None:
-    """Not run by default, since gssapi is built from source, for two minutes: SASL with Kerberos, on a real KDC
-    and a real server. It needs krb5-kdc, krb5-admin-server, krb5-user and libkrb5-dev."""
+    """Not run by default, since gssapi is built from source, for two minutes: SASL with Kerberos, on a real
+    KDC and a real server. It needs krb5-kdc, krb5-admin-server, krb5-user and libkrb5-dev."""
     session.install(".[kerberos]", *dependencies("test"))
     session.run("pytest", "tests/sasl")

@@ -41,7 +41,10 @@ async def a_client() -> None:
         assert_type((statistics.bytes_sent, statistics.bytes_received), tuple[int, int])
         await zk.close()
     assert_type(corral.connect(), corral.Client)
-    login, tickets = corral.DigestMD5("user", "secret"), corral.Kerberos("zookeeper", host="zk1", keytab="FILE:k")
+    login, tickets = (
+        corral.DigestMD5("user", "secret"),
+        corral.Kerberos("zookeeper", host="zk1", keytab="FILE:k"),
+    )
     assert_type(corral.connect(sasl=login), corral.Client)
     assert_type(corral.connect(sasl=tickets), corral.Client)
     assert_type((login.user, login.secret, tickets.service), tuple[str, str, str])

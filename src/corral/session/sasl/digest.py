@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from corral import verify
 from corral.errors import UsageStateError, UsageValueError
 from corral.session import gate
-from corral.wire import digest_md5
-from corral.wire.digest_md5 import Login
+from corral.session.sasl import digest_md5
+from corral.session.sasl.digest_md5 import Login
 
 from .base import Exchange, Mechanism, Refused
 

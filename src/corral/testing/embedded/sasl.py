@@ -11,9 +11,9 @@ import random
 from base64 import b64encode
 from collections.abc import Mapping
 
-from corral.wire import digest_md5
+from corral.session.sasl import digest_md5
+from corral.session.sasl.digest_md5 import Login
 from corral.wire.compile import DecodeError
-from corral.wire.digest_md5 import Login
 
 from .codes import AUTH_FAILED, Refused
 

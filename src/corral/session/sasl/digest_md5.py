@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .compile import DecodeError
+from corral.wire.compile import DecodeError
 
 __all__ = ["NONCE_COUNT", "QOP", "Login", "parse", "quoted"]
 

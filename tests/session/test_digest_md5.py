@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.wire import digest_md5
+from corral.session.sasl import digest_md5
+from corral.session.sasl.digest_md5 import Login
 from corral.wire.compile import DecodeError
-from corral.wire.digest_md5 import Login
 
 # RFC 2831, section 4.
 IMAP = Login(
