@@ -241,3 +241,11 @@ def fuzz(session: nox.Session) -> None:
     first = os.environ.get("CORRAL_FUZZ_FIRST") or str(random.randrange(1 << 32))
     env = {"CORRAL_FUZZ_SEEDS": count, "CORRAL_FUZZ_FIRST": first, "PYTHONHASHSEED": "0"}
     session.run("pytest", *AT_ONCE, "tests/fuzz", env=env)
+
+
+@nox.session(python="3.11")
+def kerberos(session: nox.Session) -> None:
+    """Not run by default, since gssapi is built from source, for two minutes: SASL with Kerberos, on a real
+    KDC and a real server. It needs krb5-kdc, krb5-admin-server, krb5-user and libkrb5-dev."""
+    session.install(".[kerberos]", *dependencies("test"))
+    session.run("pytest", "tests/sasl")

@@ -228,3 +228,13 @@ def test_the_example_project_passes() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "ZooKeeper: embedded: <EmbeddedServer " in done.stdout
+
+
+async def test_the_code_in_the_guide_to_security_runs() -> None:
+    """The examples run against a server that knows the user."""
+    code = code_of("security.md", about="read_secret_settings")
+    reader = [corral.Acl(corral.Perm.READ, "sasl", "reader")]
+    async with EmbeddedServer(sasl={"reader": "hush"}) as server:
+        async with corral.connect(server.address) as zk:
+            await zk.create("/settings", b"x", acl=reader)
+        assert await code["read_secret_settings"](server.address, "hush") == b"x"

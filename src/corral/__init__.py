@@ -52,6 +52,8 @@ from .recipes.rwlock import WriteLock as WriteLock
 from .recipes.semaphore import Semaphore as Semaphore
 from .recipes.value import Value as Value
 from .recipes.value import ValueWatch as ValueWatch
+from .session.sasl.digest import DigestMD5 as DigestMD5
+from .session.sasl.kerberos import Kerberos as Kerberos
 from .session.state_stream import StateStream as StateStream
 from .statistics import Statistics as Statistics
 from .transaction import Transaction as Transaction
@@ -72,6 +74,7 @@ __all__ = [
     "Contender",
     "Counter",
     "CounterWatch",
+    "DigestMD5",
     "DoubleBarrier",
     "Election",
     "Ensemble",
@@ -84,6 +87,7 @@ __all__ = [
     "Held",
     "HeldWrite",
     "Job",
+    "Kerberos",
     "LeaderWatch",
     "Lock",
     "Member",

@@ -37,6 +37,9 @@ from .recipes.semaphore import Semaphore
 from .recipes.value import Value
 from .session import hosts as connect_string
 from .session.auth import Credentials
+from .session.sasl.choice import mechanism_of
+from .session.sasl.digest import DigestMD5
+from .session.sasl.kerberos import Kerberos
 from .session.session import Options, Session
 from .session.state_stream import StateStream
 from .session.tls import Tls
@@ -70,6 +73,7 @@ def connect(
     connect_timeout: float | None = 15.0,
     auth: Sequence[tuple[str, bytes]] = (),
     ssl: bool | SSLContext | Callable[[], SSLContext] = False,
+    sasl: DigestMD5 | Kerberos | None = None,
     lease: Literal["quorum", "ping"] = "quorum",
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
@@ -99,6 +103,8 @@ def connect(
       so that certificates can be renewed; if it raises, or returns something else, the attempt to connect has
       failed, and is repeated. The server's certificate must be for the host as `hosts` names it, not for the
       address of that name. See docs/security.md.
+    - `sasl`: `DigestMD5` or `Kerberos`, by which client and server prove to each other who they are, on each
+      connection, before anything else is sent. It can be used together with `auth`.
     - `lease`: what proves that locks are still held. "quorum" is safe, and costs a logged transaction for
       each client that holds something, six times per session timeout. "ping" costs nothing, but is wrong
       while the connected server follows a deposed leader: then two clients may hold one lock, for up to
@@ -131,6 +137,7 @@ def connect(
         timeout=verify.session_timeout(session_timeout),
         connect_timeout=verify.connect_timeout(connect_timeout),
         credentials=[Credentials(scheme, secret) for scheme, secret in verify.credentials(auth)],
+        sasl=mechanism_of(sasl),
         lease_by_ping=lease == "ping",
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),

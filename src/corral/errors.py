@@ -411,7 +411,8 @@ class LockLost(SessionError):
 
 
 class AuthFailed(SessionError):
-    """A server refused our credentials. The client stays unusable: open another with the right ones."""
+    """A server refused our credentials, or requires some that the client has not, or there are none on our
+    side. The client stays unusable: open another with the right ones."""
 
 
 class ClientClosed(SessionError):

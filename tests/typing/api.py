@@ -44,6 +44,15 @@ async def a_client() -> None:
     assert_type(corral.connect(), corral.Client)
     assert_type(corral.connect("zk1:2281", ssl=True), corral.Client)
     assert_type(corral.connect("zk1:2281", ssl=ssl.create_default_context), corral.Client)
+    login, tickets = (
+        corral.DigestMD5("user", "secret"),
+        corral.Kerberos("zookeeper", host="zk1", keytab="FILE:k"),
+    )
+    assert_type(corral.connect(sasl=login), corral.Client)
+    assert_type(corral.connect(sasl=tickets), corral.Client)
+    assert_type((login.user, login.secret, tickets.service), tuple[str, str, str])
+    assert_type((tickets.host, tickets.principal), tuple[str | None, str | None])
+    assert_type((tickets.ccache, tickets.keytab), tuple[str | None, str | None])
     assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)
 
 
@@ -378,6 +387,7 @@ async def wrong(zk: corral.Client) -> None:
     corral.connect(auth=("digest", b"user:password"))  # type: ignore[arg-type]
     corral.connect(ssl="yes")  # type: ignore[arg-type]
     corral.connect(2181)  # type: ignore[arg-type]
+    corral.connect(sasl=("user", "secret"))  # type: ignore[arg-type]
     zk.state = corral.State.CLOSED  # type: ignore[misc]
     (await zk.get("/a"))[1].version = 7  # type: ignore[misc]
     async for event in zk.watch("/a"):

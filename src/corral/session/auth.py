@@ -1,7 +1,6 @@
-"""Credentials, which are sent on each connection.
+"""Credentials, which are sent on each connection, ahead of the requests that rely on them.
 
-Only schemes of one message, which can be sent ahead of the requests that rely on it, are supported: not SASL,
-which exchanges tokens before anything else may be sent (see `handshake`).
+These are schemes of one message. SASL, which exchanges tokens, is in `corral.session.sasl`.
 """
 
 from __future__ import annotations

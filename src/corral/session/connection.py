@@ -89,11 +89,19 @@ class Connection(asyncio.BufferedProtocol):
             self.drop(machine.close_reason)
         elif machine.has_output():
             self.flush_soon()
-        if not self._is_up and machine.phase is _UP:
-            self._is_up = True
-            self._resolve_established()
+        if not self._is_up:
+            self._shake_hands()
         if machine.deadline_moved:
             self._on_entry()
+
+    def _shake_hands(self) -> None:
+        """The connection is not up yet, or has just become so."""
+        if self._machine.phase is _UP:
+            self._is_up = True
+            self._resolve_established()
+        elif self._transport is not None and (token := self._machine.take_token()) is not None:
+            self.bytes_sent += len(token)
+            self._transport.write(token)
 
     def eof_received(self) -> bool:
         return False  # close: FIN, RST and silence are one event

@@ -27,6 +27,7 @@ from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine
+from .sasl.base import Exchange, Mechanism, NoCredentials
 from .states import FINAL, ConnectionPhase
 from .tls import CLOSED_IN_HANDSHAKE, Tls, explain, open_connection
 
@@ -61,6 +62,7 @@ class Dialer:
         use: Callable[[Connection], None],
         on_entry: Callable[[], None],
         contact: ContactLog,
+        sasl: Mechanism | None = None,
     ) -> None:
         self._machine = machine
         self._resolver = resolver
@@ -71,6 +73,7 @@ class Dialer:
         self._use = use
         self._on_entry = on_entry
         self._contact = contact
+        self._sasl = sasl
         self._backoff = Backoff(rng)
         self.connection: Connection | None = None
         """The newest connection, from its first attempt on."""
@@ -164,8 +167,11 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
+                machine.prepare(str(address), await self._begin_sasl(address))
                 await open_connection(connection, address, self._tls, self._resolver.name_of(address))
                 await asyncio.shield(connection.established)
+        except NoCredentials as error:
+            self._no_credentials(address, str(error))
         except OSError as error:  # a TimeoutError is one
             connection.drop(f"no session within {bound:.2f} s")
             what = "no answer" if self._tls is None or connection.made else "no TLS connection"
@@ -205,6 +211,21 @@ class Dialer:
                     self._resolver.remark(address, silent, port_check.PLAIN_PORT)
                 return
 
+    async def _begin_sasl(self, address: Address) -> Exchange | None:
+        if self._sasl is None:
+            return None
+        return await self._sasl.begin(self._resolver.name_of(address))
+
+    def _no_credentials(self, address: Address, why: str) -> None:
+        """Our own credentials are missing or have expired. While the session lives they may still be renewed
+        in time, and nothing is lost. Without a session there is nothing to wait for."""
+        self._resolver.failed(address, why)
+        if not self._machine.session_id:
+            mechanism = "SASL" if self._sasl is None else self._sasl.name
+            self._machine.refuse_credentials(
+                self._clock(), f"no credentials for {address} ({mechanism}): {why}"
+            )
+
     async def _turned_away(self, address: Address, bound: float) -> None:
         """Detect servers that reject us because our last zxid is newer than theirs: they would do so for
         ever. Servers without a leader, or with too many clients, reject everybody in the same way, for a
@@ -219,10 +240,13 @@ class Dialer:
         if now - rejection.since <= machine.timeout or not newest:
             return
         if rejection.zxid is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, NoCredentials):
+                async with asyncio.timeout(bound):
+                    exchange = await self._begin_sasl(address)
                 rejection.zxid = await probe_zxid(
                     address.host,
                     address.port,
+                    exchange=exchange,
                     limit=bound,
                     tls=self._tls,
                     server_name=self._resolver.name_of(address),

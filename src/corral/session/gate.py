@@ -104,6 +104,24 @@ def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> N
         )
 
 
+def check_digest_challenge(directives: Mapping[str, Sequence[bytes]]) -> None:
+    """Raise `Misfit` unless these may be the directives of a challenge of DIGEST-MD5 (RFC 2831, 2.1.1) that
+    we can answer."""
+    for name in ("nonce", "algorithm", "charset", "qop"):
+        count = len(directives.get(name, ()))
+        if count > 1 or (not count and name in ("nonce", "algorithm")):
+            raise Misfit(f"a DIGEST-MD5 challenge with {count} times the directive {name!r}")
+    for name, expected in (("algorithm", b"md5-sess"), ("charset", b"utf-8")):
+        value = directives.get(name, (expected,))[0]
+        if value.lower() != expected:
+            raise Misfit(f"a DIGEST-MD5 challenge with the {name} {value[:50]!r}")
+    offered = [each.strip() for each in directives.get("qop", (b"auth",))[0].lower().split(b",")]
+    if b"auth" not in offered:
+        raise Misfit(f"a DIGEST-MD5 challenge that offers only the protection {offered[0][:50]!r}")
+    if not directives["nonce"][0]:
+        raise Misfit("a DIGEST-MD5 challenge with an empty nonce")
+
+
 def check_event_path(path: str) -> None:
     """Raise `Misfit` unless an event may name `path`."""
     if path == "/":

@@ -1,8 +1,10 @@
 """The beginning of each connection: the session, the credentials, and the watches that are set again. No I/O.
 
-The connect request is answered before anything else may be sent. Credentials and watches follow it in one
-pipeline, ahead of all requests. A server *accepts requests* once it has accepted every one of the
-credentials. SASL, which exchanges tokens first, would need a phase of its own between HANDSHAKE and UP.
+The connect request is answered before anything else may be sent. With SASL, an exchange of tokens follows:
+one of ours, one of the server's, and so on. Until it is over, a server that requires SASL refuses everything
+else, pings included; and tokens do not prolong the session. So nothing else is sent before, and the exchange
+must be over within the time of the attempt to connect. Credentials and watches come next, in one pipeline,
+ahead of all requests. A server *accepts requests* once it has accepted every one of the credentials.
 """
 
 from __future__ import annotations
@@ -14,9 +16,15 @@ from corral.wire.messages import ConnectReply, Operation
 
 from . import gate
 from .auth import Credentials
+from .sasl.base import Exchange, Refused
 
 _NO_PASSWORD = bytes(16)
 _INFINITY = float("inf")
+_SASL_XID = 0
+"""Requests are numbered from 1, so no answer to a token is ever taken for one to a request."""
+AUTH_FAILED = -115
+AUTH_REQUIRED = -124
+"""The server refuses all requests of connections that have not authenticated by a scheme of its choice."""
 
 
 class Handshake:
@@ -29,11 +37,23 @@ class Handshake:
         """When the connect request of this connection was sent."""
         self.is_ready = False
         """Whether the server accepts requests."""
+        self.server = "the server"
+        """The server of this connection, for messages."""
+        self.refusal = ""
+        """Why our credentials were refused, once they were."""
+        self._exchange: Exchange | None = None
+        self._token: bytes | None = None  # that is to be sent
+        self._is_token_sent = False
         self._password = _NO_PASSWORD
         self._credentials = list(credentials)
         self._credentials_due = 0
         self._watches_due = 0
         self._sent_at = 0.0
+
+    def prepare(self, server: str, exchange: Exchange | None) -> None:
+        """The next connection is to `server`, and begins with this SASL exchange, if any."""
+        self.server = server
+        self._exchange = exchange
 
     def begin(self, now: float, last_zxid: int, session_id: int) -> bytes:
         """The connect request, as a frame. `session_id` 0 requests a new session."""
@@ -48,11 +68,50 @@ class Handshake:
         gate.check_connect_reply(reply, self.requested_timeout, session_id)
         return reply
 
-    def set_up(
-        self, now: float, password: bytes, set_watches: Iterable[tuple[Operation, bytes]]
-    ) -> Iterator[bytes]:
-        """The frames to send once a server has granted the session that has this password."""
+    def granted(self, password: bytes) -> bool:
+        """A server has granted the session that has this password. Returns whether SASL comes next."""
         self._password = password
+        self._is_token_sent = False
+        self._token = None if self._exchange is None else self._exchange.first
+        return self._token is not None
+
+    def take_token(self) -> bytes | None:
+        """The frame with the next token, if one is to be sent."""
+        token, self._token = self._token, None
+        if token is None:
+            return None
+        self._is_token_sent = True
+        return frame(_SASL_XID, messages.SASL.opcode, messages.SASL.request.encode(token))
+
+    def token_answered(self, view: memoryview, start: int, end: int) -> bool:
+        """The server has answered a token. Returns whether the exchange is over: the server has accepted us.
+
+        Raises `Refused` if it has not, and `gate.Misfit` or `DecodeError` for what is no answer to it.
+        """
+        header = messages.REPLY_HEADER
+        if end - start < header.size:
+            raise gate.Misfit(f"a reply of {end - start} bytes")
+        xid, _, code = header.unpack_from(view, start)
+        if xid != _SASL_XID or not self._is_token_sent:
+            raise gate.Misfit(f"a message with xid {xid}, and no answer to a SASL token")
+        self._is_token_sent = False
+        if code in (AUTH_FAILED, AUTH_REQUIRED):
+            raise Refused(f"error code {code}")
+        if code:
+            raise gate.Misfit(f"a SASL token is answered with error code {code}")
+        assert self._exchange is not None
+        self._token = self._exchange.step(messages.SASL.decode_reply(view, start + header.size, end))
+        return self._token is None
+
+    def describe_refusal(self, why: str) -> str:
+        """A message that says which server has refused which SASL credentials."""
+        mechanism = self._exchange.mechanism if self._exchange is not None else "no SASL"
+        return (
+            f"{self.server} refused our credentials ({mechanism}): {why}; open a client with the right ones"
+        )
+
+    def set_up(self, now: float, set_watches: Iterable[tuple[Operation, bytes]]) -> Iterator[bytes]:
+        """The frames to send once a server has granted the session, and SASL is over."""
         self._sent_at = now
         self._credentials_due = self._watches_due = 0
         for credentials in self._credentials:

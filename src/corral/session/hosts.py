@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
 import random
 import re
 import socket
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from corral import paths
 from corral.errors import UsageTypeError, UsageValueError, shown
+
+from .threads import on_a_thread
 
 DEFAULT_PORT = 2181
 NOT_TRIED = "not tried yet"
@@ -165,8 +165,7 @@ class Resolver:
 
     A look-up can hang for as long as the system's resolver takes, and cannot be stopped. Each name therefore
     has at most one under way. While it hangs, or after a temporary failure, the addresses of the last one are
-    tried. It runs on a thread of its own: in the loop's default executor it would block the application's
-    jobs, and the end of `asyncio.run` would wait for it.
+    tried.
 
     `use` replaces the servers by those that are members of the ensemble now. The servers that the user gave
     are then a fallback.
@@ -255,7 +254,9 @@ class Resolver:
     def _look_up(self, server: Address) -> None:
         loop = asyncio.get_running_loop()
         if type(loop).getaddrinfo is asyncio.BaseEventLoop.getaddrinfo:
-            look_up = _on_a_thread(loop, server)
+            look_up = on_a_thread(
+                loop, functools.partial(_addresses_of, server), f"corral look-up of {server.host}"
+            )
         else:  # a loop with a resolver of its own
             look_up = loop.create_task(
                 loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM),
@@ -310,30 +311,8 @@ class Resolver:
 _Infos: TypeAlias = "Sequence[tuple[Any, Any, Any, Any, tuple[Any, ...]]]"
 
 
-def _on_a_thread(loop: asyncio.AbstractEventLoop, server: Address) -> asyncio.Future[_Infos]:
-    """Look a name up on a daemon thread of its own."""
-    future: asyncio.Future[_Infos] = loop.create_future()
-
-    def settle(infos: _Infos | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(infos or [])
-
-    def look_up() -> None:
-        infos: _Infos | None = None
-        failure: Exception | None = None
-        try:
-            infos = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        except Exception as error:  # also UnicodeError, for an impossible name
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(settle, infos, failure)
-
-    threading.Thread(target=look_up, name=f"corral look-up of {server.host}", daemon=True).start()
-    return future
+def _addresses_of(server: Address) -> _Infos:
+    return socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
 
 
 def _is_literal(host: str) -> bool:

@@ -42,11 +42,12 @@ from corral.wire.compile import DecodeError
 
 from . import failures, gate
 from .auth import Credentials
-from .handshake import Handshake, frame
+from .handshake import AUTH_REQUIRED, Handshake, frame
 from .history import History
 from .lease_holds import INFINITY, Heartbeat, LeaseHold, LeaseHolds
 from .refused_acl import invalid_acl
 from .requests import OwnRequest, Request, Requests, Waiter
+from .sasl.base import Exchange, Refused
 from .states import FINAL, TRANSITIONS, ConnectionPhase, Transition
 from .watch_registry import WatchRegistry
 from .zxids import ZxidTracker
@@ -73,7 +74,8 @@ class WriteObserver(Protocol):
 
 # Module constants, since these are compared for each message: before Python 3.12 looking up a member of an
 # enumeration takes as long as a function call.
-_DOWN, _HANDSHAKE, _UP = ConnectionPhase.DOWN, ConnectionPhase.HANDSHAKE, ConnectionPhase.UP
+_DOWN, _UP = ConnectionPhase.DOWN, ConnectionPhase.UP
+_HANDSHAKE, _SASL = ConnectionPhase.HANDSHAKE, ConnectionPhase.SASL
 _LAPSED = State.LAPSED
 _NEED_DATA, _OVERSIZED = framing.NEED_DATA, framing.OVERSIZED
 _HEADER = messages.REPLY_HEADER.size
@@ -140,6 +142,10 @@ class Machine:
 
     # Entries of the connection
 
+    def prepare(self, server: str, exchange: Exchange | None = None) -> None:
+        """The next connection is to `server`, and begins with this SASL exchange, if any."""
+        self._handshake.prepare(server, exchange)
+
     def connection_made(self, now: float) -> bytes:
         """A connection is open; returns the first bytes to send."""
         self.advance(now)
@@ -169,6 +175,8 @@ class Machine:
                     self._oversized(now)
                 elif self.phase is _HANDSHAKE:
                     self._greeted(now, frames.view, frames.start, end)
+                elif self.phase is _SASL:
+                    self._token_answered(now, frames.view, frames.start, end)
                 else:
                     break
                 if self.close_reason is not None:
@@ -203,6 +211,10 @@ class Machine:
             self._last_sent = now
         return out
 
+    def take_token(self) -> bytes | None:
+        """What the SASL exchange sends now, if anything. Only before the connection is up."""
+        return self._handshake.take_token() if self.phase is _SASL and self.close_reason is None else None
+
     def has_output(self) -> bool:
         """Whether `data_to_send` would return anything."""
         requests = self.requests
@@ -216,7 +228,7 @@ class Machine:
         self.deadline_moved = True
         if self.phase is _UP:
             self.zxids.disconnected()
-        elif self.close_reason is None:
+        elif self.phase is _HANDSHAKE and self.close_reason is None:
             try:
                 gate.check_greeting(self._frames.received_first(), is_all=True)
             except gate.Stranger as error:
@@ -425,18 +437,36 @@ class Machine:
             return
         created = reply.session_id != self.session_id
         self.history.sessions_opened += created
-        self.history.connections_established += 1
         self.timeout = reply.timeout
-        self.deadline_moved = True
         self.session_id = reply.session_id
-        self.phase = _UP
-        self._last_sent = handshake.connect_sent
-        self._answered_at = now
-        self.requests.connected(reply.timeout)
         self._lease.connected(handshake.connect_sent, reply.timeout, created=created)
         self._holds.connected(now)
+        self.deadline_moved = True
+        if handshake.granted(reply.password):
+            self.phase = _SASL
+        else:
+            self._up(now)
+
+    def _token_answered(self, now: float, view: memoryview, start: int, end: int) -> None:
+        # Not a contact: tokens do not prolong the session on the server.
+        try:
+            is_over = self._handshake.token_answered(view, start, end)
+        except Refused as refused:
+            self._refuse_credentials(self._handshake.describe_refusal(str(refused)))
+        else:
+            if is_over:
+                self._up(now)
+
+    def _up(self, now: float) -> None:
+        """Credentials, watches and requests may be sent."""
+        self.phase = _UP
+        self.history.connections_established += 1
+        self._last_sent = self._handshake.connect_sent  # since then only tokens, which do not count
+        self._answered_at = now
+        self.deadline_moved = True
+        self.requests.connected(self.timeout)
         set_watches = self.watches.rearm(self.zxids.when_lost)
-        self.requests.urgent.extend(handshake.set_up(now, reply.password, set_watches))
+        self.requests.urgent.extend(self._handshake.set_up(now, set_watches))
         self.watches.invalidate_persistent()
         self._check_ready()
 
@@ -461,6 +491,9 @@ class Machine:
                 gate.check_event_path(path)
                 self.watches.notify(event_type, path, zxid)
         elif xid == messages.PING_XID:
+            if code == AUTH_REQUIRED:
+                self._require_auth()
+                return
             self.zxids.answered(zxid)
             self._ping_answered(now)
         elif xid == messages.AUTH_XID:
@@ -473,13 +506,18 @@ class Machine:
     def _credentials_answered(self, code: int) -> None:
         self._handshake.credentials_answered()
         if code:
-            self._refuse_credentials(code)
+            server = self._handshake.server
+            self._refuse_credentials(
+                f"{server} refused our credentials (error code {code}); open a client with the right ones"
+            )
         else:
             self._check_ready()
 
     def _watches_answered(self, code: int) -> None:
         is_last = self._handshake.watches_answered()
-        if code:
+        if code == AUTH_REQUIRED:
+            self._require_auth()
+        elif code:
             self._request_close(f"the server did not set our watches again (error code {code})")
         elif is_last:
             self.watches.confirm_rearmed()
@@ -548,6 +586,10 @@ class Machine:
         """The server answers with an error code."""
         if code in _SESSION_ERRORS:
             self._out_of_session(request, code)
+            return
+        if code == AUTH_REQUIRED:
+            self._require_auth()
+            request.reject(self.final_error())
             return
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, code)
@@ -622,8 +664,21 @@ class Machine:
         self._change(Transition.SESSION_ENDED)
         self.watches.reset()
 
-    def _refuse_credentials(self, code: int) -> None:
-        logger.error("the server refused our credentials (error code %d)", code)
+    def refuse_credentials(self, now: float, why: str) -> None:
+        """There are no credentials with which a session could be opened: the client ends."""
+        self.advance(now)
+        self._refuse_credentials(why)
+
+    def _require_auth(self) -> None:
+        """The server answers nothing on connections that have not authenticated, and closes this one."""
+        self._refuse_credentials(
+            f"{self._handshake.server} requires authentication, and this client has none that it accepts "
+            f"(error code {AUTH_REQUIRED}): pass sasl= to connect(), or auth= with a scheme that it requires"
+        )
+
+    def _refuse_credentials(self, why: str) -> None:
+        logger.error("%s", why)
+        self._handshake.refusal = why
         self._change(Transition.CREDENTIALS_REFUSED)
         error = self.final_error()
         self._holds.lose_all(error, self.last_contact)
@@ -652,7 +707,7 @@ class Machine:
         if self.fatal_error is not None:
             return type(self.fatal_error)(*self.fatal_error.args)
         if self.state is State.AUTH_FAILED:
-            return errors.AuthFailed("a server refused our credentials; open a client with the right ones")
+            return errors.AuthFailed(self._handshake.refusal)
         error = errors.ClientClosed(
             "the client was closed" if broken is None else f"the client broke: {broken!r}"
         )

@@ -27,6 +27,7 @@ from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
 from .requests import Request
 from .resumption import Resumption
+from .sasl.base import Mechanism
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
 from .supervisor import Supervisor
@@ -46,6 +47,7 @@ class Options:
     timeout: float
     connect_timeout: float | None
     credentials: Sequence[Credentials] = ()
+    sasl: Mechanism | None = None
     lease_by_ping: bool = False
     tick_time: float | None = None
     max_request: int = framing.DEFAULT_MAX_REQUEST
@@ -115,6 +117,7 @@ class Session:
             tls=self._options.tls,
             contact=self._contact,
             use=self._use,
+            sasl=self._options.sasl,
         )
         await self._supervisor.open()
 

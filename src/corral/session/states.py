@@ -18,6 +18,7 @@ class ConnectionPhase(enum.Enum):
 
     DOWN = "down"
     HANDSHAKE = "handshake"
+    SASL = "sasl"
     UP = "up"
 
 

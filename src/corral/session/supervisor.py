@@ -28,6 +28,7 @@ from .contact import ContactLog
 from .dial import Dialer
 from .hosts import Resolver
 from .machine import Machine
+from .sasl.base import Mechanism
 from .states import ConnectionPhase
 from .timer import DeadlineTimer
 from .tls import Tls
@@ -56,6 +57,7 @@ class Supervisor:
         tls: Tls | None,
         contact: ContactLog,
         use: Callable[[Connection], None],
+        sasl: Mechanism | None = None,
     ) -> None:
         self.timer = DeadlineTimer(machine, clock, loop, on_tick=self._after_tick, on_error=self._fail)
         self._machine = machine
@@ -73,6 +75,7 @@ class Supervisor:
             use=use,
             on_entry=self.timer.rearm,
             contact=contact,
+            sasl=sasl,
         )
         self._stop: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
@@ -234,7 +237,7 @@ class Supervisor:
     def _dialing_done(self, dialing: asyncio.Task[None]) -> None:
         """It ends by itself if no server will ever grant a session."""
         if self._machine.state is State.AUTH_FAILED and not self._ready.done():
-            self._ready.set_exception(errors.AuthFailed("a server refused our credentials"))
+            self._ready.set_exception(self._machine.final_error())
 
     def _after_tick(self) -> None:
         if self._dialer.connection is not None:

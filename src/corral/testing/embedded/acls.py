@@ -1,8 +1,8 @@
 """Access control: whom an ACL permits what, and which ACLs a client may set.
 
-A connection has *identities*, pairs of a scheme and an id: ``ip`` from the start, and a ``digest`` for each
-credential that it has presented. An entry of an ACL matches identities of its own scheme; ``world:anyone``
-matches everyone. Less obvious rules:
+A connection has *identities*, pairs of a scheme and an id: ``ip`` from the start, a ``digest`` for each
+credential that it has presented, and a ``sasl`` for the user that SASL has proven. An entry of an ACL matches
+identities of its own scheme; ``world:anyone`` matches everyone. Less obvious rules:
 
 - A request may need one of several permissions; any of them is enough.
 - ``auth`` stands for all identities that the connection has proven, so not for ``ip``. It is replaced by them
@@ -10,7 +10,10 @@ matches everyone. Less obvious rules:
 - An entry that occurs twice is stored once.
 - Of a digest, only the format is checked: two parts around a colon.
 
-There is no superuser and no other scheme: a real server has them only if it is configured so.
+- The user ``super`` of SASL matches each entry of that scheme.
+
+The scheme ``sasl`` is there if the server has SASL. There is no other superuser and no other scheme: a real
+server has them only if it is configured so.
 """
 
 from __future__ import annotations
@@ -93,7 +96,7 @@ def digest_identity(credential: bytes) -> Identity:
     return "digest", f"{text.partition(':')[0]}:{hashed}"
 
 
-def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool) -> AccessList:
+def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool, sasl: bool) -> AccessList:
     """The ACL to store when a client sets these entries; `Refused` if it is empty or has an invalid entry."""
     fixed: list[Acl] = []
     for entry in dict.fromkeys(entries):
@@ -101,11 +104,15 @@ def fix(entries: Sequence[Acl], identities: Sequence[Identity], *, ipv6: bool) -
         if scheme == "world" and name == "anyone":
             fixed.append(entry)
         elif scheme == "auth":
-            proven = [Acl(perms, *identity) for identity in identities if identity[0] == "digest"]
+            proven = [Acl(perms, *identity) for identity in identities if identity[0] in ("digest", "sasl")]
             if not proven:
                 raise Refused(INVALID_ACL)
             fixed += proven
-        elif (scheme == "digest" and _is_digest(name)) or (scheme == "ip" and _network(name, ipv6=ipv6)):
+        elif (
+            (scheme == "digest" and _is_digest(name))
+            or (scheme == "ip" and _network(name, ipv6=ipv6))
+            or (scheme == "sasl" and sasl and _is_principal(name))
+        ):
             fixed.append(entry)
         else:
             raise Refused(INVALID_ACL)
@@ -119,7 +126,14 @@ def _is_digest(name: str) -> bool:
     return name.rstrip(":").count(":") == 1
 
 
+def _is_principal(name: str) -> bool:
+    # Of Kerberos: user, user@REALM or user/host@REALM. Without an '@' everything is a user.
+    return "@" not in name or re.fullmatch(r"[^/@]*(/[^/@]*)?@[^/@]*", name) is not None
+
+
 def _matches(scheme: str, expression: str, given: str) -> bool:
+    if scheme == "sasl" and given == "super":
+        return True
     if scheme != "ip":
         return expression == given
     network = _network(expression, ipv6=True)

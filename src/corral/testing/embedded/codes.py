@@ -11,6 +11,7 @@ from corral import errors
 
 __all__ = [
     "AUTH_FAILED",
+    "AUTH_REQUIRED",
     "BAD_ARGUMENTS",
     "BAD_VERSION",
     "INVALID_ACL",
@@ -45,6 +46,7 @@ AUTH_FAILED: Final = -115
 NOT_READ_ONLY: Final = -119
 NO_WATCHER: Final = errors.NoWatcher.code
 RECONFIG_DISABLED: Final = errors.ReconfigDisabled.code
+AUTH_REQUIRED: Final = -124
 
 
 class Refused(Exception):

@@ -40,11 +40,11 @@ Handler = Callable[[ServerConnection, Buffer], bytes | None]
 class Requests:
     """Serves requests from a database. `handlers` has the handlers by opcode, except that of closeSession."""
 
-    def __init__(self, database: Database, *, version: str, extended_types: bool) -> None:
+    def __init__(self, database: Database, *, version: str, extended_types: bool, sasl: bool) -> None:
         self._database = database
         self._tree = database.tree
         self._watches = database.watches
-        self._writes = Writes(self._tree, version=version, extended_types=extended_types)
+        self._writes = Writes(self._tree, version=version, extended_types=extended_types, sasl=sasl)
         self._follows_38 = version == "3.8"
         m = messages
         table: dict[Operation, Handler] = {

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -52,6 +52,10 @@ class EmbeddedServer(Server):
     - `seed`: makes session ids and passwords the same in each run.
     - `ssl`: a context for servers; the port is then one for TLS. Client certificates that it verifies are no
       identities here.
+    - `sasl` (None): users and their secrets, such as ``{"user": "secret"}``, who can authenticate by SASL's
+      DIGEST-MD5, and whom entries of the scheme ``sasl`` in an ACL are about.
+    - `require_sasl` (False): whether connections that have not authenticated by SASL are refused, as with
+      ZooKeeper's ``sessionRequireClientSASLAuth``.
     - `host`, `port` (a free port): the address that it listens on.
     - `thread` (False): whether it runs on a thread of its own. Its methods may then be called from any event
       loop, and ``with`` works like ``async with``. Otherwise it belongs to the loop that started it.
@@ -76,6 +80,8 @@ class EmbeddedServer(Server):
         read_only: bool = False,
         seed: int | None = None,
         ssl: tls.SSLContext | None = None,
+        sasl: Mapping[str, str] | None = None,
+        require_sasl: bool = False,
         host: str = LOOPBACK,
         port: int = 0,
         thread: bool = False,
@@ -92,7 +98,11 @@ class EmbeddedServer(Server):
             version=version,
             read_only=read_only,
             seed=seed,
+            sasl=_users(sasl),
+            require_sasl=verify.flag(require_sasl, "require_sasl"),
         )
+        if require_sasl and sasl is None:
+            raise UsageValueError("require_sasl would refuse everyone; pass the users, in sasl")
         least, most = self._config.least_timeout, self._config.most_timeout
         if least > most:
             raise UsageValueError(
@@ -303,6 +313,20 @@ def _server_context(value: tls.SSLContext | None) -> tls.SSLContext | None:
             "ssl is a context for clients; make one for servers: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
         )
     return value
+
+
+def _users(value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise UsageTypeError(f"sasl must be a dict of users and secrets, not {type(value).__name__}")
+    for user, secret in value.items():
+        if not verify.text(user, "a user in sasl") or "@" in user:
+            raise UsageValueError(
+                "a user in sasl is empty or contains an '@', which separates Kerberos' realm"
+            )
+        verify.text(secret, "a secret in sasl")
+    return dict(value)
 
 
 def _seconds(value: float, what: str) -> float:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .acls import Identity
 from .hashing import hash_of
+from .sasl import SaslExchange
 from .sessions import Session
 
 __all__ = ["Buffer", "Core", "FrameTransport", "ServerConnection"]
@@ -59,6 +60,7 @@ class ServerConnection:
         "packets_received",
         "packets_sent",
         "port",
+        "sasl",
         "session",
     )
 
@@ -72,6 +74,8 @@ class ServerConnection:
         self.identities: Sequence[Identity] = (("ip", host),)
         self.session: Session[ServerConnection] | None = None
         """Its session, from the connect request on."""
+        self.sasl: SaslExchange | None = None
+        """The exchange of SASL tokens, from its first token to its end."""
         self.is_open = True
         self.packets_received = 0
         self.packets_sent = 0

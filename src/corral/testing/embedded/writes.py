@@ -209,10 +209,11 @@ _FAILS = -1
 class Writes:
     """Prepares writes against a view of the tree."""
 
-    def __init__(self, tree: Tree, *, version: str, extended_types: bool) -> None:
+    def __init__(self, tree: Tree, *, version: str, extended_types: bool, sasl: bool) -> None:
         self._tree = tree
         self._version = version
         self._extended_types = extended_types
+        self._sasl = sasl
 
     def create(
         self,
@@ -237,7 +238,7 @@ class Writes:
             # With a negative TTL, a real 3.8 accepts this, and its request pipeline dies of it.
             raise Refused(BAD_ARGUMENTS)
         parent_path = _parent_for_change(path)
-        acl = acls.fix(entries, author.identities, ipv6=self._version != "3.8")
+        acl = acls.fix(entries, author.identities, ipv6=self._version != "3.8", sasl=self._sasl)
         parent = view.find(parent_path)
         if parent is None:
             raise Refused(NO_NODE)
@@ -289,7 +290,7 @@ class Writes:
     def set_acl(self, view: View, author: Author, path: str, entries: Sequence[Acl], version: int) -> NewAcl:
         """Prepare a setACL. The version is that of the ACL."""
         check_path(path)
-        acl = acls.fix(entries, author.identities, ipv6=self._version != "3.8")
+        acl = acls.fix(entries, author.identities, ipv6=self._version != "3.8", sasl=self._sasl)
         node = view.find(path)
         if node is None:
             raise Refused(NO_NODE)

@@ -21,8 +21,8 @@ outcome therefore depends on when frames arrive, not on when `tick` is called.
 As on any standalone server, ``/zookeeper/config`` is empty, and a client's reconfig is refused. `reconfigure`
 sets a configuration nevertheless, for clients that follow the members.
 
-There is no quorum, no disk, no SASL and no TLS; quotas are neither counted nor enforced. Other differences,
-which a well-behaved client does not notice:
+There is no quorum and no disk, and of SASL only DIGEST-MD5; quotas are neither counted nor enforced. Other
+differences, which a well-behaved client does not notice:
 
 - A connection that never opens a session stays open, and requests are never throttled.
 - In a real server, it is a race whether an expired client gets the events of its own ephemerals; here it
@@ -37,8 +37,8 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from corral.wire import messages
@@ -46,9 +46,10 @@ from corral.wire.compile import DecodeError
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 from . import acls
-from .codes import AUTH_FAILED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
+from .codes import AUTH_FAILED, AUTH_REQUIRED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
 from .database import NO_ZXID, Database
 from .requests import BODY, REFUSED_READ_ONLY, Requests
+from .sasl import SaslExchange
 from .server_connection import Buffer, FrameTransport, ServerConnection
 from .sessions import PASSWORD_SIZE, Session, Sessions
 from .tree import Tree
@@ -73,7 +74,9 @@ class Config:
     - ``jute_maxbuffer``: the largest frame, in bytes.
     - ``version``: the release to behave like, where releases differ; 3.5 is 3.8 without later requests.
     - ``read_only``: whether it starts like a server that has lost its quorum.
-    - ``seed``: makes session ids and passwords the same in each run.
+    - ``seed``: makes session ids, passwords and SASL's challenges the same in each run.
+    - ``sasl``: the users of SASL's DIGEST-MD5 with their secrets; None for a server without SASL.
+    - ``require_sasl``: whether connections that have not authenticated by SASL are refused.
     """
 
     tick_time: float = 0.5
@@ -85,6 +88,8 @@ class Config:
     version: Literal["3.5", "3.8", "3.9"] = "3.8"
     read_only: bool = False
     seed: int | None = None
+    sasl: Mapping[str, str] | None = field(default=None, repr=False)
+    require_sasl: bool = False
 
     @property
     def least_timeout(self) -> float:
@@ -127,8 +132,12 @@ class ZooKeeper:
         self._wall = wall - now
         self._started = self._now = now
         self._handlers = Requests(
-            self.database, version=version, extended_types=config.extended_types
+            self.database,
+            version=version,
+            extended_types=config.extended_types,
+            sasl=config.sasl is not None,
         ).handlers
+        self._rng = random.Random(seed)
         if config.version == "3.5":
             for operation in _SINCE_3_6:
                 del self._handlers[operation.opcode]
@@ -339,6 +348,9 @@ class ZooKeeper:
             return self._authenticate(connection, xid, frame)
         if opcode == messages.SASL.opcode:
             return self._sasl(connection, xid, frame)
+        if self.config.require_sasl and not any(scheme == "sasl" for scheme, _ in connection.identities):
+            connection.reply(xid, 0, AUTH_REQUIRED)
+            return self._drop(connection)
         self.sessions.touch(session, _clock(self._now))
         if self.read_only and (opcode in REFUSED_READ_ONLY or (opcode == _CLOSE and not session.is_local)):
             return connection.reply(xid, self.zxid, NOT_READ_ONLY)
@@ -379,12 +391,25 @@ class ZooKeeper:
         connection.reply(xid, 0, OK)
 
     def _sasl(self, connection: ServerConnection, xid: int, frame: Buffer) -> None:
-        """Answer without a challenge, as a server that is not configured for SASL does."""
+        """Answer a token; without a challenge, if the server is not configured for SASL."""
         try:
-            messages.SASL.request.decode(frame, BODY, len(frame))
+            token = messages.SASL.request.decode(frame, BODY, len(frame))
         except DecodeError:
             return self._drop(connection)
-        connection.reply(xid, 0, OK, messages.SASL.reply.encode(None))
+        encode, users = messages.SASL.reply.encode, self.config.sasl
+        if users is None:
+            return connection.reply(xid, 0, OK, encode(None))
+        exchange = connection.sasl = connection.sasl or SaslExchange(users, self._rng)
+        answer = exchange.challenge()
+        if answer is None:
+            try:
+                user, answer = exchange.verify(token or b"")
+            except Refused as refused:
+                code = AUTH_REQUIRED if self.config.require_sasl else refused.code
+                connection.reply(xid, 0, code, encode(None))
+                return self._drop(connection)
+            connection.add_identity(("sasl", user))
+        connection.reply(xid, 0, OK, encode(answer))
 
 
 _SINCE_3_6 = (
