@@ -35,7 +35,6 @@ from __future__ import annotations
 import random
 import struct
 from dataclasses import dataclass
-from typing import Literal
 
 from corral.wire import messages
 from corral.wire.compile import DecodeError
@@ -44,6 +43,7 @@ from corral.wire.framing import DEFAULT_MAX_REQUEST
 from . import acls
 from .codes import AUTH_FAILED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
 from .database import NO_ZXID, Database
+from .releases import Release, lacks, rules
 from .requests import BODY, REFUSED_READ_ONLY, Requests
 from .server_connection import Buffer, FrameTransport, ServerConnection
 from .sessions import PASSWORD_SIZE, Session, Sessions
@@ -51,7 +51,7 @@ from .tree import Tree
 from .watches import ServerWatches
 from .writes import Deletion
 
-__all__ = ["Config", "ZooKeeper"]
+__all__ = ["Config", "Release", "ZooKeeper"]
 
 _HEADER = struct.Struct(">ii")
 _LEAST_CONNECT = 28  # a connect request with an empty password, without the field that 3.4 added
@@ -67,7 +67,8 @@ class Config:
     - ``container_check_interval``: how often empty containers and expired TTL nodes are removed.
     - ``extended_types``: whether TTL nodes can be created.
     - ``jute_maxbuffer``: the largest frame, in bytes.
-    - ``version``: the release to behave like, where releases differ; 3.5 is 3.8 without later requests.
+    - ``version``: the release to behave like, where releases differ; up to 3.6 it is 3.8 without the requests
+      that later releases added, and sends events of nodes that their watcher may not read.
     - ``read_only``: whether it starts like a server that has lost its quorum.
     - ``seed``: makes session ids and passwords the same in each run.
     """
@@ -78,7 +79,7 @@ class Config:
     container_check_interval: float = 0.5
     extended_types: bool = True
     jute_maxbuffer: int = DEFAULT_MAX_REQUEST
-    version: Literal["3.5", "3.8", "3.9"] = "3.8"
+    version: Release = "3.8"
     read_only: bool = False
     seed: int | None = None
 
@@ -102,8 +103,7 @@ class ZooKeeper:
 
     def __init__(self, config: Config, *, now: float, wall: float) -> None:
         self.config = config
-        version = "3.8" if config.version == "3.5" else config.version
-        self.database = Database(version=version, wall=self._wall_now)
+        self.database = Database(version=config.version, wall=self._wall_now)
         self.connections: dict[ServerConnection, None] = {}
         """The connections that are open, oldest first."""
         self.read_only = config.read_only
@@ -123,11 +123,10 @@ class ZooKeeper:
         self._wall = wall - now
         self._started = self._now = now
         self._handlers = Requests(
-            self.database, version=version, extended_types=config.extended_types
+            self.database, version=rules(config.version), extended_types=config.extended_types
         ).handlers
-        if config.version == "3.5":
-            for operation in _SINCE_3_6:
-                del self._handlers[operation.opcode]
+        for operation in lacks(config.version):
+            del self._handlers[operation.opcode]
         self._interval = _milliseconds(config.container_check_interval)
         self._next_check = _clock(now) + self._interval
         self._due = 0
@@ -374,16 +373,6 @@ class ZooKeeper:
             return self._drop(connection)
         connection.reply(xid, 0, OK, messages.SASL.reply.encode(None))
 
-
-_SINCE_3_6 = (
-    messages.MULTI_READ,
-    messages.GET_EPHEMERALS,
-    messages.COUNT_ALL,
-    messages.SET_WATCHES2,
-    messages.ADD_WATCH,
-    messages.WHO_AM_I,
-)
-"""Requests that 3.5 does not know: whoAmI was added in 3.7, the others in 3.6."""
 
 _PING = messages.PING.opcode
 _CLOSE = messages.CLOSE.opcode
