@@ -175,7 +175,7 @@ class Machine:
         except (framing.StreamError, DecodeError, gate.Misfit) as error:
             self._fail_in_hand(error)
             self._request_close(f"the server's bytes make no sense: {error}")
-        except gate.Stranger as error:
+        except (gate.Stranger, gate.TurnedAway) as error:
             self._request_close(str(error))
         except Exception as defect:
             self._fail_in_hand(defect)
@@ -418,6 +418,8 @@ class Machine:
                 self._expire("the server said so")
             self._request_close("the server has no such session")
             return
+        if self.session_id not in (0, reply.session_id):
+            self._expire("the server does not resume sessions, and has opened a new one")
         created = reply.session_id != self.session_id
         self.history.sessions_opened += created
         self.history.connections_established += 1
@@ -546,7 +548,7 @@ class Machine:
             return
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, code)
-        request.reject(errors.server_error(code, request.op.name, request.path))
+        request.reject(failures.refused(request, code, self.history.server))
 
     def _show_observers(self, request: Request, result: Any) -> None:
         for observer in tuple(self.observers):

@@ -45,9 +45,9 @@ class EmbeddedServer(Server):
     - `container_check_interval` (0.5): how often empty containers and expired TTL nodes are removed.
     - `extended_types` (True): whether TTL nodes can be created.
     - `jute_maxbuffer` (ZooKeeper's, 1 MiB): the largest frame, in bytes.
-    - `version` ("3.8"): the ZooKeeper release to behave like, where releases differ: "3.8", "3.9", or "3.4",
-      "3.5" or "3.6", which are 3.8 without the requests that later releases added, such as those for persistent
-      watches.
+    - `version` ("3.8"): the ZooKeeper release to behave like, where releases differ: "3.8", "3.9", or
+      "3.4", "3.5" or "3.6", which lack the requests that later releases added, such as those for persistent
+      watches, and send events of nodes that the watcher may not read.
     - `read_only` (False): whether it serves only reads, like a server that has lost its quorum.
     - `seed`: makes session ids and passwords the same in each run.
     - `host`, `port` (a free port): the address that it listens on.
