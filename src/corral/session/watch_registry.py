@@ -31,7 +31,7 @@ from corral import errors
 from corral.wire import framing, messages
 from corral.wire.messages import Operation
 
-from .requests import Nobody, Request
+from .requests import NOBODY, Nobody, Request
 from .watchers import PersistentWatcher, Watcher, WatchEvent, WatchKind
 
 logger = logging.getLogger("corral.session")
@@ -118,6 +118,10 @@ class _Removal(Nobody):
 
     def __init__(self, registry: WatchRegistry) -> None:
         self._registry = registry
+
+    def done(self) -> bool:
+        """Whether it need not be sent any more."""
+        return not self._registry.can_remove
 
     def set_exception(self, error: BaseException, /) -> None:
         if isinstance(error, errors.Unimplemented | errors.ConnectionLoss):
@@ -226,7 +230,8 @@ class WatchRegistry:
         if kind not in _MODES and not self.can_remove:
             return
         body = messages.encode_remove_watches(path, _REMOVED_BY[kind])
-        self._submit(Request(messages.REMOVE_WATCHES, body, path, _Removal(self)))
+        waiter = NOBODY if kind in _MODES else _Removal(self)
+        self._submit(Request(messages.REMOVE_WATCHES, body, path, waiter))
 
     # What the server has
 
