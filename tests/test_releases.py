@@ -218,6 +218,18 @@ async def test_it_works_or_says_what_it_needs(
     assert zk.statistics().reconnects <= 3
 
 
+async def test_what_is_sent_next_is_not_lost(release_and_address: tuple[str, str], zk: corral.Client) -> None:
+    """S2: a write that is sent as soon as an operation was refused as unknown does not go down with the
+    connection, which the server closes: it waits for the next one."""
+    release, _ = release_and_address
+    if of(release) >= of("3.5"):
+        pytest.skip("it knows this operation")
+    for number in range(5):
+        with pytest.raises(corral.Unimplemented):
+            await zk.create("/node", container=True)
+        await zk.create(f"/{number}")
+
+
 async def test_a_watch_that_cannot_be_removed(
     release_and_address: tuple[str, str], zk: corral.Client
 ) -> None:

@@ -68,7 +68,9 @@ def test_being_rejected_ends_nothing_by_itself() -> None:
             await front.break_connections()
             await until(zk, State.SUSPENDED)
             session, before = zk.session_id, front.connects
-            await asyncio.sleep(T / 2)
+            await asyncio.sleep(3.0)
+            assert 12 < front.connects - before < 40  # a fifth of a second apart, not ever longer
+            await asyncio.sleep(T / 2 - 3.0)
             assert (zk.session_id, zk.state) == (session, State.SUSPENDED)
             await asyncio.sleep(60)
             assert zk.state is State.EXPIRED
