@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 import corral
-from corral.testing import EmbeddedServer
+from corral.testing import EmbeddedServer, VirtualLoop
 from corral.testing.embedded.releases import RELEASES
 from corral.testing.servers.base import four_letter_word
 from support import PATIENCE
@@ -172,7 +172,12 @@ FEATURES: dict[str, tuple[str, Feature]] = {
 async def release_and_address(
     request: pytest.FixtureRequest, server_address: str
 ) -> AsyncIterator[tuple[str, str]]:
-    """A server's release and its address: the server of this run, and an embedded one of each release."""
+    """A server's release and its address: the server of this run, and in virtual time an embedded one of each
+    release."""
+    if request.param != "the run's" and not isinstance(asyncio.get_running_loop(), VirtualLoop):
+        pytest.skip(
+            "on embedded servers in virtual time, where it is quick; nox runs it there (--loop=virtual)"
+        )
     if request.param == "the run's":
         found = re.search(r"(\d+\.\d+)\.", await four_letter_word(server_address, "srvr"))
         yield (found[1] if found else "3.8"), server_address
