@@ -224,9 +224,9 @@ def programs(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def versions(session: nox.Session) -> None:
-    """Not run by default: what a release of ZooKeeper can change, on each that is given after -- with the class
-    path of its jars, or separated by ; in CORRAL_ZOOKEEPER_CLASSPATHS: nox -s versions -- "3.9=/opt/zk39/lib/*".
-    On releases before 3.6, which have no persistent watches, only that what they lack is said."""
+    """Not run by default: what a release of ZooKeeper can change, on each that is given with the class path
+    of its jars: nox -s versions -- "3.9=/opt/zk39/lib/*", or separated by ; in CORRAL_ZOOKEEPER_CLASSPATHS.
+    On releases before 3.6, which have no persistent watches, only that it is said what they lack."""
     given = session.posargs or os.environ.get("CORRAL_ZOOKEEPER_CLASSPATHS", "").split(";")
     classpaths = dict(each.split("=", 1) for each in given if "=" in each)
     if not classpaths:
