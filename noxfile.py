@@ -31,6 +31,8 @@ CORE = (
     "tests/recipes/test_lock_loss.py",
     "tests/watch/test_watch_leaving.py",
 )
+# What a release of ZooKeeper can change, beside these.
+VERSIONS = ("tests/test_releases.py", "tests/differential", "tests/points")
 # What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
 ONCE = (
     "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "fuzz",
@@ -218,6 +220,26 @@ def programs(session: nox.Session) -> None:
     session.install(".", *dependencies("test"))
     count = session.posargs[0] if session.posargs else "5000"
     session.run("pytest", "tests/differential", env={"CORRAL_DIFFERENTIAL_PROGRAMS": count})
+
+
+@nox.session(python="3.11")
+def versions(session: nox.Session) -> None:
+    """Not run by default: what a release of ZooKeeper can change, on each that is given with the class path
+    of its jars: nox -s versions -- "3.9=/opt/zk39/lib/*", or separated by ; in CORRAL_ZOOKEEPER_CLASSPATHS.
+    On releases before 3.6, which have no persistent watches, only that it is said what they lack."""
+    given = session.posargs or os.environ.get("CORRAL_ZOOKEEPER_CLASSPATHS", "").split(";")
+    classpaths = dict(each.split("=", 1) for each in given if "=" in each)
+    if not classpaths:
+        session.error("no class path of a ZooKeeper is given; CONTRIBUTING.md says how to get one")
+    session.install(".", *dependencies("test"))
+    for release, classpath in classpaths.items():
+        is_old = tuple(map(int, release.split("."))) < (3, 6)
+        chosen = ("tests/test_releases.py",) if is_old else (*CORE, *VERSIONS)
+        session.log(f"ZooKeeper {release}: {classpath}")
+        session.run(
+            "pytest", "--zookeeper=local", "--points=tenth", *AT_ONCE_ON_REAL_SERVERS, *chosen,
+            env={"CORRAL_ZOOKEEPER_CLASSPATH": classpath},
+        )  # fmt: skip
 
 
 @nox.session(python="3.11")

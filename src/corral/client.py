@@ -473,8 +473,8 @@ class Client(Nodes):
     async def wait_present(self, path: str) -> Event:
         """Wait until a znode exists, and return its state; at once if it exists now.
 
-        It needs no permission on the znode. Where the ACL does not grant READ, the event has a `stat`, and
-        its `data` is None.
+        It needs no permission on the znode. Where the ACL does not grant READ, the event's `data` is None,
+        and the fields of its `stat` are all -1 on servers that hide it (3.8.4, 3.9.2 and later).
 
         The wait has no limit: bound it with `asyncio.timeout`. **On cancel** nothing stays behind. **On
         loss** of the connection it continues. While it waits it also polls, at intervals that grow from 0.1 s

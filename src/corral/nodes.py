@@ -103,7 +103,8 @@ class Nodes:
         return result
 
     async def exists(self, path: str) -> Stat | None:
-        """Return the znode's `Stat`, or None if the znode does not exist."""
+        """Return the znode's `Stat`, or None if the znode does not exist. Raises `NoAuth` if the ACL does not
+        let us read it and the server (3.8.4, 3.9.2 and later) hides its `Stat` then."""
         try:
             result: Stat = await self._session.request(
                 messages.EXISTS, messages.encode_exists(self._full(path), False), path

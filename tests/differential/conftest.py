@@ -58,7 +58,7 @@ def _comparison(sweep: float) -> Iterator[Comparison]:
             except OSError as error:
                 raise AssertionError(f"a real server gives up ({error}) about\n{listing(program)}") from error
             try:
-                ours = run(program, embedded_server(sweep), root)
+                ours = run(program, embedded_server(sweep, real.release), root)
             except Exception as error:
                 raise Disagreement(
                     f"the embedded server fails ({error!r}) about\n{listing(program)}"

@@ -12,7 +12,7 @@ from collections import deque
 from sides import Connection, Silent
 
 from corral.testing.embedded.server_connection import ServerConnection
-from corral.testing.embedded.zookeeper import Config, ZooKeeper
+from corral.testing.embedded.zookeeper import Config, Release, ZooKeeper
 
 MOMENT = 1 / 128
 """Seconds; a binary fraction, which adds up exactly."""
@@ -26,12 +26,13 @@ class EmbeddedSide:
     skew = 1 / 500
     """What is lost by rounding to milliseconds."""
 
-    def __init__(self, *, tick: float, most: float, sweep: float) -> None:
+    def __init__(self, *, tick: float, most: float, sweep: float, release: Release) -> None:
+        self.release = release
         self._wall = 1_700_000_000.0
         self.now = 1000.0
         self._started = self.now
         self.core = ZooKeeper(
-            Config(tick_time=tick, max_session_timeout=most, container_check_interval=sweep, version="3.8"),
+            Config(tick_time=tick, max_session_timeout=most, container_check_interval=sweep, version=release),
             now=self.now,
             wall=self._wall,
         )

@@ -64,7 +64,7 @@ class Reply(NamedTuple):
 
 
 class Event(NamedTuple):
-    zxid: int
+    zxid: int | str
     error: int
     type: int
     state: int
@@ -180,7 +180,7 @@ def message(frame: bytes, known: Known, asked: Mapping[int, tuple[Any, ...]]) ->
         body = reader.all(WATCH_EVENT)
         if isinstance(body, Garbled):
             return body
-        return Event(zxid, error, body[0], body[1], known.short(body[2]) or "")
+        return Event(known.zxid(zxid), error, body[0], body[1], known.short(body[2]) or "")
     if xid == PING_XID and len(frame) == 16 and PING_XID not in asked:
         return Barrier(known.zxid(zxid), error)
     if xid not in asked:

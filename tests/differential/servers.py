@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 
 from embedded_side import EmbeddedSide
 from sides import SocketSide
 
 from corral.testing import LocalServer
+from corral.testing.embedded.releases import RELEASES, Release
 
 TICK = 0.05
 """Seconds. The shortest session timeout is two ticks, and programs wait for that."""
@@ -39,11 +41,21 @@ def real_server(sweep: float) -> Iterator[SocketSide]:
     )
     asyncio.run(server.start())
     try:
-        yield SocketSide(server.address)
+        yield SocketSide(server.address, asyncio.run(_release_of(server)))
     finally:
         asyncio.run(server.close())
 
 
-def embedded_server(sweep: float) -> EmbeddedSide:
+async def _release_of(server: LocalServer) -> Release:
+    """The release that a real server is of, which the embedded one must know."""
+    about = await server.four_letter_word("srvr")
+    found = re.match(r"Zookeeper version: (\d+\.\d+)\.", about)
+    for release in RELEASES:
+        if found and found[1] == release:
+            return release
+    raise AssertionError(f"the embedded server behaves like none of {RELEASES} that this is: {about[:60]!r}")
+
+
+def embedded_server(sweep: float, release: Release = "3.8") -> EmbeddedSide:
     """An empty embedded server."""
-    return EmbeddedSide(tick=TICK, most=MOST, sweep=sweep)
+    return EmbeddedSide(tick=TICK, most=MOST, sweep=sweep, release=release)

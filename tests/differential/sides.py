@@ -8,6 +8,8 @@ import struct
 import time
 from typing import Protocol
 
+from corral.testing.embedded.releases import Release
+
 PATIENCE = 10.0
 """After so many seconds without a message a server counts as having none to send."""
 
@@ -34,6 +36,8 @@ class Side(Protocol):
 
     skew: float
     """Seconds by which `clock` may differ from the clock that gives transactions their times."""
+    release: Release
+    """The release of ZooKeeper that it is, or behaves like."""
 
     def connect(self) -> Connection:
         """Open a connection, on which nothing was sent yet."""
@@ -94,8 +98,9 @@ class SocketSide:
     skew = 1.0
     """Both are this machine's clock, but it may be adjusted."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, release: Release) -> None:
         self.address = address
+        self.release = release
 
     def connect(self) -> Connection:
         return SocketConnection(self.address)

@@ -64,7 +64,7 @@ class _Spoiled:
 
 class _SpoiledSide(EmbeddedSide):
     def __init__(self, at: int, spoil: Spoil) -> None:
-        super().__init__(tick=TICK, most=MOST, sweep=NEVER)
+        super().__init__(tick=TICK, most=MOST, sweep=NEVER, release="3.8")
         self._at = at
         self._spoil = spoil
         self.frames = 0

@@ -24,7 +24,7 @@ def test_fixed_programs_lead_to_the_same_over_a_socket(programs: dict[str, Progr
     with EmbeddedServer(
         tick_time=TICK, max_session_timeout=MOST, container_check_interval=sweep, thread=True
     ) as server:
-        over_sockets = SocketSide(server.address)
+        over_sockets = SocketSide(server.address, "3.8")
         for number, program in enumerate(programs.values()):
             root = f"/program-{number}"
             compare(
@@ -36,7 +36,7 @@ def test_random_programs_lead_to_the_same_over_a_socket() -> None:
     with EmbeddedServer(
         tick_time=TICK, max_session_timeout=MOST, container_check_interval=NEVER, thread=True
     ) as server:
-        over_sockets = SocketSide(server.address)
+        over_sockets = SocketSide(server.address, "3.8")
         for number in range(50):
             program, root = generate.program(number, "over sockets"), f"/program-{number}"
             compare(

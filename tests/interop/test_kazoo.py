@@ -176,4 +176,4 @@ def test_an_expired_session(kazoo: Any, connect: Callable[..., Any], server: str
 def test_commands(kazoo: Any) -> None:
     """kazoo sends four letter words, and learns the version from one of them."""
     assert kazoo.command(b"ruok") == "imok"
-    assert kazoo.server_version()[:2] in ((3, 8), (3, 9))
+    assert (3, 6) <= kazoo.server_version()[:2] < (4, 0)

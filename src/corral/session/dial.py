@@ -21,7 +21,7 @@ import anyio
 
 from corral import errors
 
-from . import port_check
+from . import gate, port_check
 from .connection import Connection
 from .contact import ContactLog
 from .ensemble_probe import probe_zxid
@@ -109,7 +109,7 @@ class Dialer:
                     self._session_expired()
                     break
                 if connection is None:
-                    if self._resolver.failures.get(str(address)) == _TURNED_AWAY:
+                    if self._resolver.failures.get(str(address)) in (_TURNED_AWAY, gate.TURNED_AWAY):
                         turned_away.append(address)
                     continue
                 _raise_unless_network(await asyncio.shield(connection.lost))
@@ -163,6 +163,7 @@ class Dialer:
         connection = Connection(machine, self._clock, address, self._on_entry, loop)
         self.connection = connection
         self._use(connection)
+        machine.history.server = str(address)
         contact = machine.last_contact
         self._resolver.trying(address)
         try:

@@ -38,6 +38,9 @@ MOST_GROWTH = 1 << 52
 """The most by which the zxid may grow between two answers: 2^20 epochs. Each election begins one."""
 
 _PASSWORD_LENGTH = 16
+# The protocol version in an answer that is no session (KEEPER_PROTOCOL_VERSION_CONNECTION_REJECT).
+_KEEPER_REJECTS = 42
+TURNED_AWAY = "the server turns everybody away: it has no leader, or is not ready yet"
 _CONTAINER_OWNER = -(1 << 63)
 # "%010d" of a signed 32-bit number, other than the ten digits that it nearly always is.
 _NUMBER = re.compile(r"-[0-9]{9,10}", re.ASCII)
@@ -61,6 +64,10 @@ class Misfit(Exception):
     """What a server has sent does not fit. The message says what and why."""
 
 
+class TurnedAway(Exception):
+    """The server rejects every client, for a while. The message is `TURNED_AWAY`."""
+
+
 class Stranger(Exception):
     """The peer is no ZooKeeper server. The message says what it sent."""
 
@@ -82,16 +89,19 @@ def check_greeting(first: bytes, *, is_all: bool = False) -> None:
 
 def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> None:
     """Raise `Misfit` unless `reply` may answer a request for `session_id` (0 for a new one) and `asked`
-    seconds.
+    seconds; `TurnedAway` if the server rejects us for now.
 
-    A refusal (no timeout, or no session id) fits. While it has no leader, ClickHouse Keeper rejects
-    connections with a protocol version of its own and session -1.
+    A refusal (no timeout, or no session id) fits. So does another session than the requested one if it has no
+    password: ClickHouse Keeper resumes no session, and opens a new one in its place. While it has no leader,
+    Keeper rejects connections with a protocol version of its own and session -1.
     """
+    if reply.protocol_version == _KEEPER_REJECTS and reply.session_id == -1:
+        raise TurnedAway(TURNED_AWAY)
     if reply.protocol_version != 0:
         raise Misfit(f"the server rejects the connection (protocol version {reply.protocol_version})")
     if reply.timeout <= 0 or reply.session_id == 0:
         return
-    if session_id and reply.session_id != session_id:
+    if session_id and reply.session_id != session_id and any(reply.password):
         raise Misfit(f"the server answers with session 0x{reply.session_id:x}, not with 0x{session_id:x}")
     if reply.session_id == -1 or len(reply.password) != _PASSWORD_LENGTH:
         raise Misfit("the server answers with an impossible session")

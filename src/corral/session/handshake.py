@@ -154,6 +154,11 @@ class Handshake:
         """Since when answers have been due; infinite if none is."""
         return _INFINITY if self.is_ready and not self._watches_due else self._sent_at
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether the session has a password. ClickHouse Keeper gives none, and resumes no session."""
+        return any(self._password)
+
     def forget_session(self) -> None:
         """The session is over: its password is void."""
         self._password = _NO_PASSWORD

@@ -184,7 +184,7 @@ class Machine:
         except (framing.StreamError, DecodeError, gate.Misfit) as error:
             self._fail_in_hand(error)
             self._request_close(f"the server's bytes make no sense: {error}")
-        except gate.Stranger as error:
+        except (gate.Stranger, gate.TurnedAway) as error:
             self._request_close(str(error))
         except Exception as defect:
             self._fail_in_hand(defect)
@@ -240,6 +240,8 @@ class Machine:
             request.reject(
                 self.final_error() if self.closing else failures.connection_lost(request, losses, why)
             )
+        if self.closing and self.session_id and not self._handshake.can_resume:
+            self._expire("the server does not resume sessions")  # so it cannot be closed any more, either
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(failures.session_expired())
         self.history.loss_reason = why
@@ -435,6 +437,8 @@ class Machine:
                 self._expire("the server said so")
             self._request_close("the server has no such session")
             return
+        if self.session_id not in (0, reply.session_id):
+            self._expire("the server does not resume sessions, and has opened a new one")
         created = reply.session_id != self.session_id
         self.history.sessions_opened += created
         self.timeout = reply.timeout
@@ -536,7 +540,7 @@ class Machine:
             zxids.confirmed = zxid
         self._answered_at = now
         if code:
-            self._refused(request, code)
+            self._refused(request, code, zxid)
             return
         op, sent = request.op, request.sent_at
         try:
@@ -570,7 +574,7 @@ class Machine:
         if code == errors.Unimplemented.code:
             request = self.requests.answered_out_of_turn(xid)
             if request is not None:
-                self._request_close("the server does not know an operation, and closes the connection")
+                self._request_close(_UNKNOWN_OPERATION)
                 return request
         raise framing.StreamError(f"an answer with xid {xid}, which is not the next one due")
 
@@ -582,7 +586,7 @@ class Machine:
         self._holds.renew()
         request.reject(failures.unusable_answer(request, error))
 
-    def _refused(self, request: Request, code: int) -> None:
+    def _refused(self, request: Request, code: int, zxid: int) -> None:
         """The server answers with an error code."""
         if code in _SESSION_ERRORS:
             self._out_of_session(request, code)
@@ -591,12 +595,14 @@ class Machine:
             self._require_auth()
             request.reject(self.final_error())
             return
+        if code == errors.Unimplemented.code and zxid < 0:  # the operation is unknown, not only switched off
+            self._request_close(_UNKNOWN_OPERATION)
         if request.watches is not None:
             self.watches.answered(*request.watches, request.op, code)
         if code == errors.InvalidAcl.code:
             request.reject(invalid_acl(request.op, request.body, request.path))
         else:
-            request.reject(errors.server_error(code, request.op.name, request.path))
+            request.reject(failures.refused(request, code, self.history.server))
 
     def _show_observers(self, request: Request, result: Any) -> None:
         for observer in tuple(self.observers):
@@ -714,6 +720,8 @@ class Machine:
         error.__cause__ = broken
         return error
 
+
+_UNKNOWN_OPERATION = "the server does not know an operation, and closes the connection"
 
 _EVENTS = frozenset((1, 2, 3, 4))
 """The types of events of watches: created, deleted, data changed, children changed."""

@@ -31,7 +31,7 @@ from corral import errors
 from corral.wire import framing, messages
 from corral.wire.messages import Operation
 
-from .requests import NOBODY, Request
+from .requests import NOBODY, Nobody, Request
 from .watchers import PersistentWatcher, Watcher, WatchEvent, WatchKind
 
 logger = logging.getLogger("corral.session")
@@ -112,6 +112,22 @@ class _AddWatch:
         self._registry.not_established(self._path, self._kind, error)
 
 
+class _Removal(Nobody):
+    """Waits for the answer to the removal of a one-shot watch, whatever it is; but notes that the server ends
+    the connection on it, as before ZooKeeper 3.5."""
+
+    def __init__(self, registry: WatchRegistry) -> None:
+        self._registry = registry
+
+    def done(self) -> bool:
+        """Whether it need not be sent any more."""
+        return not self._registry.can_remove
+
+    def set_exception(self, error: BaseException, /) -> None:
+        if isinstance(error, errors.Unimplemented | errors.ConnectionLoss):
+            self._registry.can_remove = False
+
+
 class WatchRegistry:
     """Watches by full path and kind. `submit` sends requests about them, none larger than `max_request`
     bytes."""
@@ -125,6 +141,9 @@ class WatchRegistry:
         self._submit = submit
         self._max_request = max_request
         self._chunk = min(CHUNK, max_request // 2)
+        self.can_remove = True
+        """Whether the server knows how to remove a watch. Otherwise it ends the connection of whoever asks,
+        and one-shot watches that nobody needs stay there until they fire."""
         self._nodes: dict[str, _Entry] = {}
         self._children: dict[str, _Entry] = {}
         self._persistent: dict[str, _Entry] = {}
@@ -208,8 +227,11 @@ class WatchRegistry:
     def _remove(self, path: str, kind: WatchKind) -> None:
         if kind not in _MODES and self._is_persistent(path):
             return  # removing this kind would remove the persistent one
+        if kind not in _MODES and not self.can_remove:
+            return
         body = messages.encode_remove_watches(path, _REMOVED_BY[kind])
-        self._submit(Request(messages.REMOVE_WATCHES, body, path, NOBODY))
+        waiter = NOBODY if kind in _MODES else _Removal(self)
+        self._submit(Request(messages.REMOVE_WATCHES, body, path, waiter))
 
     # What the server has
 

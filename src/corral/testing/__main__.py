@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from corral.errors import UsageError
 from corral.testing import EmbeddedServer, ServerUnavailable
+from corral.testing.embedded.releases import RELEASES
 from corral.testing.network import LOOPBACK
 from corral.wire.framing import DEFAULT_MAX_REQUEST
 
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--version",
-        choices=["3.5", "3.8", "3.9"],
+        choices=RELEASES,
         default="3.8",
         help="the ZooKeeper release to behave like, where releases differ (default: %(default)s)",
     )

@@ -20,14 +20,16 @@ __all__ = ["ExistenceWatch"]
 
 # The first interval of polling, in seconds.
 FIRST_POLL = 0.1
+# Of a node that exists, but whose `Stat` the server does not show us.
+_HIDDEN = Stat(*[-1] * len(Stat._fields))
 
 
 class ExistenceFeed(ReadFeed[NodeState]):
     """Whether a node exists; also its data, if `reads_data` is set and its ACL lets us read it.
 
-    ``exists`` needs no permission. But servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) send no events
-    of a node that we may not read. Therefore the feed also polls while a reader waits, at intervals that
-    double from `FIRST_POLL` to the session timeout.
+    Servers with the fix for CVE-2024-23944 (3.8.4, 3.9.2) send no events of a node that we may not read, and
+    refuse ``exists`` for it with `NoAuth`, which says that it exists. Therefore the feed also polls while a
+    reader waits, at intervals that double from `FIRST_POLL` to the session timeout.
     """
 
     def __init__(self, feeds: Feeds, key: Hashable, full: str, path: str, *, reads_data: bool) -> None:
@@ -74,6 +76,11 @@ class ExistenceFeed(ReadFeed[NodeState]):
         elif self._reading is messages.GET and isinstance(error, errors.NoAuth):
             self._reading = None
             self._accept((None, self._stat))
+        elif isinstance(error, errors.NoAuth):
+            self._reading = None
+            newest = self._newest
+            self._publish((None, _HIDDEN))
+            self._newest = newest
         else:
             super().set_exception(error)
 

@@ -74,7 +74,7 @@ class Feed(ABC):
         error: BaseException
         match cause:
             case errors.Unimplemented():
-                problem = "the server has no persistent watches; they require ZooKeeper 3.6"
+                problem = str(cause).removeprefix(f"{errors.describe(cause.operation, cause.path)}: ")
                 error = errors.Unimplemented(verb, self.path, problem)
             case errors.ServerError():
                 error = errors.server_error(cause.code, verb, self.path)

@@ -182,6 +182,14 @@ def _decode_get_reply(
     return data or b"", stat  # null data, which some clients write, reads as empty
 
 
+_ADD_WATCH_REPLY = _missing("error")
+
+
+def _decode_add_watch_reply(buffer: compiler.Buffer, start: int, end: int) -> int:
+    # ClickHouse Keeper leaves the error code out.
+    return 0 if start == end else _ADD_WATCH_REPLY.decode(buffer, start, end)
+
+
 _CREATED = _codec(protocol.Create2Response)
 
 CREATE = _operation(
@@ -222,7 +230,9 @@ SASL = _operation("sasl", 102, _missing("sasl"), _missing("sasl"))
 GET_EPHEMERALS = _operation("ephemerals", 103, _missing("get_ephemerals"), _missing("ephemerals"))
 COUNT_ALL = _operation("count_children", 104, _missing("count_all"), _missing("total"))
 SET_WATCHES2 = _operation("set_watches", 105, _missing("set_watches2"), _EMPTY)
-ADD_WATCH = _operation("add_watch", 106, _missing("add_watch"), _missing("error"))
+ADD_WATCH = _operation(
+    "add_watch", 106, _missing("add_watch"), _ADD_WATCH_REPLY, decode_reply=_decode_add_watch_reply
+)
 WHO_AM_I = _operation("who_am_i", 107, _EMPTY, _missing("identities"))
 CLOSE = _operation("close", -11, _EMPTY, _EMPTY)
 

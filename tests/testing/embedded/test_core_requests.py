@@ -64,7 +64,7 @@ BAD_PATHS = [
 def test_bad_paths(wire: Wire, path: str) -> None:
     """Writes refuse invalid paths. A create checks first whether the parent exists."""
     assert wire.refused(m.SET, path, b"", -1) == BAD_ARGUMENTS
-    assert wire.refused(m.CHECK, path, -1) == BAD_ARGUMENTS
+    assert [each.error for each in wire.multi((m.CHECK, (path, -1)))] == [BAD_ARGUMENTS]
     assert wire.refused(m.SET_ACL, path, OPEN, -1) == BAD_ARGUMENTS
     expected = NO_NODE if path in ("/a//b", "/./a", "/a/../b") else BAD_ARGUMENTS
     assert wire.refused(m.CREATE, path, b"", OPEN, 0) == expected
@@ -147,9 +147,9 @@ def test_reads_are_refused(core: Core, wire: Wire) -> None:
         (m.CHILDREN2, ("/private", False)),
         (m.GET_ACL, ("/private",)),
         (m.COUNT_ALL, ("/private",)),
-        (m.CHECK, ("/private", 0)),
     ):
         assert wire.refused(operation, *fields) == NO_AUTH
+    assert [each.error for each in wire.multi((m.CHECK, ("/private", 0)))] == [NO_AUTH]
     if core.zk.config.version == "3.8":
         assert wire.stat("/private").version == 0
     else:
@@ -177,7 +177,6 @@ WRITES: list[tuple[Operation, tuple[Any, ...]]] = [
     (m.DELETE, ("/a", -1)),
     (m.SET, ("/nowhere", b"", -1)),
     (m.SET_ACL, ("/a", [], -1)),
-    (m.CHECK, ("/a", 7)),
     (m.RECONFIG, (None, None, None, -1)),
 ]
 
@@ -230,7 +229,7 @@ def test_ping(core: Core, wire: Wire) -> None:
 
 @pytest.mark.parametrize(
     "operation",
-    [op for op in m.OPERATIONS.values() if op not in (m.AUTH, m.SASL, m.PING, m.CLOSE, m.WHO_AM_I)],
+    [op for op in m.OPERATIONS.values() if op not in (m.AUTH, m.SASL, m.PING, m.CLOSE, m.WHO_AM_I, m.CHECK)],
 )
 @pytest.mark.parametrize("body", [b"", b"\0\0\0\x09/a", b"\xff\xff\xff\xfe"])
 def test_a_body_that_does_not_decode(core: Core, wire: Wire, operation: Operation, body: bytes) -> None:
@@ -265,8 +264,11 @@ def test_reconfig_is_disabled(wire: Wire) -> None:
     assert wire.refused(m.RECONFIG, "server.1=x", None, None, -1) == RECONFIG_DISABLED
 
 
-def test_a_bare_check(wire: Wire) -> None:
-    """A check outside a transaction that succeeds is not answered."""
+def test_a_bare_check(core: Core, wire: Wire) -> None:
+    """A check outside a transaction that succeeds is not answered; 3.9 does not know it (ZOOKEEPER-2623)."""
+    if core.zk.config.version == "3.9":
+        assert wire.ask(m.CHECK, "/a", 0) == [Reply(wire.xid, -1, UNIMPLEMENTED), CLOSED]
+        return
     assert wire.ask(m.CHECK, "/a", 0) == []
     assert wire.refused(m.CHECK, "/a", 7) == BAD_VERSION
 
@@ -455,18 +457,50 @@ def test_watches_that_are_not_there(wire: Wire) -> None:
     assert wire.refused(m.ADD_WATCH, "/a", 2) == MARSHALLING
 
 
-def test_requests_that_a_3_5_does_not_know() -> None:
-    """Operations that 3.5 does not have are answered as any unknown opcode: with an error, and the connection
-    is closed. The session stays."""
-    core = Core(version="3.5")
-    for operation, fields in (
+LACKED: dict[str, list[tuple[Operation, tuple[Any, ...]]]] = {
+    "3.5": [
+        (m.CREATE2, ("/x", b"", OPEN, 0)),
+        (m.RECONFIG, ("", "", "", -1)),
+        (m.CHECK_WATCHES, ("/", 3)),
+        (m.REMOVE_WATCHES, ("/", 3)),
+        (m.CREATE_CONTAINER, ("/x", b"", OPEN, CONTAINER)),
+        (m.CREATE_TTL, ("/x", b"", OPEN, TTL, 1)),
+    ],
+    "3.6": [
         (m.MULTI_READ, ((m.GET, ("/", False)),)),
         (m.GET_EPHEMERALS, ("/",)),
         (m.COUNT_ALL, ("/",)),
         (m.SET_WATCHES2, (0, [], [], [], [], [])),
         (m.ADD_WATCH, ("/", 0)),
-        (m.WHO_AM_I, ()),
-    ):
-        wire = core.client()
-        assert wire.ask(operation, *fields) == [Reply(wire.xid, -1, UNIMPLEMENTED), CLOSED]
-        assert wire.link.session_id in core.zk.sessions
+    ],
+    "3.8": [(m.WHO_AM_I, ())],
+}
+"""What the releases before this one do not know."""
+
+
+@pytest.mark.parametrize("version", ["3.4", "3.5", "3.6", "3.8"])
+def test_requests_that_an_old_release_does_not_know(version: str) -> None:
+    """Operations that a release does not have are answered as any unknown opcode: with an error, and the
+    connection is closed. The session stays."""
+    core = Core(version=version)
+    for since, requests in LACKED.items():
+        for operation, fields in requests:
+            wire = core.client()
+            answer = wire.ask(operation, *fields)
+            if since > version:
+                assert answer == [Reply(wire.xid, -1, UNIMPLEMENTED), CLOSED]
+                assert wire.link.session_id in core.zk.sessions
+            else:
+                assert CLOSED not in answer
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.8"])
+def test_events_of_what_one_may_not_read(version: str) -> None:
+    """Before the fix of CVE-2024-23944, which 3.6 does not have, events are sent to whoever watches."""
+    core = Core(version=version)
+    owner, other = core.client(), core.client()
+    owner.do(m.CREATE, "/x", b"", OPEN, 0)
+    other.do(m.GET, "/x", True)
+    owner.do(m.SET_ACL, "/x", [Acl(Perm.WRITE, "world", "anyone")], -1)
+    owner.do(m.SET, "/x", b"", -1)
+    assert len(other.got()) == (version == "3.6")

@@ -357,7 +357,7 @@ async def test_calls_at_the_wrong_time_are_errors() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"version": "3.7"}, UsageValueError, "version must be '3.5', '3.8' or '3.9', not '3.7'"),
+        ({"version": "3.7"}, UsageValueError, "'3.6', '3.8', '3.9', not '3.7'"),
         ({"tick_time": 0.0001}, UsageValueError, "tick_time 0.0001 s is too short"),
         ({"container_check_interval": -1}, UsageValueError, "container_check_interval must be a positive"),
         ({"min_session_timeout": 11}, UsageValueError, "at least 11 s and at most 10 s"),

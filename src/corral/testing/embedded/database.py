@@ -10,6 +10,7 @@ from corral.wire import messages
 from . import acls
 from .acls import AccessList
 from .codes import OK
+from .releases import Release, rules
 from .server_connection import ServerConnection
 from .tree import Node, Tree, parent_of
 from .watches import Firing, ServerWatches
@@ -27,13 +28,14 @@ _CONNECTED = 3
 class Database:
     """The tree with its watches; `wall` returns milliseconds since the epoch."""
 
-    def __init__(self, *, version: str, wall: Callable[[], int]) -> None:
+    def __init__(self, *, version: Release, wall: Callable[[], int]) -> None:
         self.tree = Tree()
-        self.watches: ServerWatches[ServerConnection] = ServerWatches(version=version)
+        self.watches: ServerWatches[ServerConnection] = ServerWatches(version=rules(version))
         self.zxid = 0
         """The last zxid. A handler increments it for each write, before the write is checked."""
         self._wall = wall
-        self._events_have_zxids = version != "3.8"
+        self._events_have_zxids = version == "3.9"
+        self._hides_events = version in ("3.8", "3.9")
 
     def apply(self, change: Change) -> Node:
         """Apply a change with the last zxid, and send its events. Returns the changed node."""
@@ -66,13 +68,13 @@ class Database:
         return node
 
     def _notify(self, firing: Firing[ServerConnection], acl: AccessList) -> None:
-        """Send an event to the watchers that may read its node (CVE-2024-23944). All their watches have
-        fired."""
+        """Send an event to the watchers that may read its node; before the fix of CVE-2024-23944, to all. All
+        their watches have fired."""
         kind, path, watchers = firing
         if watchers:
             frame = event(kind, path, self.zxid if self._events_have_zxids else NO_ZXID)
             for connection in watchers:
-                if acl.allows(acls.READ, connection.identities):
+                if not self._hides_events or acl.allows(acls.READ, connection.identities):
                     connection.send(frame)
 
 

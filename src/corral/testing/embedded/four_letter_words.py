@@ -17,7 +17,7 @@ from .zookeeper import ZooKeeper
 
 __all__ = ["answer", "known"]
 
-_VERSIONS = {"3.5": "3.5.10", "3.8": "3.8.0", "3.9": "3.9.5"}
+_VERSIONS = {"3.4": "3.4.14", "3.5": "3.5.10", "3.6": "3.6.3", "3.8": "3.8.0", "3.9": "3.9.5"}
 
 _OPERATIONS = {
     messages.PING: "PING", messages.MULTI: "MULT", messages.MULTI_READ: "MLTR", messages.CREATE: "CREA",

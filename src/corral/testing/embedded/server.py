@@ -17,7 +17,7 @@ import ssl as tls
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from corral import verify
 from corral.errors import UsageStateError, UsageTypeError, UsageValueError
@@ -28,6 +28,7 @@ from corral.wire.framing import DEFAULT_MAX_REQUEST
 
 from .loop_host import CallersLoop, LoopHost, ThreadLoop
 from .process import Process
+from .releases import RELEASES, Release
 from .zookeeper import Config, ZooKeeper
 
 __all__ = ["EmbeddedServer"]
@@ -46,8 +47,9 @@ class EmbeddedServer(Server):
     - `container_check_interval` (0.5): how often empty containers and expired TTL nodes are removed.
     - `extended_types` (True): whether TTL nodes can be created.
     - `jute_maxbuffer` (ZooKeeper's, 1 MiB): the largest frame, in bytes.
-    - `version` ("3.8"): the ZooKeeper release to behave like, where releases differ: "3.8", "3.9", or "3.5",
-      which is 3.8 without the requests that later releases added, such as those for persistent watches.
+    - `version` ("3.8"): the ZooKeeper release to behave like, where releases differ: "3.8", "3.9", or
+      "3.4", "3.5" or "3.6", which lack the requests that later releases added, such as those for persistent
+      watches, and send events of nodes that the watcher may not read.
     - `read_only` (False): whether it serves only reads, like a server that has lost its quorum.
     - `seed`: makes session ids and passwords the same in each run.
     - `ssl`: a context for servers; the port is then one for TLS. Client certificates that it verifies are no
@@ -76,7 +78,7 @@ class EmbeddedServer(Server):
         container_check_interval: float = 0.5,
         extended_types: bool = True,
         jute_maxbuffer: int = DEFAULT_MAX_REQUEST,
-        version: Literal["3.5", "3.8", "3.9"] = "3.8",
+        version: Release = "3.8",
         read_only: bool = False,
         seed: int | None = None,
         ssl: tls.SSLContext | None = None,
@@ -86,8 +88,8 @@ class EmbeddedServer(Server):
         port: int = 0,
         thread: bool = False,
     ) -> None:
-        if version not in ("3.5", "3.8", "3.9"):
-            raise UsageValueError(f"version must be '3.5', '3.8' or '3.9', not {version!r}")
+        if version not in RELEASES:
+            raise UsageValueError(f"version must be one of {', '.join(map(repr, RELEASES))}, not {version!r}")
         self._config = Config(
             tick_time=_seconds(tick_time, "tick_time"),
             min_session_timeout=_seconds_or_none(min_session_timeout, "min_session_timeout"),

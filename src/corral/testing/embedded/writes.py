@@ -353,7 +353,7 @@ class Writes:
         if opcode != _CREATE_TTL:
             if self._version == "3.8" and mode.has_ttl:
                 return _FAILS, fields
-            if self._version != "3.8" and not known:
+            if self._version != "3.8" and (mode.has_ttl or not known):
                 raise Refused(MARSHALLING_ERROR)
         if mode.has_ttl:
             return _CREATE_TTL, fields

@@ -39,7 +39,6 @@ import random
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from corral.wire import messages
 from corral.wire.compile import DecodeError
@@ -48,6 +47,7 @@ from corral.wire.framing import DEFAULT_MAX_REQUEST
 from . import acls
 from .codes import AUTH_FAILED, AUTH_REQUIRED, MARSHALLING_ERROR, NOT_READ_ONLY, OK, UNIMPLEMENTED, Refused
 from .database import NO_ZXID, Database
+from .releases import Release, lacks, rules
 from .requests import BODY, REFUSED_READ_ONLY, Requests
 from .sasl import SaslExchange
 from .server_connection import Buffer, FrameTransport, ServerConnection
@@ -56,7 +56,7 @@ from .tree import Tree
 from .watches import ServerWatches
 from .writes import Deletion, NewData
 
-__all__ = ["Config", "ZooKeeper"]
+__all__ = ["Config", "Release", "ZooKeeper"]
 
 _HEADER = struct.Struct(">ii")
 _LEAST_CONNECT = 28  # a connect request with an empty password, without the field that 3.4 added
@@ -72,7 +72,8 @@ class Config:
     - ``container_check_interval``: how often empty containers and expired TTL nodes are removed.
     - ``extended_types``: whether TTL nodes can be created.
     - ``jute_maxbuffer``: the largest frame, in bytes.
-    - ``version``: the release to behave like, where releases differ; 3.5 is 3.8 without later requests.
+    - ``version``: the release to behave like, where releases differ; up to 3.6 it is 3.8 without the requests
+      that later releases added, and sends events of nodes that their watcher may not read.
     - ``read_only``: whether it starts like a server that has lost its quorum.
     - ``seed``: makes session ids, passwords and SASL's challenges the same in each run.
     - ``sasl``: the users of SASL's DIGEST-MD5 with their secrets; None for a server without SASL.
@@ -85,7 +86,7 @@ class Config:
     container_check_interval: float = 0.5
     extended_types: bool = True
     jute_maxbuffer: int = DEFAULT_MAX_REQUEST
-    version: Literal["3.5", "3.8", "3.9"] = "3.8"
+    version: Release = "3.8"
     read_only: bool = False
     seed: int | None = None
     sasl: Mapping[str, str] | None = field(default=None, repr=False)
@@ -111,8 +112,7 @@ class ZooKeeper:
 
     def __init__(self, config: Config, *, now: float, wall: float) -> None:
         self.config = config
-        version = "3.8" if config.version == "3.5" else config.version
-        self.database = Database(version=version, wall=self._wall_now)
+        self.database = Database(version=config.version, wall=self._wall_now)
         self.connections: dict[ServerConnection, None] = {}
         """The connections that are open, oldest first."""
         self.read_only = config.read_only
@@ -133,14 +133,13 @@ class ZooKeeper:
         self._started = self._now = now
         self._handlers = Requests(
             self.database,
-            version=version,
+            version=rules(config.version),
             extended_types=config.extended_types,
             sasl=config.sasl is not None,
         ).handlers
         self._rng = random.Random(seed)
-        if config.version == "3.5":
-            for operation in _SINCE_3_6:
-                del self._handlers[operation.opcode]
+        for operation in lacks(config.version):
+            del self._handlers[operation.opcode]
         self._interval = _milliseconds(config.container_check_interval)
         self._next_check = _clock(now) + self._interval
         self._due = 0
@@ -411,16 +410,6 @@ class ZooKeeper:
             connection.add_identity(("sasl", user))
         connection.reply(xid, 0, OK, encode(answer))
 
-
-_SINCE_3_6 = (
-    messages.MULTI_READ,
-    messages.GET_EPHEMERALS,
-    messages.COUNT_ALL,
-    messages.SET_WATCHES2,
-    messages.ADD_WATCH,
-    messages.WHO_AM_I,
-)
-"""Requests that 3.5 does not know: whoAmI was added in 3.7, the others in 3.6."""
 
 _PING = messages.PING.opcode
 _CLOSE = messages.CLOSE.opcode
