@@ -239,7 +239,7 @@ class Partition(Generic[T]):
         }
 
     async def _next_change(self) -> None:
-        future: asyncio.Future[None] = self._session.create_future()
+        future: asyncio.Future[None] = self._session.loop.create_future()
         self._waiting.append(future)
         await future
 
@@ -302,7 +302,7 @@ class Partition(Generic[T]):
                 await consume(item, held)
                 # Otherwise `consume` has swallowed its cancel.
                 if asyncio.current_task() not in self._stopping and held.is_valid:
-                    await self._session.create_future()
+                    await self._session.loop.create_future()
         except errors.LockLost as lost:
             if await held.wait_lost() is None:
                 raise  # of another lock, in `consume`

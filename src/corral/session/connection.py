@@ -11,7 +11,6 @@ from typing import cast
 from .clock import Clock
 from .hosts import Address
 from .machine import Machine
-from .resumption import Resumption
 from .states import ConnectionPhase
 
 logger = logging.getLogger("corral.connection")
@@ -39,8 +38,6 @@ class Connection(asyncio.BufferedProtocol):
         it shielded: cancelling a wait must not resolve it."""
         self.made = False
         """Whether there ever was a transport. If not, `lost` is never resolved."""
-        self.resumption: Resumption
-        """That of the session, which sets it before the connection is attempted."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self._machine = machine
@@ -72,13 +69,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.bytes_received += nbytes
-        self.resumption.is_reading = True
-        try:
-            self._read(nbytes)
-        finally:
-            self.resumption.resume()
-
-    def _read(self, nbytes: int) -> None:
         machine = self._machine
         try:
             machine.receive_data(self._clock(), nbytes)

@@ -26,7 +26,6 @@ from .hosts import Address, Resolver
 from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
 from .requests import Request
-from .resumption import Resumption
 from .sasl.base import Mechanism
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
@@ -66,9 +65,6 @@ class Session:
         """The time in seconds; it only increases. Set by `open`."""
         self.rng: random.Random
         """The source of randomness. Set by `open`."""
-        self.create_future: Callable[[], asyncio.Future[Any]]
-        """Makes a future for a task that waits for something that the server sends; see `resumption`. Set by
-        `open`."""
         self.max_body = options.max_request - 8  # the request header is part of the frame
         """The largest body of a request, in bytes."""
         self.default_acl = options.default_acl
@@ -102,8 +98,6 @@ class Session:
             self._loop = self.loop = loop = asyncio.get_running_loop()
         except RuntimeError:
             raise _no_loop() from None
-        self._resumption = Resumption(loop)
-        self.create_future = self._resumption.create_future
         self.clock, self.rng = clock_and_rng(loop)
         self._opened_at = self.clock()
         self._resolver = Resolver(self._options.servers, self.rng)
@@ -160,7 +154,7 @@ class Session:
         if loop is None or loop is not self._loop:
             self.ensure_loop()
             raise AssertionError("unreachable")
-        future = self.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         self.submit(Request(op, body, path, future, bound_to=bound_to))
         return future
 
@@ -181,8 +175,7 @@ class Session:
         """
         send = self.submit_now if at_once else self.submit
         while True:
-            self.ensure_loop()
-            answer = self.create_future()
+            answer: asyncio.Future[Any] = self.ensure_loop().create_future()
             send(Request(op, body, path, answer, bound_to=bound_to, watches=watches))
             try:
                 return await answer
@@ -372,7 +365,6 @@ class Session:
             self._bytes_sent += self._connection.bytes_sent
             self._bytes_received += self._connection.bytes_received
         self._connection = connection
-        connection.resumption = self._resumption
 
     def _state_changed(self, state: State) -> None:
         self._log_contact(state)

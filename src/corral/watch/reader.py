@@ -52,8 +52,7 @@ class Reader(ABC, Generic[F, C, E]):
     async def __anext__(self) -> E:
         if self._closed:
             raise StopAsyncIteration
-        session = self._feeds.session
-        session.ensure_loop()
+        loop = self._feeds.session.ensure_loop()
         if self._waiter is not None:
             raise errors.UsageStateError(
                 f"two tasks read one watch of {self._path!r}; call zk.{self._verb}() in each, they share it"
@@ -67,7 +66,7 @@ class Reader(ABC, Generic[F, C, E]):
                 if acceptable and (event := self._next_event(feed, cursor)) is not None:
                     self._observe_task()
                     return event
-                self._waiter = future = session.create_future()
+                self._waiter = future = loop.create_future()
                 try:
                     feed.add_waiter(future)
                     await future

@@ -115,7 +115,7 @@ class _Create(UntilCertain):
     ) -> None:
         super().__init__(session, messages.CREATE2, body, path, session_id)
         self._on_created = on_created
-        self._answered: asyncio.Future[None] = session.create_future()
+        self._answered: asyncio.Future[None] = session.loop.create_future()
         self.send()
 
     async def wait(self) -> None:
@@ -162,7 +162,7 @@ async def create_certainly(
 async def delete_certainly(session: Session, full: str, session_id: int) -> None:
     """Delete a znode of ours, and wait until it is gone. Raises the error with which that was given up. On
     cancel it goes on."""
-    gone: asyncio.Future[BaseException | None] = session.create_future()
+    gone: asyncio.Future[BaseException | None] = session.loop.create_future()
 
     def is_done(failure: BaseException | None) -> None:
         if not gone.done():

@@ -230,7 +230,7 @@ class Holding:
         return error
 
     def _next_phase(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._session.create_future()
+        future: asyncio.Future[None] = self._session.loop.create_future()
         if self._waiting:
             self._waiting = [each for each in self._waiting if not each.done()]  # the cancelled ones go
         self._waiting.append(future)

@@ -90,7 +90,7 @@ class Line(ProtectedNodes):
         prefix = paths.join(self.full, f"{self._naming.prefix}{guid}{self.layout.label}")
         body = messages.encode_create(prefix, data, acl, ops.EPHEMERAL_SEQUENTIAL)
         while True:
-            created: asyncio.Future[tuple[str, Stat]] = session.create_future()
+            created: asyncio.Future[tuple[str, Stat]] = session.loop.create_future()
             request = Request(messages.CREATE2, body, self.path, created, bound_to=session.session_id)
             listed = self._lists.ask(session, self.full, self.path, request)
             try:

@@ -66,7 +66,7 @@ class Lists:
         The future is the caller's own: cancelling it does not affect the others that share the list, which is
         then one `Listing` for all of them.
         """
-        answer: asyncio.Future[list[str]] = session.create_future()
+        answer: asyncio.Future[list[str]] = session.loop.create_future()
         shared = self._unsent.get(full)
         if shared is not None and (sharers := _shareable(shared)) is not None:
             self._share(session, full, shared, sharers, answer, create)

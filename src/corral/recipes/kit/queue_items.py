@@ -159,7 +159,7 @@ class QueueItems:
         return first_items([name for name in names if name not in claimed], most)
 
     def _list(self, full: str, changes: _Changes | None) -> asyncio.Future[list[str]]:
-        answer: asyncio.Future[list[str]] = self.session.create_future()
+        answer: asyncio.Future[list[str]] = self.session.loop.create_future()
         watches = None if changes is None else (full, WatchKind.CHILDREN)
         body = messages.encode_children(full, watches is not None)
         self.session.submit(Request(messages.CHILDREN, body, self.path, answer, watches=watches))

@@ -150,7 +150,7 @@ class RegisteredNode:
         self._check_size("update", data)
         self.data = data
         self._change += 1
-        updated: asyncio.Future[None] = self._session.create_future()
+        updated: asyncio.Future[None] = self._session.loop.create_future()
         self._updates.append((self._change, updated))
         self._call_attention()
         await updated
@@ -185,7 +185,7 @@ class RegisteredNode:
         """Wait for the job's next step. Raises its error if the znode is not kept any more."""
         if self._phase is not _Phase.REGISTERED:
             raise self._over()
-        future: asyncio.Future[None] = self._session.create_future()
+        future: asyncio.Future[None] = self._session.loop.create_future()
         self._waiting.append(future)
         try:
             await future
@@ -259,7 +259,7 @@ class RegisteredNode:
     async def _keep(self) -> None:
         with WatchedRead(self._session, self._context.full, messages.GET, self._context.path) as node:
             while True:
-                self._attention = self._session.create_future()
+                self._attention = self._session.loop.create_future()
                 try:
                     await self._make_present(node)
                 except errors.OperationError as error:

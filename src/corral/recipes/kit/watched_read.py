@@ -40,7 +40,7 @@ class WatchedRead:
         self._op = op
         self._kind = WatchKind.CHILDREN if op is messages.CHILDREN else WatchKind.NODE
         self._is_unreadable = False
-        self._fired: asyncio.Future[WatchEvent] = session.create_future()
+        self._fired: asyncio.Future[WatchEvent] = session.loop.create_future()
 
     def __enter__(self) -> WatchedRead:
         self._session.watch(self._full, self, self._kind)
@@ -101,5 +101,5 @@ class WatchedRead:
             if not self._fired.done():
                 return WatchEvent.UNKNOWN
         change = await self._fired
-        self._fired = self._session.create_future()
+        self._fired = self._session.loop.create_future()
         return change

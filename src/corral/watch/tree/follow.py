@@ -121,7 +121,7 @@ class TreeFeed(Feed):
         """Wait until the copy has all that was being read when the reader joined, or until it has left."""
         self._activate_readers()
         while not cursor.active and self._is_pending(cursor):
-            future = self.session.create_future()
+            future = self._loop.create_future()
             try:
                 self.add_waiter(future)
                 await future
