@@ -68,6 +68,7 @@ def connect(
     tick_time: float | None = None,
     max_request: int = framing.DEFAULT_MAX_REQUEST,
     max_reply: int = framing.DEFAULT_MAX_REPLY,
+    read_only: bool | Literal["wait"] = False,
 ) -> Client:
     """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
 
@@ -95,6 +96,10 @@ def connect(
     - `max_request` (bytes): the servers' ``jute.maxbuffer``. Larger requests are refused before sending.
     - `max_reply` (bytes): a larger answer fails its own request. Whatever its size, an answer must arrive
       within half the session timeout, or the connection counts as dead.
+    - `read_only`: whether a server that has lost its quorum may answer reads, from data that may be old,
+      while no other server can be reached (`State.READ_ONLY`; see docs/read_only.md). With True, writes raise
+      `NotReadOnly` meanwhile; with "wait" they wait, and do not hold up reads. Entering waits for either kind
+      of server.
 
     Raises `UsageValueError` or `UsageTypeError` at once for a wrong argument. Entering raises
     `ConnectTimeout` or `AuthFailed`. If entering fails or is cancelled, nothing stays behind.
@@ -113,6 +118,7 @@ def connect(
         tick_time=None if tick_time is None else verify.tick_time(tick_time, session_timeout),
         max_request=verify.size(max_request, "max_request"),
         max_reply=verify.size(max_reply, "max_reply"),
+        read_only=verify.read_only(read_only),
     )
     for credentials in options.credentials:
         credentials.check_size(options.max_request)
@@ -200,9 +206,8 @@ class Client(Nodes):
 
     @property
     def server(self) -> str | None:
-        """The ``host:port`` of the connected server, or None."""
-        address = self._session.server
-        return None if address is None else str(address)
+        """The ``host:port`` of the connected server, a read-only one included, or None."""
+        return self._session.server_name
 
     def statistics(self) -> Statistics:
         """What this client knows of itself now: its session, its load, what it holds and watches. Does no

@@ -5,6 +5,7 @@
     │   ├── ServerError           the server refused the operation; nothing was applied
     │   │   ├── NoNode  NodeExists  BadVersion  NotEmpty  NoAuth  InvalidAcl
     │   │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
+    │   │   ├── NotReadOnly       only a read-only server answers; nothing was applied
     │   │   ├── SessionMoved      another connection has the session; nothing was applied
     │   │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
     │   │   └── OtherServerError  a code that has no class of its own
@@ -65,6 +66,7 @@ __all__ = [
     "NoWatcher",
     "NodeExists",
     "NotEmpty",
+    "NotReadOnly",
     "OperationError",
     "OtherServerError",
     "ReplyError",
@@ -273,6 +275,17 @@ class NoWatcher(ServerError):
 
     code = -121
     _problem = "the server has no such watch of this session"
+
+
+class NotReadOnly(ServerError):
+    """Only a read-only server answers now, which takes no writes (``read_only=True`` of `corral.connect`).
+    Nothing was applied: it may be sent again when `Client.state` is CONNECTED."""
+
+    code = -119
+    _problem = (
+        "only a read-only server answers now, and it takes no writes; nothing was applied, so try again when "
+        "the client's state is CONNECTED, or connect with read_only='wait', which makes writes wait"
+    )
 
 
 class SessionMoved(ServerError):
@@ -493,6 +506,7 @@ _BY_CODE: dict[int, type[ServerError]] = {
         BadArguments,
         Unimplemented,
         NoWatcher,
+        NotReadOnly,
         SessionMoved,
     )
 }

@@ -6,7 +6,7 @@ import inspect
 import math
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from . import paths
 from .errors import UsageTypeError, UsageValueError, shown
@@ -54,6 +54,16 @@ def version(value: int | None) -> int:
         )
     if not -_INT32 <= value < _INT32:
         raise UsageValueError(f"version {shown(value)} is not a 32-bit number; take it from a Stat")
+    return value
+
+
+def read_only(value: bool | Literal["wait"]) -> bool | Literal["wait"]:
+    """Check whether, and how, a client reads from read-only servers."""
+    if value is not True and value is not False and value != "wait":
+        raise UsageValueError(
+            f"read_only must be True (writes raise NotReadOnly), 'wait' (writes wait) or False, "
+            f"not {shown(value)}"
+        )
     return value
 
 

@@ -25,6 +25,7 @@ from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine
+from .read_only import ReadOnlyFallback
 from .states import FINAL, ConnectionPhase
 
 __all__ = ["Dialer"]
@@ -57,6 +58,7 @@ class Dialer:
         use: Callable[[Connection], None],
         on_entry: Callable[[], None],
         contact: ContactLog,
+        fallback: ReadOnlyFallback | None = None,
     ) -> None:
         self._machine = machine
         self._resolver = resolver
@@ -66,6 +68,7 @@ class Dialer:
         self._use = use
         self._on_entry = on_entry
         self._contact = contact
+        self._fallback = fallback
         self._backoff = Backoff(rng)
         self.connection: Connection | None = None
         """The newest connection, from its first attempt on."""
@@ -113,6 +116,7 @@ class Dialer:
                 break
             else:
                 rounds += 1
+                await self._read_meanwhile(turned_away, bound)
                 self._contact.unreachable(self._clock(), self._resolver.describe())
                 if turned_away:
                     await self._turned_away(self._rng.choice(turned_away), bound)
@@ -156,8 +160,7 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
-                await loop.create_connection(lambda: connection, address.host, address.port)
-                await asyncio.shield(connection.established)
+                await self._connect(connection)
         except OSError as error:  # a TimeoutError is one
             connection.drop(f"no session within {bound:.2f} s")
             self._resolver.failed(address, str(error) or f"no answer within {bound:.2f} s")
@@ -175,6 +178,28 @@ class Dialer:
         if connection.made:
             _raise_unless_network(await asyncio.shield(connection.lost))
         return None
+
+    async def _connect(self, connection: Connection) -> None:
+        """Open a connection, and wait until the handshake has succeeded or failed."""
+        address = connection.address
+        await asyncio.get_running_loop().create_connection(lambda: connection, address.host, address.port)
+        await asyncio.shield(connection.established)
+
+    async def _read_meanwhile(self, turned_away: list[Address], bound: float) -> None:
+        """No server takes the session. Have one of those that turned us away answer reads meanwhile, if it is
+        a read-only server and the user wants that. Each gets `bound` seconds."""
+        if self._fallback is None:
+            return
+        for address in turned_away:
+            if self._machine.reads is not None or self._is_over():
+                return
+            try:
+                async with asyncio.timeout(bound):
+                    failure = await self._fallback.visit(address, self._connect)
+            except OSError as error:
+                failure = str(error) or f"no answer within {bound:.2f} s"
+            if failure is not None:
+                self._resolver.failed(address, f"{_TURNED_AWAY}; to read only: {failure}")
 
     async def _turned_away(self, address: Address, bound: float) -> None:
         """Detect servers that reject us because our last zxid is newer than theirs: they would do so for

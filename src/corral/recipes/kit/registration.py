@@ -283,6 +283,8 @@ class RegisteredNode:
                 if session_id:  # otherwise this read has only waited for a session
                     problem = f"it was deleted {MOST_ROUNDS} times in a row when it had just been created"
                     rounds.again(errors.NoNode("register", self._context.path, problem))
+                elif not session.session_id:  # a read-only server has answered
+                    await ops.current_session(session, self._context.full, self._context.path)
                 continue
             data, stat = await self._seen(found)
             if stat is None:
@@ -463,7 +465,12 @@ class RegisteredNode:
                     if version is None:
                         return
                 await ops.send_delete(
-                    session, context.full, context.path, version, bound_to=session.session_id
+                    session,
+                    context.full,
+                    context.path,
+                    version,
+                    bound_to=session.session_id,
+                    is_patient=True,
                 )
             except (errors.BadVersion, errors.ReplyError, errors.SessionExpired) as error:
                 rounds.again(error)
