@@ -47,7 +47,9 @@ async def test_a_server_that_is_cut_off_serves_reads() -> None:
         events = await stack.enter_async_context(zk.watch("/data"))
         await zk.create("/data", b"old")
         for each in (zk, waiting):
-            await each.create("/ephemeral-", ephemeral=True, sequential=True)  # which no local session can own
+            await each.create(
+                "/ephemeral-", ephemeral=True, sequential=True
+            )  # which no local session can own
         before = zk.session_id, waiting.session_id
 
         async with servers.partition(follower):

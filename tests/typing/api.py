@@ -41,6 +41,8 @@ async def a_client() -> None:
         assert_type((statistics.bytes_sent, statistics.bytes_received), tuple[int, int])
         await zk.close()
     assert_type(corral.connect(), corral.Client)
+    assert_type(corral.connect(read_only=True), corral.Client)
+    assert_type(corral.connect(read_only="wait"), corral.Client)
     assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)
 
 
@@ -340,6 +342,7 @@ async def wrong(zk: corral.Client) -> None:
     await zk.children("/a", True)  # type: ignore[call-overload]
     zk.lock("/l", data="text")  # type: ignore[arg-type]
     corral.connect(lease="hope")  # type: ignore[arg-type]
+    corral.connect(read_only="raise")  # type: ignore[arg-type]
     corral.connect(auth=("digest", b"user:password"))  # type: ignore[arg-type]
     corral.connect(2181)  # type: ignore[arg-type]
     zk.state = corral.State.CLOSED  # type: ignore[misc]
@@ -466,7 +469,13 @@ def whose_fault(error: corral.CorralError) -> str:
         case corral.NoAuth() | corral.InvalidAcl() | corral.BadArguments() | corral.Unimplemented():
             assert_type(error.code, int)
             return "the configuration's"
-        case corral.NoWatcher() | corral.SessionMoved() | corral.OtherServerError() | corral.ReplyError():
+        case (
+            corral.NotReadOnly()
+            | corral.NoWatcher()
+            | corral.SessionMoved()
+            | corral.OtherServerError()
+            | corral.ReplyError()
+        ):
             assert_type(error.operation, str)
             return "a server's"
         case corral.OperationError():

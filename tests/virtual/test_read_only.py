@@ -641,7 +641,9 @@ async def test_closing(net: Net, is_searching: bool) -> None:
         with contextlib.suppress(corral.ClientClosed):
             await within(reading)
     await asyncio.sleep(1)
-    assert not any(session.is_local for session in map(net.server.zookeeper.sessions.find, _ids(net)) if session)
+    assert not any(
+        session.is_local for session in map(net.server.zookeeper.sessions.find, _ids(net)) if session
+    )
 
 
 def _ids(net: Net) -> list[int]:
@@ -682,5 +684,7 @@ async def test_a_read_only_server_that_opens_no_sessions() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 2181)
     with pytest.raises(corral.ConnectTimeout, match="localSessionsEnabled"):
-        await corral.connect("127.0.0.1:2181", session_timeout=T, connect_timeout=3, read_only=True).__aenter__()
+        await corral.connect(
+            "127.0.0.1:2181", session_timeout=T, connect_timeout=3, read_only=True
+        ).__aenter__()
     server.close()
