@@ -513,7 +513,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] 
     "lease, word": ({"lease": "hope"}, ValueError, ("'hope'", "'quorum'", "'ping'")),
     "read_only, word": ({"read_only": "raise"}, ValueError, ("'raise'", "True", "'wait'", "NotReadOnly")),
     "read_only, number": ({"read_only": 1}, ValueError, ("1", "True", "'wait'")),
-    "read_only, unhashable": ({"read_only": ["wait"]}, ValueError, ("['wait']", "True", "'wait'")),
+    "read_only, unhashable": ({"read_only": ["wait"]}, ValueError, ("list", "True", "'wait'")),
     "lease, None": ({"lease": None}, ValueError, ("None", "'quorum'", "'ping'")),
     "lease, unhashable": ({"lease": ["ping"]}, ValueError, ("['ping']", "'quorum'", "'ping'")),
     "max_request, small": ({"max_request": 5}, ValueError, ("5", "max_request", "bytes")),

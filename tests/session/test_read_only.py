@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from corral.session.requests import Request, Requests
@@ -27,8 +25,8 @@ class Waiter:
 
 
 @pytest.fixture
-def read() -> Iterator[Request]:
-    yield Request(messages.GET, messages.encode_get("/a", False), "/a", Waiter())
+def read() -> Request:
+    return Request(messages.GET, messages.encode_get("/a", False), "/a", Waiter())
 
 
 def send(requests: Requests, now: float) -> None:

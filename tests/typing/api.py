@@ -444,7 +444,13 @@ def records(stat: corral.Stat, acl: corral.Acl, family: corral.ChildrenEvent, ra
 def exhausted(state: corral.State, kind: corral.EventKind, raw: corral.RawKind) -> str:
     """mypy reports a missing return here when an enumeration gets a member that these do not handle."""
     match state:
-        case corral.State.CONNECTED | corral.State.SUSPENDED | corral.State.LAPSED | corral.State.EXPIRED:
+        case (
+            corral.State.CONNECTED
+            | corral.State.READ_ONLY
+            | corral.State.SUSPENDED
+            | corral.State.LAPSED
+            | corral.State.EXPIRED
+        ):
             pass
         case corral.State.AUTH_FAILED | corral.State.CLOSED:
             return "final"

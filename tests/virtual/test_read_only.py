@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,11 @@ import pytest
 
 import corral
 from corral import State
-from corral.testing import EmbeddedServer, FaultProxy, Message, MessageKind
+from corral.testing import EmbeddedServer, FaultProxy, Message, MessageKind, committed
 from corral.wire import messages
 from support import turns, until, within
 
 T = 6.0
-LEAST_LATENESS = T / 100
-"""By how much every lease is shortened."""
 ONE_ROUND = 2.0
 """Seconds in which the client has tried its one server again, in any state."""
 
@@ -547,31 +545,37 @@ async def test_what_was_held_goes_later(net: Net, other: corral.Client, read_onl
         await until(are_gone, "nothing of ours is in line")
 
 
-async def test_an_unknown_outcome_is_not_called_a_refusal(net: Net, other: corral.Client) -> None:
-    """T3, X1: a write whose answer was lost may have been applied. A recipe that finds out does not say NotReadOnly, but
-    waits for a server that can tell."""
-    counter = other.counter("/counter")
-    await counter.add(1)
+@pytest.mark.parametrize("name", ["counter", "lock", "ensure_path"])
+async def test_an_unknown_outcome_is_not_called_a_refusal(net: Net, other: corral.Client, name: str) -> None:
+    """T3, X1: a write whose answer was lost may have been applied. Whoever finds out what happened, or repeats it,
+    does not say NotReadOnly, but waits for a server that can tell."""
+    await other.counter("/counter").add(1)
+    await other.lock("/lock").try_acquire()
     async with net.client() as zk:
-        await zk.counter("/counter").add(1)
+        operations: dict[str, Callable[[], Awaitable[object]]] = {
+            "counter": lambda: zk.counter("/counter").add(1),
+            "lock": lambda: zk.lock("/lock").try_acquire(),
+            "ensure_path": lambda: zk.ensure_path("/new"),
+        }
+        operation = "transaction" if name == "counter" else "create"
 
-        def lose_the_answer(message: Message) -> bool:
-            if message.kind is MessageKind.REPLY and message.operation == "transaction":
+        def lose(message: Message) -> bool:
+            if message.kind is MessageKind.REPLY and message.operation == operation:
                 net.server.zookeeper.read_only = True
-                return True
             return False
 
-        adding = asyncio.create_task(zk.counter("/counter").add(1))
-        async with net.proxy.record(lose_the_answer):
-            await until_state(zk, State.CONNECTED)
-            await asyncio.sleep(0.01)
-        await net.be_read_only()
-        await until_state(zk, State.READ_ONLY)
+        async with net.proxy.record(lose), net.proxy.cut_at(committed(operation)):
+            task = asyncio.ensure_future(operations[name]())
+            await until_state(zk, State.READ_ONLY)
         await asyncio.sleep(1)
+        assert not task.done()
         net.be_read_write()
-        with contextlib.suppress(corral.NotReadOnly):
-            await within(adding)
-        assert await other.counter("/counter").get() == 3
+        await within(task)
+        if name == "counter":
+            assert await other.counter("/counter").get() == 2
+        if name == "lock":
+            await asyncio.sleep(1)
+            assert len(await other.children("/lock")) == 1
 
 
 @pytest.mark.parametrize("read_only", [True, "wait"])
