@@ -394,62 +394,71 @@ async def test_a_read_only_server_that_falls_silent(net: Net, other: corral.Clie
 
 
 class Changes:
-    """What a watch of /data reports."""
+    """What a watch reports."""
 
-    def __init__(self, zk: corral.Client) -> None:
+    def __init__(self, zk: corral.Client, path: str) -> None:
         self.data: list[bytes | None] = []
-        self._task = asyncio.create_task(self._follow(zk))
+        self._task = asyncio.create_task(self._follow(zk, path))
 
-    async def _follow(self, zk: corral.Client) -> None:
+    async def _follow(self, zk: corral.Client, path: str) -> None:
         with contextlib.suppress(corral.ClientClosed):
-            async for event in zk.watch("/data"):
+            async for event in zk.watch(path):
                 self.data.append(event.data)
 
     async def until(self, *data: bytes) -> None:
         async def is_there() -> bool:
             return self.data == list(data)
 
-        await until(is_there, f"{data}, but {self.data}", patience=3 * T)
+        await until(is_there, f"{data}, but {self.data}", patience=T / 2)
 
 
 @pytest.mark.parametrize("is_missed", [False, True], ids=["nothing missed", "a change missed"])
 async def test_watches(net: Net, other: corral.Client, is_missed: bool) -> None:
     """W1, W3: a watch goes on over a read-only server: a change that was missed before is read there, one that follows
-    is read when the client is back, none twice. A watch that begins there does the same."""
-    await other.create("/data", b"1")
-    async with net.client() as zk, zk.cache("/") as cache:
-        old = Changes(zk)
+    is read when the client is back, none twice. A watch, or a cache, that begins there does the same."""
+    paths = ("/old", "/new", "/cached")
+    for path in paths:
+        await other.create(path, b"1")
+    async with net.client() as zk:
+        states = States(zk)
+        old = Changes(zk, "/old")
         await old.until(b"1")
         async with net.proxy.refuse():
             await net.proxy.cut()
             if is_missed:
-                await other.set("/data", b"2")
+                for path in paths:
+                    await other.set(path, b"2")
             net.server.zookeeper.read_only = True
         await until_state(zk, State.READ_ONLY)
         seen = [b"1", b"2"] if is_missed else [b"1"]
         await old.until(*seen)
-        new = Changes(zk)
+        new = Changes(zk, "/new")
         await new.until(seen[-1])
-        async with net.proxy.refuse():
-            await net.proxy.cut()
-            net.be_read_write()
-            await other.set("/data", b"3")
-        await until_state(zk, State.CONNECTED)
-        await old.until(*seen, b"3")
-        await new.until(seen[-1], b"3")
-        await other.set("/data", b"4")
-        await old.until(*seen, b"3", b"4")
-        await new.until(seen[-1], b"3", b"4")
-        await zk.sync()
-        assert cache.get("/data").data == b"4"
-        assert zk.statistics().watches["node"] == 1
+        async with zk.cache("/cached") as cache:
+            assert cache["/cached"].data == seen[-1]
+            async with net.proxy.refuse():
+                await net.proxy.cut()
+                net.be_read_write()
+                for path in paths:
+                    await other.set(path, b"3")
+            await until_state(zk, State.CONNECTED)
+            await old.until(*seen, b"3")
+            await new.until(seen[-1], b"3")
+            for path in paths:
+                await other.set(path, b"4")
+            await old.until(*seen, b"3", b"4")
+            await new.until(seen[-1], b"3", b"4")
+            await zk.sync()
+            assert cache["/cached"].data == b"4"
+        assert zk.statistics().watches["node"] == 2
+        assert State.EXPIRED not in states.names
 
 
 async def test_a_change_while_moving(net: Net, other: corral.Client) -> None:
     """W3: a change that comes right when the server takes writes again, before the client has moved, is seen."""
     await other.create("/data", b"0")
     async with net.client() as zk:
-        changes = Changes(zk)
+        changes = Changes(zk, "/data")
         await changes.until(b"0")
         seen = [b"0"]
         for n in range(1, 6):
@@ -497,7 +506,8 @@ async def test_credentials(net: Net, other: corral.Client) -> None:
 
 async def test_a_lock_that_waits(net: Net, other: corral.Client) -> None:
     """T3, L3: with read_only="wait" acquiring waits for a server that takes writes. The list of the line waits with the
-    create before it; others can be read meanwhile. Cancelled, it leaves nothing."""
+    create before it, so the line is joined once; others can be read meanwhile. Cancelled, it leaves nothing."""
+    theirs = await other.lock("/lock", data=b"theirs").acquire()
     async with net.client("wait") as zk:
         await net.be_read_only()
         await until_state(zk, State.READ_ONLY)
@@ -507,12 +517,15 @@ async def test_a_lock_that_waits(net: Net, other: corral.Client) -> None:
                 await lock.acquire()
         acquiring = asyncio.create_task(lock.acquire())
         await turns()
-        assert await within(lock.contenders()) == []
+        assert [each.data for each in await within(lock.contenders())] == [b"theirs"]
         assert not acquiring.done()
         net.be_read_write()
+        await until_state(zk, State.CONNECTED)
+        await theirs.release()
         held = await within(acquiring)
         assert held.is_valid
         assert len(await other.children("/lock")) == 1
+        assert net.counts()["create"] == 1
         await held.release()
 
 
@@ -618,11 +631,14 @@ async def test_a_server_that_takes_writes_by_now(net: Net) -> None:
                     net.be_read_write()
             return False
 
+        states = States(zk)
         async with net.proxy.record(recover):
             await net.be_read_only()
             await until_state(zk, State.SUSPENDED, State.READ_ONLY)
             await until_state(zk, State.CONNECTED)
         assert connects == 3
+        await turns(20)
+        assert State.READ_ONLY not in states.names
         assert zk.session_id == session
         await turns(20)
         assert len(net.server.zookeeper.sessions) == 1

@@ -24,7 +24,7 @@ from corral.types import Stat
 from corral.wire import messages
 
 from .lease import LeaseClock
-from .requests import PatientRequest, Request
+from .requests import Request
 from .watch_registry import WatchRegistry
 from .watchers import WatchEvent, WatchKind
 
@@ -155,7 +155,7 @@ class LeaseHolds:
         check: _NodeCheck,
         watches: tuple[str, WatchKind] | None = None,
     ) -> None:
-        self._submit(PatientRequest(op, body, path, _NodeRead(check, path), watches=watches))
+        self._submit(Request(op, body, path, _NodeRead(check, path), watches=watches))
 
     def node_gone(self, hold: LeaseHold) -> None:
         """The node of a hold does not exist; unless its holder is deleting it, the hold is lost."""
