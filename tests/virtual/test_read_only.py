@@ -15,7 +15,7 @@ import pytest
 
 import corral
 from corral import State
-from corral.testing import EmbeddedServer, FaultProxy, Message, MessageKind, committed
+from corral.testing import EmbeddedServer, FaultProxy, Message, MessageKind, VirtualLoop, committed
 from corral.wire import messages
 from support import turns, until, within
 
@@ -666,6 +666,22 @@ async def test_closing(net: Net, is_searching: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("is_reading", [False, True], ids=["no server", "read-only"])
+async def test_closing_the_session(net: Net, is_reading: bool) -> None:
+    """S5: the session is closed on a server that takes writes again while the client is being closed."""
+    async with net.client() as zk:
+        await zk.create("/ephemeral", ephemeral=True)
+        await net.be_read_only()
+        await until_state(zk, State.READ_ONLY if is_reading else State.SUSPENDED)
+        closing = asyncio.create_task(zk.close())
+        await asyncio.sleep(T / 6)
+        assert not closing.done()
+        net.be_read_write()
+        await within(closing)
+        await turns(20)
+        assert not net.server.zookeeper.sessions.ids()
+
+
 def _ids(net: Net) -> list[int]:
     return net.server.zookeeper.sessions.ids()
 
@@ -686,6 +702,25 @@ async def test_the_log(net: Net, caplog: pytest.LogCaptureFixture) -> None:
     ]
     assert "expired" in lines[-2]
     assert "is on" in lines[-1]
+
+
+async def test_the_code_in_the_guide_runs() -> None:
+    """T3: the example in docs/read_only.md works on a read-only server, and on one that takes writes."""
+    guide = (Path(__file__).parents[2] / "docs/read_only.md").read_text()
+    code: dict[str, Any] = {}
+    exec(guide.partition("```python\n")[2].partition("```")[0], code)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.hosts.update({f"zk{n}": ["127.0.0.1"] for n in (1, 2, 3)})
+    async with EmbeddedServer(port=2181) as server:
+        async with corral.connect(server.address) as other:
+            await other.create("/config", b"v1")
+            server.zookeeper.read_only = True
+            await within(code["main"]())
+            assert (await other.get("/config"))[0] == b"v1"
+            server.zookeeper.read_only = False
+            await within(code["main"]())
+            assert (await other.get("/config"))[0] == b"v2"
 
 
 async def test_a_read_only_server_that_opens_no_sessions() -> None:

@@ -191,7 +191,7 @@ class Dialer:
         if self._fallback is None:
             return
         for address in turned_away:
-            if self._machine.reads is not None or self._is_over():
+            if self._machine.reads is not None or self._machine.closing or self._is_over():
                 return
             try:
                 async with asyncio.timeout(bound):

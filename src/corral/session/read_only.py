@@ -46,6 +46,7 @@ __all__ = ["ReadOnlyFallback"]
 logger = logging.getLogger("corral.session")
 
 TAKES_WRITES = "it takes writes by now"
+CLOSING = "the client is being closed"
 REFUSED = "as a read-only server it does not take us"
 
 
@@ -91,6 +92,9 @@ class ReadOnlyFallback:
         if not reading.machine.is_read_only:
             reading.end()  # and this session, which the session's own would leave without use
             return TAKES_WRITES
+        if self.session.closing:
+            reading.end()
+            return CLOSING
         self.session.enter_read_only(self.clock(), reading)
         return None
 
