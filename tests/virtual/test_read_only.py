@@ -724,7 +724,7 @@ async def test_the_code_in_the_guide_runs() -> None:
 
 
 async def test_a_read_only_server_that_opens_no_sessions() -> None:
-    """T3: from 3.8 on a read-only server needs localSessionsEnabled to serve anybody. The error says so. The bytes are
+    """T3: from 3.7 on a read-only server needs localSessionsEnabled to serve anybody. The error says so. The bytes are
     those of a real one."""
     golden = Path(__file__).parent.parent / "wire/golden/no-sessions.json"
     answer = bytes.fromhex(json.loads(golden.read_text())["exchanges"]["connect"]["reply"])

@@ -89,7 +89,7 @@ class NoSessions(Stranger):
 def check_has_session(view: memoryview, start: int, end: int) -> None:
     """Raise `NoSessions` if a read-only server answers a request for a session with a refusal.
 
-    From 3.8 on it opens none unless it is configured for local sessions, and sends a reply header in place of
+    From 3.7 on it opens none unless it is configured for local sessions, and sends a reply header in place of
     the answer.
     """
     if end - start == _REPLY_HEADER.size and _REPLY_HEADER.unpack_from(view, start)[2] == NotReadOnly.code:
