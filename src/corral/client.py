@@ -80,6 +80,7 @@ def connect(
     max_reply: int = framing.DEFAULT_MAX_REPLY,
     default_acl: Sequence[Acl] = OPEN,
     follow_members: bool = False,
+    read_only: bool | Literal["wait"] = False,
 ) -> Client:
     """A client for an ensemble: ``async with corral.connect("zk1:2181,zk2:2181/app") as zk:``.
 
@@ -122,6 +123,10 @@ def connect(
       ``/zookeeper/config`` tells, and to `hosts` only while none of those answers. Then it survives a fleet
       whose servers are all replaced, one by one. When its server leaves, the session moves to another one as
       soon as what was sent is answered. See docs/ensemble.md.
+    - `read_only`: whether a server that has lost its quorum may answer reads, from data that may be old,
+      while no other server can be reached (`State.READ_ONLY`; see docs/read_only.md). With True, writes raise
+      `NotReadOnly` meanwhile; with "wait" they wait, and do not hold up reads. Entering waits for either kind
+      of server.
 
     Raises `UsageValueError` or `UsageTypeError` at once for a wrong argument. Entering raises
     `ConnectTimeout` or `AuthFailed`. If entering fails or is cancelled, nothing stays behind.
@@ -144,6 +149,7 @@ def connect(
         max_reply=verify.size(max_reply, "max_reply"),
         default_acl=verify.acl(default_acl, "default_acl"),
         tls=None if secured is None else Tls(secured),
+        read_only=verify.read_only(read_only),
     )
     for credentials in options.credentials:
         credentials.check_size(options.max_request)
@@ -239,9 +245,8 @@ class Client(Nodes):
 
     @property
     def server(self) -> str | None:
-        """The ``host:port`` of the connected server, or None."""
-        address = self._session.server
-        return None if address is None else str(address)
+        """The ``host:port`` of the connected server, a read-only one included, or None."""
+        return self._session.server_name
 
     def statistics(self) -> Statistics:
         """What this client knows of itself now: its session, its load, what it holds and watches. Does no

@@ -7,6 +7,7 @@
     │   │   ├── NoChildrenForEphemerals  BadArguments  Unimplemented  NoWatcher
     │   │   ├── QuotaExceeded  Throttled  EphemeralOnLocalSession
     │   │   ├── ReconfigDisabled  NewConfigNoQuorum  ReconfigInProgress
+    │   │   ├── NotReadOnly       only a read-only server answers; nothing was applied
     │   │   ├── SessionMoved      another connection has the session; nothing was applied
     │   │   ├── TransactionFailed one operation of a transaction was refused, so none was applied
     │   │   └── OtherServerError  a code that has no class of its own
@@ -69,6 +70,7 @@ __all__ = [
     "NoWatcher",
     "NodeExists",
     "NotEmpty",
+    "NotReadOnly",
     "OperationError",
     "OtherServerError",
     "QuotaExceeded",
@@ -339,6 +341,17 @@ class ReconfigInProgress(ServerError):
     _problem = "another reconfiguration is under way; try again when it is done"
 
 
+class NotReadOnly(ServerError):
+    """Only a read-only server answers now, which takes no writes (``read_only=True`` of `corral.connect`).
+    Nothing was applied: it may be sent again when `Client.state` is CONNECTED."""
+
+    code = -119
+    _problem = (
+        "only a read-only server answers now, and it takes no writes; nothing was applied, so try again when "
+        "the client's state is CONNECTED, or connect with read_only='wait', which makes writes wait"
+    )
+
+
 class SessionMoved(ServerError):
     """Another connection has taken over the session. Nothing was applied: the request may be sent again."""
 
@@ -566,6 +579,7 @@ _BY_CODE: dict[int, type[ServerError]] = {
         ReconfigDisabled,
         NewConfigNoQuorum,
         ReconfigInProgress,
+        NotReadOnly,
         SessionMoved,
     )
 }

@@ -94,6 +94,10 @@ class State(enum.Enum):
 
     CONNECTED = "connected"
     """Connected to a server that accepts requests."""
+    READ_ONLY = "read_only"
+    """No server accepts the session, and a read-only server answers reads meanwhile (`read_only` of
+    `corral.connect`). Locks are held until their lease ends, as in SUSPENDED; if the session ends, LAPSED or
+    EXPIRED comes in between."""
     SUSPENDED = "suspended"
     """Not connected. Requests wait; locks are still held until their lease ends."""
     LAPSED = "lapsed"

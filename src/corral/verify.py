@@ -62,6 +62,16 @@ def version(value: int | None) -> int:
     return value
 
 
+def read_only(value: bool | Literal["wait"]) -> bool | Literal["wait"]:
+    """Check whether, and how, a client reads from read-only servers."""
+    if value is not True and value is not False and value != "wait":
+        raise UsageValueError(
+            f"read_only must be True (writes raise NotReadOnly), 'wait' (writes wait) or False, "
+            f"not {shown(value)}"
+        )
+    return value
+
+
 def limit(value: int, name: str = "limit") -> int:
     """Check how many may hold a semaphore at once, or how many a barrier waits for."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -14,6 +14,7 @@ from scripted import DIGEST, Feed, T
 
 from corral import errors
 from corral.session import machine as machine_module
+from corral.session.requests import Request
 from corral.session.states import TRANSITIONS, Transition
 from corral.types import State
 from corral.wire import messages
@@ -73,7 +74,54 @@ def closed(driven: Driven) -> None:
     end(driven)
 
 
+def read_only(driven: Driven) -> None:
+    suspended(driven)
+    find_a_read_only_server(driven)
+
+
+def read_only_no_longer(driven: Driven) -> None:
+    """A server has accepted the session, but not yet the credentials."""
+    read_only(driven)
+    driven.connect()
+
+
+def read_only_and_holding(driven: Driven) -> None:
+    connected(driven)
+    driven.hold()
+    driven.lose()
+    find_a_read_only_server(driven)
+    driven.connect()
+
+
 # Events of a session
+
+
+class NoReads:
+    """A read-only server of which nobody reads (`machine.Reads`)."""
+
+    server = "a read-only server"
+
+    def take(self, request: Request) -> bool:
+        return False
+
+    def present(self, credentials: bytes) -> None:
+        pass
+
+    def end(self) -> list[Request]:
+        return []
+
+
+def find_a_read_only_server(driven: Driven) -> None:
+    driven.machine.enter_read_only(driven.now, NoReads())
+
+
+def lose_the_read_only_server(driven: Driven) -> None:
+    driven.machine.leave_read_only(driven.now, "lost")
+
+
+def outlive_the_lease_only(driven: Driven) -> None:
+    driven.now = driven.machine.lease_end()
+    driven.machine.advance(driven.now)
 
 
 def lose(driven: Driven) -> None:
@@ -161,6 +209,21 @@ WAYS: dict[tuple[State, Transition], list[tuple[Step, Step]]] = {
     ],
     (State.SUSPENDED, Transition.CREDENTIALS_REFUSED): [(suspended, have_credentials_refused)],
     (State.SUSPENDED, Transition.CLOSED): [(nowhere, end), (suspended, end)],
+    (State.SUSPENDED, Transition.READ_ONLY_FOUND): [
+        (nowhere, find_a_read_only_server),
+        (suspended, find_a_read_only_server),
+    ],
+    (State.LAPSED, Transition.READ_ONLY_FOUND): [(lapsed, find_a_read_only_server)],
+    (State.EXPIRED, Transition.READ_ONLY_FOUND): [(long_expired, find_a_read_only_server)],
+    (State.READ_ONLY, Transition.ESTABLISHED): [(read_only, reconnect)],
+    (State.READ_ONLY, Transition.DISCONNECTED): [
+        (read_only, lose_the_read_only_server),
+        (read_only_no_longer, lose),
+    ],
+    (State.READ_ONLY, Transition.LEASE_ENDED): [(read_only_and_holding, outlive_the_lease_only)],
+    (State.READ_ONLY, Transition.SESSION_ENDED): [(read_only_no_longer, be_refused_in_an_answer)],
+    (State.READ_ONLY, Transition.CREDENTIALS_REFUSED): [(read_only, have_credentials_refused)],
+    (State.READ_ONLY, Transition.CLOSED): [(read_only, end), (read_only_no_longer, end)],
     (State.CONNECTED, Transition.DISCONNECTED): [(connected, lose)],
     (State.CONNECTED, Transition.LEASE_ENDED): [(connected, outlive_the_lease)],
     (State.CONNECTED, Transition.SESSION_ENDED): [(connected, be_refused_in_an_answer)],

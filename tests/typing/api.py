@@ -53,6 +53,8 @@ async def a_client() -> None:
     assert_type((login.user, login.secret, tickets.service), tuple[str, str, str])
     assert_type((tickets.host, tickets.principal), tuple[str | None, str | None])
     assert_type((tickets.ccache, tickets.keytab), tuple[str | None, str | None])
+    assert_type(corral.connect(read_only=True), corral.Client)
+    assert_type(corral.connect(read_only="wait"), corral.Client)
     assert_type(corral.connect("zk1:2181/app", max_request=1 << 20, max_reply=1 << 24), corral.Client)
 
 
@@ -384,6 +386,7 @@ async def wrong(zk: corral.Client) -> None:
     await zk.children("/a", True)  # type: ignore[call-overload]
     zk.lock("/l", data="text")  # type: ignore[arg-type]
     corral.connect(lease="hope")  # type: ignore[arg-type]
+    corral.connect(read_only="raise")  # type: ignore[arg-type]
     corral.connect(auth=("digest", b"user:password"))  # type: ignore[arg-type]
     corral.connect(ssl="yes")  # type: ignore[arg-type]
     corral.connect(2181)  # type: ignore[arg-type]
@@ -493,7 +496,13 @@ def records(stat: corral.Stat, acl: corral.Acl, family: corral.ChildrenEvent, ra
 def exhausted(state: corral.State, kind: corral.EventKind, raw: corral.RawKind) -> str:
     """mypy reports a missing return here when an enumeration gets a member that these do not handle."""
     match state:
-        case corral.State.CONNECTED | corral.State.SUSPENDED | corral.State.LAPSED | corral.State.EXPIRED:
+        case (
+            corral.State.CONNECTED
+            | corral.State.READ_ONLY
+            | corral.State.SUSPENDED
+            | corral.State.LAPSED
+            | corral.State.EXPIRED
+        ):
             pass
         case corral.State.AUTH_FAILED | corral.State.CLOSED:
             return "final"
@@ -521,7 +530,13 @@ def whose_fault(error: corral.CorralError) -> str:
         case corral.QuotaExceeded() | corral.Throttled() | corral.EphemeralOnLocalSession():
             assert_type(error.path, str | None)
             return "the operator's"
-        case corral.NoWatcher() | corral.SessionMoved() | corral.OtherServerError() | corral.ReplyError():
+        case (
+            corral.NotReadOnly()
+            | corral.NoWatcher()
+            | corral.SessionMoved()
+            | corral.OtherServerError()
+            | corral.ReplyError()
+        ):
             assert_type(error.operation, str)
             return "a server's"
         case corral.OperationError():

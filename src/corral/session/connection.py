@@ -178,10 +178,13 @@ class Connection(asyncio.BufferedProtocol):
         """Whether there is a transport."""
         return self._transport is not None
 
-    def drop(self, why: str) -> None:
-        """Close at once, and discard what is unsent. `lost` is resolved soon after."""
+    def drop(self, why: str, farewell: bytes = b"") -> None:
+        """Close at once, and discard what is unsent; `farewell` is sent if it can be sent at once. `lost` is
+        resolved soon after."""
         if self._transport is not None:
             logger.debug("dropping the connection to %s: %s", self.address, why)
+            if farewell:
+                self._transport.write(farewell)
             self._transport.abort()
 
     def __repr__(self) -> str:

@@ -27,6 +27,7 @@ class ContactLog:
         self._remind_at = 0.0
         self._interval = FIRST_REMINDER
         self._was_connected = False
+        self._read_only_on: str | None = None  # the read-only server that answers reads
         self._over: list[str] = []  # the leases and sessions that ended in this outage
         self._written: deque[float] = deque(maxlen=MOST_LINES)
         self._left_out = 0
@@ -34,6 +35,7 @@ class ContactLog:
     def lost(self, now: float, why: str, held: str, lease_left: float) -> None:
         """The session's connection is lost. `why` names its server, `held` what is held."""
         self._begin_outage(now)
+        self._read_only_on = None
         holds = f"; holding, for {max(0.0, lease_left):.1f} s more: {held}" if held else "; nothing is held"
         self._write(now, f"contact lost: {why}{holds}")
 
@@ -45,10 +47,18 @@ class ContactLog:
         elif now >= self._remind_at:
             self._interval *= 2
             self._remind_at = now + self._interval
-            line = f"without contact for {now - self._lost_at:.0f} s; trying on: {servers}"
+            what = "without contact" if self._read_only_on is None else "read-only"
+            line = f"{what} for {now - self._lost_at:.0f} s; trying on: {servers}"
             self._write(now, line, always=True)
         else:
             logger.debug("no server takes the session; trying on: %s", servers)
+
+    def read_only(self, now: float, server: str) -> None:
+        """A read-only server answers reads, while no server accepts the session."""
+        self._begin_outage(now)
+        if self._read_only_on != server:
+            self._read_only_on = server
+            self._write(now, f"read-only: {server} answers reads, and no server takes writes; trying on")
 
     def ended(self, now: float, what: str, held: str) -> None:
         """The lease has lapsed or the session has expired. `held` names what was lost with it; empty for
@@ -71,7 +81,7 @@ class ContactLog:
         else:
             logger.info("%s is on %s", session, server)
         self._was_connected = True
-        self._lost_at = None
+        self._lost_at = self._read_only_on = None
         self._over.clear()
 
     def _begin_outage(self, now: float) -> None:

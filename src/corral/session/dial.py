@@ -27,6 +27,7 @@ from .contact import ContactLog
 from .ensemble_probe import probe_zxid
 from .hosts import Address, Backoff, Resolver
 from .machine import Machine
+from .read_only import ReadOnlyFallback
 from .sasl.base import Exchange, Mechanism, NoCredentials
 from .states import FINAL, ConnectionPhase
 from .tls import CLOSED_IN_HANDSHAKE, Tls, explain, open_connection
@@ -63,6 +64,7 @@ class Dialer:
         on_entry: Callable[[], None],
         contact: ContactLog,
         sasl: Mechanism | None = None,
+        fallback: ReadOnlyFallback | None = None,
     ) -> None:
         self._machine = machine
         self._resolver = resolver
@@ -74,6 +76,7 @@ class Dialer:
         self._on_entry = on_entry
         self._contact = contact
         self._sasl = sasl
+        self._fallback = fallback
         self._backoff = Backoff(rng)
         self.connection: Connection | None = None
         """The newest connection, from its first attempt on."""
@@ -124,6 +127,7 @@ class Dialer:
                 rounds += 1
                 if not self._was_connected and not self._is_port_checked:
                     await self._check_port(addresses, bound)
+                await self._read_meanwhile(turned_away, bound)
                 self._contact.unreachable(self._clock(), self._resolver.describe())
                 if turned_away:
                     await self._turned_away(self._rng.choice(turned_away), bound)
@@ -168,9 +172,7 @@ class Dialer:
         self._resolver.trying(address)
         try:
             async with asyncio.timeout(bound):
-                machine.prepare(str(address), await self._begin_sasl(address))
-                await open_connection(connection, address, self._tls, self._resolver.name_of(address))
-                await asyncio.shield(connection.established)
+                await self._connect(machine, connection)
         except NoCredentials as error:
             self._no_credentials(address, str(error))
         except OSError as error:  # a TimeoutError is one
@@ -226,6 +228,29 @@ class Dialer:
             self._machine.refuse_credentials(
                 self._clock(), f"no credentials for {address} ({mechanism}): {why}"
             )
+
+    async def _connect(self, machine: Machine, connection: Connection) -> None:
+        """Open a connection of a machine, and wait until the handshake has succeeded or failed."""
+        address = connection.address
+        machine.prepare(str(address), await self._begin_sasl(address))
+        await open_connection(connection, address, self._tls, self._resolver.name_of(address))
+        await asyncio.shield(connection.established)
+
+    async def _read_meanwhile(self, turned_away: list[Address], bound: float) -> None:
+        """No server takes the session. Have one of those that turned us away answer reads meanwhile, if it is
+        a read-only server and the user wants that. Each gets `bound` seconds."""
+        if self._fallback is None:
+            return
+        for address in turned_away:
+            if self._machine.reads is not None or self._machine.closing or self._is_over():
+                return
+            try:
+                async with asyncio.timeout(bound):
+                    failure = await self._fallback.visit(address, self._connect)
+            except (OSError, NoCredentials) as error:
+                failure = str(error) or f"no answer within {bound:.2f} s"
+            if failure is not None:
+                self._resolver.failed(address, f"{_TURNED_AWAY}; to read only: {failure}")
 
     async def _turned_away(self, address: Address, bound: float) -> None:
         """Detect servers that reject us because our last zxid is newer than theirs: they would do so for

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from corral import paths
+from corral.errors import NotReadOnly
 from corral.types import Stat
 from corral.wire import messages
 from corral.wire.messages import ConnectReply, MultiBody, MultiResult, Operation
@@ -37,6 +38,7 @@ much."""
 MOST_GROWTH = 1 << 52
 """The most by which the zxid may grow between two answers: 2^20 epochs. Each election begins one."""
 
+_REPLY_HEADER = messages.REPLY_HEADER
 _PASSWORD_LENGTH = 16
 # The protocol version in an answer that is no session (KEEPER_PROTOCOL_VERSION_CONNECTION_REJECT).
 _KEEPER_REJECTS = 42
@@ -85,6 +87,20 @@ def check_greeting(first: bytes, *, is_all: bool = False) -> None:
         kinds = [kind for prefix, kind in _STRANGERS.items() if first.startswith(prefix)]
         looks = f", which looks like {kinds[0]}" if kinds else ""
         raise Stranger(f"what answers there is no ZooKeeper: its bytes make no sense ({first!r}{looks})")
+
+
+class NoSessions(Stranger):
+    """A read-only server that may not open sessions. The message says why."""
+
+
+def check_has_session(view: memoryview, start: int, end: int) -> None:
+    """Raise `NoSessions` if a read-only server answers a request for a session with a refusal.
+
+    From 3.7 on it opens none unless it is configured for local sessions, and sends a reply header in place of
+    the answer.
+    """
+    if end - start == _REPLY_HEADER.size and _REPLY_HEADER.unpack_from(view, start)[2] == NotReadOnly.code:
+        raise NoSessions("a read-only server that opens no sessions; configure localSessionsEnabled=true")
 
 
 def check_connect_reply(reply: ConnectReply, asked: float, session_id: int) -> None:

@@ -44,6 +44,9 @@ class Handshake:
         self._exchange: Exchange | None = None
         self._token: bytes | None = None  # that is to be sent
         self._is_token_sent = False
+        self.is_read_only = False
+        """Whether the server of this connection may be a read-only one; once it has answered, whether it
+        is."""
         self._password = _NO_PASSWORD
         self._credentials = list(credentials)
         self._credentials_due = 0
@@ -59,14 +62,24 @@ class Handshake:
         """The connect request, as a frame. `session_id` 0 requests a new session."""
         self.connect_sent = now
         self.is_ready = False
-        body = messages.encode_connect(last_zxid, self.requested_timeout, session_id, self._password, False)
+        body = messages.encode_connect(
+            last_zxid, self.requested_timeout, session_id, self._password, self.is_read_only
+        )
         return len(body).to_bytes(4, "big") + body
 
     def decode_reply(self, view: memoryview, start: int, end: int, session_id: int) -> ConnectReply:
         """The answer to the request. Raises `gate.Misfit` or `DecodeError`."""
+        if self.is_read_only:
+            gate.check_has_session(view, start, end)
         reply = messages.decode_connect_reply(view, start, end)
         gate.check_connect_reply(reply, self.requested_timeout, session_id)
+        self.is_read_only = reply.read_only
         return reply
+
+    def read_for(self, session: Handshake) -> None:
+        """Connect to a read-only server, with the credentials of another session, also those to come."""
+        self.is_read_only = True
+        self._credentials = session._credentials
 
     def granted(self, password: bytes) -> bool:
         """A server has granted the session that has this password. Returns whether SASL comes next."""
@@ -127,6 +140,10 @@ class Handshake:
         self._credentials.append(credentials)
         self._credentials_due += is_connected
         return _auth_frame(credentials)
+
+    def credentials_sent(self) -> None:
+        """More credentials were presented on this connection."""
+        self._credentials_due += 1
 
     def check_ready(self) -> bool:
         """Whether the server accepts requests from now on; false if it did before."""

@@ -72,6 +72,24 @@ class WriteObserver(Protocol):
         its own."""
 
 
+class Reads(Protocol):
+    """Reads on a read-only server while no server accepts the session; see `read_only`."""
+
+    @property
+    def server(self) -> str:
+        """The server, for log lines and statistics."""
+
+    def take(self, request: Request, /) -> bool:
+        """Send a read, or reject a write. False if the request must wait for a server that accepts the
+        session."""
+
+    def present(self, credentials: bytes, /) -> None:
+        """Send a message that presents credentials."""
+
+    def end(self) -> list[Request]:
+        """Close the connection; returns the reads that are unanswered, in order."""
+
+
 # Module constants, since these are compared for each message: before Python 3.12 looking up a member of an
 # enumeration takes as long as a function call.
 _DOWN, _UP = ConnectionPhase.DOWN, ConnectionPhase.UP
@@ -123,8 +141,10 @@ class Machine:
         """When a server was last heard from."""
         self.deadline_moved = False
         """Whether `deadline` may be earlier than when it was last armed."""
+        self.reads: Reads | None = None
+        """The reads on a read-only server, while one answers them."""
 
-        self._is_over = False  # whether requests are rejected at once
+        self._diverts = False  # whether requests are rejected at once, or may be taken by `reads`
         self._armed_deadline = INFINITY
         self._by_ping = lease_by_ping
         self._max_reply = max_reply
@@ -244,8 +264,9 @@ class Machine:
             self._expire("the server does not resume sessions")  # so it cannot be closed any more, either
         for request in self.requests.drop_bound(self.session_id):  # reads that were taken back
             request.reject(failures.session_expired())
-        self.history.loss_reason = why
-        self._change(Transition.DISCONNECTED)
+        if self.reads is None:  # else an attempt has failed while reads are answered
+            self.history.loss_reason = why
+            self._change(Transition.DISCONNECTED)
         self.advance(now)  # only without a connection does the clock expire a session
 
     def tick(self, now: float, due: float | None = None) -> None:
@@ -288,14 +309,28 @@ class Machine:
 
     def submit(self, request: Request) -> None:
         """Queue a request. It is rejected at once if it can never be answered."""
-        if self._is_over:
-            request.reject(self.final_error())
-        elif request.bound_to and request.bound_to != self.session_id:
+        if self._diverts and self._divert(request):
+            return
+        if request.bound_to and request.bound_to != self.session_id:
             request.reject(failures.session_expired())
         else:
             if request.watches is not None and self.watches.covers(request.watches[0]):
                 request.watches, request.body = None, messages.without_watch(request.body)
             self.requests.add(request)
+
+    def _divert(self, request: Request) -> bool:
+        """Whether a request is rejected, or answered by a read-only server, instead of being queued."""
+        if self._is_over:
+            request.reject(self.final_error())
+            return True
+        if request.bound_to and request.bound_to != self.session_id:
+            return False
+        return self.reads is not None and self.reads.take(request)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether requests are rejected at once."""
+        return self.closing or self.state in FINAL
 
     def hold(self, hold: LeaseHold, now: float) -> None:
         """Send heartbeats for `hold` from now on, and notify it when it is lost, which may be at once."""
@@ -336,6 +371,8 @@ class Machine:
         auth = self._handshake.add_credentials(credentials, is_connected=is_connected)
         if is_connected:
             self.requests.urgent.append(auth)
+        elif self.reads is not None:
+            self.reads.present(auth)
 
     def leave(self, why: str) -> None:
         """Close the connection, which still works, for the reason `why`."""
@@ -348,7 +385,8 @@ class Machine:
         close.
         """
         self.advance(now)
-        self.closing = self._is_over = True
+        self.closing = self._diverts = True
+        self._take_reads_back()
         self._holds.lose_all(self.final_error(), now)
         self.fail_waiting(self.final_error())
         if not self.session_id:
@@ -359,7 +397,8 @@ class Machine:
     def end(self, now: float, error: BaseException | None = None) -> None:
         """Nothing follows: reject everything. `error` is the defect that caused it, if one did."""
         self.advance(now)
-        self.closing = self._is_over = True
+        self.closing = self._diverts = True
+        self._take_reads_back()
         self.phase = _DOWN
         self.session_id = 0
         reason = self.final_error(error)
@@ -373,6 +412,57 @@ class Machine:
         """Reject the requests that wait to be sent."""
         for request in self.requests.drop_waiting():
             request.reject(error)
+
+    # Read-only servers. The session's clock, lease and holds know nothing of them: what one answers proves
+    # nothing about the session (S3).
+
+    def enter_read_only(self, now: float, reads: Reads) -> None:
+        """A read-only server answers reads from now on, until a server accepts the session, or
+        `leave_read_only`."""
+        self.advance(now)
+        self.reads = reads
+        self._diverts = True
+        self._change(Transition.READ_ONLY_FOUND)
+        self.requests.purge()
+        for request in self.requests.drop_waiting():
+            self.submit(request)
+
+    def leave_read_only(self, now: float, why: str) -> None:
+        """The connection to the read-only server is lost."""
+        self.advance(now)
+        self._take_reads_back()
+        self.history.loss_reason = why
+        self._change(Transition.DISCONNECTED)
+
+    def _take_reads_back(self) -> None:
+        reads, self.reads = self.reads, None
+        if reads is not None:
+            self._diverts = self._is_over
+            self.requests.put_back(reads.end())
+
+    def read_for(self, session: Machine) -> None:
+        """Be the connection to a read-only server for another machine: share its watches, its zxids and its
+        credentials. The session here is one of the read-only server's own."""
+        self.watches, self.zxids = session.watches, session.zxids
+        self._handshake.read_for(session._handshake)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the connected server is a read-only one."""
+        return self._handshake.is_read_only
+
+    def present(self, credentials: bytes) -> None:
+        """Send a message that presents credentials, which `read_for` shares."""
+        self._handshake.credentials_sent()
+        self.requests.urgent.append(credentials)
+
+    def surrender(self) -> tuple[list[Request], bytes]:
+        """The connection is given up: returns its requests, which may be sent elsewhere, and the last bytes
+        to send, which close the session."""
+        was_up, self.phase = self.phase is _UP, _DOWN
+        if was_up:
+            self.zxids.disconnected()
+        return self.requests.surrender(), frame(0, messages.CLOSE.opcode, b"") if was_up else b""
 
     # The clock
 
@@ -392,6 +482,8 @@ class Machine:
             errors.LockLost("the lease lapsed: that the session is alive could no longer be proven"), ended
         )
         self._change(Transition.LEASE_ENDED)
+        if self.reads is not None:
+            self._change(Transition.READ_ONLY_FOUND)
 
     def _silence_due(self) -> float:
         return self._awaited_since() + self.timeout * SILENCE_LIMIT
@@ -439,6 +531,7 @@ class Machine:
             return
         if self.session_id not in (0, reply.session_id):
             self._expire("the server does not resume sessions, and has opened a new one")
+        self._take_reads_back()
         created = reply.session_id != self.session_id
         self.history.sessions_opened += created
         self.timeout = reply.timeout
@@ -668,6 +761,8 @@ class Machine:
         for request in self.requests.drop_bound(self.session_id):
             request.reject(error)
         self._change(Transition.SESSION_ENDED)
+        if self.reads is not None:
+            self._change(Transition.READ_ONLY_FOUND)
         self.watches.reset()
 
     def refuse_credentials(self, now: float, why: str) -> None:
@@ -703,7 +798,7 @@ class Machine:
         if self.state is before:
             return
         self.history.state_since = self._holds.now
-        self._is_over = self._is_over or self.state in FINAL
+        self._diverts = self._diverts or self.state in FINAL
         if not self.closing or self.state is State.CLOSED:  # while closing, only the end is news
             logger.debug("session 0x%x: %s, as %s", self.session_id, self.state.value, transition.value)
             self._on_state(self.state)

@@ -30,7 +30,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 from corral import errors
@@ -191,6 +191,19 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<{errors.describe(self.op.name, self.path)} xid={self.xid} attempts={self.attempts}>"
+
+    is_patient = False
+    """Whether it waits for a server that takes writes, whatever the user wants: a read-only server neither
+    answers it, as reads, nor has it refused, as writes."""
+
+
+class PatientRequest(Request):
+    """A read that is about what a write before it does, or a write whose refusal would leave something
+    behind or say too much: whether it was carried out before is unknown."""
+
+    __slots__ = ()
+
+    is_patient = True
 
 
 class OwnRequest(Request):
@@ -408,6 +421,17 @@ class Requests:
         self._bytes_in_flight = self._own = self._suspects = 0
         self._is_alone = False
         self._is_plain = True
+
+    def surrender(self) -> list[Request]:
+        """The connection is given up, which is no fault of these requests: take out all of them, in order.
+        They are reads, and will be sent elsewhere."""
+        for request in self.in_flight:
+            request.attempts -= 1
+        return self.drop_all()
+
+    def put_back(self, requests: Iterable[Request]) -> None:
+        """Queue requests ahead of all that wait."""
+        self.waiting.extendleft(reversed(list(requests)))
 
     def drop_bound(self, session_id: int) -> list[Request]:
         """Take out what waits and is bound to another session than this one (0 for none)."""

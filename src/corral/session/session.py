@@ -8,7 +8,8 @@ import random
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from corral import errors
 from corral.acl import OPEN
@@ -25,7 +26,8 @@ from .departure import depart
 from .hosts import Address, Resolver
 from .lease_holds import LeaseHold
 from .machine import Machine, WriteObserver
-from .requests import Request
+from .read_only import ReadOnlyFallback
+from .requests import PatientRequest, Request
 from .sasl.base import Mechanism
 from .state_stream import StateQueue, StateStream
 from .states import ConnectionPhase
@@ -53,6 +55,9 @@ class Options:
     max_reply: int = framing.DEFAULT_MAX_REPLY
     default_acl: tuple[Acl, ...] = OPEN
     tls: Tls | None = None
+    read_only: bool | Literal["wait"] = False
+    """Whether a read-only server may answer reads, and what becomes of writes then: True for refusing
+    them."""
 
 
 class Session:
@@ -70,15 +75,17 @@ class Session:
         self.default_acl = options.default_acl
         """The access control list of the znodes that are created without one."""
         self._options = options
-        self._machine = Machine(
+        self._make_machine = partial(
+            Machine,
             options.timeout,
             credentials=options.credentials,
             half_tick=None if options.tick_time is None else options.tick_time / 2,
             lease_by_ping=options.lease_by_ping,
             max_reply=options.max_reply,
-            on_state=self._state_changed,
             max_request=options.max_request,
         )
+        self._machine = self._make_machine(on_state=self._state_changed)
+        self._fallback: ReadOnlyFallback | None = None
         self._contact = ContactLog()
         self._state_queues: weakref.WeakSet[StateQueue] = weakref.WeakSet()
         self._connection: Connection | None = None  # the newest one: the dialer's
@@ -101,6 +108,14 @@ class Session:
         self.clock, self.rng = clock_and_rng(loop)
         self._opened_at = self.clock()
         self._resolver = Resolver(self._options.servers, self.rng)
+        if self._options.read_only:
+            self._fallback = ReadOnlyFallback(
+                self._machine,
+                lambda on_state: self._make_machine(on_state=on_state),
+                writes_wait=self._options.read_only == "wait",
+                clock=self.clock,
+                loop=loop,
+            )
         self._supervisor = Supervisor(
             self._machine,
             self._resolver,
@@ -112,6 +127,7 @@ class Session:
             contact=self._contact,
             use=self._use,
             sasl=self._options.sasl,
+            fallback=self._fallback,
         )
         await self._supervisor.open()
 
@@ -158,6 +174,14 @@ class Session:
         self.submit(Request(op, body, path, future, bound_to=bound_to))
         return future
 
+    def request_patiently(
+        self, op: Operation, body: bytes, path: str | None, *, bound_to: int = 0
+    ) -> asyncio.Future[Any]:
+        """As `request`, by a `PatientRequest`."""
+        future: asyncio.Future[Any] = self.ensure_loop().create_future()
+        self.submit(PatientRequest(op, body, path, future, bound_to=bound_to))
+        return future
+
     async def ask(
         self,
         op: Operation,
@@ -167,21 +191,25 @@ class Session:
         bound_to: int = 0,
         watches: tuple[str, WatchKind] | None = None,
         at_once: bool = False,
+        is_patient: bool = False,
     ) -> Any:
         """Send a request that may be executed twice, and send it again after each lost connection. With
-        `at_once` as `submit_now` does.
+        `at_once` as `submit_now` does; with `is_patient` as a `PatientRequest`.
 
         Raises `ConnectionLoss` when `ConnectionLoss.MOST_LOSSES` connections in a row broke on it.
         """
         send = self.submit_now if at_once else self.submit
+        kind = PatientRequest if is_patient else Request
         while True:
             answer: asyncio.Future[Any] = self.ensure_loop().create_future()
-            send(Request(op, body, path, answer, bound_to=bound_to, watches=watches))
+            send(kind(op, body, path, answer, bound_to=bound_to, watches=watches))
             try:
                 return await answer
             except errors.ConnectionLoss as loss:
                 if loss.is_hopeless:
                     raise
+                if op.is_write:
+                    kind = PatientRequest  # it may have been carried out: do not say that it was refused
 
     def submit(self, request: Request) -> None:
         """Send a request at the end of this turn of the loop, in one write with all others of the turn.
@@ -302,6 +330,13 @@ class Session:
         connected = self._connection is not None and self._machine.phase is ConnectionPhase.UP
         return self._connection.address if connected and self._connection else None
 
+    @property
+    def server_name(self) -> str | None:
+        """The ``host:port`` of the connected server, or of the read-only one, or None."""
+        if self._machine.reads is not None:
+            return self._machine.reads.server
+        return None if self.server is None else str(self.server)
+
     def states(self) -> StateStream:
         """The state now, then each change, for one reader."""
         queue = StateQueue(self._machine.state)
@@ -311,26 +346,30 @@ class Session:
     def statistics(self, *, caches: int, cached_znodes: int) -> Statistics:
         """What the session knows of itself, with two numbers that its watches know."""
         self._check_loop()
-        machine, connection = self._machine, self._connection
+        machine, connection, fallback = self._machine, self._connection, self._fallback
         history = machine.history
         held = tuple(machine.held_nodes())
         return Statistics(
-            server=None if self.server is None else str(self.server),
+            server=self.server_name,
             session_id=machine.session_id,
             session_timeout=machine.timeout,
             state=machine.state,
             state_age=0.0 if self._loop is None else self.clock() - max(history.state_since, self._opened_at),
             sessions_opened=history.sessions_opened,
             reconnects=max(0, history.connections_established - 1),
-            in_flight=len(machine.requests.in_flight),
+            in_flight=len(machine.requests.in_flight) + (0 if fallback is None else fallback.in_flight),
             waiting=len(machine.requests.waiting),
             held=held,
             lease_left=self.lease_left if held else None,
             watches=machine.watches.counts(),
             caches=caches,
             cached_znodes=cached_znodes,
-            bytes_sent=self._bytes_sent + (0 if connection is None else connection.bytes_sent),
-            bytes_received=self._bytes_received + (0 if connection is None else connection.bytes_received),
+            bytes_sent=self._bytes_sent
+            + (0 if connection is None else connection.bytes_sent)
+            + (0 if fallback is None else fallback.bytes_sent),
+            bytes_received=self._bytes_received
+            + (0 if connection is None else connection.bytes_received)
+            + (0 if fallback is None else fallback.bytes_received),
         )
 
     def add_credentials(self, credentials: Credentials) -> None:
@@ -370,7 +409,7 @@ class Session:
         self._log_contact(state)
         for queue in tuple(self._state_queues):
             queue.put(state)
-        if state is State.CONNECTED and self._supervisor is not None:
+        if state in (State.CONNECTED, State.READ_ONLY) and self._supervisor is not None:
             self._supervisor.established()
 
     def _log_contact(self, state: State) -> None:
@@ -378,6 +417,8 @@ class Session:
         server = str(self._connection.address) if self._connection is not None else "no server"
         if state is State.CONNECTED:
             self._contact.back(now, server, f"session 0x{machine.session_id:x}")
+        elif state is State.READ_ONLY and machine.reads is not None:
+            self._contact.read_only(now, machine.reads.server)
         elif state is State.SUSPENDED:
             self._contact.lost(now, machine.history.loss_reason, machine.describe_held(), self.lease_left)
         elif state in (State.LAPSED, State.EXPIRED):

@@ -26,6 +26,7 @@ class Transition(enum.Enum):
     """What changes the state of a session."""
 
     ESTABLISHED = "a server accepts our requests"
+    READ_ONLY_FOUND = "a read-only server answers reads"
     DISCONNECTED = "the connection is lost"
     LEASE_ENDED = "holding can no longer be proven"
     SESSION_ENDED = "the session is over"
@@ -36,6 +37,15 @@ class Transition(enum.Enum):
 TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
     {
         State.SUSPENDED: {
+            Transition.ESTABLISHED: State.CONNECTED,
+            Transition.READ_ONLY_FOUND: State.READ_ONLY,
+            Transition.DISCONNECTED: State.SUSPENDED,
+            Transition.LEASE_ENDED: State.LAPSED,
+            Transition.SESSION_ENDED: State.EXPIRED,
+            Transition.CREDENTIALS_REFUSED: State.AUTH_FAILED,
+            Transition.CLOSED: State.CLOSED,
+        },
+        State.READ_ONLY: {
             Transition.ESTABLISHED: State.CONNECTED,
             Transition.DISCONNECTED: State.SUSPENDED,
             Transition.LEASE_ENDED: State.LAPSED,
@@ -52,6 +62,7 @@ TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
         },
         State.LAPSED: {
             Transition.ESTABLISHED: State.CONNECTED,
+            Transition.READ_ONLY_FOUND: State.READ_ONLY,
             Transition.DISCONNECTED: State.LAPSED,
             Transition.LEASE_ENDED: State.LAPSED,
             Transition.SESSION_ENDED: State.EXPIRED,
@@ -60,6 +71,7 @@ TRANSITIONS: Mapping[State, Mapping[Transition, State]] = MappingProxyType(
         },
         State.EXPIRED: {
             Transition.ESTABLISHED: State.CONNECTED,
+            Transition.READ_ONLY_FOUND: State.READ_ONLY,
             Transition.DISCONNECTED: State.EXPIRED,
             Transition.LEASE_ENDED: State.EXPIRED,
             Transition.SESSION_ENDED: State.EXPIRED,

@@ -28,6 +28,7 @@ from .contact import ContactLog
 from .dial import Dialer
 from .hosts import Resolver
 from .machine import Machine
+from .read_only import ReadOnlyFallback
 from .sasl.base import Mechanism
 from .states import ConnectionPhase
 from .timer import DeadlineTimer
@@ -58,6 +59,7 @@ class Supervisor:
         contact: ContactLog,
         use: Callable[[Connection], None],
         sasl: Mechanism | None = None,
+        fallback: ReadOnlyFallback | None = None,
     ) -> None:
         self.timer = DeadlineTimer(machine, clock, loop, on_tick=self._after_tick, on_error=self._fail)
         self._machine = machine
@@ -76,7 +78,10 @@ class Supervisor:
             on_entry=self.timer.rearm,
             contact=contact,
             sasl=sasl,
+            fallback=fallback,
         )
+        if fallback is not None:
+            fallback.on_defect = self._fail
         self._stop: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._task: asyncio.Task[None] | None = None

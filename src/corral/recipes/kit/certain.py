@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from corral import errors
-from corral.session.requests import Request
+from corral.session.requests import PatientRequest
 from corral.session.session import Session
 from corral.types import Acl
 from corral.wire import messages
@@ -45,7 +45,8 @@ class UntilCertain(ABC):
 
     def send(self) -> None:
         """Send it, for the first time or again."""
-        self._session.submit_now(Request(self._op, self._body, self._path, self, bound_to=self._session_id))
+        request = PatientRequest(self._op, self._body, self._path, self, bound_to=self._session_id)
+        self._session.submit_now(request)
 
     def done(self) -> bool:
         return False

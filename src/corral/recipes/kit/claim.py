@@ -100,7 +100,12 @@ class Claim:
                     found = await ops.get(session, node.path, self.path, bound_to=node.session_id)
                     if self.is_claim(*found):
                         await ops.send_delete(
-                            session, node.path, self.path, _CLAIM_VERSION, bound_to=node.session_id
+                            session,
+                            node.path,
+                            self.path,
+                            _CLAIM_VERSION,
+                            bound_to=node.session_id,
+                            is_patient=True,
                         )
                 except (errors.NoNode, errors.BadVersion, errors.SessionError):
                     return

@@ -217,8 +217,9 @@ class Line(ProtectedNodes):
         body = messages.encode_delete(paths.join(self.full, contender.name), -1)
         tried = False
         while True:
+            send = self._session.request_patiently if tried else self._session.request
             try:
-                await self._session.request(messages.DELETE, body, path)
+                await send(messages.DELETE, body, path)
             except errors.ConnectionLoss as loss:
                 if loss.is_hopeless:
                     raise

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from corral.session.requests import Nobody, Request
+from corral.session.requests import Nobody, PatientRequest, Request
 from corral.session.session import Session
+from corral.types import State
 from corral.wire import messages
 
 from .order import InOrder, in_order
@@ -68,13 +69,17 @@ class Lists:
         """
         answer: asyncio.Future[list[str]] = session.loop.create_future()
         shared = self._unsent.get(full)
+        if shared is not None and create is None and shared.is_patient and session.state is State.READ_ONLY:
+            shared = None  # that one waits behind a create
         if shared is not None and (sharers := _shareable(shared)) is not None:
             self._share(session, full, shared, sharers, answer, create)
             return answer
-        request = Request(messages.CHILDREN, messages.encode_children(full, False), path, answer)
+        body = messages.encode_children(full, False)
         if create is None:
+            request = Request(messages.CHILDREN, body, path, answer)
             session.submit_now(request)
         else:
+            request = PatientRequest(messages.CHILDREN, body, path, answer)
             session.submit_now(create, request)
         if not request.attempts and not answer.done():
             request.waiter = _Sharers(self._unsent, full, answer)
@@ -94,7 +99,7 @@ class Lists:
         sharers.waiting.append(answer)
         if create is None:
             return
-        request = Request(messages.CHILDREN, unsent.body, unsent.path, sharers)
+        request = PatientRequest(messages.CHILDREN, unsent.body, unsent.path, sharers)
         unsent.waiter = _GONE
         try:
             session.submit_now(create, request)

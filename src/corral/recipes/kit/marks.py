@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from corral import errors, paths
-from corral.session.requests import Request
+from corral.session.requests import PatientRequest, Request
 from corral.session.session import Session
 from corral.types import Acl
 from corral.wire import messages
@@ -80,7 +80,7 @@ class _Deletion(GuaranteedDelete):
     def send(self) -> None:
         # At the end of the turn of the loop: a task that writes again at once keeps the mark. If it deletes
         # the znode instead, that is behind this.
-        request = Request(self._op, self._body, self._path, self, bound_to=self._session_id)
+        request = PatientRequest(self._op, self._body, self._path, self, bound_to=self._session_id)
         self._requests.append(request)
         self._session.submit(request)
 
@@ -245,7 +245,8 @@ class MarkedWrites:
         """Whether the transaction with this token was applied, although its answer was lost."""
         session, mark, path = self._session, self._mark, self._path
         try:
-            await ops.multi(session, [ops.check(mark.full)], path, bound_to=mark.session_id)
+            check = [ops.check(mark.full)]
+            await ops.multi(session, check, path, bound_to=mark.session_id, is_patient=True)
             data, _ = await ops.get(session, mark.full, path, bound_to=mark.session_id)
             return data == token
         except errors.SessionExpired:

@@ -138,11 +138,12 @@ def send_set(
 
 
 def send_delete(
-    session: Session, full: str, path: str, version: int, *, bound_to: int = 0
+    session: Session, full: str, path: str, version: int, *, bound_to: int = 0, is_patient: bool = False
 ) -> Awaitable[None]:
     """Delete a znode if its data version is this one (-1 for any). Raises `NoNode`, `BadVersion`, and
-    `NotEmpty`."""
-    return session.request(messages.DELETE, messages.encode_delete(full, version), path, bound_to=bound_to)
+    `NotEmpty`. With `is_patient` it waits where writes raise `NotReadOnly`."""
+    send = session.request_patiently if is_patient else session.request
+    return send(messages.DELETE, messages.encode_delete(full, version), path, bound_to=bound_to)
 
 
 # Transactions
@@ -197,25 +198,30 @@ class Outcome(NamedTuple):
         return errors.server_error(self.code, operation, path)
 
 
-async def multi(session: Session, writes: Sequence[Write], path: str, *, bound_to: int = 0) -> Outcome:
-    """Apply all writes or none, again after each lost connection: use it only where that does no harm."""
+async def multi(
+    session: Session, writes: Sequence[Write], path: str, *, bound_to: int = 0, is_patient: bool = False
+) -> Outcome:
+    """Apply all writes or none, again after each lost connection: use it only where that does no harm. With
+    `is_patient` it waits where writes raise `NotReadOnly`."""
     body = messages.encode_multi(writes)
-    return Outcome.of(await session.ask(messages.MULTI, body, path, bound_to=bound_to))
+    answer = await session.ask(messages.MULTI, body, path, bound_to=bound_to, is_patient=is_patient)
+    return Outcome.of(answer)
 
 
 async def quorum_barrier(session: Session, full: str, path: str) -> None:
     """Return once the ensemble has ordered a write behind everything that this session sent before.
 
     Whether `full` exists does not matter. A `sync` would not do: a server that still follows a deposed leader
-    answers it (S2).
+    answers it (S2). It waits also where writes raise `NotReadOnly`: what was sent before may have been
+    applied.
     """
-    await multi(session, [check(full)], path)
+    await multi(session, [check(full)], path, is_patient=True)
 
 
 async def current_session(session: Session, full: str, path: str) -> int:
-    """The id of the current session; waits until there is one."""
+    """The id of the current session; waits until there is one. Raises `NotReadOnly`."""
     while not session.session_id:
-        await quorum_barrier(session, full, path)
+        await multi(session, [check(full)], path)
     return session.session_id
 
 

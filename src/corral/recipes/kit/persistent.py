@@ -68,8 +68,8 @@ async def discard(context: RecipeContext) -> bool:
             stat = await ops.exists(session, full, path)
             if found is not None and stat.czxid != found:
                 return True  # another was created since
-            found = stat.czxid
-            await ops.send_delete(session, full, path, stat.version)
+            is_repeated, found = found is not None, stat.czxid
+            await ops.send_delete(session, full, path, stat.version, is_patient=is_repeated)
             return True
         except errors.NoNode:
             return found is not None

@@ -319,7 +319,7 @@ class QueueItems:
         path, is_repeated = paths.join(self.failed, item.name), False
         while True:
             try:
-                return await ops.send_delete(self.session, path, self.path, -1)
+                return await ops.send_delete(self.session, path, self.path, -1, is_patient=is_repeated)
             except errors.ConnectionLoss as loss:
                 if loss.is_hopeless:
                     raise

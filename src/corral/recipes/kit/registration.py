@@ -278,6 +278,9 @@ class RegisteredNode:
             if session_id and not self.is_present:
                 await self._create(session_id, rounds)
             found = await node.read()
+            if not session.session_id:  # a read-only server has answered: wait for a session
+                await ops.current_session(session, self._context.full, self._context.path)
+                continue
             if found is None:
                 self.stat = None
                 if session_id:  # otherwise this read has only waited for a session
@@ -320,6 +323,7 @@ class RegisteredNode:
         context, session = self._context, self._session
         self.stat = None
         while True:
+            is_first = session_id not in self._own_sessions
             change = self._begin_write(session_id)
             try:
                 _, stat = await ops.send_create(
@@ -337,6 +341,10 @@ class RegisteredNode:
                 await make_path(session, parent, context.acl, container=True, chroot=context.chroot)
             except (errors.NodeExists, errors.SessionExpired):
                 return
+            except errors.NotReadOnly:
+                if is_first:
+                    del self._own_sessions[session_id]  # it was not sent: there is nothing to remove
+                raise
             except errors.ReplyError as error:
                 rounds.again(error)
                 return
@@ -463,7 +471,12 @@ class RegisteredNode:
                     if version is None:
                         return
                 await ops.send_delete(
-                    session, context.full, context.path, version, bound_to=session.session_id
+                    session,
+                    context.full,
+                    context.path,
+                    version,
+                    bound_to=session.session_id,
+                    is_patient=True,
                 )
             except (errors.BadVersion, errors.ReplyError, errors.SessionExpired) as error:
                 rounds.again(error)

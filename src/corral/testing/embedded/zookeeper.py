@@ -216,7 +216,10 @@ class ZooKeeper:
         if milliseconds < self._due:
             return
         for session in self.sessions.expired(milliseconds):
-            self._end(session)
+            if self.read_only and not session.is_local:
+                self.sessions.touch(session, milliseconds)  # only a leader expires these
+            else:
+                self._end(session)
         if milliseconds >= self._next_check:
             behind = (milliseconds - self._next_check) // self._interval
             self._next_check += (behind + 1) * self._interval
