@@ -4,8 +4,8 @@ The real server is used by this folder only, on a local JVM. The comparison incl
 uses, so nobody else may write to it.
 
 The number of random programs is CORRAL_DIFFERENTIAL_PROGRAMS, and their seed is CORRAL_DIFFERENTIAL_SEED;
-without one it is that of `--points-seed`, which is another in every run. A failure names it. (An option of
-pytest's would have to be in the conftest.py of all tests.)
+without a seed they are the same in every run. (An option of pytest's would have to be in the conftest.py of
+all tests.)
 """
 
 from __future__ import annotations
