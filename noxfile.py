@@ -87,18 +87,11 @@ def few_random_ones() -> dict[str, str]:
     }
 
 
-def run_virtual(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
-    """Tests in virtual time: they compute, wait for nothing, and let those go first that wait for servers."""
-    session.run("nice", "pytest", *VIRTUAL, *arguments, external=True, env=env)
-
-
 def core(session: nox.Session, loop: str, env: dict[str, str] | None = None) -> None:
     """The core tests on the embedded server and an event loop."""
     session.log(LEFT_OUT)
-    if loop == "virtual":
-        run_virtual(session, "--points=quarter", *AT_ONCE, *CORE_VIRTUAL, env=env)
-    else:
-        session.run("pytest", EMBEDDED, f"--loop={loop}", "--points=quarter", *AT_ONCE, *CORE, env=env)
+    chosen = CORE_VIRTUAL if loop == "virtual" else CORE
+    session.run("pytest", EMBEDDED, f"--loop={loop}", "--points=quarter", *AT_ONCE, *chosen, env=env)
 
 
 # The steps
@@ -116,7 +109,7 @@ def run_examples(session: nox.Session) -> None:
 
 def run_embedded(session: nox.Session, points: str) -> None:
     rest = (f"--ignore=tests/{name}" for name in ONCE)
-    run_virtual(session, f"--points={points}", *AT_ONCE, *rest)
+    session.run("pytest", *VIRTUAL, f"--points={points}", *AT_ONCE, *rest)
 
 
 def run_tests(session: nox.Session, points: str) -> None:
@@ -160,9 +153,9 @@ def real(session: nox.Session) -> None:
     core(session, "uvloop")
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.13", "3.12"])
 def python(session: nox.Session) -> None:
-    """Everything else that is checked with a Python: it takes no servers."""
+    """Everything else that is checked with a Python. Only the last step takes real time."""
     session.install(".", *dependencies("types" if session.python == "3.11" else "test"))
     if session.python == "3.11":
         run_types(session)
@@ -200,7 +193,7 @@ def embedded(session: nox.Session) -> None:
     """All that is promised to users, with every cut and cancel, on embedded servers in virtual time."""
     session.install(".", *dependencies("test"))
     if session.posargs:
-        run_virtual(session, *session.posargs)
+        session.run("pytest", *VIRTUAL, *session.posargs)
     else:
         run_embedded(session, "all")
 
