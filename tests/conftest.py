@@ -80,9 +80,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {config.getoption('--loop')}"
 
 
-# On a busy machine the duration of an example means nothing.
-hypothesis.settings.register_profile("corral", deadline=None)
-hypothesis.settings.load_profile("corral")
+# On a busy machine the duration of an example means nothing. Where only a part of the points is tried, fewer
+# examples are: other ones in each run.
+hypothesis.settings.register_profile("all", deadline=None)
+hypothesis.settings.register_profile("part", deadline=None, max_examples=30)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("all" if config.option.points == "all" else "part")
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,13 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-__all__ = ["chosen", "is_sampled"]
+__all__ = ["SHARES", "chosen", "is_sampled", "some"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Share:
     """Of how many cases one runs, of a test that breaks or cancels at each point, or is about each kind."""
     most: int | None = None
     """How many cases run of any other test that runs in virtual time with all of them."""
+    one_point_of: int = 1
+    """Of how many points at which a case breaks or cancels one is tried."""
 
     def of(self, cases: Sequence[pytest.Item]) -> int:
         """How many of a test's cases run."""
@@ -38,7 +42,12 @@ class Share:
         return len(cases)
 
 
-SHARES = {"all": Share(1), "quarter": Share(4), "eighth": Share(8), "twentieth": Share(20, most=4)}
+SHARES = {
+    "all": Share(1),
+    "quarter": Share(4),
+    "eighth": Share(8),
+    "twentieth": Share(20, most=4, one_point_of=3),
+}
 
 VIRTUAL_TOO = frozenset({"tests", "recipes", "watch"})
 """The folders whose tests run in virtual time, too (see noxfile.py), and are about servers."""
@@ -54,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=list(SHARES),
         default="all",
         help="of each test of tests/points, *_cancel.py, *_loss.py and *_conformance.py all cases, or a part; with "
-        "twentieth, of each other test that runs in virtual time, too, at most four (default: all)",
+        "twentieth, of each other test that runs in virtual time, too, at most four; and a third of the points (default: all)",
     )
     group.addoption("--points-seed", type=int, help="choose the part that this number stands for")
 
@@ -114,3 +123,9 @@ def chosen(items: Sequence[pytest.Item], seed: int, share: Share) -> list[pytest
     for cases in tests.values():
         kept += dice.sample(cases, share.of(cases))
     return kept
+
+
+def some(points: Sequence[T], *, one_of: int, seed: int) -> list[T]:
+    """A part of the points, rounded up, in their order."""
+    places = random.Random(seed).sample(range(len(points)), math.ceil(len(points) / one_of))
+    return [points[place] for place in sorted(places)]

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from sampling import some
+
 pytest_plugins = ["pytester"]
 
 POINTS = """
@@ -88,3 +90,14 @@ def test_the_seed(pytester: pytest.Pytester) -> None:
     assert len(first) == 4 * (2 + 1) + (4 + 3) + 3 + 43
     assert ran(pytester, "--points=twentieth", f"--points-seed={seed}") == (first, seed)
     assert ran(pytester, "--points=twentieth", f"--points-seed={seed + 1}")[0] != first
+
+
+def test_some_points() -> None:
+    """A part of the points in their order, at least one, the same for the same seed, and in time all."""
+    points = list(range(10))
+    draws = [some(points, one_of=3, seed=seed) for seed in range(50)]
+    assert draws == [some(points, one_of=3, seed=seed) for seed in range(50)]
+    assert all(len(draw) == 4 and draw == sorted(draw) for draw in draws)
+    assert {point for draw in draws for point in draw} == set(points)
+    assert some(points, one_of=1, seed=0) == points
+    assert some([], one_of=3, seed=0) == []
