@@ -1,10 +1,11 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
-Each Python has one environment, and its steps go from the quickest to the slowest. On Python 3.11 every
-test runs in virtual time and on a real server; of the conformance suites, and of the tests that break and
-cancel at each point, only a quarter and a tenth of the cases, other ones in each run. `nox -s embedded` and
-`nox -s everything` run all. The other Pythons, uvloop, eager tasks, and other versions of the dependencies
-run `CORE`: what these can change.
+There are two halves, which CI runs at the same time: `real` mostly waits, for servers; `python` mostly
+computes, in virtual time. Each has an environment for each of its Pythons.
+
+On Python 3.11 every test runs in virtual time and on a real server; of tests with many cases only a part,
+other ones in each run (`tests/sampling.py`). `nox -s embedded` and `nox -s everything` run all. The other
+Pythons, uvloop, eager tasks, and other versions of the dependencies run `CORE`: what these can change.
 
 Each step has a session of its own, too: `nox -s embedded -- tests/recipes`; arguments go to pytest.
 """
@@ -21,7 +22,7 @@ from packaging.requirements import Requirement
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "python"]
+nox.options.sessions = ["lint", "real", "python"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 # What an interpreter, a loop or a dependency can change: cancellation, loss, closing, what is left behind.
@@ -54,9 +55,9 @@ CORE_VIRTUAL = (
 )
 # What changes how anyio and asyncio behave, only by being installed.
 BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
-AT_ONCE = ("-n", "3", "--dist", "worksteal")
+AT_ONCE = ("-n", "2", "--dist", "worksteal")
 # Many tests on real servers wait, for a session to end or a server to start.
-AT_ONCE_ON_REAL_SERVERS = ("-n", "4", "--dist", "worksteal")
+AT_ONCE_ON_REAL_SERVERS = ("-n", "6", "--dist", "worksteal")
 EMBEDDED = "--zookeeper=embedded"
 VIRTUAL = (EMBEDDED, "--loop=virtual")
 LEFT_OUT = "the core tests only: Python 3.11 on asyncio's own loop runs all of them"
@@ -76,11 +77,23 @@ def lowest(requirements: Iterable[str]) -> list[str]:
     return pins
 
 
+def few_random_ones() -> dict[str, str]:
+    """The environment of a run with few random programs and few liars, other ones each time. A failure names
+    its seed, which gives the same again."""
+    return {
+        "CORRAL_DIFFERENTIAL_PROGRAMS": "150",
+        "CORRAL_DIFFERENTIAL_SEED": str(random.randrange(1 << 16)),
+        "CORRAL_FUZZ_SEEDS": "40",
+        "CORRAL_FUZZ_FIRST": str(random.randrange(1 << 32)),
+        "PYTHONHASHSEED": "0",
+    }
+
+
 def core(session: nox.Session, loop: str, env: dict[str, str] | None = None) -> None:
     """The core tests on the embedded server and an event loop."""
     session.log(LEFT_OUT)
     chosen = CORE_VIRTUAL if loop == "virtual" else CORE
-    session.run("pytest", EMBEDDED, f"--loop={loop}", *AT_ONCE, *chosen, env=env)
+    session.run("pytest", EMBEDDED, f"--loop={loop}", "--points=quarter", *AT_ONCE, *chosen, env=env)
 
 
 # The steps
@@ -102,9 +115,13 @@ def run_embedded(session: nox.Session, points: str) -> None:
 
 
 def run_tests(session: nox.Session, points: str) -> None:
-    session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, "--ignore=tests/nemesis")
+    env = {} if points == "all" else few_random_ones()
+    # More than a hundred servers start, each with a quarter less processor time.
+    env["CORRAL_ZOOKEEPER_CLASSES"] = os.path.join(session.virtualenv.location, "zookeeper-classes")
+    session.run("python", "tests/archive_classes.py", env["CORRAL_ZOOKEEPER_CLASSES"])
+    session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, "--ignore=tests/nemesis", env=env)
     # Alone: a worker that gets no processor for long may be cancelled too late, like one that is stopped.
-    session.run("pytest", "tests/nemesis")
+    session.run("pytest", "tests/nemesis", env=env)
 
 
 def run_beside(session: nox.Session) -> None:
@@ -131,24 +148,29 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
-def python(session: nox.Session) -> None:
-    """Everything that is checked with a Python, in one environment."""
+@nox.session(python="3.11")
+def real(session: nox.Session) -> None:
+    """Everything that takes real time: the examples, uvloop, and the tests on real servers."""
     session.install(".")
-    if session.python == "3.11":
-        run_examples(session)  # nothing else is installed yet: they need corral alone
-    session.install(*dependencies("types" if session.python == "3.11" else "test"))
+    run_examples(session)  # nothing else is installed yet: they need corral alone
+    session.install(*dependencies("test"))
+    run_tests(session, "twentieth")
+    core(session, "uvloop")
+
+
+@nox.session(python=["3.11", "3.13", "3.12"])
+def python(session: nox.Session) -> None:
+    """Everything else that is checked with a Python. Only the last step takes real time."""
+    session.install(".", *dependencies("types" if session.python == "3.11" else "test"))
     if session.python == "3.11":
         run_types(session)
-        run_embedded(session, "quarter")
-        core(session, "uvloop")
-        run_tests(session, "tenth")
+        run_embedded(session, "eighth")
         run_oldest(session)
         run_beside(session)
-    elif session.python == "3.12":
+        return
+    core(session, "virtual")
+    if session.python == "3.12":
         core(session, "eager")
-    if session.python != "3.11":
-        core(session, "virtual")
 
 
 # Steps by themselves
@@ -156,12 +178,12 @@ def python(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def tests(session: nox.Session) -> None:
-    """Every test on a real server, of sampled ones a tenth of the cases; or what is given after --."""
+    """Every test on a real server, of those with many cases a part; or what is given after --."""
     session.install(".", *dependencies("test"))
     if session.posargs:
         session.run("pytest", *session.posargs)
     else:
-        run_tests(session, "tenth")
+        run_tests(session, "twentieth")
 
 
 @nox.session(python="3.11")

@@ -80,9 +80,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {config.getoption('--loop')}"
 
 
-# On a busy machine the duration of an example means nothing.
-hypothesis.settings.register_profile("corral", deadline=None)
-hypothesis.settings.load_profile("corral")
+# On a busy machine the duration of an example means nothing. Where only a part of the points is tried, fewer
+# examples are: other ones in each run.
+hypothesis.settings.register_profile("all", deadline=None)
+hypothesis.settings.register_profile("part", deadline=None, max_examples=30)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("all" if config.option.points == "all" else "part")
 
 
 @pytest.fixture(scope="session")
@@ -172,11 +177,18 @@ def proxy(faults: FaultProxy) -> FaultProxy:
 
 
 @pytest.fixture(autouse=True)
-async def nothing_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """No test leaves a task, or an exception that only the event loop has seen."""
-    if not inspect.iscoroutinefunction(request.function):
-        yield  # no loop ran, and garbage collections after pure tests take minutes
-        return
+def nothing_left(request: pytest.FixtureRequest) -> None:
+    """No test leaves a task, or an exception that only the event loop has seen.
+
+    A test that is no coroutine gets no event loop for it: that takes longer than most of them.
+    """
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("nothing_left_in_the_loop")
+
+
+@pytest.fixture
+async def nothing_left_in_the_loop() -> AsyncIterator[None]:
+    """What `nothing_left` checks."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))

@@ -26,7 +26,7 @@ from corral.session.watch_registry import WatchRegistry
 
 FIRST = int(os.environ.get("CORRAL_FUZZ_FIRST", "0"))
 SEEDS = int(os.environ.get("CORRAL_FUZZ_SEEDS", "200"))
-CHUNK = 20
+CHUNK = 10
 """Seeds in one test."""
 
 

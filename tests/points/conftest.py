@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from scenarios import Connect, Stage
 
 import corral
 from corral.testing import FaultProxy
-from corral.testing.enumerators import Report
+from corral.testing.enumerators import Choose, Report
+from sampling import SHARES, some
 from support import told_by_tests
 
 PROPERTY = "points tried"
@@ -20,8 +22,15 @@ PROPERTY = "points tried"
 
 
 @pytest.fixture
-async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client) -> Stage:
-    return Stage(connect, proxy, other, itertools.count())
+def choose(request: pytest.FixtureRequest) -> Choose:
+    """With `--points`, a part of the points as well; other ones in each run."""
+    option = request.config.option
+    return functools.partial(some, one_of=SHARES[option.points].one_point_of, seed=option.points_seed)
+
+
+@pytest.fixture
+async def stage(connect: Connect, proxy: FaultProxy, other: corral.Client, choose: Choose) -> Stage:
+    return Stage(connect, proxy, other, itertools.count(), choose=choose)
 
 
 @pytest.fixture(autouse=True)

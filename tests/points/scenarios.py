@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import corral
 from corral.testing import FaultProxy, before, committed
-from corral.testing.enumerators import InvariantViolated, Outcome, Run, Scenario
+from corral.testing.enumerators import Choose, InvariantViolated, Outcome, Run, Scenario
 from line_kinds import KINDS, LineKind, is_valid, nodes_below, release
 from support import PATIENCE, settle, turns, until
 from watch_support import ChildrenMirror, TreeMirror, children_contents, contents, watching_sessions
@@ -31,6 +31,8 @@ class Stage(NamedTuple):
     patience: float = SESSION_TIMEOUT / 2
     """Seconds in which a node of ours must be gone, and the next client must have the lock: well within a
     session."""
+    choose: Choose = list
+    """Chooses of all points those that are tried."""
 
     def path(self) -> str:
         """A path that is not used yet."""

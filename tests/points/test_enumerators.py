@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -170,6 +170,21 @@ async def test_a_scenario_that_hangs_is_found(stage: Stage) -> None:
 
     with pytest.raises(AssertionError, match="hangs"):
         await every_cut(stage.proxy, hangs, bound=0.05)
+
+
+@pytest.mark.parametrize("every", [every_cut, every_cancel])
+async def test_some_of_the_points(stage: Stage, every: Callable[..., Any]) -> None:
+    """`choose` is asked once, with all points, and only those that it returns are tried."""
+    asked: list[int] = []
+
+    def choose(points: Sequence[Any]) -> Sequence[Any]:
+        asked.append(len(points))
+        return points[1::2]
+
+    report = await every(stage.proxy, acquiring("free", kind=KINDS["lock"])(stage), choose=choose)
+    assert not report.broken, report
+    assert asked[0] > 2
+    assert [report.tried] == [count // 2 for count in asked]
 
 
 @pytest.mark.parametrize("every", [every_cut, every_cancel])

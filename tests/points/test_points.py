@@ -86,7 +86,7 @@ async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """S2, L3, W3: the connection is cut at each message, before the server, after the server, and after the
     reply, by FIN and by RST; the invariants hold."""
     make = SCENARIOS.get(name, giving_up)
-    tell(await every_cut(stage.proxy, make(stage), what=f"{name}: cuts"))
+    tell(await every_cut(stage.proxy, make(stage), choose=stage.choose, what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -97,4 +97,8 @@ async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     make = SCENARIOS[name]
     at_once, modes = NOT_AT_ONCE.get(name, (True, list(CancelMode)))
     what = f"{name}: cancels"
-    tell(await every_cancel(stage.proxy, make(stage), what=what, modes=modes, at_once=at_once))
+    tell(
+        await every_cancel(
+            stage.proxy, make(stage), choose=stage.choose, what=what, modes=modes, at_once=at_once
+        )
+    )

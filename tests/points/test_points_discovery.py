@@ -36,7 +36,7 @@ SCENARIOS: dict[str, Make] = {**MEMBERS, **OTHERS}
 async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """N1, N2, S2, W3: the connection is cut at each message, before the server, behind it, and after the reply; by
     FIN and by RST: what is promised holds."""
-    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cuts"))
+    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), choose=stage.choose, what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -46,4 +46,4 @@ async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     # Leaving a group waits until that is done, at most for the session timeout: a black hole is left to others.
     modes = [mode for mode in CancelMode if name not in MEMBERS or mode is not CancelMode.BLACK_HOLE]
     what = f"{name}: cancels"
-    tell(await every_cancel(stage.proxy, SCENARIOS[name](stage), what=what, modes=modes))
+    tell(await every_cancel(stage.proxy, SCENARIOS[name](stage), choose=stage.choose, what=what, modes=modes))

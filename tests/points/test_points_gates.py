@@ -43,11 +43,13 @@ async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """S2, B1, B2, X1: the connection is cut at each message, before the server, behind it, and after the reply; by FIN
     and by RST: what is promised holds."""
     make = SCENARIOS.get(name) or UNDONE[name]
-    tell(await every_cut(stage.proxy, make(stage), what=f"{name}: cuts"))
+    tell(await every_cut(stage.proxy, make(stage), choose=stage.choose, what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in NOT_CANCELLED])
 async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     """S8, L3, B1, B2: cancelled wherever it waits, in the tick in which what it waits for is there, and between; with
     the connection cut in that moment, or in a black hole, or neither: it ends at once and leaves nothing."""
-    tell(await every_cancel(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cancels"))
+    tell(
+        await every_cancel(stage.proxy, SCENARIOS[name](stage), choose=stage.choose, what=f"{name}: cancels")
+    )

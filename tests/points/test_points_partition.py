@@ -21,11 +21,11 @@ MODES = [CancelMode.NOTHING, CancelMode.RST]
 async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """P1, S2: the connection is cut at each message, before the server, behind it, and after the reply; by FIN and by
     RST: the member owns its items all the same, and leaves nothing."""
-    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cuts"))
+    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), choose=stage.choose, what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     """P1, S8: cancelled wherever it waits, with the connection cut in that moment or not: nothing is left."""
     scenario = SCENARIOS[name](stage)
-    tell(await every_cancel(stage.proxy, scenario, what=f"{name}: cancels", modes=MODES))
+    tell(await every_cancel(stage.proxy, scenario, choose=stage.choose, what=f"{name}: cancels", modes=MODES))

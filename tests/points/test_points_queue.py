@@ -46,7 +46,7 @@ async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """Q1, X1: the connection is cut at each message, before the server, behind it, and after the reply: what was put is
     there once, and is handed out until it is done."""
     make = (SCENARIOS | BODIES)[name]
-    tell(await every_cut(stage.proxy, make(stage), what=f"queue, {name}: cuts"))
+    tell(await every_cut(stage.proxy, make(stage), choose=stage.choose, what=f"queue, {name}: cuts"))
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, *BODIES])
@@ -55,4 +55,8 @@ async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     claim, no place in line and no mark."""
     make = (SCENARIOS | BODIES)[name]
     modes = FEW if name in LONG else NO_BLACK_HOLE if name in BODIES else tuple(CancelMode)
-    tell(await every_cancel(stage.proxy, make(stage), what=f"queue, {name}: cancels", modes=modes))
+    tell(
+        await every_cancel(
+            stage.proxy, make(stage), choose=stage.choose, what=f"queue, {name}: cancels", modes=modes
+        )
+    )

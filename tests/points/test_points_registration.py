@@ -26,7 +26,7 @@ WITHOUT_BLACK_HOLES = ("registration, from entering to leaving",)
 async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """N1, S2: the connection is cut at each message, before the server, behind it, and after the reply; by FIN and by
     RST: the znode is there while it is registered, and gone afterwards."""
-    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cuts"))
+    tell(await every_cut(stage.proxy, SCENARIOS[name](stage), choose=stage.choose, what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -36,4 +36,8 @@ async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     modes = [
         mode for mode in CancelMode if mode is not CancelMode.BLACK_HOLE or name not in WITHOUT_BLACK_HOLES
     ]
-    tell(await every_cancel(stage.proxy, SCENARIOS[name](stage), what=f"{name}: cancels", modes=modes))
+    tell(
+        await every_cancel(
+            stage.proxy, SCENARIOS[name](stage), choose=stage.choose, what=f"{name}: cancels", modes=modes
+        )
+    )

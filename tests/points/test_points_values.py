@@ -27,7 +27,7 @@ async def test_every_cut(stage: Stage, name: str, tell: Tell) -> None:
     """X1: the connection is cut at each message, before the server, behind it, and after the reply: a write that
     returns was applied once, and no mark stays."""
     make = {**SCENARIOS, **LOST}[name]
-    tell(await every_cut(stage.proxy, make(stage), what=f"{name}: cuts"))
+    tell(await every_cut(stage.proxy, make(stage), choose=stage.choose, what=f"{name}: cuts"))
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, *LOST])
@@ -36,4 +36,4 @@ async def test_every_cancel(stage: Stage, name: str, tell: Tell) -> None:
     at once, was applied once or not at all, and no mark stays."""
     make = {**SCENARIOS, **LOST}[name]
     # A group of tasks ends when its tasks have ended, each some turns later.
-    tell(await every_cancel(stage.proxy, make(stage), what=f"{name}: cancels"))
+    tell(await every_cancel(stage.proxy, make(stage), choose=stage.choose, what=f"{name}: cancels"))

@@ -276,6 +276,18 @@ def test_the_class_path_is_found_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     assert jvm.find_classpath() == f"{home}/conf:{home}/lib/*"
 
 
+async def test_an_archive_of_classes_is_a_help_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server starts with an archive that is none, or is not there."""
+    archive = tmp_path / "classes"
+    archive.write_bytes(b"none")
+    for path in (archive, tmp_path / "missing"):
+        monkeypatch.setenv("CORRAL_ZOOKEEPER_CLASSES", str(path))
+        async with LocalServer() as server:
+            assert await server.role() == "standalone"
+
+
 async def test_options_reach_the_server() -> None:
     """Times are given in seconds; extra_config takes precedence; system properties reach the JVM."""
     server = LocalServer(

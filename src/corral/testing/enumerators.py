@@ -30,6 +30,7 @@ from corral.testing.network.proxy import FaultProxy
 
 __all__ = [
     "CancelMode",
+    "Choose",
     "InvariantViolated",
     "Outcome",
     "Report",
@@ -249,8 +250,17 @@ class Report:
         return "\n  ".join([summary, *self.broken])
 
 
+Choose: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
+"""Chooses of all points those that are tried, as `random.sample` does."""
+
+
 async def every_cut(
-    proxy: FaultProxy, scenario: Scenario, *, what: str = "cuts", bound: float = BOUND
+    proxy: FaultProxy,
+    scenario: Scenario,
+    *,
+    what: str = "cuts",
+    bound: float = BOUND,
+    choose: Choose = list,
 ) -> Report:
     """Cut the connection at each message of a scenario: before each request reaches the server, after the
     server has carried it out, and after its reply; before each event passes, and after it. Each cut is made
@@ -258,17 +268,16 @@ async def every_cut(
 
     Runs differ, so a point may not be reached; its run then has no cut, but is checked all the same. Each run
     may take three times `bound` seconds; one that takes longer is reported as broken. If this is cancelled,
-    it cancels the current run.
+    it cancels the current run. `choose` may leave out points, where all of them take too long.
     """
     report = Report(what)
     async with proxy.record(lambda message: message.operation != "ping") as seen:
         await _checked(scenario, Run(proxy, bound))
-    for point in _cut_points(seen):
-        for reset in (False, True):
-            async with proxy.cut_at(point, reset=reset) as cut:
-                error = await _error_of(scenario, Run(proxy, bound))
-            at = cut.message or "not reached"
-            _count(report, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
+    for point, reset in choose([(point, reset) for point in _cut_points(seen) for reset in (False, True)]):
+        async with proxy.cut_at(point, reset=reset) as cut:
+            error = await _error_of(scenario, Run(proxy, bound))
+        at = cut.message or "not reached"
+        _count(report, f"{point} ({at}), {'RST' if reset else 'FIN'}", cut.fired.is_set(), error)
     return report
 
 
@@ -280,6 +289,7 @@ async def every_cancel(
     modes: Sequence[CancelMode] = tuple(CancelMode),
     at_once: bool = True,
     bound: float = BOUND,
+    choose: Choose = list,
 ) -> Report:
     """Cancel a scenario's operation at each of its waits: while it waits, and in the turn of the event loop
     in which the wait ends. Cancel it also in each of the first turns after each message. All of this is done
@@ -287,7 +297,8 @@ async def every_cancel(
 
     With `at_once`, the cancelled operation must end within a few turns of the event loop, else within its
     bound. Each run may take three times `bound` seconds; one that takes longer is reported as broken. If
-    `every_cancel` itself is cancelled, it cancels the current run.
+    `every_cancel` itself is cancelled, it cancels the current run. `choose` may leave out points, where
+    all of them take too long.
     """
     report = Report(what)
     count = Run(proxy, bound)
@@ -302,7 +313,7 @@ async def every_cancel(
                 for turns in range(TURNS_AFTER_MESSAGE):
                     yield _AtMessage(proxy, bound, mode, at_once, number, turns)
 
-    for run in points():
+    for run in choose(list(points())):
         error = await _error_of(scenario, run)
         _count(report, str(run), run.reached, error)
     return report
