@@ -730,11 +730,13 @@ async def test_a_read_only_server_that_opens_no_sessions() -> None:
     answer = bytes.fromhex(json.loads(golden.read_text())["exchanges"]["connect"]["reply"])
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        size = int.from_bytes(await reader.readexactly(4))
-        connect = messages.decode_connect(await reader.readexactly(size), 0, size)
-        if connect.read_only:
-            writer.write(len(answer).to_bytes(4) + answer)
-            await reader.read()
+        first = await reader.readexactly(4)
+        if first[:1] == b"\0":  # else the client asks whether this is a port for TLS
+            size = int.from_bytes(first)
+            connect = messages.decode_connect(await reader.readexactly(size), 0, size)
+            if connect.read_only:
+                writer.write(len(answer).to_bytes(4) + answer)
+                await reader.read()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 2181)
