@@ -34,6 +34,9 @@ CORE = (
 )
 # What a release of ZooKeeper can change, beside these.
 VERSIONS = ("tests/test_releases.py", "tests/differential", "tests/points")
+# What needs the processor for itself: a client that gets none for long is told of a loss too late, or loses
+# what it holds.
+ALONE = ("tests/nemesis", "tests/test_client.py::test_a_lock_is_kept_under_load")
 # What has nothing to do with a server, or runs on an embedded one as it is, or on real ones alone.
 ONCE = (
     "beside", "session", "wire", "testing", "virtual", "differential", "interop", "nemesis", "fuzz",
@@ -119,9 +122,9 @@ def run_tests(session: nox.Session, points: str) -> None:
     # More than a hundred servers start, each with a quarter less processor time.
     env["CORRAL_ZOOKEEPER_CLASSES"] = os.path.join(session.virtualenv.location, "zookeeper-classes")
     session.run("python", "tests/archive_classes.py", env["CORRAL_ZOOKEEPER_CLASSES"])
-    session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, "--ignore=tests/nemesis", env=env)
-    # Alone: a worker that gets no processor for long may be cancelled too late, like one that is stopped.
-    session.run("pytest", "tests/nemesis", env=env)
+    others = (f"--deselect={each}" if "::" in each else f"--ignore={each}" for each in ALONE)
+    session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, *others, env=env)
+    session.run("pytest", *ALONE, env=env)
 
 
 def run_beside(session: nox.Session) -> None:

@@ -69,7 +69,7 @@ def of(scheme: str, name: str) -> Acl:
 )  # fmt: skip
 def test_valid(entry: Acl) -> None:
     """A valid entry is stored unchanged."""
-    assert acls.fix([entry], [HERE], ipv6=False).entries == (entry,)
+    assert acls.fix([entry], [HERE], ipv6=False, sasl=False).entries == (entry,)
 
 
 @pytest.mark.parametrize(
@@ -84,20 +84,22 @@ def test_valid(entry: Acl) -> None:
 def test_invalid(entries: list[Acl]) -> None:
     """An invalid list is refused for a client that has not authenticated."""
     with pytest.raises(Refused) as refused:
-        acls.fix(entries, [HERE], ipv6=False)
+        acls.fix(entries, [HERE], ipv6=False, sasl=False)
     assert refused.value.code == INVALID_ACL
 
 
 def test_ipv6_from_3_9() -> None:
     """Up to 3.8 an ACL may have IPv4 addresses only; 3.9 accepts IPv6."""
-    assert acls.fix([of("ip", "fe80::/10")], [HERE], ipv6=True).entries == (of("ip", "fe80::/10"),)
+    assert acls.fix([of("ip", "fe80::/10")], [HERE], ipv6=True, sasl=False).entries == (
+        of("ip", "fe80::/10"),
+    )
 
 
 def test_auth_is_replaced() -> None:
     """An `auth` entry is replaced, in its place, by one entry with its permissions for each identity that has
     authenticated."""
     asked = [Acl(Perm.READ, "world", "anyone"), Acl(Perm.WRITE, "auth", "ignored"), of("digest", "a:b")]
-    fixed = acls.fix(asked, [HERE, ALICE, BOB], ipv6=False)
+    fixed = acls.fix(asked, [HERE, ALICE, BOB], ipv6=False, sasl=False)
     assert fixed.entries == (
         asked[0],
         Acl(Perm.WRITE, *ALICE),
@@ -108,7 +110,7 @@ def test_auth_is_replaced() -> None:
 
 def test_stored_once() -> None:
     """A duplicate entry is stored once; entries with different permissions are different."""
-    assert acls.fix([*acl.OPEN, *acl.WORLD_READ, *acl.OPEN], [], ipv6=False).entries == (
+    assert acls.fix([*acl.OPEN, *acl.WORLD_READ, *acl.OPEN], [], ipv6=False, sasl=False).entries == (
         *acl.OPEN,
         *acl.WORLD_READ,
     )

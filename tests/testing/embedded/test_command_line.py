@@ -138,4 +138,4 @@ def test_help() -> None:
     assert "Nothing is stored" in said
     for option in ("host", "port", "version", "tick-time", "session-timeout", "container-check-interval"):
         assert f"--{option}" in said
-    assert said.count("(default: ") == 7
+    assert said.count("(default: ") == 8
