@@ -262,7 +262,7 @@ def versions(session: nox.Session) -> None:
         chosen = ("tests/test_releases.py",) if is_old else (*CORE, *VERSIONS)
         session.log(f"ZooKeeper {release}: {classpath}")
         session.run(
-            "pytest", "--zookeeper=local", "--points=tenth", *AT_ONCE_ON_REAL_SERVERS, *chosen,
+            "pytest", "--zookeeper=local", "--points=eighth", *AT_ONCE_ON_REAL_SERVERS, *chosen,
             env={"CORRAL_ZOOKEEPER_CLASSPATH": classpath},
         )  # fmt: skip
 
