@@ -61,6 +61,8 @@ BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
 AT_ONCE = ("-n", "2", "--dist", "worksteal")
 # Many tests on real servers wait, for a session to end or a server to start.
 AT_ONCE_ON_REAL_SERVERS = ("-n", "6", "--dist", "worksteal")
+# All points of one scenario take minutes on a real server.
+PATIENT = "--timeout=600"
 EMBEDDED = "--zookeeper=embedded"
 VIRTUAL = (EMBEDDED, "--loop=virtual")
 LEFT_OUT = "the core tests only: Python 3.11 on asyncio's own loop runs all of them"
@@ -123,7 +125,7 @@ def run_tests(session: nox.Session, points: str) -> None:
     env["CORRAL_ZOOKEEPER_CLASSES"] = os.path.join(session.virtualenv.location, "zookeeper-classes")
     session.run("python", "tests/archive_classes.py", env["CORRAL_ZOOKEEPER_CLASSES"])
     others = (f"--deselect={each}" if "::" in each else f"--ignore={each}" for each in ALONE)
-    session.run("pytest", f"--points={points}", *AT_ONCE_ON_REAL_SERVERS, *others, env=env)
+    session.run("pytest", f"--points={points}", PATIENT, *AT_ONCE_ON_REAL_SERVERS, *others, env=env)
     session.run("pytest", *ALONE, env=env)
 
 
@@ -262,7 +264,7 @@ def versions(session: nox.Session) -> None:
         chosen = ("tests/test_releases.py",) if is_old else (*CORE, *VERSIONS)
         session.log(f"ZooKeeper {release}: {classpath}")
         session.run(
-            "pytest", "--zookeeper=local", "--points=eighth", *AT_ONCE_ON_REAL_SERVERS, *chosen,
+            "pytest", "--zookeeper=local", "--points=eighth", PATIENT, *AT_ONCE_ON_REAL_SERVERS, *chosen,
             env={"CORRAL_ZOOKEEPER_CLASSPATH": classpath},
         )  # fmt: skip
 
