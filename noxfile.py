@@ -1,7 +1,7 @@
 """What is checked, and how: plain `nox` is everything that a change must pass.
 
-There are two halves, which CI runs at the same time: `real` mostly waits, for servers; `python` mostly
-computes, in virtual time. Each has an environment for each of its Pythons.
+There are two halves: `real` mostly waits, for servers; `python` mostly computes, in virtual time. Each has an
+environment for each of its Pythons.
 
 On Python 3.11 every test runs in virtual time and on a real server; of tests with many cases only a part,
 other ones in each run (`tests/sampling.py`). `nox -s embedded` and `nox -s everything` run all. The other
@@ -58,7 +58,7 @@ CORE_VIRTUAL = (
 )
 # What changes how anyio and asyncio behave, only by being installed.
 BESIDE = ("trio", "sniffio", "exceptiongroup", "uvloop")
-AT_ONCE = ("-n", "2", "--dist", "worksteal")
+AT_ONCE = ("-n", "3", "--dist", "worksteal")
 # Many tests on real servers wait, for a session to end or a server to start.
 AT_ONCE_ON_REAL_SERVERS = ("-n", "6", "--dist", "worksteal")
 # All points of one scenario take minutes on a real server.

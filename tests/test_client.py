@@ -337,7 +337,12 @@ async def test_credentials_refused_later(connect: Connect, proxy: FaultProxy, ot
         assert not held.is_valid
         results = await asyncio.gather(*waiting)
         assert isinstance(results[0], corral.AuthFailed)
-        assert isinstance(await second, corral.AuthFailed)
+        # A server that refuses resets the connection, and the refusal may be lost with what else it had sent.
+        # If that happens five times in a row, a request in flight is given up before it is known.
+        last = await second
+        assert isinstance(last, corral.AuthFailed) or (
+            isinstance(last, corral.ConnectionLoss) and last.losses == corral.ConnectionLoss.MOST_LOSSES
+        )
         for call in (zk.get("/n"), zk.create("/x"), lock.acquire(), zk.exists("/"), anext(zk.watch("/n"))):
             assert isinstance(await ended(call), corral.AuthFailed)
         await nobody_connected(proxy)

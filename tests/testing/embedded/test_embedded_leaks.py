@@ -139,6 +139,7 @@ async def test_clients_leave_nothing() -> None:
 
         async def use() -> None:
             async with corral.connect(server.address, session_timeout=120) as zk:
+                await zk.ensure_path("/lock")  # else it is a container, which the server removes at some time
                 await zk.create("/mine", ephemeral=True)
                 async with zk.lock("/lock"), zk.watch("/mine") as events:
                     await anext(events)
