@@ -61,3 +61,11 @@ async def test_whom_a_list_lets_in(connect: Connect, entries: tuple[Acl, ...], i
             with pytest.raises(corral.NoAuth, match="grant READ"):
                 await bob.get("/a")
         await ann.delete("/a")
+
+
+def test_entries_and_lists_are_the_same() -> None:
+    """`Acl` makes single entries of those that `corral.acl` makes lists of, and the two constants are the same."""
+    assert acl.world(Perm.READ) == (Acl.world(Perm.READ),)
+    assert acl.creator() == (Acl.creator(),)
+    assert acl.digest("ann", "secret", Perm.READ) == (Acl.digest("ann", "secret", Perm.READ),)
+    assert (corral.OPEN_ACL, corral.READ_ACL) == (acl.OPEN, acl.WORLD_READ)

@@ -24,19 +24,15 @@ Servers can have further schemes: write their entries as ``Acl(perms, scheme, id
 
 from __future__ import annotations
 
-import base64
-import hashlib
-
 from . import verify
-from .errors import UsageValueError
-from .types import Acl, Perm
+from .types import OPEN_ACL, READ_ACL, Acl, Perm
 
 __all__ = ["CREATOR_ALL", "OPEN", "WORLD_READ", "creator", "digest", "ip", "sasl", "world", "x509"]
 
 
 def world(perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
     """These permissions for everyone."""
-    return _entry(perms, "world", "anyone")
+    return _entry(*Acl.world(perms))
 
 
 def creator(perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
@@ -45,7 +41,7 @@ def creator(perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
     It needs credentials: ``connect(auth=...)``, SASL, or a client certificate. Without any, the server
     refuses it, and `InvalidAcl` says so. Identities that are proven later are not in the list.
     """
-    return _entry(perms, "auth", "")
+    return _entry(*Acl.creator(perms))
 
 
 def digest(user: str, password: str, perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
@@ -57,15 +53,7 @@ def digest(user: str, password: str, perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
 
     Raises `UsageValueError` or `UsageTypeError`; the message shows neither of the two.
     """
-    verify.text(user, "the user of acl.digest")
-    verify.text(password, "the password of acl.digest")
-    if ":" in user:
-        raise UsageValueError(
-            "the user of acl.digest contains a ':', the separator of user and password; pass them apart; "
-            "the value is not shown, as it may be secret"
-        )
-    hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
-    return _entry(perms, "digest", f"{user}:{hashed}")
+    return _entry(*Acl.digest(user, password, perms))
 
 
 def sasl(user: str, perms: Perm = Perm.ALL) -> tuple[Acl, ...]:
@@ -94,10 +82,10 @@ def _entry(perms: Perm, scheme: str, identity: str) -> tuple[Acl, ...]:
     return verify.acl((Acl(perms, scheme, identity),))
 
 
-OPEN: tuple[Acl, ...] = world()
+OPEN = OPEN_ACL
 """Everyone may do everything: the default of ZooKeeper, and of `corral.connect`."""
 
-WORLD_READ: tuple[Acl, ...] = world(Perm.READ)
+WORLD_READ = READ_ACL
 """Everyone may read. Alone it lets no one change the znode, not even its list; add `CREATOR_ALL`."""
 
 CREATOR_ALL: tuple[Acl, ...] = creator()

@@ -6,10 +6,16 @@ a transaction of the ensemble; they only grow.
 
 from __future__ import annotations
 
+import base64
 import enum
+import hashlib
 from typing import NamedTuple
 
+from .errors import UsageTypeError, UsageValueError
+
 __all__ = [
+    "OPEN_ACL",
+    "READ_ACL",
     "Acl",
     "ChildrenEvent",
     "Event",
@@ -70,7 +76,7 @@ class Perm(enum.IntFlag):
 
 
 class Acl(NamedTuple):
-    """One entry of a znode's access control list. `corral.acl` makes the usual ones.
+    """One entry of a znode's access control list. `corral.acl` makes the usual lists of them.
 
     `perms` are granted to the identity `id` of the `scheme`, such as ``"world"`` and ``"anyone"``.
     """
@@ -78,6 +84,50 @@ class Acl(NamedTuple):
     perms: Perm
     scheme: str
     id: str
+
+    @classmethod
+    def world(cls, perms: Perm = Perm.ALL) -> Acl:
+        """An entry for everyone."""
+        return cls(perms, "world", "anyone")
+
+    @classmethod
+    def creator(cls, perms: Perm = Perm.ALL) -> Acl:
+        """An entry for each identity that the session is authenticated as when the znode is created."""
+        return cls(perms, "auth", "")
+
+    @classmethod
+    def digest(cls, user: str, password: str, perms: Perm = Perm.ALL) -> Acl:
+        """An entry for a user with a password. Only a hash of the two is sent and stored.
+
+        Raises `UsageValueError` or `UsageTypeError`; the message shows neither of them.
+        """
+        if not isinstance(user, str) or not isinstance(password, str):
+            raise UsageTypeError(
+                "Acl.digest takes user and password, each a str, "
+                f"not {type(user).__name__} and {type(password).__name__}"
+            )
+        if ":" in user:
+            raise UsageValueError(
+                "the user of Acl.digest contains a ':', the separator of user and password; pass them apart; "
+                "the value is not shown, as it may be secret"
+            )
+        try:
+            hashed = base64.b64encode(hashlib.sha1(f"{user}:{password}".encode()).digest()).decode()
+        except UnicodeEncodeError:
+            hashed = ""  # raised below, since this error contains the password
+        if not hashed:
+            raise UsageValueError(
+                "user and password of Acl.digest must be valid Unicode, without lone surrogates; "
+                "the values are not shown, as they may be secret"
+            )
+        return cls(perms, "digest", f"{user}:{hashed}")
+
+
+OPEN_ACL: tuple[Acl, ...] = (Acl.world(Perm.ALL),)
+"""Everyone may do everything: `corral.acl.OPEN` by another name."""
+
+READ_ACL: tuple[Acl, ...] = (Acl.world(Perm.READ),)
+"""Everyone may read, no one may change: `corral.acl.WORLD_READ` by another name."""
 
 
 class Identity(NamedTuple):
