@@ -104,6 +104,8 @@ class Connection(asyncio.BufferedProtocol):
         self.flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost.done():
+            return  # it was abandoned
         self._transport = None
         why = self._machine.close_reason or (f"{exc}" if exc else "the server closed it")
         try:
@@ -114,6 +116,13 @@ class Connection(asyncio.BufferedProtocol):
         self._resolve_established()
         if not self.lost.done():
             self.lost.set_result(self._defect or exc)
+
+    def abandon(self) -> None:
+        """Opening the connection was cancelled, or failed. If it was made by then, it is lost from now on:
+        uvloop does not call `connection_lost` for it any more, which asyncio does a turn later."""
+        if self.made:
+            self.drop("opening it was given up")
+            self.connection_lost(None)
 
     def _resolve_established(self) -> None:
         if not self.established.done():

@@ -233,7 +233,11 @@ class Dialer:
         """Open a connection of a machine, and wait until the handshake has succeeded or failed."""
         address = connection.address
         machine.prepare(str(address), await self._begin_sasl(address))
-        await open_connection(connection, address, self._tls, self._resolver.name_of(address))
+        try:
+            await open_connection(connection, address, self._tls, self._resolver.name_of(address))
+        except BaseException:
+            connection.abandon()
+            raise
         await asyncio.shield(connection.established)
 
     async def _read_meanwhile(self, turned_away: list[Address], bound: float) -> None:

@@ -114,8 +114,12 @@ class ProxiedConnection:
         except OSError:
             self.cut(reset=True)  # a proxy cannot refuse a connection that it has accepted
 
-    def _connected(self, _: asyncio.Task[None]) -> None:
+    def _connected(self, task: asyncio.Task[None]) -> None:
         # A callback, because a task that is cancelled before its first step runs no `finally`.
+        if task.cancelled():
+            # uvloop never reports the end of a connection whose opening was cancelled after it was made.
+            self.server.abort(reset=False)
+            self.server.lost.set()
         self._connecting = None
         self.check_closed()
 
