@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -27,9 +26,6 @@ SCENARIOS: dict[str, Callable[[Stage], Scenario]] = {
 @pytest.fixture
 async def tls_stage(secure: str, pki: Pki) -> AsyncIterator[Stage]:
     """A stage whose clients have TLS."""
-    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        # It never reports the end of a proxy's connection that was cancelled while it was made.
-        pytest.skip("about points: not on uvloop")
     context = pki.trusting()
 
     async with corral.connect(secure, ssl=context, session_timeout=4.0) as admin:
