@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from virtually import PORT, Fronts, connect_string, network, now, run
@@ -309,3 +310,35 @@ def test_the_log_of_connections_that_do_not_last(resumes: bool, lasting: float) 
     said = run(main)
     assert 10 < len(said) <= 21
     assert any(re.search(r"\(\d+ lines like this were left out", text) for _, text in said)
+
+
+class UnreportedTransport(asyncio.Transport):
+    """A transport whose loop never reports its end, as uvloop does when opening it is cancelled."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def test_an_attempt_that_ends_as_its_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S1: the loop owes no `connection_lost` for a connection whose opening is cancelled: the next attempt is made
+    all the same."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        really, attempts = loop.create_connection, 0
+
+        async def create_connection(make: Any, *where: Any, **options: Any) -> Any:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1:
+                return await really(make, *where, **options)
+            make().connection_made(UnreportedTransport())
+            return await loop.create_future()  # until the attempt's time is up
+
+        monkeypatch.setattr(loop, "create_connection", create_connection)
+        async with EmbeddedServer(seed=1) as server, corral.connect(server.address) as zk:
+            assert await zk.exists("/") is not None
+        assert attempts == 2
+
+    run(main)
