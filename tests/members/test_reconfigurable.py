@@ -9,7 +9,9 @@ import pytest
 import corral
 from corral.errors import UsageStateError, UsageValueError
 from corral.testing import LocalEnsemble, LocalServer
-from support import until, within
+from corral.testing.servers import ensemble as ensemble_module
+from corral.testing.servers.ports import free_ports
+from support import turns, until, within
 
 
 async def test_a_server_comes_and_goes(reconfigurable: LocalEnsemble, superuser: corral.Client) -> None:
@@ -33,11 +35,21 @@ async def test_a_server_comes_and_goes(reconfigurable: LocalEnsemble, superuser:
     assert (await superuser.ensemble.config()).members == before.members
 
 
-async def test_a_cancelled_server_is_killed(reconfigurable: LocalEnsemble, superuser: corral.Client) -> None:
-    """S8: if adding is cancelled, no process is left, and the members are the same."""
+async def test_a_cancelled_server_is_killed(
+    reconfigurable: LocalEnsemble, superuser: corral.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S8: if adding is cancelled while the server starts, no process is left, and the members are the same."""
+    begun = asyncio.Event()
+
+    def ports(count: int) -> list[int]:
+        begun.set()
+        return free_ports(count)
+
+    monkeypatch.setattr(ensemble_module, "free_ports", ports)
     before = await superuser.ensemble.config()
     adding = asyncio.create_task(reconfigurable.add_server())
-    await asyncio.sleep(0.3)  # wherever it is by then
+    await within(begun.wait())
+    await turns()
     adding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await within(adding)

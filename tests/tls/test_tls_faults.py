@@ -47,7 +47,9 @@ async def test_a_fault_that_is_over_in_time(secure: str, connect_secure: Connect
             async with zk.lock(f"{path}/lock") as held:
                 async with FAULTS[fault](proxy):
                     await other.set(path, b"2")
-                    await asyncio.sleep(0.3)
+                    reading = asyncio.create_task(zk.get(path))
+                    await turns()  # it is sent
+                assert (await within(reading))[0] == b"2"
                 assert (await within(anext(watch))).data == b"2"
                 await within(zk.set(path, b"3"))
                 assert held.is_valid
@@ -62,8 +64,11 @@ async def test_refused_and_accepted_again(secure: str, connect_secure: ConnectSe
         async with zk.lock(f"{path}/lock") as held:
             async with proxy.refuse():
                 await proxy.cut(reset=True)
-                await asyncio.sleep(0.3)
-                assert zk.state is corral.State.SUSPENDED
+
+                async def is_suspended() -> bool:
+                    return zk.state is corral.State.SUSPENDED
+
+                await until(is_suspended, "the loss is noticed")
             await within(zk.set(path, b"1"))
             assert held.is_valid
         await zk.delete(path, recursive=True)

@@ -12,7 +12,7 @@ import pytest
 
 import corral
 from corral.testing import EmbeddedServer, TcpProxy, VirtualLoop
-from support import within
+from support import turns, until, within
 from tls_support import Pki, embedded, listening, refusal
 
 ConnectSecure = Callable[..., corral.Client]
@@ -121,14 +121,19 @@ async def test_a_server_that_ends_during_handshakes(pki: Pki) -> None:
     """An embedded server that ends, or is paused, leaves no handshake behind, and goes on with those that it had
     when it is resumed."""
     async with embedded(pki.authority.server_context(pki.server)) as server:
-        server.pause()
-        opening = asyncio.ensure_future(corral.connect(server.address, ssl=pki.trusting()).__aenter__())
-        await asyncio.sleep(0.1)
-        server.resume()
-        zk = await within(opening)
-        await zk.close()
+        async with TcpProxy(server.address) as proxy:
+            server.pause()
+            opening = asyncio.ensure_future(corral.connect(proxy.address, ssl=pki.trusting()).__aenter__())
+
+            async def is_under_way() -> bool:
+                return proxy.accepted == 1
+
+            await until(is_under_way, "the handshake has begun")
+            server.resume()
+            zk = await within(opening)
+            await zk.close()
         streams = [await asyncio.open_connection(*server.address.split(":")) for _ in range(3)]
-        await asyncio.sleep(0.01)
+        await turns()
         await within(server.kill())
         for reader, writer in streams:
             with contextlib.suppress(ConnectionResetError):
