@@ -23,6 +23,7 @@ import pytest
 import corral
 from corral.session.hosts import Hosts
 from corral.testing import EmbeddedServer, FaultProxy, LocalEnsemble, LocalServer, Server, VirtualLoop
+from support import started
 
 pytest_plugins = ["corral.testing.plugin", "sampling", "tls_support"]
 
@@ -105,12 +106,8 @@ def real_time() -> None:
 @pytest.fixture(scope="session")
 def ensemble(real_servers: None) -> Iterator[LocalEnsemble]:
     """Three local servers, for tests that repair everything that they break."""
-    servers = LocalEnsemble(3)
-    asyncio.run(servers.start())
-    try:
+    with started(LocalEnsemble(3)) as servers:
         yield servers
-    finally:
-        asyncio.run(servers.close())
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 import corral
 from corral.testing import EmbeddedServer, LocalServer, VirtualLoop
+from support import started
 
 USERS: Mapping[str, str] = {
     "bob": "hush-bob",
@@ -48,11 +49,8 @@ def shared_server(
     if required:
         properties["zookeeper.sessionRequireClientSASLAuth"] = "true"
     server = LocalServer(java_properties=properties)
-    asyncio.run(server.start())
-    try:
+    with started(server):
         yield server.address
-    finally:
-        asyncio.run(server.close())
 
 
 def _quoted(text: str) -> str:

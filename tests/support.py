@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import corral
 from corral.testing import VirtualLoop
@@ -14,6 +15,27 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """A wait that takes longer than this many seconds has failed. It does not measure speed."""
+
+
+class Startable(Protocol):
+    """A server or an ensemble."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
+
+
+@contextlib.contextmanager
+def started(servers: S) -> Iterator[S]:
+    """Servers that run while the block does, for fixtures that outlive the event loop of a test."""
+    asyncio.run(servers.start())
+    try:
+        yield servers
+    finally:
+        asyncio.run(servers.close())
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import corral
 from corral.testing import EmbeddedServer, LocalServer, SecurePort, VirtualLoop
+from support import started
 
 NAMES = "DNS:localhost,IP:127.0.0.1"
 """Whom a server's certificate is for, unless a test says otherwise."""
@@ -101,11 +102,8 @@ def _local_secure_server(pytestconfig: pytest.Config, pki: Pki) -> Iterator[Loca
     server = LocalServer(
         secure=SecurePort(certificate=pki.server, authorities=pki.authority.certificate, clients="want")
     )
-    asyncio.run(server.start())
-    try:
+    with started(server):
         yield server
-    finally:
-        asyncio.run(server.close())
 
 
 @pytest.fixture

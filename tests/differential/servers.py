@@ -12,6 +12,7 @@ from sides import SocketSide
 
 from corral.testing import LocalServer
 from corral.testing.embedded.releases import RELEASES, Release
+from support import started
 
 TICK = 0.05
 """Seconds. The shortest session timeout is two ticks, and programs wait for that."""
@@ -39,11 +40,8 @@ def real_server(sweep: float) -> Iterator[SocketSide]:
         container_check_interval=sweep,
         java_properties=_PROPERTIES,
     )
-    asyncio.run(server.start())
-    try:
+    with started(server):
         yield SocketSide(server.address, asyncio.run(_release_of(server)))
-    finally:
-        asyncio.run(server.close())
 
 
 async def _release_of(server: LocalServer) -> Release:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 import corral
 from corral.testing import LocalEnsemble
-from support import told_by_tests
+from support import started, told_by_tests
 
 LOAD = "members"
 """The property in which a test records what its load has done."""
@@ -19,12 +18,8 @@ LOAD = "members"
 @pytest.fixture(scope="session")
 def reconfigurable(real_servers: None) -> Iterator[LocalEnsemble]:
     """Three servers whose members can be changed."""
-    servers = LocalEnsemble(3, reconfigurable=True)
-    asyncio.run(servers.start())
-    try:
+    with started(LocalEnsemble(3, reconfigurable=True)) as servers:
         yield servers
-    finally:
-        asyncio.run(servers.close())
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import corral
 from corral import Acl, Perm, acl
 from corral.testing import EmbeddedServer, FaultProxy, LocalServer, Message, MessageKind
 from corral.wire import messages
-from support import turns, within
+from support import started, turns, within
 
 CREDENTIALS = [("digest", b"ann:secret")]
 DEFAULT = acl.CREATOR_ALL + acl.world(Perm.READ | Perm.CREATE)
@@ -238,9 +238,8 @@ def real(request: pytest.FixtureRequest) -> Iterator[LocalServer | None]:
         yield None
         return
     server = LocalServer(container_check_interval=3600)
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.close())
+    with started(server):
+        yield server
 
 
 @pytest.fixture

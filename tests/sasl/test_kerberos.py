@@ -13,7 +13,7 @@ from kdc import REALM, Kdc, missing
 import corral
 from corral.testing import FaultProxy, LocalServer, TcpProxy
 from sasl_servers import BOB, PROVIDER, only
-from support import until, within
+from support import started, until, within
 
 Open = Callable[..., corral.Client]
 ALICE, CAROL = f"alice@{REALM}", f"carol@{REALM}"
@@ -49,11 +49,8 @@ def server(kdc: Kdc) -> Iterator[str]:
             "zookeeper.sessionRequireClientSASLAuth": "true",
         }
     )
-    asyncio.run(server.start())
-    try:
+    with started(server):
         yield server.address.replace("127.0.0.1", "localhost")
-    finally:
-        asyncio.run(server.close())
 
 
 @pytest.fixture

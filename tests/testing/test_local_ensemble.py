@@ -15,6 +15,7 @@ from corral.errors import UsageStateError, UsageValueError
 from corral.testing import LocalEnsemble, ServerUnavailable
 from corral.testing.servers import ensemble as ensemble_module
 from corral.testing.servers.ports import free_ports
+from support import started
 
 pytestmark = pytest.mark.usefixtures("real_servers")
 
@@ -23,9 +24,8 @@ pytestmark = pytest.mark.usefixtures("real_servers")
 def running() -> Iterator[LocalEnsemble]:
     """One ensemble for the module, started and closed in its own event loops."""
     ensemble = LocalEnsemble(3)
-    asyncio.run(ensemble.start())
-    yield ensemble
-    asyncio.run(ensemble.close())
+    with started(ensemble):
+        yield ensemble
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 
 import corral
 from corral.testing import LocalServer, SecurePort
+from support import started
 from tls_support import Authority, Pki, refusal
 
 ConnectSecure = Callable[..., corral.Client]
@@ -51,11 +51,8 @@ async def test_a_client_certificate_of_another_authority(local_secure_server: Lo
 def expired_server(real_servers: None, pki: Pki) -> Iterator[LocalServer]:
     """A real server whose certificate has expired."""
     server = LocalServer(secure=SecurePort(certificate=pki.authority.sign("really expired", days=-1)))
-    asyncio.run(server.start())
-    try:
+    with started(server):
         yield server
-    finally:
-        asyncio.run(server.close())
 
 
 async def test_a_real_server_with_an_expired_certificate(expired_server: LocalServer, pki: Pki) -> None:
