@@ -85,7 +85,10 @@ async def test_one_at_a_time(reconfigurable: LocalEnsemble) -> None:
     """S2: while one reconfiguration waits for its quorum, another one is refused."""
     leader, followers = await reconfigurable.leader(), await reconfigurable.followers()
     auth = [reconfigurable.superuser]
-    async with corral.connect(leader.address, session_timeout=8, auth=auth) as zk:
+    async with (
+        corral.connect(leader.address, session_timeout=8, auth=auth) as zk,
+        corral.connect(leader.address, session_timeout=8) as other,
+    ):
 
         async def received() -> int:
             [ours] = [
@@ -108,6 +111,7 @@ async def test_one_at_a_time(reconfigurable: LocalEnsemble) -> None:
                 for number in range(2)
             ]
             await until(are_there, "the leader has both")
+            await other.exists("/")  # the leader takes up requests in order: it has looked at both
         finally:
             for follower in followers:
                 follower.resume()
