@@ -64,6 +64,10 @@ class Znode(NamedTuple):
     stat: Stat
 
 
+HIDDEN_STAT = Stat(*[-1] * len(Stat._fields))
+"""In place of the `Stat` of a znode that exists, where a server hides it since we may not read the znode."""
+
+
 class Perm(enum.IntFlag):
     """The permissions of an ACL entry."""
 

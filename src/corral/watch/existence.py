@@ -8,7 +8,7 @@ from typing import Any
 
 from corral import errors
 from corral.session.watchers import WatchKind
-from corral.types import Stat
+from corral.types import HIDDEN_STAT, Stat
 from corral.wire import messages
 from corral.wire.messages import Operation
 
@@ -21,7 +21,6 @@ __all__ = ["ExistenceWatch"]
 # The first interval of polling, in seconds.
 FIRST_POLL = 0.1
 # Of a node that exists, but whose `Stat` the server does not show us.
-_HIDDEN = Stat(*[-1] * len(Stat._fields))
 
 
 class ExistenceFeed(ReadFeed[NodeState]):
@@ -79,7 +78,7 @@ class ExistenceFeed(ReadFeed[NodeState]):
         elif isinstance(error, errors.NoAuth):
             self._reading = None
             newest = self._newest
-            self._publish((None, _HIDDEN))
+            self._publish((None, HIDDEN_STAT))
             self._newest = newest
         else:
             super().set_exception(error)

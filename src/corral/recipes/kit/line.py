@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from corral import errors, paths
 from corral.session.requests import Request
 from corral.session.watchers import WatchEvent
-from corral.types import Acl, Stat
+from corral.types import HIDDEN_STAT, Acl, Stat
 from corral.wire import messages
 
 from . import ops
@@ -39,8 +39,6 @@ __all__ = ["Ahead", "Contender", "Interrupted", "Line", "PlaceLost"]
 
 LEAST_LEASE = 1 / 4
 """A holder starts with at least this part of T on its lease: enough for a heartbeat and its answer."""
-
-_UNKNOWN_STAT = Stat(*[-1] * len(Stat._fields))
 
 
 class Ahead(NamedTuple):
@@ -282,7 +280,7 @@ class Line(ProtectedNodes):
             name: answer for name, answer in answers.items() if not isinstance(answer, errors.NoAuth)
         }
         for name, stat in stats.items():
-            found[name] = None, _UNKNOWN_STAT if isinstance(stat, errors.NoAuth) else stat
+            found[name] = None, HIDDEN_STAT if isinstance(stat, errors.NoAuth) else stat
         return found
 
     def _watched(self, name: str) -> WatchedRead:

@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 
 from corral import errors
 from corral.ensure import make_path
-from corral.types import Stat
+from corral.types import HIDDEN_STAT, Stat
 from corral.wire import messages
 
 from . import ops
@@ -45,7 +45,6 @@ TRY_AGAIN_AFTER = 1 / 3
 MOST_SESSIONS = 8
 
 # Of a znode of ours that we may not read, on servers (3.9) that then hide the `Stat`. Version -1 is any.
-_HIDDEN = Stat(*[-1] * len(Stat._fields))
 
 
 class _Phase(enum.Enum):
@@ -316,7 +315,7 @@ class RegisteredNode:
         session, context = self._session, self._context
         if not await ops.is_own_ephemeral(session, context.full, context.path):
             return None, None
-        return None, _HIDDEN._replace(ephemeral_owner=session.session_id)
+        return None, HIDDEN_STAT._replace(ephemeral_owner=session.session_id)
 
     async def _create(self, session_id: int, rounds: Rounds) -> None:
         """Create it. Returns also if it exists, or if the outcome is unknown: the read that follows tells."""
@@ -423,7 +422,7 @@ class RegisteredNode:
             else:
                 self._before = data
                 self._end_updates(until=change)
-                if version != _HIDDEN.version:
+                if version != HIDDEN_STAT.version:
                     version = self.stat.version
             self._written = change
         self._end_updates()
@@ -497,7 +496,7 @@ class RegisteredNode:
         except errors.NoNode:
             return None
         except errors.NoAuth:
-            return _HIDDEN.version if await ops.is_own_ephemeral(session, full, path) else None
+            return HIDDEN_STAT.version if await ops.is_own_ephemeral(session, full, path) else None
         return stat.version if stat.ephemeral_owner in self._own_sessions else None
 
     def __repr__(self) -> str:
