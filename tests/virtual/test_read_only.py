@@ -745,3 +745,12 @@ async def test_a_read_only_server_that_opens_no_sessions() -> None:
             "127.0.0.1:2181", session_timeout=T, connect_timeout=3, read_only=True
         ).__aenter__()
     server.close()
+
+
+async def test_a_read_only_server_that_is_too_old() -> None:
+    """T3: what a read-only server is too old for raises `Unimplemented` that names that server."""
+    async with EmbeddedServer(read_only=True, version="3.5") as old:
+        async with corral.connect(old.address, session_timeout=T, read_only=True) as zk:
+            assert zk.state is State.READ_ONLY
+            with pytest.raises(corral.Unimplemented, match=f"the server {old.address} does not offer it"):
+                await zk.who_am_i()

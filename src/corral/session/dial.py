@@ -167,7 +167,6 @@ class Dialer:
         connection = Connection(machine, self._clock, address, self._on_entry, loop)
         self.connection = connection
         self._use(connection)
-        machine.history.server = str(address)
         contact = machine.last_contact
         self._resolver.trying(address)
         try:

@@ -17,7 +17,5 @@ class History:
     """Why the connection was lost."""
     end_reason: str = ""
     """Why what was held was lost."""
-    server: str = ""
-    """The address of the newest connection, as log lines and errors name it."""
     lost_nodes: str = ""
     """What was held and lost, for a log line."""

@@ -695,7 +695,7 @@ class Machine:
         if code == errors.InvalidAcl.code:
             request.reject(invalid_acl(request.op, request.body, request.path))
         else:
-            request.reject(failures.refused(request, code, self.history.server))
+            request.reject(failures.refused(request, code, self._handshake.server))
 
     def _show_observers(self, request: Request, result: Any) -> None:
         for observer in tuple(self.observers):
